@@ -1,0 +1,35 @@
+"""Run an exported VAE on any CPU with NumPy and onnxruntime alone.
+
+Example:
+    from vae_runtime import VAE
+
+    vae = VAE.load()              # the model that ships with the package
+    images = vae.sample(16, seed=0)  # float32 [16, 1, 28, 28]
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_runtime.errors import ArgumentError as ArgumentError
+    from vae_runtime.errors import BundleError as BundleError
+    from vae_runtime.errors import EnvironmentUnfit as EnvironmentUnfit
+    from vae_runtime.errors import InputError as InputError
+    from vae_runtime.errors import ResourceError as ResourceError
+    from vae_runtime.errors import VaeError as VaeError
+    from vae_runtime.vae import VAE as VAE
+
+_ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
+__all__ = ["VAE", *_ERRORS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `vae-infer --help` does not wait for NumPy and onnxruntime."""
+    if name == "VAE":
+        from vae_runtime.vae import VAE
+
+        return VAE
+    if name in _ERRORS:
+        from vae_runtime import errors
+
+        return getattr(errors, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

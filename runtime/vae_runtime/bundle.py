@@ -1,0 +1,115 @@
+"""Read a bundle (two graphs, a manifest, golden vectors) and trust nothing in it before its hash matches."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.errors import BundleError
+from vae_runtime.likelihoods import LIKELIHOODS
+
+FORMAT = 1
+METADATA_KEY = "vae_edge"
+GRAPHS = ("encoder.onnx", "decoder.onnx")
+FILES = (*GRAPHS, "golden.npz")  # beside manifest.json
+_MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
+_NO_DIGEST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: the manifest and the bytes of every other file, read once."""
+
+    path: Path
+    manifest: dict[str, Any]
+    files: dict[str, bytes]
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """What both graphs must agree on; the same JSON sits in each graph's metadata."""
+        return dict(self.manifest["contract"])
+
+    def golden(self) -> dict[str, NDArray[np.float32]]:
+        """The golden vectors by name; docs/bundle.md lists them."""
+        with np.load(io.BytesIO(self.files["golden.npz"]), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+
+def shipped() -> Path:
+    """The folder of the bundle that ships with the package."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("vae_artifacts")
+    if spec is None or not spec.submodule_search_locations:
+        raise BundleError("no bundle ships with this installation", "vae_artifacts", "name a bundle's folder")
+    return Path(next(iter(spec.submodule_search_locations))) / "default"
+
+
+def read(path: Path) -> Bundle:
+    """Read and verify the bundle in the folder `path`.
+
+    Raises BundleError where it is missing, damaged, or of a format that this release does not know.
+    """
+    raw = _read_file(path / "manifest.json", _MANIFEST_LIMIT)
+    manifest = parse_manifest(raw, path)
+    files = {}
+    for name in FILES:
+        size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
+        data = _read_file(path / name, size)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+            raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
+        files[name] = data
+    return Bundle(path, manifest, files)
+
+
+def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
+    """Check a manifest's own digest, its format and the fields that the runtime relies on."""
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(raw)
+        digest = manifest["sha256"]
+        if not isinstance(digest, str) or manifest_digest(raw, digest) != digest:
+            raise BundleError("bundle damaged (the manifest's sha256 differs)", file, "copy or export it again")
+        contract = manifest["contract"]
+        if contract["format"] != FORMAT:
+            raise BundleError(f"bundle of format {contract['format']!r}", file, f"this release reads format {FORMAT}")
+        shape = [contract["image"][side] for side in ("channels", "height", "width")]
+        sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
+        if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+            raise ValueError("a size is not a positive integer")
+        if contract["likelihood"] not in LIKELIHOODS or contract["prior"] != "standard-normal":
+            raise ValueError("unknown likelihood or prior")
+        if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
+            raise ValueError("a sha256 is not a string")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, BundleError):
+            raise
+        reason = f"{type(error).__name__}: {error}"[:120]
+        raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
+    return dict(manifest)
+
+
+def manifest_digest(raw: bytes, digest: str) -> str:
+    """sha256 of the manifest's bytes with its own `sha256` value replaced by zeros."""
+    return hashlib.sha256(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest()
+
+
+def dump_manifest(manifest: dict[str, Any]) -> bytes:
+    """The manifest as JSON with its own `sha256` filled in."""
+    raw = json.dumps({"sha256": _NO_DIGEST, **manifest}, indent=1, allow_nan=False).encode() + b"\n"
+    return raw.replace(_NO_DIGEST.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    """At most limit + 1 bytes, so that a longer file is noticed and never read whole."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        what = "bundle not found" if isinstance(error, FileNotFoundError) else f"bundle unreadable ({error.strerror})"
+        raise BundleError(what, path, "name a folder that vae-export wrote") from None

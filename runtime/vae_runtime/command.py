@@ -1,0 +1,44 @@
+"""Run a click command so that every failure ends in one line on stderr and the exit code that belongs to it."""
+
+import errno
+import os
+import sys
+
+import click
+
+from vae_runtime.errors import VaeError
+
+
+def run(command: click.Command, prog: str) -> None:
+    """Run `command` as the program `prog` and exit: 0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment."""
+    code = _guarded(command, prog)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _guarded(command: click.Command, prog: str) -> int:
+    try:
+        result = command.main(prog_name=prog, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else prog
+        return _fail(prog, f"wrong usage: {error.format_message()}; see '{where} --help'", 2)
+    except VaeError as error:
+        return _fail(prog, str(error), error.exit_code)
+    except MemoryError:
+        return _fail(prog, "out of memory: this machine has too little; free memory or ask for less", 5)
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        code = 5 if error.errno == errno.ENOSPC else 4
+        return _fail(prog, f"{error.strerror}: {error.filename or 'file'}; check the path and its permissions", code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(prog, "interrupted: by the user; nothing was left half-written", 130)
+
+
+def _fail(prog: str, message: str, code: int) -> int:
+    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,47 @@
+"""The one error tree of vae-edge: every failure says what, which, and what to do, and knows its exit code."""
+
+
+class VaeError(Exception):
+    """Base of all errors that vae-edge raises on purpose.
+
+    `str(error)` is one line: `<what>: <which>; <what to do>`. `exit_code` is what the commands leave with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, which: object, todo: str) -> None:
+        super().__init__(what, which, todo)
+        self.what, self.which, self.todo = what, str(which), todo
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.what}: {self.which}; {self.todo}".split())
+
+
+class ArgumentError(VaeError, ValueError):
+    """An argument or option that cannot be: a negative count, an unknown name, an output that cannot be written."""
+
+    exit_code = 2
+
+
+class BundleError(VaeError):
+    """A bundle or checkpoint that is missing, damaged, mixed up or refused by the numeric gate."""
+
+    exit_code = 3
+
+
+class InputError(VaeError, ValueError):
+    """Input data of the wrong shape, type, range or content."""
+
+    exit_code = 4
+
+
+class ResourceError(VaeError):
+    """Out of memory or disk."""
+
+    exit_code = 5
+
+
+class EnvironmentUnfit(VaeError):
+    """This machine or Python environment lacks what the task needs."""
+
+    exit_code = 6

@@ -1,0 +1,72 @@
+"""Open an ONNX graph from bytes with onnxruntime, quietly, and turn its exceptions into VaeError."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.errors import BundleError, EnvironmentUnfit, ResourceError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: else a thread starts and a file is written
+try:
+    import onnxruntime
+except ImportError as error:
+    raise EnvironmentUnfit("onnxruntime cannot be imported", error, "install it: pip install onnxruntime") from None
+
+Floats = NDArray[np.float32]
+
+
+def available_cores() -> int:
+    """The cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Session:
+    """One graph, run on the CPU. `metadata` is the graph's metadata_props."""
+
+    def __init__(self, graph: bytes, name: str, threads: int) -> None:
+        """Raises BundleError where onnxruntime refuses the graph."""
+        self.name = name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads  # also keeps onnxruntime from pinning threads, which containers forbid
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            with tempfile.TemporaryDirectory() as empty:  # no graph may read files: weights are embedded
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+                self._session = onnxruntime.InferenceSession(
+                    graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+                )
+        except MemoryError:
+            raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.inputs = [node.name for node in self._session.get_inputs()]
+        self.outputs = [node.name for node in self._session.get_outputs()]
+
+    def run(self, outputs: Sequence[str], x: Floats) -> list[Floats]:
+        """Run the graph on its one input and return the outputs in the order asked for."""
+        feed = {self.inputs[0]: np.ascontiguousarray(x, np.float32)}
+        try:
+            return list(self._session.run(list(outputs), feed))
+        except MemoryError:
+            raise ResourceError("out of memory", f"running {self.name}", "free memory or use smaller batches") from None
+        except Exception as error:  # as above
+            message = _short(error)
+            if "bad allocation" in message or "Failed to allocate" in message:
+                raise ResourceError(
+                    "out of memory", f"running {self.name}", "free memory or use smaller batches"
+                ) from None
+            raise BundleError("onnxruntime cannot run the graph", f"{self.name} ({message})", "export it again") from None
+
+
+def _short(error: Exception) -> str:
+    """The first line of an exception's text, cut to what fits on a terminal."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
