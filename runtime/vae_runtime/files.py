@@ -2,7 +2,7 @@
 
 import errno
 import os
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +17,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises ArgumentError where `path` cannot be written, ResourceError where the disk is full.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would keep other users out
-        os.replace(temporary, path)
-        temporary = None
+        temporary.replace(path)
     except OSError as error:
         raise write_error(error, path) from None
     finally:
-        if temporary is not None:
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def write_error(error: OSError, path: Path) -> VaeError:
@@ -39,9 +35,3 @@ def write_error(error: OSError, path: Path) -> VaeError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError("disk full", path, "free some space and try again")
     return ArgumentError("cannot write", f"{path} ({error.strerror})", "choose another output")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

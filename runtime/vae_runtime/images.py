@@ -102,7 +102,10 @@ def blocks(images: Floats, width: int) -> str:
     small = grey.reshape(n, height, 2, columns, 2).mean(axis=(2, 4)) >= 0.5  # [n, height, columns]
     small = np.pad(small, ((0, 0), (0, height % 2), (0, 0)))
     drawn = [
-        ["".join(" ▄▀█"[2 * top + bottom] for top, bottom in zip(*pair, strict=True)) for pair in zip(i[::2], i[1::2], strict=True)]
+        [
+            "".join(" ▄▀█"[2 * top + bottom] for top, bottom in zip(*pair, strict=True))
+            for pair in zip(i[::2], i[1::2], strict=True)
+        ]
         for i in small.astype(int)
     ]
     beside = max(1, width // (columns + 2))

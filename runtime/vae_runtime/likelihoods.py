@@ -38,7 +38,8 @@ class Bernoulli:
     def mean(self, logits: Floats) -> Floats:
         """theta = sigmoid(logits), float32 of the same shape; finite for every logit."""
         e = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, np.float32(1), e) / (np.float32(1) + e)
+        theta: Floats = np.where(logits >= 0, np.float32(1), e) / (1 + e)
+        return theta
 
     def sample(self, logits: Floats, uniforms: Floats) -> Floats:
         """1 where uniforms < theta, else 0; float32 of the same shape."""
@@ -47,7 +48,8 @@ class Bernoulli:
     def log_prob(self, x: Floats, logits: Floats) -> NDArray[np.float64]:
         """Sum over pixels of x * logits - softplus(logits), nats, float64 [batch]; finite for every logit."""
         softplus = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits)))
-        return (x * logits - softplus).reshape(len(logits), -1).sum(axis=1, dtype=np.float64)
+        log_prob: NDArray[np.float64] = (x * logits - softplus).reshape(len(logits), -1).sum(axis=1, dtype=np.float64)
+        return log_prob
 
     def check(self, x: Floats) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""

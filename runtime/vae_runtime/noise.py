@@ -69,12 +69,14 @@ def _polynomial(x: NDArray[np.float32], coefficients: list[float]) -> NDArray[np
 
 def _log_uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
     """log((bits + 1/2) / 2^32) for 32-bit integers, at most 0, within 1e-6 relative of float64 away from 1."""
-    # 2 bits + 1 is an odd 33-bit integer; float64 holds it exactly, and its exponent and mantissa are read from its bits.
+    # 2 bits + 1 is a 33-bit integer; float64 holds it exactly, and its exponent and mantissa are read from its bits
     raw = (2 * bits + np.uint64(1)).astype(np.float64).view(np.uint64)
     exponent = (raw >> np.uint64(52)).astype(np.int32) - np.int32(1023 + 33)  # value = m 2^exponent, m in [1, 2)
     mantissa = (raw & np.uint64(2**52 - 1) | np.uint64(1023 << 52)).view(np.float64)
     large = mantissa > 1.4142135
-    mantissa = np.where(large, mantissa * 0.5, mantissa)  # in [0.71, 1.42], so that log(u) near u = 1 has no cancellation
+    mantissa = np.where(
+        large, mantissa * 0.5, mantissa
+    )  # in [0.71, 1.42], so that log(u) near u = 1 has no cancellation
     s = ((mantissa - 1) / (mantissa + 1)).astype(np.float32)  # log m = 2 atanh(s), |s| < 0.172
     series = s * _polynomial(s * s, [2 / 9, 2 / 7, 2 / 5, 2 / 3, 2])
     return series + (exponent + large).astype(np.float32) * np.float32(np.log(2))

@@ -63,7 +63,9 @@ class Session:
                 raise ResourceError(
                     "out of memory", f"running {self.name}", "free memory or use smaller batches"
                 ) from None
-            raise BundleError("onnxruntime cannot run the graph", f"{self.name} ({message})", "export it again") from None
+            raise BundleError(
+                "onnxruntime cannot run the graph", f"{self.name} ({message})", "export it again"
+            ) from None
 
 
 def _short(error: Exception) -> str:

@@ -93,13 +93,18 @@ class VAE:
     def decode(self, z: Floats) -> Floats:
         """theta = E[x|z]: float32 [batch, C, H, W] in [0, 1], from z [batch, latent_dim]."""
         z = self._latents(z)
-        theta = np.empty((len(z), *self.image_shape), np.float32)
+        return self._likelihood.mean(self.parameters(z))
+
+    def parameters(self, z: Floats) -> Floats:
+        """The likelihood's natural parameters, for Bernoulli the logits: float32 [batch, C, H, W]."""
+        z = self._latents(z)
+        parameters = np.empty((len(z), *self.image_shape), np.float32)
         for rows in _chunks(len(z)):
-            theta[rows] = self._likelihood.mean(self._parameters(z[rows]))
-        return theta
+            parameters[rows] = self._parameters(z[rows])
+        return parameters
 
     def sample(self, n: int, seed: int = 0, mean: bool = False) -> Floats:
-        """Draw n images x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W]; with `mean`, theta = E[x|z] instead of draws."""
+        """Draw n images x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W]; with `mean`, E[x|z] instead of draws."""
         if n < 1:
             raise ArgumentError("number of samples out of range", n, "give 1 or more")
         images = np.empty((n, *self.image_shape), np.float32)
@@ -118,7 +123,10 @@ class VAE:
         return self.decode(self.encode(x)[0])
 
     def binarise(self, x: Floats, seed: int = 0) -> Floats:
-        """Draw binary images with P(1) = x, as training does: float32 {0, 1} of x's shape. Binary images stay as they are."""
+        """Draw binary images with P(1) = x, as training does: float32 {0, 1} of x's shape.
+
+        Binary images stay as they are.
+        """
         x = self._images(x)
         binary = np.empty_like(x)
         for rows in _chunks(len(x)):
@@ -202,7 +210,9 @@ class VAE:
     def _latents(self, z: Floats) -> Floats:
         z = _floats(z, "latents")
         if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise InputError("latents of the wrong shape", list(z.shape), f"this model takes [batch, {self.latent_dim}]")
+            raise InputError(
+                "latents of the wrong shape", list(z.shape), f"this model takes [batch, {self.latent_dim}]"
+            )
         _refuse_rows(z, ~np.isfinite(z), "NaN or infinite latents", "row", "clean the data")
         return z
 

@@ -46,7 +46,9 @@ def start(folder: Path, config: Config, image_shape: networks.Shape, command: st
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArgumentError("cannot make the run folder", f"{folder} ({error.strerror})", "choose another with --out") from None
+        raise ArgumentError(
+            "cannot make the run folder", f"{folder} ({error.strerror})", "choose another with --out"
+        ) from None
     provenance = {
         "command": command,
         "python": platform.python_version(),

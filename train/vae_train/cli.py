@@ -36,7 +36,11 @@ def data_options(command: Any) -> Any:
 
 def _device_option(command: Any) -> Any:
     return click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute.",
     )(command)
 
 
@@ -58,6 +62,7 @@ def _device_option(command: Any) -> Any:
 @click.pass_context
 def cli(
     context: click.Context,
+    /,
     dataset: str,
     preset: str,
     hidden: str | None,
@@ -99,7 +104,9 @@ def require_extra() -> None:
     """Raise EnvironmentUnfit unless the packages of the train extra can be found."""
     for package in ("torch", "torchvision", "safetensors", "tqdm", "sklearn", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            raise EnvironmentUnfit("training needs a package that is not installed", package, "pip install 'vae-edge[train]'")
+            raise EnvironmentUnfit(
+                "training needs a package that is not installed", package, "pip install 'vae-edge[train]'"
+            )
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vae_runtime.errors import InputError
 
-
 DATA_ROOT_VARIABLE = "VAE_EDGE_DATA"
 _CLASSES = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}
 _FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
@@ -53,7 +52,7 @@ def load(dataset: str, root: Path, download: bool = True) -> Images:
 
 
 def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at every call."""
+    """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at each call."""
     words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
     words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
     draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp(max=2**15 - 2)

@@ -29,7 +29,12 @@ class Epoch:
 
 
 def fit(
-    vae: VAE, images: data.Images, test_bits: Tensor, config: Config, on_epoch: Callable[[Epoch], None], quiet: bool = False
+    vae: VAE,
+    images: data.Images,
+    test_bits: Tensor,
+    config: Config,
+    on_epoch: Callable[[Epoch], None],
+    quiet: bool = False,
 ) -> None:
     """Train `vae` in place on `images.train` and report every epoch; `test_bits` are the binary test images.
 
@@ -46,14 +51,16 @@ def fit(
         start = time.perf_counter()
         total = torch.zeros(2, device=train.device)  # reconstruction and KL so far, nats
         batches = torch.randperm(len(train), generator=generator, device=train.device).split(config.batch_size)
-        bar = tqdm(batches, f"epoch {epoch}/{config.epochs}", unit="batch", disable=True if quiet else None, leave=False)
+        bar = tqdm(
+            batches, f"epoch {epoch}/{config.epochs}", unit="batch", disable=True if quiet else None, leave=False
+        )
         seen = 0
         for step, rows in enumerate(bar):
             x = data.binarise(train[rows], generator)  # [batch, C, H, W]
             eps = torch.randn(len(x), vae.latent_dim, generator=generator, device=x.device)
             terms = vae.terms(x, eps, stl=True)
             loss = -terms.elbo.mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)

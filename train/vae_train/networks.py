@@ -1,6 +1,7 @@
 """The multilayer perceptrons behind q(z|x) and p(x|z)."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +9,14 @@ from torch import Tensor, nn
 from vae_train.config import Config
 from vae_train.vae import VAE
 
-LOGSIGMA_BOUND = 10.0  # exp(2 * 10) is far from float32's limit and exp(-10) is a posterior narrower than any pixel needs
+LOGSIGMA_BOUND = (
+    10.0  # exp(2 * 10) is far from float32's limit and exp(-10) is a posterior narrower than any pixel needs
+)
 
 
 def layers(sizes: list[int], activation: str) -> nn.Sequential:
     """Fully connected layers sizes[0] -> sizes[1] -> ..., each followed by its nonlinearity."""
-    pairs = list(zip(sizes, sizes[1:], strict=False))
+    pairs = pairwise(sizes)
     nonlinearity = {"relu": nn.ReLU, "silu": nn.SiLU}[activation]
     return nn.Sequential(*(module for a, b in pairs for module in (nn.Linear(a, b), nonlinearity())))
 
@@ -22,7 +25,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 class Encoder(nn.Module):
-    """q(z|x): images [batch, C, H, W] in [0, 1] to `mu` and `logsigma`, both [batch, latent_dim].
+    """q(z|x): a multilayer perceptron with two heads.
 
     logsigma is clamped to +-LOGSIGMA_BOUND, so that sigma and the KL stay finite whatever the weights.
     """
@@ -34,12 +37,13 @@ class Encoder(nn.Module):
         self.logsigma = nn.Linear(hidden[-1], latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images x [batch, C, H, W] in [0, 1] to `mu` and `logsigma`, both [batch, latent_dim]."""
         h = self.body(x.flatten(1))  # [batch, hidden]
         return self.mu(h), self.logsigma(h).clamp(-LOGSIGMA_BOUND, LOGSIGMA_BOUND)
 
 
 class Decoder(nn.Module):
-    """p(x|z): z [batch, latent_dim] to the Bernoulli logits [batch, C, H, W]."""
+    """p(x|z): the encoder's multilayer perceptron, mirrored."""
 
     def __init__(self, image_shape: Shape, hidden: tuple[int, ...], latent_dim: int, activation: str) -> None:
         super().__init__()
@@ -48,6 +52,7 @@ class Decoder(nn.Module):
         self.logits = nn.Linear(hidden[0], math.prod(image_shape))
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents z [batch, latent_dim] to the Bernoulli logits [batch, C, H, W]."""
         logits: Tensor = self.logits(self.body(z)).unflatten(1, self.image_shape)
         return logits
 
@@ -60,7 +65,13 @@ class Decoder(nn.Module):
         self.logits.bias.copy_(torch.logit(means.flatten(), eps=1e-3))
 
 
-def build(config: Config, image_shape: Shape) -> VAE:
-    """The VAE that `config` describes, for images of `image_shape` (C, H, W), with PyTorch's default initial weights."""
+def build(config: Config, image_shape: Shape, pixel_means: Tensor | None = None) -> VAE:
+    """The VAE that `config` describes, for images of shape (C, H, W), with PyTorch's default initial weights.
+
+    pixel_means: the training images' mean [C, H, W] in [0, 1], from which the decoder's bias starts, if given.
+    """
     sizes = (image_shape, config.hidden, config.latent_dim, config.activation)
-    return VAE(Encoder(*sizes), Decoder(*sizes), config.latent_dim)
+    encoder, decoder = Encoder(*sizes), Decoder(*sizes)
+    if pixel_means is not None:
+        decoder.start_at_pixel_means(pixel_means)
+    return VAE(encoder, decoder, config.latent_dim)

@@ -15,7 +15,7 @@ from vae_train.vae import VAE
 
 @torch.no_grad()
 def draw(folder: Path, vae: VAE, bits: Tensor, labels: Tensor, names: list[str]) -> None:
-    """Write samples.png, reconstructions.png, latents.png and curves.png; bits, labels: the binary test images, in order."""
+    """Write samples.png, reconstructions.png, latents.png and curves.png; bits, labels: the binary test images."""
     vae = vae.cpu()
     bits = bits.cpu().float()
     torch.manual_seed(0)
@@ -30,14 +30,14 @@ def draw(folder: Path, vae: VAE, bits: Tensor, labels: Tensor, names: list[str])
     _latents(folder, mu.numpy(), labels.cpu().numpy(), names)
 
 
-def _latents(folder: Path, mu: np.ndarray, labels: np.ndarray, names: list[str]) -> None:  # type: ignore[type-arg]
+def _latents(folder: Path, mu: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
     from sklearn.manifold import TSNE  # slow to import, and needed here only
 
     points = TSNE(random_state=0, n_jobs=-1).fit_transform(mu)  # [n, 2]
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.add_subplot()
     for i, name in enumerate(names):
-        axes.scatter(*points[labels == i].T, s=3, color=f"C{i}", label=name)
+        axes.scatter(points[labels == i, 0], points[labels == i, 1], s=3, color=f"C{i}", label=name)
     axes.set(title=f"t-SNE of the {len(mu):,} test means mu", xticks=[], yticks=[])
     axes.legend(markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     _save(figure, folder / "latents.png")

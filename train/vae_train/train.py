@@ -20,8 +20,7 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
     channels, height, width = images.train.shape[1:]
     checkpoint.start(out, config, (channels, height, width), command)
     torch.manual_seed(config.seed)
-    vae = networks.build(config, (channels, height, width))
-    vae.decoder.start_at_pixel_means(images.train.float().mean(dim=0) / 255)
+    vae = networks.build(config, (channels, height, width), images.train.float().mean(dim=0) / 255)
     vae = vae.to(where)
     bits = data.fixed_test_draw(images)
     on_device = data.Images(images.train.to(where), images.test, images.test_labels, images.names)

@@ -83,7 +83,8 @@ class VAE(nn.Module):
         z = mu + logsigma.exp() * eps
         logits = self.decoder(z.flatten(0, 1)).unflatten(0, (num_samples, -1))  # [K, batch, C, H, W]
         log_ratio = (0.5 * (eps.square() - z.square()) + logsigma).sum(dim=2)  # the 2 pi terms cancel
-        return likelihoods.bernoulli_log_prob(x, logits) + log_ratio
+        weights: Tensor = likelihoods.bernoulli_log_prob(x, logits) + log_ratio
+        return weights
 
     def sample(self, num_samples: int) -> Tensor:
         """Draw images x ~ p(x|z), z ~ N(0, I): [num_samples, C, H, W], values 0 and 1."""

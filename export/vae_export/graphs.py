@@ -1,0 +1,124 @@
+"""From PyTorch modules to ONNX graphs: named, checked, with embedded weights and a dynamic batch."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+import torch.onnx._constants
+from onnx import helper
+from torch import Tensor, nn
+
+from vae_runtime.bundle import METADATA_KEY
+from vae_runtime.errors import ArgumentError, BundleError, VaeError
+from vae_runtime.session import Session
+
+OLDEST_OPSET = 17
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def newest_opset() -> int:
+    """The newest opset that the installed torch can write and the installed onnx and onnxruntime can read."""
+    newest = min(torch.onnx._constants.ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
+    while newest > OLDEST_OPSET and not _loads(newest):
+        newest -= 1
+    return newest
+
+
+def check_opset(opset: int) -> None:
+    """Raise ArgumentError, naming the range, where the opset cannot be written and run here."""
+    newest = newest_opset()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ArgumentError("opset out of range", opset, f"give {OLDEST_OPSET} to {newest}")
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, input_name: str, output_names: list[str], opset: int
+) -> onnx.ModelProto:
+    """Export one module of one input; the first axis of inputs and outputs is the dynamic `batch`.
+
+    Raises BundleError where the result is not what was asked for.
+    """
+    with _quiet("torch.onnx", "onnxscript"):  # they announce the conversion from opset 18 downwards
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[input_name],
+            output_names=output_names,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # it is None only when torch writes the file itself
+    model = program.model_proto
+    _tidy(model)
+    check(model, opset)
+    return model
+
+
+def stamp(model: onnx.ModelProto, contract: dict[str, Any], role: str) -> bytes:
+    """Write the contract and the graph's role into its metadata, and serialise it."""
+    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, "role": role})})
+    onnx.checker.check_model(model, full_check=True)
+    serialised: bytes = model.SerializeToString(deterministic=True)
+    return serialised
+
+
+def check(model: onnx.ModelProto, opset: int) -> None:
+    """Raise BundleError unless the graph is valid, deterministic, self-contained and of the opset asked for."""
+    onnx.checker.check_model(model, full_check=True)
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if found != {"": opset}:
+        raise BundleError(f"exported opset {found}", f"asked for {opset}", "choose another --opset")
+    nodes = [node.op_type for node in model.graph.node]
+    if random := sorted(_RANDOM & set(nodes)):
+        raise BundleError("random operators in the graph", ", ".join(random), "return the distribution's parameters")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise BundleError("weights outside the graph", model.graph.name, "export with embedded weights")
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != "batch":
+            raise BundleError("batch size fixed in the graph", value.name, "keep the first axis free in the network")
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """Drop what only the exporter's debugging needs, and let old runtimes load the file."""
+    opsets = list(model.opset_import)
+    model.ir_version = helper.find_min_ir_version_for(opsets)
+    del model.metadata_props[:]
+    model.graph.doc_string = ""
+    for part in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, model.graph):
+        del part.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Hear only errors from these loggers for a while."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _loads(opset: int) -> bool:
+    """Whether the installed onnxruntime opens a graph of this opset."""
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [value])
+    graph.output[0].name = "y"
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+    try:
+        Session(model.SerializeToString(), "probe", threads=1)
+    except VaeError:
+        return False
+    return True

@@ -1,0 +1,5 @@
+"""`python -m vae_runtime` is `vae-infer`."""
+
+from vae_runtime.cli import main
+
+main()

@@ -1,0 +1,190 @@
+"""The command `vae-infer`: sample, reconstruct, score and encode images with a bundle. Each verb wraps one API call."""
+
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vae_runtime.command import run
+
+if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
+    from vae_runtime.images import Batch
+    from vae_runtime.vae import VAE, Floats
+
+_SEED = click.IntRange(0, 2**64 - 1)
+_sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+@click.group()
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), envvar="VAE_EDGE_BUNDLE", show_envvar=True,
+    help="Bundle folder.  [default: the one that ships with the package]",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use.  [default: all that this process may use]")
+@click.version_option(package_name="vae-edge")
+@click.pass_context
+def cli(context: click.Context, bundle: Path | None, threads: int | None) -> None:
+    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image.
+
+    IMAGES are image files, folders of them, and .npy or .npz arrays; what does not have the model's size or mode is
+    fitted, and the command says so.
+    """
+    context.obj = (bundle, threads)
+
+
+@cli.command()
+@click.option("-n", "number", type=click.IntRange(min=1), default=16, show_default=True, help="How many images.")
+@click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
+@click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True,
+    help="A .png grid, or an .npy or .npz array.",
+)  # fmt: skip
+@click.pass_obj
+def sample(options: tuple[Path | None, int | None], number: int, seed: int | None, mean: bool, output: Path) -> None:
+    """Draw images from the prior."""
+    check_output(output, ".png", ".npy", ".npz")
+    seed = secrets.randbits(32) if seed is None else seed
+    x = _load(options).sample(number, seed=seed, mean=mean)
+    save(output, x=x)
+    if sys.stdout.isatty():
+        from vae_runtime.images import blocks
+
+        click.echo(blocks(x, shutil.get_terminal_size().columns))
+    click.echo(f"{output}: {number} {'means' if mean else 'samples'}, seed {seed}")
+
+
+@cli.command()
+@_sources
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("reconstructions.png"), show_default=True,
+    help="A .png grid of pairs (image, reconstruction), or an .npy or .npz array of reconstructions.",
+)  # fmt: skip
+@click.pass_obj
+def reconstruct(options: tuple[Path | None, int | None], sources: tuple[Path, ...], output: Path) -> None:
+    """Encode images and decode their means."""
+    check_output(output, ".png", ".npy", ".npz")
+    vae = _load(options)
+    batch = _read(sources, vae)
+    theta = vae.reconstruct(batch.x)
+    if output.suffix == ".png":
+        import numpy as np
+
+        pairs = np.stack([batch.x, theta], axis=1).reshape(-1, *vae.image_shape)  # image, reconstruction, image, ...
+        save(output, columns=min(8, len(pairs)), x=pairs)
+    else:
+        save(output, x=theta)
+    click.echo(f"{output}: {len(theta)} reconstructions")
+
+
+@cli.command()
+@_sources
+@click.option("--samples", "-K", type=click.IntRange(min=1), default=1, show_default=True, help="Draws of z per image.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True,
+    help="How to print.",
+)  # fmt: skip
+@click.pass_obj
+def elbo(
+    options: tuple[Path | None, int | None], sources: tuple[Path, ...], samples: int, seed: int, style: str
+) -> None:
+    """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
+
+    Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
+    """
+    from vae_runtime.reports import format_scores, score
+
+    vae = _load(options)
+    batch = _read(sources, vae)
+    scores, binarised = score(vae, batch.names, batch.x, samples, seed)
+    if binarised:
+        click.echo(f"vae-infer: note: {binarised} grey images were drawn as binary ones, P(1) = level", err=True)
+    click.echo(format_scores(scores, style, samples, seed))
+
+
+@cli.command()
+@_sources
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="An .npz with mu and logsigma.  [default: CSV on stdout]"
+)
+@click.pass_obj
+def encode(options: tuple[Path | None, int | None], sources: tuple[Path, ...], output: Path | None) -> None:
+    """Print or save mu and logsigma of q(z|x) for each image."""
+    if output is not None:
+        check_output(output, ".npz")
+    vae = _load(options)
+    batch = _read(sources, vae)
+    mu, logsigma = vae.encode(batch.x)
+    if output is None:
+        from vae_runtime.reports import format_latents
+
+        click.echo(format_latents(batch.names, mu, logsigma))
+    else:
+        save(output, mu=mu, logsigma=logsigma)
+        click.echo(f"{output}: mu and logsigma of {len(mu)} images, {vae.latent_dim} dimensions each")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
+@click.pass_obj
+def info(options: tuple[Path | None, int | None], as_json: bool) -> None:
+    """Say what the bundle holds, how it was made, and how good it is."""
+    from vae_runtime.reports import format_info
+
+    vae = _load(options)
+    click.echo(format_info(vae.info, as_json))
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """Raise ArgumentError unless `path` can become a file of one of these kinds; asked before any long work."""
+    from vae_runtime.errors import ArgumentError
+
+    if path.suffix not in suffixes:
+        raise ArgumentError("output of an unknown kind", path, f"end its name in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ArgumentError("output folder not found", path.parent, "make it first")
+    if path.is_dir():
+        raise ArgumentError("output is a folder", path, "name a file")
+
+
+def save(path: Path, columns: int | None = None, **arrays: "Floats") -> None:
+    """Write images as a PNG grid, or arrays as .npy or .npz, in one step."""
+    import numpy as np
+
+    from vae_runtime.files import replacing
+    from vae_runtime.images import save_grid
+
+    with replacing(path) as file:
+        if path.suffix == ".npz":
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        elif path.suffix == ".npy":
+            np.save(file, arrays["x"])
+        else:
+            save_grid(arrays["x"], file, columns)
+
+
+def _load(options: tuple[Path | None, int | None]) -> "VAE":
+    from vae_runtime.vae import VAE
+
+    bundle, threads = options
+    return VAE.load(bundle, threads)
+
+
+def _read(sources: tuple[Path, ...], vae: "VAE") -> "Batch":
+    from vae_runtime import images
+
+    batch = images.load(sources, vae.image_shape)
+    for note in batch.fitted[:5]:
+        click.echo(f"vae-infer: note: {note}", err=True)
+    if len(batch.fitted) > 5:
+        click.echo(f"vae-infer: note: {len(batch.fitted) - 5} more images were fitted", err=True)
+    return batch
+
+
+def main() -> None:
+    """Entry point of `vae-infer`."""
+    run(cli, "vae-infer")

@@ -1,0 +1,91 @@
+"""Figures as text: scores of images, latents and the description of a bundle, for people and for programs."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from vae_runtime.vae import VAE, Floats
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image's ELBO and terms in nats, and the share of test images with a lower ELBO, in percent."""
+
+    image: str
+    elbo: float
+    reconstruction: float
+    kl: float
+    percentile: float
+
+
+def score(vae: VAE, names: Sequence[str], x: Floats, num_samples: int, seed: int) -> tuple[list[Score], int]:
+    """Scores of images [batch, C, H, W], and how many of them were grey and had to be binarised first."""
+    binary = vae.binarise(x, seed)
+    binarised = int((binary != x).reshape(len(x), -1).any(axis=1).sum())
+    terms = vae.terms(binary, num_samples, seed)
+    quantiles = vae.info["evaluation"]["quantiles"]
+    percentile = 100 * np.interp(terms.elbo, quantiles["elbo"], quantiles["levels"])
+    columns = (terms.elbo, terms.reconstruction, terms.kl, percentile)
+    return [Score(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)], binarised
+
+
+def format_scores(scores: Sequence[Score], style: str, num_samples: int, seed: int) -> str:
+    """Scores as `table`, `csv` or `json`."""
+    header = [field.name for field in fields(Score)]
+    if style == "json":
+        rows = [asdict(row) for row in scores]
+        return json.dumps({"unit": "nats", "samples": num_samples, "seed": seed, "images": rows}, indent=1)
+    if style == "csv":
+        return _csv(header, [list(asdict(row).values()) for row in scores])
+    width = max(len("image"), *(len(row.image) for row in scores))
+    lines = [f"{'image':{width}} {'ELBO':>10} {'log p(x|z)':>11} {'KL':>8} {'percentile':>11}"]
+    for row in scores:
+        figures = f"{row.elbo:10.2f} {row.reconstruction:11.2f} {row.kl:8.2f} {row.percentile:10.1f}%"
+        lines.append(f"{row.image:{width}} {figures}")
+    elbos = np.array([row.elbo for row in scores])
+    error = f" +- {elbos.std(ddof=1) / math.sqrt(len(elbos)):.2f}" if len(elbos) > 1 else ""
+    draws = f"{num_samples} draw{'s' if num_samples > 1 else ''} of z per image, seed {seed}"
+    lines.append(f"mean ELBO {elbos.mean():.2f}{error} nats per image, {draws}")
+    return "\n".join(lines)
+
+
+def format_latents(names: Sequence[str], mu: Floats, logsigma: Floats) -> str:
+    """CSV with one line per image: its name, mu_0.., logsigma_0.."""
+    header = ["image", *(f"{name}_{i}" for name in ("mu", "logsigma") for i in range(mu.shape[1]))]
+    return _csv(header, [[name, *m.tolist(), *s.tolist()] for name, m, s in zip(names, mu, logsigma, strict=True)])
+
+
+def format_info(manifest: dict[str, Any], as_json: bool) -> str:
+    """What a bundle is, from its manifest."""
+    if as_json:
+        return json.dumps(manifest, indent=1)
+    contract, evaluation = manifest["contract"], manifest["evaluation"]
+    image = contract["image"]
+    size = sum(file["size"] for file in manifest["files"].values())
+    lines = {
+        "images": f"{image['channels']} x {image['height']} x {image['width']}, {contract['likelihood']} likelihood",
+        "latents": f"{contract['latent_dim']} dimensions, {contract['prior']} prior",
+        "graphs": f"opset {manifest['onnx']['opset']}, ir {manifest['onnx']['ir_version']}, {size / 1e6:.2f} MB, "
+        f"{manifest['parameters']:,} parameters, pair {contract['pair']}",
+        "made by": manifest["provenance"]["command"],
+        "measured on": f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['dataset']}, "
+        f"{evaluation['binarisation']}",
+    }
+    for name, figure in evaluation["figures"].items():
+        label = f"log p(x), K = {figure['num_samples']}" if "num_samples" in figure else name
+        lines[label] = f"{figure['mean']:.2f} +- {figure['standard_error']:.2f} nats per image"
+    nats = max(row["nats"] or 0 for row in manifest["parity"]["rows"])
+    lines["gate"] = f"{len(manifest['parity']['rows'])} comparisons with PyTorch, ELBO at most {nats:.1e} nats off"
+    return "\n".join(f"{name:20} {text}" for name, text in lines.items())
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue().rstrip("\n")
