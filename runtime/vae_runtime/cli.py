@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,10 +179,10 @@ def _read(sources: tuple[Path, ...], vae: "VAE") -> "Batch":
     from vae_runtime import images
 
     batch = images.load(sources, vae.image_shape)
-    for note in batch.fitted[:5]:
-        click.echo(f"vae-infer: note: {note}", err=True)
-    if len(batch.fitted) > 5:
-        click.echo(f"vae-infer: note: {len(batch.fitted) - 5} more images were fitted", err=True)
+    for change, count in Counter(batch.fitted.values()).items():
+        first = next(name for name, note in batch.fitted.items() if note == change)
+        which = first if count == 1 else f"{count} images, {first} first,"
+        click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
     return batch
 
 

@@ -36,7 +36,7 @@ def _guarded(command: click.Command, prog: str) -> int:
         code = 5 if error.errno == errno.ENOSPC else 4
         return _fail(prog, f"{error.strerror}: {error.filename or 'file'}; check the path and its permissions", code)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(prog, "interrupted: by the user; nothing was left half-written", 130)
+        return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
 
 
 def _fail(prog: str, message: str, code: int) -> int:

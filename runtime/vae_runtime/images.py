@@ -22,11 +22,11 @@ ARRAYS = {".npy", ".npz"}
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x float32 [n, C, H, W] in [0, 1] with a name each; `fitted` says which ones were changed, and how."""
+    """Images x float32 [n, C, H, W] in [0, 1] with a name each; `fitted` says by name which were changed, and how."""
 
     names: list[str]
     x: Floats
-    fitted: list[str]
+    fitted: dict[str, str]
 
 
 def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
@@ -36,7 +36,7 @@ def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
     """
     names: list[str] = []
     arrays: list[Floats] = []
-    fitted: list[str] = []
+    fitted: dict[str, str] = {}
     for path in _files(sources):
         if path.suffix.lower() in ARRAYS:
             x = _read_array(path, shape)
@@ -44,7 +44,8 @@ def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
         else:
             x, note = _read_image(path, shape)
             names.append(str(path))
-            fitted += [f"{path}: {note}"] if note else []
+            if note:
+                fitted[str(path)] = note
         arrays.append(x)
     return Batch(names, np.concatenate(arrays), fitted)
 
@@ -71,7 +72,7 @@ def fit(image: "Image.Image", shape: Shape) -> tuple[Floats, str]:
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     after = f"{width}x{height} {mode}"
     pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    return np.ascontiguousarray(pixels), "" if before == after else f"fitted from {before} to {after}"
+    return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
 
 
 def grid(images: Floats, columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:

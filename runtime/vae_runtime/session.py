@@ -1,7 +1,6 @@
 """Open an ONNX graph from bytes with onnxruntime, quietly, and turn its exceptions into VaeError."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,12 +35,12 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # weights are embedded; a graph that names other files finds none below this path
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            with tempfile.TemporaryDirectory() as empty:  # no graph may read files: weights are embedded
-                options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
-                self._session = onnxruntime.InferenceSession(
-                    graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
-                )
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except MemoryError:
             raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
         except Exception as error:  # onnxruntime's exceptions share no base class

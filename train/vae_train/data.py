@@ -1,5 +1,7 @@
 """The image sets, in memory as uint8 tensors, and their binarisation."""
 
+import contextlib
+import sys
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +36,15 @@ def load(dataset: str, root: Path, download: bool = True) -> Images:
     """
     cls = _CLASSES[dataset]
     folder = root / cls.__name__ / "raw"
-    todo = f"put {_FILES} there, or allow the download"
+    todo = f"put {_FILES} there"
     try:
         parts = [cls(str(root), train=train, download=False) for train in (True, False)]
     except RuntimeError:
         if not download:
-            raise InputError("data not found", folder, todo) from None
+            raise InputError("data not found", folder, f"{todo}, or allow the download") from None
         try:
-            parts = [cls(str(root), train=train, download=True) for train in (True, False)]
+            with contextlib.redirect_stdout(sys.stderr):  # torchvision reports its downloads with print
+                parts = [cls(str(root), train=train, download=True) for train in (True, False)]
         except (RuntimeError, OSError, urllib.error.URLError) as error:
             raise InputError(f"data not found, and its download failed ({error})", folder, todo) from None
     except (ValueError, AssertionError, OSError) as error:

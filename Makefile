@@ -1,0 +1,33 @@
+# Two commands set everything up, each in a virtual environment of its own inside this folder:
+#   make demo   the light runtime draws, reconstructs and scores digits with the model that ships with it
+#   make test   the whole package, its linters and its tests
+PYTHON ?= python3
+INFER = .venv-demo/bin/vae-infer
+DEV = .venv-dev/bin
+
+.PHONY: demo test clean
+
+demo: .venv-demo/installed
+	mkdir -p demo
+	$(INFER) sample -n 16 --seed 7 -o demo/samples.png
+	$(INFER) reconstruct examples/digits -o demo/reconstructions.png
+	$(INFER) elbo examples/digits --samples 100
+
+test: .venv-dev/installed
+	$(DEV)/ruff check .
+	$(DEV)/ruff format --check .
+	$(DEV)/mypy
+	$(DEV)/pytest
+
+.venv-demo/installed: pyproject.toml $(shell find runtime artifacts -type f -not -path '*/__pycache__/*')
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --force-reinstall .
+	touch $@
+
+.venv-dev/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-dev
+	$(DEV)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv-demo .venv-dev demo

@@ -1,0 +1,70 @@
+"""Every command that the documentation shows runs, in order, and prints what the page says."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {  # command: where it is tested
+    "make demo": "test_wheel.py, in a copy of the tree",
+    "make test": "it runs this very test",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """The commands of a page, each with the output that the page shows below it."""
+    parts = [part for block in blocks(page, "console") for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(command.strip(), output) for command, _, output in (part.partition("\n") for part in parts)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One working folder for all commands of a page, since later ones read what earlier ones wrote."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [pytest.param(*row, id=row[0]) for page in PAGES for row in commands(page) if row[0] not in ELSEWHERE],
+)
+def test_a_shown_command_prints_what_the_page_says(
+    command: str, shown: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    """The command succeeds, and its output has the shown words; figures may differ a little between machines."""
+    program, *arguments = command.split()
+    if program == "vae-train" or command.startswith("vae-export"):
+        request.getfixturevalue("data_root")
+    done = subprocess.run(
+        [Path(sys.executable).parent / program, *arguments], capture_output=True, text=True, cwd=folder, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    printed = [words(line) for line in (done.stderr + done.stdout).splitlines()]
+    for line in shown.splitlines():
+        if line.strip() not in ("", "..."):
+            assert words(line) in printed, f"{line!r} is not in what {command!r} printed:\n{done.stderr}{done.stdout}"
+
+
+def words(line: str) -> str:
+    """A line without its figures and the widths of its columns; seeds and counts of images stay."""
+    return " ".join(re.sub(r"-?[\d,]*\.\d+(e[+-]\d+)?|\d+(?=[,\d]* images/s)|[\d,]+(?= images/s)", "#", line).split())
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's Python lines run as they stand."""
+    monkeypatch.chdir(tmp_path)
+    examples = blocks(ROOT / "README.md", "python")
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})

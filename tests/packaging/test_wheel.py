@@ -1,0 +1,114 @@
+"""The built package: what is in it, and that it works in a clean environment without PyTorch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = "vae_artifacts/default/"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that make the package, so that nothing is built inside the working tree."""
+    copy = tmp_path_factory.mktemp("checkout")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("train", "export", "runtime", "artifacts", "examples"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile", ".gitignore"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
+    """The wheel, built from the sdist as an index would get it."""
+    dist = checkout / "dist"
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, checkout)
+    return next(dist.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a virtual environment with the wheel and its base dependencies."""
+    venv = tmp_path_factory.mktemp("light") / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    run(venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    return venv / "bin"
+
+
+def test_the_wheel_holds_packages_types_and_the_default_bundle(wheel: Path) -> None:
+    """The wheel has all packages, their py.typed, and the four files of the default bundle, at most 6 MB."""
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    for package in ("vae_train", "vae_export", "vae_runtime"):
+        assert f"{package}/py.typed" in sizes
+    bundle = {name.removeprefix(BUNDLE): size for name, size in sizes.items() if name.startswith(BUNDLE)}
+    assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz"}
+    assert sum(bundle.values()) <= 6_000_000
+    assert not [name for name in sizes if name.startswith(("tests", "docs", "train/", "runtime/"))]
+
+
+def test_the_sdist_holds_the_default_bundle(wheel: Path) -> None:
+    """The sdist carries the model too, whatever .gitignore says."""
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        assert any(name.endswith(f"artifacts/{BUNDLE}decoder.onnx") for name in archive.getnames())
+
+
+def test_base_dependencies_are_few(light: Path) -> None:
+    """Nothing of PyTorch, ONNX or plotting comes with the base install."""
+    installed = {p["name"].lower() for p in json.loads(run(light / "pip", "list", "--format=json"))}
+    assert {"numpy", "onnxruntime", "click", "pillow", "vae-edge"} <= installed
+    assert not installed & {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "scikit-learn", "safetensors"}
+
+
+def test_the_verbs_work_without_torch(light: Path, tmp_path: Path) -> None:
+    """In the clean environment sample, reconstruct, elbo, encode and info do their work on the shipped model."""
+    infer = light / "vae-infer"
+    digits = ROOT / "examples" / "digits"
+    assert "16 samples" in run(infer, "sample", "-n", "16", "-o", "samples.png", cwd=tmp_path)
+    assert "6 reconstructions" in run(infer, "reconstruct", digits, "-o", "pairs.png", cwd=tmp_path)
+    for picture in ("samples.png", "pairs.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    scores = json.loads(run(infer, "elbo", digits, "--samples", "20", "--format", "json", cwd=tmp_path))["images"]
+    ranks = {Path(row["image"]).stem: row["percentile"] for row in scores}
+    assert ranks["not-a-digit"] < 1 < min(rank for name, rank in ranks.items() if name != "not-a-digit")
+    assert run(infer, "encode", digits, cwd=tmp_path).startswith("image,mu_0")
+    assert "vae-train" in run(infer, "info", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("tool", "extra"), [("vae-train", "train"), ("vae-export", "export")])
+def test_a_tool_without_its_extra_names_the_install_command(light: Path, tmp_path: Path, tool: str, extra: str) -> None:
+    """vae-train and vae-export without PyTorch end in one line and exit code 6, and leave nothing behind."""
+    arguments = ["a-run"] if tool == "vae-export" else []
+    done = subprocess.run([light / tool, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 6
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"pip install 'vae-edge[{extra}]'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_make_demo_needs_only_python(checkout: Path) -> None:
+    """`make demo` in a fresh copy, with no environment active, draws, reconstructs and scores digits."""
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout)}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    python = Path(getattr(sys, "_base_executable", sys.executable))
+    output = run("make", "demo", f"PYTHON={python}", cwd=checkout, env=environment)
+    assert "not-a-digit.png" in output
+    for picture in ("samples.png", "reconstructions.png"):
+        assert (checkout / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def run(*command: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """The command's stdout; its output is the failure's message."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
