@@ -76,7 +76,7 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
         "image": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
         "latent_dim": run.vae.latent_dim,
         "prior": "standard-normal",
-        "likelihood": likelihood.name,
+        "likelihood": {"name": likelihood.name},
     }
     return contract, encoder, decoder
 
@@ -99,9 +99,13 @@ def golden(run: Run) -> bytes:
 
 
 def check_target(out: Path) -> None:
-    """Raise ArgumentError where `out` holds something that is not a bundle, so that no other folder is replaced."""
+    """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
     if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {*FILES, "manifest.json"}):
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, out) from None
 
 
 def swap(staging: Path, out: Path) -> None:
@@ -125,7 +129,6 @@ def _exchange(a: Path, b: Path) -> bool:
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """A folder next to `out`, on the same file system, that is removed at the end if it is still there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         staging.chmod(0o755)

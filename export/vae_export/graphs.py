@@ -75,8 +75,7 @@ def check(model: onnx.ModelProto, opset: int) -> None:
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": opset}:
         raise BundleError(f"exported opset {found}", f"asked for {opset}", "choose another --opset")
-    nodes = [node.op_type for node in model.graph.node]
-    if random := sorted(_RANDOM & set(nodes)):
+    if random := sorted(_RANDOM & {node.op_type for node in _nodes(model)}):
         raise BundleError("random operators in the graph", ", ".join(random), "return the distribution's parameters")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BundleError("weights outside the graph", model.graph.name, "export with embedded weights")
@@ -95,6 +94,16 @@ def _tidy(model: onnx.ModelProto) -> None:
         del part.metadata_props[:]
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those inside branches, loops and local functions too."""
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        for attribute in node.attribute:
+            pending += [inner for graph in (attribute.g, *attribute.graphs) for inner in graph.node]
 
 
 @contextmanager

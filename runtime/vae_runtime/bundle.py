@@ -82,7 +82,7 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
         sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
         if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
             raise ValueError("a size is not a positive integer")
-        if contract["likelihood"] not in LIKELIHOODS or contract["prior"] != "standard-normal":
+        if contract["likelihood"]["name"] not in LIKELIHOODS or contract["prior"] != "standard-normal":
             raise ValueError("unknown likelihood or prior")
         if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
             raise ValueError("a sha256 is not a string")

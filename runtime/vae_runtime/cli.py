@@ -143,12 +143,17 @@ def info(options: tuple[Path | None, int | None], as_json: bool) -> None:
 def check_output(path: Path, *suffixes: str) -> None:
     """Raise ArgumentError unless `path` can become a file of one of these kinds; asked before any long work."""
     from vae_runtime.errors import ArgumentError
+    from vae_runtime.files import write_error
 
     if path.suffix not in suffixes:
         raise ArgumentError("output of an unknown kind", path, f"end its name in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ArgumentError("output folder not found", path.parent, "make it first")
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise write_error(error, path) from None
+    if folder:
         raise ArgumentError("output is a folder", path, "name a file")
 
 

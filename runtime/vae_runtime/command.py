@@ -21,8 +21,13 @@ def run(command: click.Command, prog: str) -> None:
 
 def _guarded(command: click.Command, prog: str) -> int:
     try:
-        result = command.main(prog_name=prog, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        with command.make_context(prog, sys.argv[1:]) as context:
+            command.invoke(context)
+        return 0
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except click.exceptions.NoArgsIsHelpError:
+        return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else prog
         return _fail(prog, f"wrong usage: {error.format_message()}; see '{where} --help'", 2)

@@ -4,7 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise write_error(error, path) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made, as in a folder that is a file, it cannot be removed
+            temporary.unlink()
 
 
 def write_error(error: OSError, path: Path) -> VaeError:

@@ -60,12 +60,15 @@ def fit(image: "Image.Image", shape: Shape) -> tuple[Floats, str]:
 
     channels, height, width = shape
     before = f"{image.width}x{image.height} {image.mode}"
+    if image.getexif().get(0x0112, 1) != 1:
+        before += " turned"
     image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         levels = np.asarray(image, np.float64) / 257
         image = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
+        before += " with transparency" if image.mode not in ("LA", "PA", "RGBA") else ""
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     image = image.convert(mode)
     if image.size != (width, height):
@@ -148,8 +151,11 @@ def _read_image(path: Path, shape: Shape) -> tuple[Floats, str]:
 def _read_array(path: Path, shape: Shape) -> Floats:
     """Images [n, C, H, W], [n, H, W] or [H, W]: uint8 levels, or floats in [0, 1]; the first array of an .npz."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+        with path.open("rb") as file:  # np.load(path) leaves damaged archives open
+            loaded = np.load(file, allow_pickle=False)
+            array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+        if not isinstance(array, np.ndarray):
+            raise ValueError("its first file is no array")
     except FileNotFoundError:
         raise InputError("array not found", path, "check the path") from None
     except Exception as error:  # NumPy raises many kinds for damaged archives
@@ -157,9 +163,9 @@ def _read_array(path: Path, shape: Shape) -> Floats:
     if array.dtype.kind not in "fbu":
         raise InputError(f"array of type {array.dtype}", path, "give uint8 levels or floats in [0, 1]")
     scale = 255 if array.dtype == np.uint8 else 1
-    if array.ndim in (2, 3) and shape[0] == 1:
-        array = array.reshape(-1, 1, *array.shape[-2:])
-    if array.ndim != 4 or array.shape[1:] != shape or len(array) == 0:
+    grey = shape[0] == 1 and array.ndim in (2, 3) and array.shape[-2:] == shape[1:]
+    if not (grey or (array.ndim == 4 and array.shape[1:] == shape)) or array.size == 0:
         expected = "[n, {}, {}, {}]".format(*shape)
         raise InputError(f"array of shape {list(array.shape)}", path, f"this model takes {expected}")
-    return np.ascontiguousarray(array, np.float32) / np.float32(scale)
+    with np.errstate(over="ignore"):  # the model refuses what becomes infinite
+        return np.ascontiguousarray(array.reshape(-1, *shape), np.float32) / np.float32(scale)

@@ -53,7 +53,7 @@ class Bernoulli:
 
     def check(self, x: Floats) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
-        grey = ~((x == 0) | (x == 1)).reshape(len(x), -1).all(axis=1)
+        grey = ~((x == 0) | (x == 1)).all(axis=tuple(range(1, x.ndim)))
         if grey.any():
             row = int(np.argmax(grey))
             raise InputError("grey pixels under a Bernoulli likelihood", f"image {row}", "use binarise(x, seed) first")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE, Floats
 
 
@@ -29,8 +30,11 @@ def score(vae: VAE, names: Sequence[str], x: Floats, num_samples: int, seed: int
     binary = vae.binarise(x, seed)
     binarised = int((binary != x).reshape(len(x), -1).any(axis=1).sum())
     terms = vae.terms(binary, num_samples, seed)
-    quantiles = vae.info["evaluation"]["quantiles"]
-    percentile = 100 * np.interp(terms.elbo, quantiles["elbo"], quantiles["levels"])
+    try:
+        quantiles = vae.info["evaluation"]["quantiles"]
+        percentile = 100 * np.interp(terms.elbo, quantiles["elbo"], quantiles["levels"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError("bundle's manifest lacks the test images' quantiles", error, "export it again") from None
     columns = (terms.elbo, terms.reconstruction, terms.kl, percentile)
     return [Score(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)], binarised
 
@@ -65,11 +69,18 @@ def format_info(manifest: dict[str, Any], as_json: bool) -> str:
     """What a bundle is, from its manifest."""
     if as_json:
         return json.dumps(manifest, indent=1)
+    try:
+        return _describe(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError("bundle's manifest lacks what info prints", error, "export it again") from None
+
+
+def _describe(manifest: dict[str, Any]) -> str:
     contract, evaluation = manifest["contract"], manifest["evaluation"]
-    image = contract["image"]
+    image, likelihood = contract["image"], contract["likelihood"]["name"]
     size = sum(file["size"] for file in manifest["files"].values())
     lines = {
-        "images": f"{image['channels']} x {image['height']} x {image['width']}, {contract['likelihood']} likelihood",
+        "images": f"{image['channels']} x {image['height']} x {image['width']}, {likelihood} likelihood",
         "latents": f"{contract['latent_dim']} dimensions, {contract['prior']} prior",
         "graphs": f"opset {manifest['onnx']['opset']}, ir {manifest['onnx']['ir_version']}, {size / 1e6:.2f} MB, "
         f"{manifest['parameters']:,} parameters, pair {contract['pair']}",

@@ -46,12 +46,12 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
         self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.inputs = [node.name for node in self._session.get_inputs()]
-        self.outputs = [node.name for node in self._session.get_outputs()]
+        self.inputs = {node.name: list(node.shape[1:]) for node in self._session.get_inputs()}
+        self.outputs = {node.name: list(node.shape[1:]) for node in self._session.get_outputs()}
 
     def run(self, outputs: Sequence[str], x: Floats) -> list[Floats]:
         """Run the graph on its one input and return the outputs in the order asked for."""
-        feed = {self.inputs[0]: np.ascontiguousarray(x, np.float32)}
+        feed = {next(iter(self.inputs)): np.ascontiguousarray(x, np.float32)}
         try:
             return list(self._session.run(list(outputs), feed))
         except MemoryError:

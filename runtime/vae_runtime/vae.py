@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vae_runtime import bundle as bundles
 from vae_runtime import noise
-from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.errors import ArgumentError, BundleError, InputError, ResourceError
 from vae_runtime.likelihoods import LIKELIHOODS
 from vae_runtime.session import Session, available_cores
 
@@ -60,9 +60,13 @@ class VAE:
         encoder, decoder = (Session(bundle.files[name], str(bundle.path / name), threads) for name in bundles.GRAPHS)
         for session, role in ((encoder, "encoder"), (decoder, "decoder")):
             _check_metadata(session, role, contract)
+        image, latent = [contract["image"][side] for side in ("channels", "height", "width")], [contract["latent_dim"]]
+        parameters = LIKELIHOODS[contract["likelihood"]["name"]].output
+        _check_shapes(encoder, {"x": image}, {"mu": latent, "logsigma": latent})
+        _check_shapes(decoder, {"z": latent}, {parameters: image})
         self._encoder, self._decoder = encoder, decoder
         self._manifest = bundle.manifest
-        self._likelihood = LIKELIHOODS[contract["likelihood"]]
+        self._likelihood = LIKELIHOODS[contract["likelihood"]["name"]]
         image = contract["image"]
         self.image_shape: tuple[int, int, int] = (image["channels"], image["height"], image["width"])
         self.latent_dim: int = contract["latent_dim"]
@@ -107,7 +111,10 @@ class VAE:
         """Draw n images x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W]; with `mean`, E[x|z] instead of draws."""
         if n < 1:
             raise ArgumentError("number of samples out of range", n, "give 1 or more")
-        images = np.empty((n, *self.image_shape), np.float32)
+        try:
+            images = np.empty((n, *self.image_shape), np.float32)
+        except (MemoryError, ValueError, OverflowError):
+            raise ResourceError("out of memory", f"{n} images", "ask for fewer at a time") from None
         for rows in _chunks(n):
             index = np.arange(rows.start, rows.stop)
             parameters = self._parameters(noise.normal(seed, noise.PRIOR, index, self.latent_dim))
@@ -137,6 +144,7 @@ class VAE:
 
     def terms(self, x: Floats, num_samples: int = 1, seed: int = 0) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL."""
+        x = self._images(x)
         reconstruction, kl = np.zeros(len(x)), np.zeros(len(x))
         for row, draws in self._weigh(x, num_samples, seed):
             reconstruction[row] = draws.log_likelihood.mean()
@@ -156,6 +164,7 @@ class VAE:
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
         """
+        x = self._images(x)
         bound = np.zeros(len(x))
         for row, draws in self._weigh(x, num_samples, seed):
             log_weights = draws.log_likelihood + draws.log_ratio
@@ -167,7 +176,6 @@ class VAE:
         """For each image, its index and `num_samples` draws from q(z|x) weighed by the model."""
         if num_samples < 1:
             raise ArgumentError("number of samples out of range", num_samples, "give 1 or more")
-        x = self._images(x)
         self._likelihood.check(x)
         images_per_run = max(1, CHUNK // num_samples)
         for start in range(0, len(x), images_per_run):
@@ -235,16 +243,27 @@ def _check_metadata(session: Session, role: str, contract: dict[str, Any]) -> No
         raise BundleError("graph belongs to another bundle", session.name, "keep the files of one export together")
 
 
+def _check_shapes(session: Session, inputs: dict[str, list[int]], outputs: dict[str, list[int]]) -> None:
+    """A graph takes and gives what the contract says, batch axis aside."""
+    if (session.inputs, session.outputs) != (inputs, outputs):
+        found = f"{session.name} ({session.inputs} to {session.outputs})"
+        raise BundleError("graph's shapes are not the contract's", found, "export it again")
+
+
 def _chunks(n: int) -> Iterator[slice]:
     """Slices of at most CHUNK rows that cover 0..n-1."""
     return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
 
 
 def _floats(values: Any, what: str) -> Floats:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{what} of different lengths", "a ragged list", "give one array") from None
     if array.dtype.kind not in "fbiu":
         raise InputError(f"{what} of the wrong type", array.dtype, "give numbers")
-    return np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+        return np.ascontiguousarray(array, np.float32)
 
 
 def _refuse_rows(array: Floats, bad: NDArray[np.bool_], what: str, unit: str, todo: str) -> None:

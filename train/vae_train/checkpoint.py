@@ -85,8 +85,7 @@ def save_probe(folder: Path, images: torch.Tensor) -> None:
 def load(folder: Path) -> Run:
     """Read a run. Raises BundleError where it is missing, unfinished or damaged; executes nothing that it reads."""
     try:
-        settings = json.loads((folder / CONFIG).read_bytes())
-        evaluation = json.loads((folder / EVALUATION).read_bytes())
+        settings, evaluation = _read_json(folder / CONFIG), _read_json(folder / EVALUATION)
         if evaluation["weights_sha256"] != _sha256(folder / WEIGHTS):
             raise BundleError("run damaged (the weights' sha256 differs)", folder / WEIGHTS, "train again")
         values = settings["config"]
@@ -95,12 +94,14 @@ def load(folder: Path) -> Run:
         vae = networks.build(config, (channels, height, width))
         vae.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
         probe = np.load(folder / PROBE, allow_pickle=False)
+        if probe.dtype != np.uint8 or probe.shape[1:] != (channels, height, width) or len(probe) == 0:
+            raise ValueError(f"{PROBE} does not hold images of the model")
         return Run(vae, config, (channels, height, width), settings["provenance"], evaluation, probe)
     except FileNotFoundError as error:
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+    except (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
         raise BundleError("run cannot be read", f"{folder} ({reason})", "train again, or restore its files") from None
 
 
@@ -113,6 +114,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step."""
     with replacing(path) as file:
         file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} in {path.name}")
+
+    value: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=refuse)
+    return value
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vae_runtime.command import run
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit
@@ -77,6 +78,9 @@ def cli(
     Settings that are not given come from the preset. A run folder that exists is never overwritten.
     """
     if context.invoked_subcommand is not None:
+        given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"options go after '{context.invoked_subcommand}'")
         return
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
     out = out or Path("runs") / f"{dataset}-{preset}"

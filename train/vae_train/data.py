@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from vae_runtime.errors import InputError
 
 DATA_ROOT_VARIABLE = "VAE_EDGE_DATA"
 _CLASSES = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}
-_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set
 
 
@@ -36,20 +35,21 @@ def load(dataset: str, root: Path, download: bool = True) -> Images:
     """
     cls = _CLASSES[dataset]
     folder = root / cls.__name__ / "raw"
-    todo = f"put {_FILES} there"
-    try:
-        parts = [cls(str(root), train=train, download=False) for train in (True, False)]
-    except RuntimeError:
+    if not all((folder / name).exists() for name in _FILES):
+        todo = f"put {', '.join(_FILES)} there"
         if not download:
-            raise InputError("data not found", folder, f"{todo}, or allow the download") from None
+            raise InputError("data not found", folder, f"{todo}, or allow the download")
         try:
             with contextlib.redirect_stdout(sys.stderr):  # torchvision reports its downloads with print
-                parts = [cls(str(root), train=train, download=True) for train in (True, False)]
-        except (RuntimeError, OSError, urllib.error.URLError) as error:
+                cls(str(root), download=True)
+        except (RuntimeError, OSError) as error:
             raise InputError(f"data not found, and its download failed ({error})", folder, todo) from None
-    except (ValueError, AssertionError, OSError) as error:
+    try:
+        train, test = (cls(str(root), train=part) for part in (True, False))
+        if any(p.data.ndim != 3 or len(p.data) != len(p.targets) or len(p.data) == 0 for p in (train, test)):
+            raise ValueError("as many labels as images are needed")
+    except (RuntimeError, ValueError, AssertionError, OSError) as error:
         raise InputError(f"data damaged ({error})", folder, "remove the files and fetch them again") from None
-    train, test = parts
     names = [name.split(" - ")[0] for name in train.classes]
     return Images(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names)
 

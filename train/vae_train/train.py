@@ -1,6 +1,7 @@
 """One training run from data to a run folder, and the evaluation of a finished one."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 import torch
 from torch import Tensor
 
-from vae_runtime.errors import EnvironmentUnfit
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit
 from vae_train import checkpoint, data, evaluate, loop, networks, report
 from vae_train.config import Config
 
@@ -27,6 +28,8 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
     click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
 
     def on_epoch(epoch: loop.Epoch) -> None:
+        if not math.isfinite(epoch.train_elbo + epoch.test_elbo):
+            raise ArgumentError("training diverged", f"epoch {epoch.epoch}", "choose a lower --lr")
         checkpoint.append_metrics(out, epoch)
         click.echo(
             f"epoch {epoch.epoch:3d}  train ELBO {epoch.train_elbo:8.2f}  test ELBO {epoch.test_elbo:8.2f} = "

@@ -86,6 +86,7 @@ class VAE(nn.Module):
         weights: Tensor = likelihoods.bernoulli_log_prob(x, logits) + log_ratio
         return weights
 
+    @torch.no_grad()
     def sample(self, num_samples: int) -> Tensor:
         """Draw images x ~ p(x|z), z ~ N(0, I): [num_samples, C, H, W], values 0 and 1."""
         weight = next(self.parameters())

@@ -1,0 +1,215 @@
+"""The bundle: its manifest, its golden vectors, and how it is published, replaced or left alone."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vae_export import bundle, gate
+from vae_export.cli import main
+from vae_runtime.errors import ArgumentError
+from vae_runtime.likelihoods import LIKELIHOODS
+from vae_runtime.vae import VAE, kl_divergence
+from vae_train import checkpoint
+
+Command = Callable[..., Any]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def manifest(tiny_bundle: Path) -> Any:
+    """The tiny bundle's manifest."""
+    return json.loads((tiny_bundle / "manifest.json").read_bytes())
+
+
+@pytest.fixture
+def old(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """An older bundle, recognisable by one changed byte in its manifest."""
+    out = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    raw = (out / "manifest.json").read_bytes()
+    (out / "manifest.json").write_bytes(raw[:-1] + b" ")
+    return out
+
+
+def test_manifest_lists_every_other_file(tiny_bundle: Path, manifest: Any) -> None:
+    """Size and sha256 of every file but the manifest, and no file besides."""
+    assert {path.name for path in tiny_bundle.iterdir()} == {*manifest["files"], "manifest.json"}
+    assert set(manifest["files"]) == {"encoder.onnx", "decoder.onnx", "golden.npz"}
+    for name, entry in manifest["files"].items():
+        raw = (tiny_bundle / name).read_bytes()
+        assert entry == {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def test_manifest_verifies_itself(tiny_bundle: Path, manifest: Any) -> None:
+    """The manifest's sha256 is that of its own bytes with the digest zeroed."""
+    text = (tiny_bundle / "manifest.json").read_text()
+    zeroed = re.sub(r'^( "sha256": )"[0-9a-f]{64}"', rf'\1"{"0" * 64}"', text, count=1, flags=re.MULTILINE)
+    assert zeroed != text
+    assert hashlib.sha256(zeroed.encode()).hexdigest() == manifest["sha256"]
+
+
+def test_manifest_keeps_the_parity_report(manifest: Any) -> None:
+    """All 32 rows of the gate and its tolerances are kept, every one passed."""
+    parity = manifest["parity"]
+    assert parity["tolerance"].keys() == {"absolute", "relative", "nats", "nats_relative"}
+    assert len(parity["rows"]) == 32
+    for row in parity["rows"]:
+        assert row["passed"] is True
+        assert row["max_abs"] < 1e-3
+        assert (row["nats"] is not None) == (row["tensor"] == "ELBO")
+
+
+def test_manifest_says_where_the_bundle_comes_from(tiny_run: Path, manifest: Any) -> None:
+    """Provenance has the training command and the versions; the run's figures and quantiles are carried over."""
+    assert manifest["provenance"]["command"] == "vae-train --epochs 2"
+    assert {"python", "torch", "vae-edge", "onnx", "onnxruntime"} <= manifest["provenance"].keys()
+    assert manifest["evaluation"] == json.loads((tiny_run / "evaluation.json").read_bytes())
+    quantiles = manifest["evaluation"]["quantiles"]
+    for name in ("elbo", "reconstruction", "kl"):
+        assert len(quantiles[name]) == len(quantiles["levels"]) == 9
+        assert quantiles[name] == sorted(quantiles[name])
+    weights = sum(p.numel() for p in checkpoint.load(tiny_run).vae.parameters())
+    assert manifest["parameters"] == weights
+
+
+def test_golden_vectors_are_reproduced_by_the_runtime(tiny_bundle: Path) -> None:
+    """golden.npz is small, has the documented arrays, and the runtime computes PyTorch's outputs from its inputs."""
+    assert (tiny_bundle / "golden.npz").stat().st_size < 20_000
+    with np.load(tiny_bundle / "golden.npz") as archive:
+        golden = dict(archive)
+    assert golden.keys() == {"x", "z", "eps", "mu", "logsigma", "logits", "elbo"}
+    assert set(np.unique(golden["x"])) == {0, 1}
+    vae = VAE.load(tiny_bundle)
+    mu, logsigma = vae.encode(golden["x"])
+    np.testing.assert_allclose(mu, golden["mu"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logsigma, golden["logsigma"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(vae.parameters(golden["z"]), golden["logits"], rtol=1e-5, atol=1e-5)
+    logits = vae.parameters(mu + np.exp(logsigma) * golden["eps"])
+    elbo = LIKELIHOODS["bernoulli"].log_prob(golden["x"], logits) - kl_divergence(mu, logsigma)
+    np.testing.assert_allclose(elbo, golden["elbo"], atol=1e-3)
+
+
+def test_golden_vectors_hold_no_training_data(tiny_bundle: Path, tiny_run: Path) -> None:
+    """The golden images are the model's own draws, none of them one of the run's real images."""
+    with np.load(tiny_bundle / "golden.npz") as archive:
+        x = archive["x"]
+    real = checkpoint.load(tiny_run).probe / 255
+    distance = np.abs(x[:, None] - real[None]).sum(axis=(2, 3, 4))
+    assert distance.min() > 20
+
+
+def test_exporting_twice_gives_the_same_bytes(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A second export of the same run is the first, byte for byte, wherever it goes."""
+    bundle.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows: None)
+    assert contents(tmp_path / "deep" / "er") == contents(tiny_bundle)
+    assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o755
+
+
+def test_command_replaces_an_older_bundle(command: Command, tiny_run: Path, tiny_bundle: Path, old: Path) -> None:
+    """`vae-export RUN --out OLD` leaves the new bundle alone in the place of the old, and says so."""
+    assert contents(old) != contents(tiny_bundle)
+    result = command(main, tiny_run, "--out", old)
+    assert (result.code, result.err) == (0, "")
+    assert contents(old) == contents(tiny_bundle)
+    assert [path.name for path in old.parent.iterdir()] == ["bundle"]
+    assert (result.out.count("✓"), result.out.count("✗")) == (32, 0)
+    assert f"published {old}: opset 17" in result.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_export_leaves_the_old_bundle(
+    tiny_run: Path, old: Path, after_export: Callable[..., None], error: type[BaseException]
+) -> None:
+    """Whatever interrupts the gate: the old bundle stays byte for byte, and nothing is left beside it."""
+    before = contents(old)
+    after_export()
+
+    def judge(rows: list[gate.Row]) -> None:
+        assert len(rows) == 32
+        raise error
+
+    with pytest.raises(error):
+        bundle.export(checkpoint.load(tiny_run), old, opset=17, judge=judge)
+    assert contents(old) == before
+    assert [path.name for path in old.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["renameat2", "two renames"])
+def test_swap_puts_a_folder_in_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    """With the atomic exchange and without it, the new folder stands where the old one was."""
+    if not exchange:
+        monkeypatch.setattr(bundle, "_exchange", lambda a, b: False)
+    new, out = tmp_path / "new", tmp_path / "out"
+    for folder in (new, out):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    bundle.swap(new, out)
+    assert (out / "name").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "new"}
+    assert not new.exists() or (new / "name").read_text() == "out"
+
+
+def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """--out that holds other files, or is a file, is wrong usage and stays untouched."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    (tmp_path / "photos" / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "file").write_bytes(b"file")
+    before = contents(tmp_path)
+    for out in (tmp_path / "photos", tmp_path / "file"):
+        result = command(main, tiny_run, "--out", out)
+        assert (result.code, result.out) == (2, "")
+        assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err)
+        assert str(out) in result.err
+        with pytest.raises(ArgumentError):
+            bundle.check_target(out)
+    assert contents(tmp_path) == before
+
+
+def test_a_bundle_may_go_into_an_empty_folder(tmp_path: Path) -> None:
+    """An empty folder, a bundle or nothing at all are fine targets."""
+    bundle.check_target(tmp_path)
+    bundle.check_target(tmp_path / "absent")
+    (tmp_path / "encoder.onnx").touch()
+    bundle.check_target(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (3, ["{tmp}/absent"]),
+        (3, ["{tmp}"]),
+        (2, []),
+        (2, ["{run}", "--opset", "x"]),
+        (2, ["{run}", "--surprise"]),
+        (2, ["{run}", "--out", "/proc/version/bundle"]),
+    ],
+)
+def test_errors_end_in_one_line(
+    command: Command,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after_export: Callable[..., None],
+    code: int,
+    arguments: list[str],
+) -> None:
+    """A run that does not exist and wrong usage: the exit code, one line with advice, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    after_export()
+    result = command(main, *(word.format(tmp=tmp_path, run=tiny_run) for word in arguments))
+    assert (result.code, result.out) == (code, "")
+    assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err), result.err
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,293 @@
+"""Bundles: nothing is trusted before its hash matches, a mixed pair is refused, and every failure is a BundleError."""
+
+import json
+import random
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from vae_runtime import VAE, BundleError, bundle
+from vae_runtime.bundle import FILES, GRAPHS, METADATA_KEY, shipped
+
+ALL = (*FILES, "manifest.json")
+
+
+@pytest.fixture
+def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle to damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
+
+
+def refuses(path: Path, words: str) -> str:
+    """Loading the bundle raises BundleError with `words` in a text of one line; returns the text."""
+    with pytest.raises(BundleError) as caught:
+        VAE.load(path)
+    text = str(caught.value)
+    assert words in text
+    assert "\n" not in text
+    assert caught.value.exit_code == 3
+    return text
+
+
+def test_a_bundle_is_read_as_it_is(tiny_bundle: Path):
+    """`read` returns the manifest and exactly the bytes of the three other files, and the golden arrays by name."""
+    read = bundle.read(tiny_bundle)
+    assert read.files == {name: (tiny_bundle / name).read_bytes() for name in FILES}
+    assert read.manifest == json.loads((tiny_bundle / "manifest.json").read_bytes())
+    assert read.contract["latent_dim"] == 4
+    assert read.golden()["x"].shape == (2, 1, 28, 28)
+
+
+def test_a_missing_bundle_is_named(tmp_path: Path):
+    """A missing folder, an empty folder and a file in its place raise BundleError with the path and what to do."""
+    refuses(tmp_path / "missing", f"bundle not found: {tmp_path}/missing/manifest.json; name a folder")
+    refuses(tmp_path, f"bundle not found: {tmp_path}/manifest.json; name a folder")
+    (tmp_path / "file").write_bytes(b"")
+    refuses(tmp_path / "file", f"bundle unreadable (Not a directory): {tmp_path}/file/manifest.json")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_missing_file_is_named(copy: Path, name: str):
+    """A bundle without one of its files, or with a folder in its place, raises BundleError with that file."""
+    (copy / name).unlink()
+    refuses(copy, f"bundle not found: {copy / name};")
+    (copy / name).mkdir()
+    refuses(copy, f"bundle unreadable (Is a directory): {copy / name};")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_flipped_bit_is_noticed(copy: Path, name: str):
+    """A single bit flipped at the start, the end, or anywhere between in any file raises BundleError with its name."""
+    good = (copy / name).read_bytes()
+    generator = random.Random(name)
+    for position in (0, 1, len(good) // 2, len(good) - 1, *(generator.randrange(len(good)) for _ in range(12))):
+        bad = bytearray(good)
+        bad[position] ^= 1 << generator.randrange(8)
+        (copy / name).write_bytes(bad)
+        assert "copy or export it again" in refuses(copy, str(copy / name))
+    (copy / name).write_bytes(good)
+    VAE.load(copy)
+
+
+def test_every_byte_of_the_manifest_is_covered(tiny_bundle: Path):
+    """A flipped bit at any position of manifest.json, in its digest, whitespace, names or digits, is a BundleError."""
+    good = (tiny_bundle / "manifest.json").read_bytes()
+    generator = random.Random(0)
+    bundle.parse_manifest(good, tiny_bundle)
+    for position in range(len(good)):
+        bad = bytearray(good)
+        bad[position] ^= 1 << generator.randrange(8)
+        with pytest.raises(BundleError, match=r"manifest\.json"):
+            bundle.parse_manifest(bytes(bad), tiny_bundle)
+
+
+@pytest.mark.parametrize("change", [b"7", b"\t", b"A", b'"'])
+def test_replaced_bytes_of_the_manifest_are_noticed(tiny_bundle: Path, change: bytes):
+    """Another digit, whitespace, capital or quote anywhere is noticed too: JSON that means the same is not the same."""
+    good = (tiny_bundle / "manifest.json").read_bytes()
+    for position in range(0, len(good), 7):
+        bad = good[:position] + change + good[position + 1 :]
+        if bad != good:
+            with pytest.raises(BundleError):
+                bundle.parse_manifest(bad, tiny_bundle)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_truncated_or_longer_file_is_noticed(copy: Path, name: str):
+    """An empty file, half of it, all but one byte, and one byte more raise BundleError with the file's name."""
+    good = (copy / name).read_bytes()
+    for bad in (b"", good[: len(good) // 2], good[:-1], good + b" "):
+        (copy / name).write_bytes(bad)
+        refuses(copy, str(copy / name))
+
+
+def restamp(graph: bytes, **change: object) -> bytes:
+    """A graph with fields of its stamped contract changed."""
+    model = onnx.load_from_string(graph)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    entry.value = json.dumps({**json.loads(entry.value), **change})
+    return bytes(model.SerializeToString())
+
+
+def test_forging_is_possible(tiny_bundle: Path, forge):
+    """The fixture's valid hashes do load, so what the next tests see is not a failure of the hashes."""
+    out = forge({name: (tiny_bundle / name).read_bytes() for name in FILES})
+    np.testing.assert_array_equal(VAE.load(out).sample(2), VAE.load(tiny_bundle).sample(2))
+
+
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_a_graph_of_another_export_is_refused(tiny_bundle: Path, forge, role: str):
+    """A graph of the same network from another export has another pair id, and does not load beside this one."""
+    other = restamp((tiny_bundle / f"{role}.onnx").read_bytes(), pair="0123456789abcdef")
+    out = forge({f"{role}.onnx": other})
+    refuses(out, f"graph belongs to another bundle: {out / role}.onnx; keep the files of one export together")
+
+
+def test_an_encoder_of_the_shipped_bundle_is_refused(forge):
+    """A real encoder from the shipped bundle does not load beside the tiny decoder, whatever the hashes say."""
+    out = forge({"encoder.onnx": (shipped() / "encoder.onnx").read_bytes()})
+    refuses(out, f"graph belongs to another bundle: {out}/encoder.onnx")
+
+
+def test_a_decoder_is_no_encoder(tiny_bundle: Path, forge):
+    """Each graph carries its role: two decoders, and a swapped pair, are refused."""
+    encoder, decoder = ((tiny_bundle / name).read_bytes() for name in GRAPHS)
+    out = forge({"encoder.onnx": decoder})
+    refuses(out, f"graph belongs to another bundle: {out}/encoder.onnx")
+    shutil.rmtree(out)
+    refuses(forge({"encoder.onnx": decoder, "decoder.onnx": encoder}), "graph belongs to another bundle")
+
+
+@pytest.mark.parametrize("value", [None, "", "not JSON", "[]", "{}"])
+def test_a_graph_without_a_contract_is_refused(tiny_bundle: Path, forge, value: str | None):
+    """A graph whose metadata holds no contract, or something else, is refused."""
+    model = onnx.load(tiny_bundle / "decoder.onnx")
+    del model.metadata_props[:]
+    if value is not None:
+        onnx.helper.set_model_props(model, {METADATA_KEY: value})
+    refuses(forge({"decoder.onnx": model.SerializeToString()}), "graph belongs to another bundle")
+
+
+@pytest.mark.parametrize("graph", [b"", b"not a graph", b"\x08\x08" + b"\xff" * 100])
+def test_bytes_that_are_no_graph_are_refused(forge, capfd: pytest.CaptureFixture[str], graph: bytes):
+    """What onnxruntime cannot open is a BundleError with the file, or a size that cannot be; nothing is printed."""
+    refuses(
+        forge({"encoder.onnx": graph}), "manifest not understood" if graph == b"" else "onnxruntime refuses the graph"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_outside_the_graph_are_refused(tiny_bundle: Path, forge, monkeypatch: pytest.MonkeyPatch):
+    """A graph that asks for weights in another file is refused: it can read nothing, not even beside the bundle."""
+    model = onnx.load(tiny_bundle / "encoder.onnx")
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    data = weight.raw_data
+    onnx.external_data_helper.set_external_data(weight, "weights.bin")
+    weight.ClearField("raw_data")
+    out = forge({"encoder.onnx": model.SerializeToString()})
+    (out / "weights.bin").write_bytes(data)
+    monkeypatch.chdir(out)
+    refuses(out, "onnxruntime refuses the graph")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("latent_dim", 5), ("image", {"channels": 1, "height": 28, "width": 27, "range": [0, 1]})],
+)
+def test_graphs_of_other_sizes_than_the_contract_are_refused(tiny_bundle: Path, forge, field: str, value: object):
+    """A contract whose sizes are not those of the graphs is a BundleError at load, not another error at first use."""
+    stamped = {name: restamp((tiny_bundle / name).read_bytes(), **{field: value}) for name in GRAPHS}
+    refuses(forge(stamped, lambda manifest: manifest["contract"].update({field: value})), "")
+
+
+@pytest.mark.parametrize("value", [0, 2, "1", None, [1], 1.5])
+def test_another_format_is_named(forge, value: object):
+    """A format that this release does not know is a BundleError that names both formats."""
+    out = forge(change=lambda manifest: manifest["contract"].update(format=value))
+    refuses(out, f"bundle of format {value!r}: {out}/manifest.json; this release reads format 1")
+
+
+@pytest.mark.parametrize("key", ["format", "image", "latent_dim", "prior", "likelihood"])
+def test_a_contract_without_a_key_is_refused(forge, key: str):
+    """Each field of the contract is needed; the text names the manifest and the missing field."""
+    out = forge(change=lambda manifest: manifest["contract"].pop(key))
+    assert f"'{key}'" in refuses(out, f"{out}/manifest.json")
+
+
+@pytest.mark.parametrize("key", ["contract", "files"])
+def test_a_manifest_without_a_part_is_refused(forge, key: str):
+    """Each part that loading relies on is needed; a part of another type is refused too."""
+    values: list[object] = [None, [], "text", 3, {}]
+    out = forge(change=lambda manifest: manifest.pop(key))
+    assert f"'{key}'" in refuses(out, f"{out}/manifest.json")
+    for value in values:
+        shutil.rmtree(out)
+        refuses(forge(change=lambda manifest, value=value: manifest.update({key: value})), f"{out}/manifest.json")
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31, 2**80, 1.5, "28", None, True, [], {}])
+@pytest.mark.parametrize("key", ["latent_dim", "height", "channels", "size"])
+def test_impossible_sizes_are_refused(forge, key: str, value: object):
+    """Sizes that are negative, zero, huge or no integers raise BundleError before anything of that size is made."""
+
+    def change(manifest: dict) -> None:
+        place = {"latent_dim": manifest["contract"], "size": manifest["files"]["golden.npz"]}
+        place.get(key, manifest["contract"]["image"])[key] = value
+
+    out = forge(change=change)
+    refuses(
+        out, f"bundle's manifest not understood: {out}/manifest.json (ValueError: a size is not a positive integer)"
+    )
+
+
+@pytest.mark.parametrize("value", ["laplace", {"name": "laplace"}, {"name": []}, None, 3, [], {}])
+@pytest.mark.parametrize("key", ["likelihood", "prior"])
+def test_unknown_likelihoods_and_priors_are_refused(forge, key: str, value: object):
+    """A likelihood or prior that this release does not know is a BundleError."""
+    refuses(forge(change=lambda manifest: manifest["contract"].update({key: value})), "manifest not understood")
+
+
+@pytest.mark.parametrize("value", [None, 3, [], "", "0" * 64, "f" * 64])
+def test_a_wrong_hash_is_refused(forge, value: object):
+    """A manifest that is valid by itself but has another hash for a file does not load."""
+    out = forge(change=lambda manifest: manifest["files"]["golden.npz"].update(sha256=value))
+    refuses(out, str(out))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"not JSON",
+        b"[]",
+        b"null",
+        b"3",
+        b'"text"',
+        b"NaN",
+        b"{}",
+        b'{"sha256": NaN}',
+        b'{"sha256": null}',
+        b'{"sha256": ""}',
+        b'{"sha256": "\\ud800"}',
+        b"\xff\xfe\x00",
+        b"\x00" * 100,
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 100_000,
+        b" " * (2 << 20),
+    ],
+    ids=lambda raw: repr(raw[:12]),
+)
+def test_what_is_no_manifest_is_refused(copy: Path, raw: bytes):
+    """Text, lists, NaN, other encodings, deep nesting, huge numbers and huge files raise BundleError, nothing else."""
+    (copy / "manifest.json").write_bytes(raw)
+    assert len(refuses(copy, f"{copy}/manifest.json")) < 500
+
+
+def test_a_manifest_holds_no_nan():
+    """`dump_manifest` refuses NaN, which is not JSON, and what it writes is read back as it was."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        bundle.dump_manifest({"figure": float("nan")})
+    raw = bundle.dump_manifest({"figure": 1.5, "zeros": "0" * 64})
+    manifest = json.loads(raw)
+    assert bundle.manifest_digest(raw, manifest.pop("sha256")) == json.loads(raw)["sha256"]
+    assert manifest == {"figure": 1.5, "zeros": "0" * 64}
+
+
+def test_a_huge_file_is_not_read_whole(copy: Path):
+    """A file of 1 TiB (sparse) in a bundle is refused at once, by its size."""
+    with (copy / "golden.npz").open("r+b") as file:
+        file.truncate(1 << 40)
+    refuses(copy, f"bundle damaged (size or sha256 differs): {copy}/golden.npz")
+
+
+def test_loading_is_quiet(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
+    """Loading and running a good bundle prints nothing and warns of nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VAE.load(tiny_bundle).sample(3)
+    assert capfd.readouterr() == ("", "")

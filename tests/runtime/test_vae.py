@@ -1,0 +1,403 @@
+"""The VAE's API: shapes, graphs, figures in nats, independence of batching, randomness, and what it refuses."""
+
+import json
+import math
+import threading
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
+from vae_runtime.bundle import read, shipped
+
+SEED = 17
+
+
+def torch_draws(vae: VAE, x: np.ndarray, num_samples: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """log p(x|z_k), log p(z_k), log q(z_k|x) as [batch, K] and KL as [batch], in float64 by torch.distributions."""
+    mu, logsigma = (torch.from_numpy(a.astype(np.float64)) for a in vae.encode(x))
+    rows = np.arange(len(x))
+    eps = noise.normal(seed, noise.POSTERIOR, rows, num_samples * vae.latent_dim).astype(np.float64)
+    q = Normal(mu[:, None], logsigma.exp()[:, None])
+    prior = Normal(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    z = q.mean + q.stddev * torch.from_numpy(eps.reshape(len(x), num_samples, vae.latent_dim))
+    flat = z.reshape(-1, vae.latent_dim).numpy().astype(np.float32)
+    logits = vae.parameters(flat).astype(np.float64).reshape(len(x), num_samples, -1)
+    pixels = torch.from_numpy(x.astype(np.float64)).reshape(len(x), 1, -1)
+    log_likelihood = Bernoulli(logits=torch.from_numpy(logits)).log_prob(pixels.expand(logits.shape)).sum(2)
+    kl = kl_divergence(Normal(mu, logsigma.exp()), prior).sum(1)
+    return log_likelihood, prior.log_prob(z).sum(2), q.log_prob(z).sum(2), kl
+
+
+def test_shapes_and_types(loaded):
+    """Images are float32 [n, C, H, W], latents float32 [n, latent_dim], nats float64 [n]."""
+    vae, x = loaded.vae, loaded.x[:5]
+    image, latent = (5, *vae.image_shape), (5, vae.latent_dim)
+    mu, logsigma = vae.encode(x)
+    for array, shape, kind in (
+        (mu, latent, np.float32),
+        (logsigma, latent, np.float32),
+        (vae.decode(mu), image, np.float32),
+        (vae.parameters(mu), image, np.float32),
+        (vae.reconstruct(x), image, np.float32),
+        (vae.sample(5), image, np.float32),
+        (vae.sample(5, mean=True), image, np.float32),
+        (vae.binarise(x), image, np.float32),
+        (vae.elbo(x), (5,), np.float64),
+        (vae.log_likelihood(x, 2), (5,), np.float64),
+        (vae.terms(x).kl, (5,), np.float64),
+    ):
+        assert array.shape == shape
+        assert array.dtype == kind
+        assert np.isfinite(array).all()
+
+
+def test_no_images_give_no_rows(loaded):
+    """A batch of 0 images is a valid batch: every result has 0 rows."""
+    vae = loaded.vae
+    none = np.zeros((0, *vae.image_shape), np.float32)
+    assert vae.encode(none)[0].shape == (0, vae.latent_dim)
+    assert vae.reconstruct(none).shape == none.shape
+    assert vae.elbo(none).shape == (0,)
+    assert vae.log_likelihood(none, 3).shape == (0,)
+
+
+def test_encode_and_decode_run_the_bundles_graphs(loaded):
+    """mu, logsigma and theta equal those of ONNX's own reference implementation on the bundle's files."""
+    vae, x = loaded.vae, loaded.x[:7]
+    encoder, decoder = (ReferenceEvaluator(onnx.load(loaded.path / f"{role}.onnx")) for role in ("encoder", "decoder"))
+    mu, logsigma = vae.encode(x)
+    expected_mu, expected_logsigma = encoder.run(["mu", "logsigma"], {"x": x})
+    np.testing.assert_allclose(mu, expected_mu, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logsigma, expected_logsigma, rtol=1e-4, atol=1e-4)
+    (logits,) = decoder.run(["logits"], {"z": mu})
+    np.testing.assert_allclose(vae.parameters(mu), logits, rtol=1e-4, atol=1e-3)
+    theta = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    np.testing.assert_allclose(vae.decode(mu), theta, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(vae.reconstruct(x), theta, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 65])
+def test_elbo_is_that_of_torch_distributions(loaded, num_samples: int):
+    """The ELBO and both its terms equal a float64 computation from the same noise to 1e-4 nats."""
+    x = np.concatenate([loaded.x[:10], loaded.x[-10:]])
+    log_likelihood, _, _, kl = torch_draws(loaded.vae, x, num_samples, SEED)
+    terms = loaded.vae.terms(x, num_samples, SEED)
+    np.testing.assert_allclose(terms.reconstruction, log_likelihood.mean(1), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(terms.kl, kl, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(loaded.vae.elbo(x, num_samples, SEED), log_likelihood.mean(1) - kl, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(terms.elbo, terms.reconstruction - terms.kl)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 65])
+def test_log_likelihood_is_the_importance_weighted_bound(loaded, num_samples: int):
+    """log 1/K sum p(x|z) p(z) / q(z|x) equals a float64 computation from the same noise to 1e-4 nats."""
+    x = np.concatenate([loaded.x[:10], loaded.x[-10:]])
+    log_likelihood, log_p, log_q, _ = torch_draws(loaded.vae, x, num_samples, SEED)
+    expected = (log_likelihood + log_p - log_q).logsumexp(1) - math.log(num_samples)
+    got = loaded.vae.log_likelihood(x, num_samples, SEED)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+def test_the_bound_starts_at_the_elbo_and_rises_with_more_samples(loaded):
+    """K = 1 has the ELBO as its expectation; the mean over images rises from K = 1 to 8 to 64."""
+    vae, x = loaded.vae, loaded.x[:60]
+    singles = np.stack([vae.log_likelihood(x, 1, seed) for seed in range(20)])  # [seeds, images]
+    elbo = vae.elbo(x, 20, SEED)
+    difference = singles.mean(axis=0) - elbo
+    assert abs(difference.mean()) < 4 * difference.std(ddof=1) / math.sqrt(len(x))
+    means = [singles.mean(), vae.log_likelihood(x, 8, SEED).mean(), vae.log_likelihood(x, 64, SEED).mean()]
+    assert means == sorted(means)
+    assert means[-1] > elbo.mean() + 0.1
+
+
+def test_more_samples_reduce_the_elbos_variance(loaded):
+    """With 16 draws of z per image the ELBO varies over seeds about a quarter as much as with one."""
+    x = loaded.x[:10]
+    spread = {k: np.std([loaded.vae.elbo(x, k, seed) for seed in range(12)], axis=0).mean() for k in (1, 16)}
+    assert 0.15 < spread[16] / spread[1] < 0.4
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65])
+def test_rows_do_not_depend_on_how_many(loaded, n: int):
+    """Row i of every result is the same bits among n images as among 130, on both sides of a chunk's end."""
+    vae, x = loaded.vae, loaded.x
+    calls = {
+        "mu": lambda x: vae.encode(x)[0],
+        "logsigma": lambda x: vae.encode(x)[1],
+        "theta": lambda x: vae.decode(x.reshape(len(x), -1)[:, : vae.latent_dim]),
+        "reconstruction": vae.reconstruct,
+        "binary": lambda x: vae.binarise(0.5 * x, SEED),
+        "elbo": lambda x: vae.elbo(x, 1, SEED),
+        "elbo of 3": lambda x: vae.elbo(x, 3, SEED),
+        "bound": lambda x: vae.log_likelihood(x, 5, SEED),
+        "samples": lambda x: vae.sample(len(x), SEED),
+        "means": lambda x: vae.sample(len(x), SEED, mean=True),
+    }
+    for name, call in calls.items():
+        np.testing.assert_array_equal(call(x[:n]), call(x)[:n], err_msg=name)
+
+
+def test_results_do_not_depend_on_threads_or_sessions(loaded):
+    """One thread or two, one session or another, alone or from four threads at once: the same bits."""
+    x = loaded.x
+    expected = loaded.vae.elbo(x, 2, SEED)
+    for threads in (1, 2):
+        np.testing.assert_array_equal(VAE.load(loaded.path, threads).elbo(x, 2, SEED), expected)
+    results: list[np.ndarray] = []
+    workers = [threading.Thread(target=lambda: results.append(loaded.vae.elbo(x, 2, SEED))) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 4
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_a_seed_decides_all_randomness(loaded):
+    """The same seed gives the same result, another seed another one; the default seed is 0."""
+    vae, x = loaded.vae, loaded.x[:8]
+    for call in (
+        lambda **seed: vae.sample(8, **seed),
+        lambda **seed: vae.sample(8, mean=True, **seed),
+        lambda **seed: vae.binarise(np.full_like(x, 0.5), **seed),
+        lambda **seed: vae.elbo(x, **seed),
+        lambda **seed: vae.log_likelihood(x, 4, **seed),
+    ):
+        np.testing.assert_array_equal(call(seed=0), call())
+        assert (call(seed=2**64 - 1) != call(seed=0)).any()
+
+
+def test_samples_are_draws_around_their_means(loaded):
+    """Samples are binary; given z their pixels have the means that `mean=True` returns for the same seed."""
+    samples, means = loaded.vae.sample(400, SEED), loaded.vae.sample(400, SEED, mean=True).astype(np.float64)
+    assert set(np.unique(samples)) == {0, 1}
+    errors = (samples - means).sum(axis=0)
+    deviations = np.sqrt((means * (1 - means)).sum(axis=0))
+    assert (np.abs(errors) <= 5.5 * deviations + 1).all()
+    assert abs(errors.sum()) < 4 * math.sqrt((means * (1 - means)).sum())
+
+
+def test_means_come_from_the_prior(loaded):
+    """`mean=True` decodes the prior's noise, and decoding other latents gives other images."""
+    z = noise.normal(SEED, noise.PRIOR, np.arange(5), loaded.vae.latent_dim)
+    np.testing.assert_array_equal(loaded.vae.sample(5, SEED, mean=True), loaded.vae.decode(z))
+    assert (loaded.vae.decode(z) != loaded.vae.decode(z[::-1])).any()
+
+
+def test_binarise_draws_with_the_grey_level_as_probability(loaded):
+    """Binary images stay as they are; grey ones become binary with mean x, pixel by pixel."""
+    vae = loaded.vae
+    np.testing.assert_array_equal(vae.binarise(loaded.x, SEED), loaded.x)
+    n, pixels = 1000, math.prod(vae.image_shape)
+    levels = np.linspace(0, 1, pixels, dtype=np.float32).reshape(1, *vae.image_shape)
+    binary = vae.binarise(np.repeat(levels, n, axis=0), SEED)
+    assert set(np.unique(binary)) == {0, 1}
+    errors = np.abs(binary.mean(axis=0) - levels[0])
+    assert (errors <= 4.5 * np.sqrt(levels[0] * (1 - levels[0]) / n)).all()
+
+
+def test_a_black_pixel_stays_black_at_the_smallest_draw(loaded):
+    """Seed 415 draws exactly 0 for pixel 779 of image 7; a pixel of level 0 stays 0 there too."""
+    assert noise.uniform(415, noise.BINARISATION, 7, 784)[0, 779] == 0
+    np.testing.assert_array_equal(loaded.vae.binarise(np.zeros((8, 1, 28, 28), np.float32), 415), 0)
+
+
+def test_info_is_a_copy(loaded):
+    """`info` is the manifest on disk; changing what it returns changes nothing in the VAE."""
+    info = loaded.vae.info
+    assert info == json.loads((loaded.path / "manifest.json").read_bytes())
+    info["contract"]["latent_dim"] = -1
+    info.clear()
+    assert loaded.vae.info["contract"]["latent_dim"] == loaded.vae.latent_dim
+
+
+def test_golden_vectors_are_reproduced(loaded):
+    """On this machine the bundle gives the encodings, logits and ELBOs that PyTorch gave when it was exported."""
+    vae, golden = loaded.vae, read(loaded.path).golden()
+    assert set(golden) == {"z", "eps", "x", "mu", "logsigma", "logits", "elbo"}
+    mu, logsigma = vae.encode(golden["x"])
+    np.testing.assert_allclose(mu, golden["mu"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logsigma, golden["logsigma"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(vae.parameters(golden["z"]), golden["logits"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(noise.normal(1, noise.PRIOR, [0, 1], vae.latent_dim), golden["z"])
+    np.testing.assert_array_equal(noise.normal(1, noise.POSTERIOR, [0, 1], vae.latent_dim), golden["eps"])
+    np.testing.assert_array_equal(vae.sample(2, seed=1), golden["x"])
+    np.testing.assert_allclose(vae.elbo(golden["x"], seed=1), golden["elbo"], rtol=1e-6, atol=1e-3)
+
+
+def test_the_shipped_bundle_has_its_manifests_elbo(data_root):
+    """On 1,000 binarised MNIST test images the mean ELBO lies within 4 standard errors of the manifest's figure."""
+    from vae_train import data
+
+    x = data.fixed_test_draw(data.load("mnist", data_root, download=False))[::10].numpy()
+    vae = VAE.load(shipped())
+    elbo = vae.elbo(x.astype(np.float32))
+    figure = vae.info["evaluation"]["figures"]["elbo"]
+    assert elbo.shape == (1000,)
+    error = math.hypot(elbo.std(ddof=1) / math.sqrt(len(elbo)), figure["standard_error"])
+    assert abs(elbo.mean() - figure["mean"]) < 4 * error
+
+
+IMAGES = "[batch, 1, 28, 28]"
+TAKE_IMAGES = ("encode", "reconstruct", "binarise", "terms", "elbo", "log_likelihood")
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros((2, 28, 28)), f"images of the wrong shape: [2, 28, 28]; this model takes {IMAGES}"),
+        (np.zeros((1, 28, 28)), f"images of the wrong shape: [1, 28, 28]; this model takes {IMAGES}"),
+        (np.zeros((2, 3, 28, 28)), f"images of the wrong shape: [2, 3, 28, 28]; this model takes {IMAGES}"),
+        (np.zeros((2, 784)), f"images of the wrong shape: [2, 784]; this model takes {IMAGES}"),
+        (0.5, "images of the wrong shape: "),
+        ("digits.png", "images of the wrong type: <U10; give numbers"),
+        (np.array("digits.png"), "images of the wrong type: <U10; give numbers"),
+        (None, "images of the wrong type: object; give numbers"),
+        (np.zeros((2, 1, 28, 28), complex), "images of the wrong type: complex128; give numbers"),
+        ([[0.0], [0.0, 1.0]], "images"),
+    ],
+    ids=["no channel", "one image", "colour", "flat", "number", "text", "text array", "none", "complex", "ragged"],
+)
+def test_what_is_not_a_batch_of_images_is_refused(loaded, x, words: str):
+    """Wrong shapes and types raise InputError that says what came and what the model takes, whatever the call."""
+    for verb in TAKE_IMAGES:
+        with pytest.raises(InputError) as caught:
+            getattr(loaded.vae, verb)(x)
+        assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        (np.nan, "NaN or infinite pixels: image 3; clean the data"),
+        (np.inf, "NaN or infinite pixels: image 3; clean the data"),
+        (-np.inf, "NaN or infinite pixels: image 3; clean the data"),
+        (1.5, "pixels outside [0, 1]: image 3; divide 8-bit levels by 255"),
+        (-0.01, "pixels outside [0, 1]: image 3; divide 8-bit levels by 255"),
+        (1e300, "image 3"),
+    ],
+)
+def test_a_bad_pixel_is_refused_with_its_image(loaded, level: float, words: str):
+    """NaN, infinite, negative and large pixels raise InputError, and no warning, with the first image that has one."""
+    x = loaded.x[:6].astype(np.float64)
+    x[3:5, 0, 27, 27] = level
+    for verb in TAKE_IMAGES:
+        with pytest.raises(InputError) as caught:
+            getattr(loaded.vae, verb)(x)
+        assert words in str(caught.value)
+
+
+def test_levels_of_8_bits_are_refused(loaded):
+    """uint8 images of 0..255 raise InputError that says to divide by 255."""
+    x = (loaded.x[:2] * 255).astype(np.uint8)
+    with pytest.raises(InputError, match="divide 8-bit levels by 255"):
+        loaded.vae.reconstruct(x)
+
+
+@pytest.mark.parametrize("verb", ["elbo", "log_likelihood", "terms"])
+def test_grey_pixels_have_no_bernoulli_likelihood(loaded, verb: str):
+    """Scoring a grey image raises InputError that names the image and `binarise`."""
+    x = loaded.x[:70].copy()
+    x[66, 0, 5, 5] = 0.5
+    with pytest.raises(
+        InputError, match=r"grey pixels under a Bernoulli likelihood: image 66; use binarise\(x, seed\)"
+    ):
+        getattr(loaded.vae, verb)(x)
+
+
+def test_bad_latents_are_refused(loaded):
+    """Latents of the wrong shape or type, and NaN, raise InputError that says what the model takes."""
+    vae, dim = loaded.vae, loaded.vae.latent_dim
+    for verb in (vae.decode, vae.parameters):
+        for shape in ((2, dim + 1), (dim,), (2, dim, 1)):
+            with pytest.raises(InputError) as caught:
+                verb(np.zeros(shape, np.float32))
+            assert str(caught.value) == f"latents of the wrong shape: {list(shape)}; this model takes [batch, {dim}]"
+        for value in (np.nan, np.inf, 1e300):
+            z = np.zeros((4, dim))
+            z[2, 1] = value
+            with pytest.raises(InputError, match="NaN or infinite latents: row 2; clean the data"):
+                verb(z)
+        with pytest.raises(InputError, match="latents of the wrong type: <U1; give numbers"):
+            verb("z")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_counts_below_one_are_refused(loaded, n: int):
+    """0 or -1 images, draws or threads raise ArgumentError, a ValueError too, with the number and what to give."""
+    words = rf"number of samples out of range: {n}; give 1 or more"
+    with pytest.raises(ArgumentError, match=words):
+        loaded.vae.sample(n)
+    for verb in (loaded.vae.elbo, loaded.vae.log_likelihood, loaded.vae.terms):
+        with pytest.raises(ArgumentError, match=words):
+            verb(loaded.x[:1], n)
+        with pytest.raises(ValueError, match=words):
+            verb(loaded.x[:0], n)
+    with pytest.raises(ArgumentError, match=rf"threads out of range: {n}; give 1 or more"):
+        VAE.load(loaded.path, threads=n)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_out_of_range_are_refused(loaded, seed: int):
+    """A seed outside 0..2^64 - 1 raises ArgumentError wherever a seed is taken."""
+    vae, x = loaded.vae, loaded.x[:1]
+    for call in (lambda: vae.sample(1, seed), lambda: vae.binarise(x, seed), lambda: vae.elbo(x, 1, seed)):
+        with pytest.raises(ArgumentError, match="seed out of range"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.astype(">f4"),
+        lambda x: x.astype(np.float64),
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.float16),
+        lambda x: x.astype(np.uint8),
+        lambda x: x.astype(">i4"),
+        lambda x: x.astype(bool),
+        lambda x: np.asfortranarray(x),
+        lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+        lambda x: x[::-1, :, ::-1][::-1, :, ::-1],
+        lambda x: x.tolist(),
+    ],
+    ids=[
+        "big-endian",
+        "f64",
+        "big-endian f64",
+        "f16",
+        "u8",
+        "big-endian i4",
+        "bool",
+        "F",
+        "strided",
+        "reversed",
+        "list",
+    ],
+)
+def test_any_layout_of_the_same_images_gives_the_same_bits(loaded, convert):
+    """Byte order, width, integer types and memory layout do not matter; the caller's array is not changed."""
+    x = loaded.x[:5]
+    other = convert(x.copy())
+    before = np.array(other)
+    for verb in (loaded.vae.elbo, loaded.vae.reconstruct, loaded.vae.binarise):
+        np.testing.assert_array_equal(verb(other), verb(x))
+    np.testing.assert_array_equal(np.array(other), before)
+    for latents in (">f4", np.float64, ">f8"):
+        z = loaded.vae.encode(x)[0]
+        np.testing.assert_array_equal(loaded.vae.decode(z.astype(latents)), loaded.vae.decode(z))
+
+
+def test_load_takes_text_and_paths_and_ships_a_default(loaded):
+    """`VAE.load` takes a str or a path; without one it loads the shipped bundle; a missing folder is a BundleError."""
+    x = loaded.x[:2]
+    np.testing.assert_array_equal(VAE.load(str(loaded.path)).elbo(x), loaded.vae.elbo(x))
+    assert VAE.load().info == VAE.load(shipped()).info
+    with pytest.raises(BundleError, match=r"bundle not found: .*missing/manifest.json; name a folder"):
+        VAE.load(loaded.path / "missing")

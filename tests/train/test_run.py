@@ -1,0 +1,215 @@
+"""The run folder: what training leaves behind, how it is read back, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from vae_runtime.errors import ArgumentError, BundleError
+from vae_train import checkpoint, data, evaluate, train
+from vae_train.config import PRESETS
+
+PICTURES = ["samples.png", "reconstructions.png", "latents.png", "curves.png"]
+TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
+
+
+@pytest.fixture
+def copied(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to damage."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def read(path: Path) -> Any:
+    """A JSON file's value."""
+    return json.loads(path.read_bytes())
+
+
+def test_run_folder_has_what_it_promises(tiny_run: Path) -> None:
+    """Settings, weights, metrics, test figures, probe and pictures, and no temporary file."""
+    expected = {"config.json", "model.safetensors", "metrics.jsonl", "evaluation.json", "probe.npy", *PICTURES}
+    assert {path.name for path in tiny_run.iterdir()} == expected
+
+
+def test_config_says_how_to_repeat_the_run(tiny_run: Path) -> None:
+    """config.json holds every setting, the images' shape and the command."""
+    settings = read(tiny_run / "config.json")
+    assert settings["config"]["hidden"] == [32]
+    assert {"preset", "dataset", "epochs", "batch_size", "lr", "latent_dim", "seed"} <= settings["config"].keys()
+    assert settings["image_shape"] == [1, 28, 28]
+    assert settings["provenance"]["command"] == "vae-train --epochs 2"
+    assert settings["provenance"]["torch"] == torch.__version__
+
+
+def test_metrics_have_one_line_per_epoch(tiny_run: Path) -> None:
+    """Each line names ELBOs, terms, seconds and images/s; the test ELBO is reconstruction - KL."""
+    rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        fields = {"train_elbo", "test_elbo", "test_reconstruction", "test_kl", "seconds", "images_per_second"}
+        assert fields <= row.keys()
+        assert row["test_elbo"] == pytest.approx(row["test_reconstruction"] - row["test_kl"], abs=1e-3)
+        assert row["test_kl"] > 0
+        assert row["images_per_second"] == pytest.approx(1500 / row["seconds"])
+
+
+def test_training_improves_the_elbo(tiny_run: Path) -> None:
+    """The second epoch's test and train ELBO are higher than the first's."""
+    first, second = checkpoint.read_metrics(tiny_run)
+    assert second["test_elbo"] > first["test_elbo"]
+    assert second["train_elbo"] > first["train_elbo"]
+
+
+def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: Path) -> None:
+    """evaluation.json names dataset, split, binarisation and prior, and its figures follow from weights and data."""
+    evaluation = read(tiny_run / "evaluation.json")
+    assert evaluation["dataset"] == "mnist"
+    assert (evaluation["split"], evaluation["images"], evaluation["prior"]) == ("test", 297, "standard-normal")
+    assert "fixed draw" in evaluation["binarisation"]
+    bits = data.fixed_test_draw(data.load("mnist", digits_root, download=False))
+    terms = evaluate.terms(checkpoint.load(tiny_run).vae, bits)
+    for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
+        figure = evaluation["figures"][name]
+        assert figure["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
+        error = values.double().std().item() / 297**0.5
+        assert figure["standard_error"] == pytest.approx(error, rel=1e-5)
+        quantiles = np.quantile(values.double().numpy(), evaluation["quantiles"]["levels"])
+        np.testing.assert_allclose(evaluation["quantiles"][name], quantiles, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_open(tiny_run: Path, name: str) -> None:
+    """Each picture is a PNG of a sensible size that shows something."""
+    with Image.open(tiny_run / name) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 100
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 1
+
+
+def test_probe_is_the_first_test_images(tiny_run: Path, digits_root: Path) -> None:
+    """The probe keeps 64 real test images, as they are."""
+    images = data.load("mnist", digits_root, download=False)
+    np.testing.assert_array_equal(checkpoint.load(tiny_run).probe, images.test[:64].numpy())
+
+
+def test_load_gives_the_weights_back_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
+    """Weights survive reading, and writing them again gives the same file."""
+    run = checkpoint.load(tiny_run)
+    stored = safetensors.torch.load_file(tiny_run / "model.safetensors")
+    state = run.vae.state_dict()
+    assert state.keys() == stored.keys()
+    assert all(torch.equal(state[name], stored[name]) for name in state)
+    assert run.config == TINY
+    assert run.image_shape == (1, 28, 28)
+    checkpoint.save_weights(tmp_path, run.vae)
+    assert (tmp_path / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("position", [3, 40, 5000, -1])
+def test_a_flipped_bit_in_the_weights_is_refused(copied: Path, position: int) -> None:
+    """One changed bit anywhere in the weights makes the run damaged."""
+    weights = bytearray((copied / "model.safetensors").read_bytes())
+    weights[position] ^= 1
+    (copied / "model.safetensors").write_bytes(weights)
+    with pytest.raises(BundleError, match=r"damaged.*model\.safetensors"):
+        checkpoint.load(copied)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "evaluation.json", "probe.npy"])
+def test_a_missing_file_is_named(copied: Path, name: str) -> None:
+    """A run without one of its files is refused by that file's name."""
+    (copied / name).unlink()
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        checkpoint.load(copied)
+
+
+@pytest.mark.parametrize("name", ["config.json", "evaluation.json", "probe.npy"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\x80", b"[]", b"null", b"{}", b"[" * 100_000, b'{"config": 3}'])
+def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
+    """Whatever stands in a file that should be settings, figures or images: a BundleError, no other exception."""
+    (copied / name).write_bytes(content)
+    with pytest.raises(BundleError):
+        checkpoint.load(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden": [16]},
+        {"hidden": []},
+        {"hidden": 3},
+        {"hidden": ["a"]},
+        {"latent_dim": -1},
+        {"latent_dim": 10**30},
+        {"latent_dim": "x"},
+        {"activation": "tanh"},
+        {"surprise": 1},
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_refused(copied: Path, change: dict[str, Any]) -> None:
+    """A config that cannot be, or that describes other networks than the weights, is a BundleError."""
+    settings = read(copied / "config.json")
+    settings["config"].update(change)
+    (copied / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(BundleError):
+        checkpoint.load(copied)
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [np.zeros((64, 1, 8, 8), np.uint8), np.zeros((64, 1, 28, 28), np.float32), np.zeros((0, 1, 28, 28), np.uint8)],
+    ids=["shape", "type", "empty"],
+)
+def test_a_probe_that_is_not_64_images_of_the_model_is_refused(copied: Path, probe: np.ndarray) -> None:
+    """The exporter's images must be uint8 of the model's shape, else the run is damaged."""
+    np.save(copied / "probe.npy", probe)
+    with pytest.raises(BundleError):
+        checkpoint.load(copied)
+
+
+def test_a_pickled_probe_is_never_executed(copied: Path) -> None:
+    """A probe that holds pickled objects is refused."""
+    np.save(copied / "probe.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(BundleError):
+        checkpoint.load(copied)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    """Neither an empty folder nor a missing one nor a file is a run."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(BundleError) as caught:
+            checkpoint.load(folder)
+        assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_weights(tiny_run: Path, digits_root: Path, tmp_path: Path, seed: int) -> None:
+    """The same seed gives the same weights and figures again, to the last bit; another seed gives others."""
+    out = tmp_path / "again"
+    train.train(TINY.replace(seed=seed), out, digits_root, download=False, device="cpu", command="vae-train")
+    same = seed == TINY.seed
+    assert ((out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()) is same
+    assert ((out / "evaluation.json").read_bytes() == (tiny_run / "evaluation.json").read_bytes()) is same
+
+
+def test_an_existing_run_is_never_overwritten(copied: Path, digits_root: Path) -> None:
+    """Training into a folder that holds files is refused as wrong usage, and the folder stays as it was."""
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(ArgumentError, match="run folder exists") as caught:
+        train.train(TINY, copied, digits_root, download=False, device="cpu", command="vae-train")
+    assert caught.value.exit_code == 2
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "floor"), [("tutorial", -101.2), ("deep", -96.5)])
+def test_presets_reach_their_figure(data_root: Path, tmp_path: Path, preset: str, floor: float) -> None:
+    """Each preset at its defaults reaches its promised test ELBO on binarised MNIST, in nats."""
+    train.train(PRESETS[preset], tmp_path / "run", data_root, download=False, device="auto", command="vae-train")
+    assert read(tmp_path / "run" / "evaluation.json")["figures"]["elbo"]["mean"] >= floor
