@@ -83,7 +83,7 @@ def test_encode_and_decode_run_the_bundles_graphs(loaded):
 
 @pytest.mark.parametrize("num_samples", [1, 3, 65])
 def test_elbo_is_that_of_torch_distributions(loaded, num_samples: int):
-    """The ELBO and both its terms equal a float64 computation from the same noise to 1e-4 nats and 1e-6 of their size."""
+    """The ELBO and both its terms equal a float64 computation from the same noise to 1e-4 nats or 1e-6."""
     x = np.concatenate([loaded.x[:10], loaded.x[-10:]])
     log_likelihood, _, _, kl = torch_draws(loaded.vae, x, num_samples, SEED)
     terms = loaded.vae.terms(x, num_samples, SEED)
@@ -95,7 +95,7 @@ def test_elbo_is_that_of_torch_distributions(loaded, num_samples: int):
 
 @pytest.mark.parametrize("num_samples", [1, 3, 65])
 def test_log_likelihood_is_the_importance_weighted_bound(loaded, num_samples: int):
-    """log 1/K sum p(x|z) p(z) / q(z|x) equals a float64 computation from the same noise to 1e-4 nats and 1e-6 of their size."""
+    """log 1/K sum p(x|z) p(z) / q(z|x) equals a float64 computation from the same noise to 1e-4 nats or 1e-6."""
     x = np.concatenate([loaded.x[:10], loaded.x[-10:]])
     log_likelihood, log_p, log_q, _ = torch_draws(loaded.vae, x, num_samples, SEED)
     expected = (log_likelihood + log_p - log_q).logsumexp(1) - math.log(num_samples)
