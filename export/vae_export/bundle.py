@@ -20,7 +20,7 @@ from vae_runtime import noise
 from vae_runtime.bundle import FILES, FORMAT, dump_manifest
 from vae_runtime.errors import ArgumentError
 from vae_runtime.files import write_error
-from vae_runtime.likelihoods import LIKELIHOODS
+from vae_runtime.likelihoods import Bernoulli
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
 
@@ -66,7 +66,7 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
     channels, height, width = run.image_shape
     z = torch.zeros(2, run.vae.latent_dim)
     x = torch.zeros(2, channels, height, width)
-    likelihood = LIKELIHOODS["bernoulli"]
+    likelihood = Bernoulli()
     encoder = graphs.to_onnx(run.vae.encoder, x, "x", ["mu", "logsigma"], opset)
     decoder = graphs.to_onnx(run.vae.decoder, z, "z", [likelihood.output], opset)
     pair = hashlib.sha256(b"".join(m.SerializeToString(deterministic=True) for m in (encoder, decoder))).hexdigest()
@@ -76,7 +76,7 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
         "image": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
         "latent_dim": run.vae.latent_dim,
         "prior": "standard-normal",
-        "likelihood": {"name": likelihood.name},
+        "likelihood": {"name": "bernoulli"},
     }
     return contract, encoder, decoder
 

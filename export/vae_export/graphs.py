@@ -127,7 +127,7 @@ def _loads(opset: int) -> bool:
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
     try:
-        Session(model.SerializeToString(), "probe", threads=1)
+        Session(model.SerializeToString(), "probe")
     except VaeError:
         return False
     return True

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_runtime import likelihoods
 from vae_runtime.errors import BundleError
-from vae_runtime.likelihoods import LIKELIHOODS
 
 FORMAT = 1
 METADATA_KEY = "vae_edge"
@@ -82,8 +82,9 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
         sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
         if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
             raise ValueError("a size is not a positive integer")
-        if contract["likelihood"]["name"] not in LIKELIHOODS or contract["prior"] != "standard-normal":
-            raise ValueError("unknown likelihood or prior")
+        likelihoods.from_contract(contract["likelihood"])
+        if contract["prior"] != "standard-normal":
+            raise ValueError("unknown prior")
         if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
             raise ValueError("a sha256 is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

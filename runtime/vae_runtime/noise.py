@@ -16,6 +16,12 @@ _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment, 2^64 / golden ratio
 _MASK = 2**64 - 1
 
 
+def check_seed(seed: int) -> None:
+    """Raise ArgumentError unless 0 <= seed < 2^64."""
+    if not 0 <= seed <= _MASK:
+        raise ArgumentError("seed out of range", seed, "give an integer from 0 to 2^64 - 1")
+
+
 def splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's output function of its state, elementwise: uint64 to uint64, a bijection."""
     z = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -29,8 +35,7 @@ def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDA
     Seed, stream and row are folded in one after the other, each through splitmix64; the words of a row are then
     SplitMix64's own sequence from that state. Raises ArgumentError unless 0 <= seed < 2^64.
     """
-    if not 0 <= seed <= _MASK:
-        raise ArgumentError("seed out of range", seed, "give an integer from 0 to 2^64 - 1")
+    check_seed(seed)
     key = splitmix64(np.array([seed], np.uint64))
     key = splitmix64(key + np.uint64((stream + 1) * _GAMMA & _MASK))
     gamma = np.uint64(_GAMMA)

@@ -17,24 +17,16 @@ except ImportError as error:
 Floats = NDArray[np.float32]
 
 
-def available_cores() -> int:
-    """The cores that this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Session:
-    """One graph, run on the CPU. `metadata` is the graph's metadata_props."""
+    """One graph, run on the CPU by the thread that calls. `metadata` is the graph's metadata_props."""
 
-    def __init__(self, graph: bytes, name: str, threads: int) -> None:
+    def __init__(self, graph: bytes, name: str) -> None:
         """Raises BundleError where onnxruntime refuses the graph."""
         self.name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads  # also keeps onnxruntime from pinning threads, which containers forbid
+        options.intra_op_num_threads = 1  # threads.py says why; and no pinning of threads, which containers forbid
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # weights are embedded; a graph that names other files finds none below this path
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:

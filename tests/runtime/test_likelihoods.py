@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vae_runtime import InputError, noise
-from vae_runtime.likelihoods import LIKELIHOODS
+from vae_runtime.likelihoods import Bernoulli
 
-BERNOULLI = LIKELIHOODS["bernoulli"]
+BERNOULLI = Bernoulli()
 
 
 def draw_logits(rows: int, *shape: int, scale: float = 4) -> np.ndarray:

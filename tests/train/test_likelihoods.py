@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli
 
-from vae_runtime.likelihoods import LIKELIHOODS
+from vae_runtime import likelihoods
 from vae_train.likelihoods import bernoulli_log_prob
 
 
@@ -42,7 +42,7 @@ def test_agrees_with_the_runtime(dtype: type, tolerance: float, scale: float) ->
     """PyTorch and NumPy give the same nats for the same logits."""
     x, logits = (tensor.numpy().astype(dtype) for tensor in draws(6, 1, 28, 28, scale=scale))
     expected = bernoulli_log_prob(torch.from_numpy(x), torch.from_numpy(logits)).numpy()
-    np.testing.assert_allclose(LIKELIHOODS["bernoulli"].log_prob(x, logits), expected, rtol=tolerance)
+    np.testing.assert_allclose(likelihoods.Bernoulli().log_prob(x, logits), expected, rtol=tolerance)
 
 
 @pytest.mark.parametrize(

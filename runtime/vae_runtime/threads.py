@@ -1,0 +1,67 @@
+"""How many threads to use, and a bounded, ordered map over them.
+
+One rule: the argument, else the environment variable VAE_EDGE_THREADS, else the cores that this process may use. Each
+thread runs whole chunks through a session that itself uses one thread; NumPy and onnxruntime both release the
+interpreter's lock, so the chunks run side by side, and no thread waits in a spinning loop.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeVar
+
+from vae_runtime.errors import ArgumentError
+
+VARIABLE = "VAE_EDGE_THREADS"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def count(given: int | None = None) -> int:
+    """The number of threads by the rule above. Raises ArgumentError where it is no positive integer."""
+    if given is None and (text := os.environ.get(VARIABLE)):
+        if not text.isdecimal():
+            raise ArgumentError(f"{VARIABLE} is no number", text, "set it to 1 or more, or not at all")
+        given = int(text)
+    if given is None:
+        return available_cores()
+    if given < 1:
+        raise ArgumentError("threads out of range", given, "give 1 or more")
+    return given
+
+
+def available_cores() -> int:
+    """The cores that this process may use: its affinity, or less where a container's quota allows less; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no control groups, or no quota ("max")
+        return cores
+
+
+def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results of `work` in the order of `items`, at most two items a thread ahead of the consumer.
+
+    One item alone, or one thread, runs in the caller's thread.
+    """
+    items = iter(items)
+    first = list(islice(items, 2))
+    if threads == 1 or len(first) < 2:
+        yield from map(work, chain(first, items))
+        return
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in chain(first, items):
+                pending.append(pool.submit(work, item))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
