@@ -27,12 +27,13 @@ from vae_train.checkpoint import Run
 _GOLDEN_IMAGES, _GOLDEN_SEED = 2, 1
 
 
-def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None]) -> None:
+def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None], command: str = "") -> None:
     """Export `run`, compare it with PyTorch, and publish it as the folder `out` if `judge` does not raise.
 
     A failed or killed export leaves what was at `out` as it was.
     """
     graphs.check_opset(opset)
+    out = out.resolve()  # a link is followed, so that its target is replaced
     check_target(out)
     contract, encoder, decoder = build(run, opset)
     files = {
@@ -42,23 +43,22 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
     }
     manifest = {
         "contract": contract,
-        "files": {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-        },
+        "files": {name: _fingerprint(data) for name, data in files.items()},
         "onnx": {"opset": opset, "ir_version": encoder.ir_version},
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
-        "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
+        "provenance": {
+            **run.provenance,
+            "export_command": command,
+            **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime"),
+        },
         "evaluation": run.evaluation,
     }
-    try:
-        with _beside(out) as staging:
-            _write(staging, {**files, "manifest.json": dump_manifest(manifest)})
-            rows = gate.compare(run.vae, RuntimeVAE.load(staging), run.probe)
-            judge(rows)
-            _write(staging, {"manifest.json": dump_manifest({**manifest, "parity": gate.report(rows)})})
-            swap(staging, out)
-    except OSError as error:
-        raise write_error(error, out) from None
+    with _beside(out) as staging:
+        _write(staging, {**files, "manifest.json": dump_manifest(manifest)})
+        rows = gate.compare(run.vae, RuntimeVAE.load(staging), run.probe)
+        judge(rows)
+        _write(staging, {"manifest.json": dump_manifest({**manifest, "parity": gate.report(rows)})})
+        swap(staging, out)
 
 
 def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
@@ -102,20 +102,27 @@ def check_target(out: Path) -> None:
     """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
     if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {*FILES, "manifest.json"}):
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
-    try:
+    with _write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, out) from None
 
 
 def swap(staging: Path, out: Path) -> None:
     """Put the folder `staging` in the place of `out` in one step; what was there is left in `staging`, if anywhere."""
+    with _write_errors(out):
+        _swap(staging, out)
+
+
+def _swap(staging: Path, out: Path) -> None:
     if not out.exists():
         staging.rename(out)
     elif not _exchange(staging, out):
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.old.") as old:
-            out.rename(Path(old) / out.name)
-            staging.rename(out)
+            kept = out.rename(Path(old) / out.name)
+            try:
+                staging.rename(out)
+            except OSError:
+                kept.rename(out)
+                raise
     _fsync(out.parent)
 
 
@@ -129,7 +136,8 @@ def _exchange(a: Path, b: Path) -> bool:
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """A folder next to `out`, on the same file system, that is removed at the end if it is still there."""
-    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    with _write_errors(out):
+        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         staging.chmod(0o755)
         yield staging
@@ -138,12 +146,22 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        with (folder / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    _fsync(folder)
+    with _write_errors(folder):
+        for name, data in files.items():
+            with (folder / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        _fsync(folder)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Say in one line why something could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path) from None
 
 
 def _fsync(folder: Path) -> None:
@@ -152,6 +170,10 @@ def _fsync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
     from vae_runtime.errors import ResourceError as ResourceError
     from vae_runtime.errors import VaeError as VaeError
     from vae_runtime.vae import VAE as VAE
+    from vae_runtime.vae import Terms as Terms
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
-__all__ = ["VAE", *_ERRORS]
+_API = ("VAE", "Terms")
+__all__ = [*_API, *_ERRORS]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `vae-infer --help` does not wait for NumPy and onnxruntime."""
-    if name == "VAE":
-        from vae_runtime.vae import VAE
+    if name in _API:
+        from vae_runtime import vae
 
-        return VAE
+        return getattr(vae, name)
     if name in _ERRORS:
         from vae_runtime import errors
 
         return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

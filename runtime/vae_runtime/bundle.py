@@ -88,8 +88,6 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
         if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
             raise ValueError("a sha256 is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, BundleError):
-            raise
         reason = f"{type(error).__name__}: {error}"[:120]
         raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
     return dict(manifest)

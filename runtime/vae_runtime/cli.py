@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help d
     from vae_runtime.images import Batch
     from vae_runtime.vae import VAE, Floats
 
+Options = tuple[Path | None, int | None]  # bundle and threads
 _SEED = click.IntRange(0, 2**64 - 1)
 _sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
@@ -24,7 +25,7 @@ _sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=Tru
     "--bundle", type=click.Path(path_type=Path), envvar="VAE_EDGE_BUNDLE", show_envvar=True,
     help="Bundle folder.  [default: the one that ships with the package]",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Cores to use.  [default: all that this process may use]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: all that this process may use]")
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(context: click.Context, bundle: Path | None, threads: int | None) -> None:
@@ -41,17 +42,19 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None) -> Non
 @click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
 @click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True,
-    help="A .png grid, or an .npy or .npz array.",
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="A .png grid, or an .npy or .npz array.  [default: samples.png, and the terminal]",
 )  # fmt: skip
 @click.pass_obj
-def sample(options: tuple[Path | None, int | None], number: int, seed: int | None, mean: bool, output: Path) -> None:
+def sample(options: Options, number: int, seed: int | None, mean: bool, output: Path | None) -> None:
     """Draw images from the prior."""
+    show = output is None and sys.stdout.isatty()
+    output = output or Path("samples.png")
     check_output(output, ".png", ".npy", ".npz")
     seed = secrets.randbits(32) if seed is None else seed
     x = _load(options).sample(number, seed=seed, mean=mean)
     save(output, x=x)
-    if sys.stdout.isatty():
+    if show:
         from vae_runtime.images import blocks
 
         click.echo(blocks(x, shutil.get_terminal_size().columns))
@@ -65,11 +68,13 @@ def sample(options: tuple[Path | None, int | None], number: int, seed: int | Non
     help="A .png grid of pairs (image, reconstruction), or an .npy or .npz array of reconstructions.",
 )  # fmt: skip
 @click.pass_obj
-def reconstruct(options: tuple[Path | None, int | None], sources: tuple[Path, ...], output: Path) -> None:
+def reconstruct(options: Options, sources: tuple[Path, ...], output: Path) -> None:
     """Encode images and decode their means."""
     check_output(output, ".png", ".npy", ".npz")
+    from vae_runtime import images
+
     vae = _load(options)
-    batch = _read(sources, vae)
+    batch = images.load(sources, vae.image_shape)
     theta = vae.reconstruct(batch.x)
     if output.suffix == ".png":
         import numpy as np
@@ -78,30 +83,33 @@ def reconstruct(options: tuple[Path | None, int | None], sources: tuple[Path, ..
         save(output, columns=min(8, len(pairs)), x=pairs)
     else:
         save(output, x=theta)
+    say_fitted(batch)
     click.echo(f"{output}: {len(theta)} reconstructions")
 
 
 @cli.command()
 @_sources
-@click.option("--samples", "-K", type=click.IntRange(min=1), default=1, show_default=True, help="Draws of z per image.")
+@click.option(
+    "--samples", "-K", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Draws of z per image."
+)
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
 @click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True,
     help="How to print.",
 )  # fmt: skip
 @click.pass_obj
-def elbo(
-    options: tuple[Path | None, int | None], sources: tuple[Path, ...], samples: int, seed: int, style: str
-) -> None:
+def elbo(options: Options, sources: tuple[Path, ...], samples: int, seed: int, style: str) -> None:
     """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
 
     Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
     """
+    from vae_runtime import images
     from vae_runtime.reports import format_scores, score
 
     vae = _load(options)
-    batch = _read(sources, vae)
+    batch = images.load(sources, vae.image_shape)
     scores, binarised = score(vae, batch.names, batch.x, samples, seed)
+    say_fitted(batch)
     if binarised:
         click.echo(f"vae-infer: note: {binarised} grey images were drawn as binary ones, P(1) = level", err=True)
     click.echo(format_scores(scores, style, samples, seed))
@@ -113,26 +121,30 @@ def elbo(
     "-o", "--output", type=click.Path(path_type=Path), help="An .npz with mu and logsigma.  [default: CSV on stdout]"
 )
 @click.pass_obj
-def encode(options: tuple[Path | None, int | None], sources: tuple[Path, ...], output: Path | None) -> None:
+def encode(options: Options, sources: tuple[Path, ...], output: Path | None) -> None:
     """Print or save mu and logsigma of q(z|x) for each image."""
     if output is not None:
         check_output(output, ".npz")
+    from vae_runtime import images
+
     vae = _load(options)
-    batch = _read(sources, vae)
+    batch = images.load(sources, vae.image_shape)
     mu, logsigma = vae.encode(batch.x)
     if output is None:
         from vae_runtime.reports import format_latents
 
-        click.echo(format_latents(batch.names, mu, logsigma))
+        result = format_latents(batch.names, mu, logsigma)
     else:
         save(output, mu=mu, logsigma=logsigma)
-        click.echo(f"{output}: mu and logsigma of {len(mu)} images, {vae.latent_dim} dimensions each")
+        result = f"{output}: mu and logsigma of {len(mu)} images, {vae.latent_dim} dimensions each"
+    say_fitted(batch)
+    click.echo(result)
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 @click.pass_obj
-def info(options: tuple[Path | None, int | None], as_json: bool) -> None:
+def info(options: Options, as_json: bool) -> None:
     """Say what the bundle holds, how it was made, and how good it is."""
     from vae_runtime.reports import format_info
 
@@ -173,22 +185,19 @@ def save(path: Path, columns: int | None = None, **arrays: "Floats") -> None:
             save_grid(arrays["x"], file, columns)
 
 
-def _load(options: tuple[Path | None, int | None]) -> "VAE":
+def _load(options: Options) -> "VAE":
     from vae_runtime.vae import VAE
 
     bundle, threads = options
     return VAE.load(bundle, threads)
 
 
-def _read(sources: tuple[Path, ...], vae: "VAE") -> "Batch":
-    from vae_runtime import images
-
-    batch = images.load(sources, vae.image_shape)
+def say_fitted(batch: "Batch") -> None:
+    """Say which images were changed to fit the model, one line for each kind of change."""
     for change, count in Counter(batch.fitted.values()).items():
         first = next(name for name, note in batch.fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
         click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
-    return batch
 
 
 def main() -> None:

@@ -1,16 +1,30 @@
 """Run a click command so that every failure ends in one line on stderr and the exit code that belongs to it."""
 
 import errno
+import io
 import os
+import shlex
+import signal
 import sys
+from pathlib import Path
 
 import click
 
 from vae_runtime.errors import VaeError
 
 
+class _Terminated(BaseException):
+    """SIGTERM, raised so that what is half-written is cleaned up on the way out."""
+
+
 def run(command: click.Command, prog: str) -> None:
-    """Run `command` as the program `prog` and exit: 0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment."""
+    """Run `command` as the program `prog` and exit.
+
+    0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment, 130 and 143 interrupted by SIGINT and SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
     code = _guarded(command, prog)
     try:
         sys.stdout.flush()
@@ -39,9 +53,22 @@ def _guarded(command: click.Command, prog: str) -> int:
         return 0
     except OSError as error:
         code = 5 if error.errno == errno.ENOSPC else 4
-        return _fail(prog, f"{error.strerror}: {error.filename or 'file'}; check the path and its permissions", code)
+        where = error.filename or "the output"
+        return _fail(prog, f"{error.strerror}: {where}; check the path, its permissions and the disk", code)
+    except _Terminated:
+        return _fail(prog, f"terminated: {prog}; run it again when it suits", 143)
     except (KeyboardInterrupt, click.Abort):
         return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
+
+
+def as_typed(prog: str) -> str:
+    """The command line of this process, with the folders of absolute paths left out: it goes into what is published."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return shlex.join([prog, *words])
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def _fail(prog: str, message: str, code: int) -> int:

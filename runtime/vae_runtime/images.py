@@ -1,4 +1,4 @@
-"""Image files and arrays in, picture files out: the one preprocessing that training and the runtime share."""
+"""Image files and arrays in, picture files out. Pixels are levels / 255, as in training."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -149,23 +149,38 @@ def _read_image(path: Path, shape: Shape) -> tuple[Floats, str]:
 
 
 def _read_array(path: Path, shape: Shape) -> Floats:
-    """Images [n, C, H, W], [n, H, W] or [H, W]: uint8 levels, or floats in [0, 1]; the first array of an .npz."""
+    """Images [n, C, H, W], or [n, H, W] and [H, W] for one channel: 8- or 16-bit levels, booleans, floats in [0, 1]."""
     try:
         with path.open("rb") as file:  # np.load(path) leaves damaged archives open
             loaded = np.load(file, allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-        if not isinstance(array, np.ndarray):
-            raise ValueError("its first file is no array")
+            array = loaded if isinstance(loaded, np.ndarray) else _only_array(loaded)
     except FileNotFoundError:
         raise InputError("array not found", path, "check the path") from None
     except Exception as error:  # NumPy raises many kinds for damaged archives
         raise InputError(f"array cannot be read ({error})", path, "save it again with numpy.save") from None
-    if array.dtype.kind not in "fbu":
+    scale = {"uint8": 255, "uint16": 65535}.get(array.dtype.name, 1)
+    if array.dtype.kind not in "fb" and scale == 1:
         raise InputError(f"array of type {array.dtype}", path, "give uint8 levels or floats in [0, 1]")
-    scale = 255 if array.dtype == np.uint8 else 1
     grey = shape[0] == 1 and array.ndim in (2, 3) and array.shape[-2:] == shape[1:]
     if not (grey or (array.ndim == 4 and array.shape[1:] == shape)) or array.size == 0:
         expected = "[n, {}, {}, {}]".format(*shape)
         raise InputError(f"array of shape {list(array.shape)}", path, f"this model takes {expected}")
-    with np.errstate(over="ignore"):  # the model refuses what becomes infinite
-        return np.ascontiguousarray(array.reshape(-1, *shape), np.float32) / np.float32(scale)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        x = np.ascontiguousarray(array.reshape(-1, *shape), np.float32) / np.float32(scale)
+    good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
+    if not good.all():
+        raise InputError(
+            "pixels outside [0, 1] or NaN", f"{path}[{int(np.argmin(good))}]", "divide levels by their maximum"
+        )
+    return x
+
+
+def _only_array(archive: Any) -> NDArray[Any]:
+    """The array `x` of an .npz archive, or its only one."""
+    name = "x" if "x" in archive.files else archive.files[0]
+    if name != "x" and len(archive.files) > 1:
+        raise ValueError(f"it holds {', '.join(archive.files)}, and none is named x")
+    array = archive[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return array

@@ -17,8 +17,8 @@ _MASK = 2**64 - 1
 
 
 def check_seed(seed: int) -> None:
-    """Raise ArgumentError unless 0 <= seed < 2^64."""
-    if not 0 <= seed <= _MASK:
+    """Raise ArgumentError unless seed is an integer, 0 <= seed < 2^64."""
+    if not isinstance(seed, int | np.integer) or not 0 <= seed <= _MASK:
         raise ArgumentError("seed out of range", seed, "give an integer from 0 to 2^64 - 1")
 
 

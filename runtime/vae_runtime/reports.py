@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from vae_runtime.errors import BundleError
+from vae_runtime.likelihoods import Bernoulli
 from vae_runtime.vae import VAE, Floats
 
 
 @dataclass(frozen=True)
 class Score:
-    """One image's ELBO and terms in nats, and the share of test images with a lower ELBO, in percent."""
+    """One image's ELBO and terms in nats, and the share of test images with a lower ELBO, in percent.
+
+    The share is interpolated between the bundle's quantiles; 0.1 and 99.9 stand for all beyond them.
+    """
 
     image: str
     elbo: float
@@ -27,9 +31,9 @@ class Score:
 
 def score(vae: VAE, names: Sequence[str], x: Floats, num_samples: int, seed: int) -> tuple[list[Score], int]:
     """Scores of images [batch, C, H, W], and how many of them were grey and had to be binarised first."""
-    binary = vae.binarise(x, seed)
-    binarised = int((binary != x).reshape(len(x), -1).any(axis=1).sum())
-    terms = vae.terms(binary, num_samples, seed)
+    scored = vae.binarise(x, seed) if isinstance(vae.likelihood, Bernoulli) else x
+    binarised = int((scored != x).reshape(len(x), -1).any(axis=1).sum())
+    terms = vae.terms(scored, num_samples, seed)
     try:
         quantiles = vae.info["evaluation"]["quantiles"]
         percentile = 100 * np.interp(terms.elbo, quantiles["elbo"], quantiles["levels"])
@@ -50,13 +54,18 @@ def format_scores(scores: Sequence[Score], style: str, num_samples: int, seed: i
     width = max(len("image"), *(len(row.image) for row in scores))
     lines = [f"{'image':{width}} {'ELBO':>10} {'log p(x|z)':>11} {'KL':>8} {'percentile':>11}"]
     for row in scores:
-        figures = f"{row.elbo:10.2f} {row.reconstruction:11.2f} {row.kl:8.2f} {row.percentile:10.1f}%"
+        figures = f"{row.elbo:10.2f} {row.reconstruction:11.2f} {row.kl:8.2f} {_percent(row.percentile):>11}"
         lines.append(f"{row.image:{width}} {figures}")
     elbos = np.array([row.elbo for row in scores])
     error = f" +- {elbos.std(ddof=1) / math.sqrt(len(elbos)):.2f}" if len(elbos) > 1 else ""
     draws = f"{num_samples} draw{'s' if num_samples > 1 else ''} of z per image, seed {seed}"
     lines.append(f"mean ELBO {elbos.mean():.2f}{error} nats per image, {draws}")
     return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    """A percentile, marked where it is one of the two ends."""
+    return f"{'<' if value <= 0.1 else '>' if value >= 99.9 else ''}{value:.1f}%"
 
 
 def format_latents(names: Sequence[str], mu: Floats, logsigma: Floats) -> str:
@@ -76,7 +85,7 @@ def format_info(manifest: dict[str, Any], as_json: bool) -> str:
 
 
 def _describe(manifest: dict[str, Any]) -> str:
-    contract, evaluation = manifest["contract"], manifest["evaluation"]
+    contract, evaluation, provenance = (manifest[part] for part in ("contract", "evaluation", "provenance"))
     image, likelihood = contract["image"], contract["likelihood"]["name"]
     size = sum(file["size"] for file in manifest["files"].values())
     lines = {
@@ -84,17 +93,17 @@ def _describe(manifest: dict[str, Any]) -> str:
         "latents": f"{contract['latent_dim']} dimensions, {contract['prior']} prior",
         "graphs": f"opset {manifest['onnx']['opset']}, ir {manifest['onnx']['ir_version']}, {size / 1e6:.2f} MB, "
         f"{manifest['parameters']:,} parameters, pair {contract['pair']}",
-        "made by": manifest["provenance"]["command"],
+        "made by": f"{provenance['command']}, in {provenance['training_seconds'] / 60:.1f} minutes",
         "measured on": f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['dataset']}, "
         f"{evaluation['binarisation']}",
     }
     for name, figure in evaluation["figures"].items():
-        label = f"log p(x), K = {figure['num_samples']}" if "num_samples" in figure else name
+        label = f"log p(x) >= (K = {figure['num_samples']})" if "num_samples" in figure else name
         lines[label] = f"{figure['mean']:.2f} +- {figure['standard_error']:.2f} nats per image"
     rows = manifest["parity"]["rows"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
     lines["gate"] = f"{len(rows)} comparisons with PyTorch passed; ELBO of real images within {nats:.1e} nats"
-    return "\n".join(f"{name:20} {text}" for name, text in lines.items())
+    return "\n".join(f"{name:22} {text}" for name, text in lines.items())
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> str:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from vae_runtime.errors import ArgumentError
 
 VARIABLE = "VAE_EDGE_THREADS"
+_MOST = 1024
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,8 +30,8 @@ def count(given: int | None = None) -> int:
         given = int(text)
     if given is None:
         return available_cores()
-    if given < 1:
-        raise ArgumentError("threads out of range", given, "give 1 or more")
+    if not 1 <= given <= _MOST:
+        raise ArgumentError("threads out of range", given, f"give 1 to {_MOST}")
     return given
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import bundle as bundles
 from vae_runtime import likelihoods, noise, threads
@@ -23,6 +23,7 @@ Nats = NDArray[np.float64]
 T = TypeVar("T")
 R = TypeVar("R")
 
+MOST_SAMPLES = 1_000_000  # of z per image
 CHUNK = 256  # rows per run: as fast as one large batch, in a fraction of its memory
 
 
@@ -106,61 +107,58 @@ class VAE:
         """p(x|z), as the bundle names it."""
         return self._likelihood
 
-    def encode(self, x: Floats) -> tuple[Floats, Floats]:
+    def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """q(z|x) of each image: (mu, logsigma), float32 [batch, latent_dim] each."""
-        x = self._images(x)
-        mu, logsigma = np.empty((2, len(x), self.latent_dim), np.float32)
-        rows = list(_chunks(len(x)))
-        for chunk, result in zip(rows, self._map(lambda chunk: self._posterior(x[chunk]), rows), strict=True):
-            mu[chunk], logsigma[chunk] = result
-        return mu, logsigma
+        images = self._images(x)
+        both = (2 * self.latent_dim,)
+        joined = self._gather(len(images), both, lambda chunk: np.hstack(self._posterior(images[chunk])))
+        mu, logsigma = np.hsplit(joined, 2)
+        return np.ascontiguousarray(mu), np.ascontiguousarray(logsigma)
 
-    def decode(self, z: Floats) -> Floats:
+    def decode(self, z: ArrayLike) -> Floats:
         """theta = E[x|z]: float32 [batch, C, H, W], from z [batch, latent_dim]."""
-        z = self._latents(z)
-        return self._gather(len(z), self.image_shape, lambda chunk: self._likelihood.mean(self._parameters(z[chunk])))
+        latents = self._latents(z)
+        mean = self._likelihood.mean
+        return self._gather(len(latents), self.image_shape, lambda chunk: mean(self._parameters(latents[chunk])))
 
-    def parameters(self, z: Floats) -> Floats:
+    def parameters(self, z: ArrayLike) -> Floats:
         """The likelihood's natural parameters, for Bernoulli the logits: float32 [batch, C, H, W] from z."""
-        z = self._latents(z)
-        return self._gather(len(z), self._parameter_shape, lambda chunk: self._parameters(z[chunk]))
+        latents = self._latents(z)
+        return self._gather(len(latents), self._parameter_shape, lambda chunk: self._parameters(latents[chunk]))
 
     def sample(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Floats:
         """Draw images start..start+n-1 of this seed, x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W].
 
         With `mean`, E[x|z] instead of draws.
         """
-        if n < 1:
-            raise ArgumentError("number of samples out of range", n, "give 1 or more")
         self._check_range(seed, start, n)
         return self._gather(n, self.image_shape, lambda chunk: self._draw(chunk, seed, mean, start))
 
     def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Floats]:
         """The images of `sample` as a stream of batches [at most CHUNK, C, H, W], in constant memory."""
-        if n < 1:
-            raise ArgumentError("number of samples out of range", n, "give 1 or more")
         self._check_range(seed, start, n)
         return self._map(lambda chunk: self._draw(chunk, seed, mean, start), _chunks(n))
 
-    def reconstruct(self, x: Floats) -> Floats:
+    def reconstruct(self, x: ArrayLike) -> Floats:
         """theta = E[x|z] at z = mu(x): float32 [batch, C, H, W]."""
         return self.decode(self.encode(x)[0])
 
-    def binarise(self, x: Floats, seed: int = 0) -> Floats:
+    def binarise(self, x: ArrayLike, seed: int = 0) -> Floats:
         """Draw binary images with P(1) = x, as training does: float32 {0, 1} of x's shape.
 
         Binary images stay as they are.
         """
-        x = self._images(x)
+        images = self._images(x)
+        noise.check_seed(seed)
         pixels = math.prod(self.image_shape)
 
         def draw(chunk: slice) -> Floats:
             uniforms = noise.uniform(seed, noise.BINARISATION, np.arange(chunk.start, chunk.stop), pixels)
-            return (uniforms.reshape(x[chunk].shape) < x[chunk]).astype(np.float32)
+            return (uniforms.reshape(images[chunk].shape) < images[chunk]).astype(np.float32)
 
-        return self._gather(len(x), self.image_shape, draw)
+        return self._gather(len(images), self.image_shape, draw)
 
-    def terms(self, x: Floats | Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Terms:
+    def terms(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL."""
         reconstruction, kl, error = [], [], []
         for draws in self._weigh(x, num_samples, seed):
@@ -170,16 +168,16 @@ class VAE:
             error.append(deviation / math.sqrt(num_samples))
         return Terms(_join(reconstruction), _join(kl, self.latent_dim), _join(error))
 
-    def elbo(self, x: Floats | Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Nats:
+    def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0) -> Nats:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats per image, float64 [batch]; higher is better.
 
         Kingma and Welling (2014, arXiv:1312.6114), eq. 7, with `num_samples` draws of z per image.
-        x must lie in the likelihood's support: for Bernoulli, binary (see `binarise`). An iterable of such batches is
+        x must lie in the likelihood's support: for Bernoulli, binary (see `binarise`). An iterator over such batches is
         scored as one long batch, in constant memory.
         """
         return self.terms(x, num_samples, seed).elbo
 
-    def log_likelihood(self, x: Floats | Iterable[Floats], num_samples: int = 64, seed: int = 0) -> Nats:
+    def log_likelihood(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0) -> Nats:
         """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x), K = num_samples: nats per image, float64 [batch].
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
@@ -247,12 +245,13 @@ class VAE:
         pixels = draw(seed, noise.PIXELS, index, math.prod(self.image_shape))
         return self._likelihood.sample(parameters, pixels.reshape(-1, *self.image_shape))
 
-    def _weigh(self, x: Floats | Iterable[Floats], num_samples: int, seed: int) -> Iterator["_Draws"]:
+    def _weigh(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int, seed: int) -> Iterator["_Draws"]:
         """For a few images at a time, `num_samples` draws from q(z|x) each, weighed by the model."""
-        if num_samples < 1:
-            raise ArgumentError("number of samples out of range", num_samples, "give 1 or more")
+        noise.check_seed(seed)
+        if not isinstance(num_samples, int | np.integer) or not 1 <= num_samples <= MOST_SAMPLES:
+            raise ArgumentError("num_samples out of range", num_samples, f"give 1 to {MOST_SAMPLES:,}")
         images_per_run = max(1, CHUNK // num_samples)
-        batches = [x] if not isinstance(x, Iterator) else x
+        batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
         def blocks() -> Iterator[tuple[int, Floats]]:
             seen = 0
@@ -303,7 +302,9 @@ class VAE:
     @staticmethod
     def _check_range(seed: int, start: int, n: int) -> None:
         noise.check_seed(seed)
-        if not 0 <= start <= start + n <= 2**63:
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ArgumentError("number of samples out of range", n, "give 1 or more")
+        if not isinstance(start, int | np.integer) or not 0 <= start <= start + n <= 2**63:
             raise ArgumentError("start out of range", start, "give 0 or more")
 
     def _images(self, values: Any) -> Floats:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.files import replacing
+from vae_runtime.files import replacing, write_error
 from vae_train import networks
 from vae_train.config import Config
 from vae_train.vae import VAE
@@ -39,23 +39,33 @@ class Run:
     probe: np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def start(folder: Path, config: Config, image_shape: networks.Shape, command: str) -> None:
-    """Make the run folder and write its settings. Raises ArgumentError where the folder holds files already."""
+def check_new(folder: Path) -> None:
+    """Raise ArgumentError where the run folder holds files already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArgumentError("run folder exists", folder, "choose another with --out, or remove it")
+
+
+def start(folder: Path, config: Config, image_shape: networks.Shape, provenance: dict[str, Any]) -> None:
+    """Make the run folder and write its settings. Raises ArgumentError where it cannot be made or holds files."""
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArgumentError(
-            "cannot make the run folder", f"{folder} ({error.strerror})", "choose another with --out"
-        ) from None
-    provenance = {
-        "command": command,
+        raise write_error(error, folder) from None
+    versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    write_json(folder / CONFIG, {"config": asdict(config), "image_shape": list(image_shape), "provenance": provenance})
+    settings = {"config": asdict(config), "image_shape": list(image_shape), "provenance": {**provenance, **versions}}
+    write_json(folder / CONFIG, settings)
+
+
+def discard_if_empty(folder: Path) -> None:
+    """Remove a run folder in which no epoch came to its end, so that the next try is not refused."""
+    if not (folder / METRICS).exists():
+        (folder / CONFIG).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def append_metrics(folder: Path, epoch: Any) -> None:
@@ -96,7 +106,9 @@ def load(folder: Path) -> Run:
         probe = np.load(folder / PROBE, allow_pickle=False)
         if probe.dtype != np.uint8 or probe.shape[1:] != (channels, height, width) or len(probe) == 0:
             raise ValueError(f"{PROBE} does not hold images of the model")
-        return Run(vae, config, (channels, height, width), settings["provenance"], evaluation, probe)
+        seconds = sum(row["seconds"] for row in read_metrics(folder))
+        provenance = {**settings["provenance"], "training_seconds": round(seconds)}
+        return Run(vae, config, (channels, height, width), provenance, evaluation, probe)
     except FileNotFoundError as error:
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None

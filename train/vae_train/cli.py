@@ -1,15 +1,13 @@
 """The command `vae-train`: fit a VAE, and evaluate a finished run."""
 
 import importlib.util
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from vae_runtime.command import run
+from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit
 from vae_train.config import DATASETS, PRESETS
 
@@ -87,8 +85,7 @@ def cli(
     require_extra()
     from vae_train.train import train
 
-    command = shlex.join(["vae-train", *sys.argv[1:]])
-    train(config, out, data_root, download=not no_download, device=device, command=command)
+    train(config, out, data_root, download=not no_download, device=device, command=as_typed("vae-train"))
 
 
 @cli.command()
@@ -116,10 +113,10 @@ def require_extra() -> None:
 def _widths(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
-    widths = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(widths) < 1:
-        raise ArgumentError("hidden widths not understood", text, "give positive integers, such as 512,512")
-    return tuple(widths)
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError("hidden widths not understood", text, "give integers, such as 512,512") from None
 
 
 def main() -> None:

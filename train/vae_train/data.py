@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vae_runtime.errors import InputError
 
-DATA_ROOT_VARIABLE = "VAE_EDGE_DATA"
 _CLASSES = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set

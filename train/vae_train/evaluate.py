@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vae_train.vae import VAE, Terms
 
-QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+QUANTILES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)), 0.995, 0.998, 0.999)
 _ROWS = 2000  # rows of z decoded at once
 
 

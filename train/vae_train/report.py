@@ -34,7 +34,9 @@ def _latents(folder: Path, mu: np.ndarray, labels: np.ndarray, names: list[str])
     from sklearn.manifold import TSNE  # slow to import, and needed here only
 
     mu, labels = mu[::2], labels[::2]  # half of them show the same clusters in a third of the time
-    points = TSNE(random_state=0, n_jobs=-1).fit_transform(mu)  # [n, 2]
+    start = "pca" if mu.shape[1] > 1 else "random"
+    perplexity = min(30.0, (len(mu) - 1) / 3)
+    points = TSNE(random_state=0, n_jobs=-1, init=start, perplexity=perplexity).fit_transform(mu)  # [n, 2]
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.add_subplot()
     for i, name in enumerate(names):

@@ -1,7 +1,9 @@
 """One training run from data to a run folder, and the evaluation of a finished one."""
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +11,24 @@ import click
 import torch
 from torch import Tensor
 
-from vae_runtime.errors import ArgumentError, EnvironmentUnfit
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
 from vae_train import checkpoint, data, evaluate, loop, networks, report
 from vae_train.config import Config
 
 
 def train(config: Config, out: Path, data_root: Path, download: bool, device: str, command: str) -> None:
-    """Fit the VAE of `config` and write the run folder `out`."""
+    """Fit the VAE of `config` and write the run folder `out`, which is removed again where no epoch came to its end."""
     where = choose_device(device)
+    checkpoint.check_new(out)
     images = data.load(config.dataset, data_root, download)
-    channels, height, width = images.train.shape[1:]
-    checkpoint.start(out, config, (channels, height, width), command)
-    torch.manual_seed(config.seed)
-    vae = networks.build(config, (channels, height, width), images.train.float().mean(dim=0) / 255)
-    vae = vae.to(where)
     bits = data.fixed_test_draw(images)
+    channels, height, width = images.train.shape[1:]
+    torch.manual_seed(config.seed)
+    with memory_errors():
+        vae = networks.build(config, (channels, height, width), images.train.float().mean(dim=0) / 255).to(where)
     on_device = data.Images(images.train.to(where), images.test, images.test_labels, images.names)
+    provenance = {"command": command, "device": str(where), "threads": torch.get_num_threads()}
+    checkpoint.start(out, config, (channels, height, width), provenance)
     click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
 
     def on_epoch(epoch: loop.Epoch) -> None:
@@ -37,32 +41,61 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
             f"{epoch.images_per_second:,.0f} images/s"
         )
 
-    loop.fit(vae, on_device, bits.to(where), config, on_epoch)
+    try:
+        with memory_errors():
+            loop.fit(vae, on_device, bits.to(where), config, on_epoch)
+    finally:
+        checkpoint.discard_if_empty(out)
     checkpoint.save_weights(out, vae)
     checkpoint.save_probe(out, images.test[:64])
-    test = evaluate.terms(vae, bits.to(where))
-    evaluation = {**protocol(config.dataset, bits), **evaluate.summary(test)}
+    evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
     checkpoint.save_evaluation(out, evaluation)
-    elbo = evaluation["figures"]["elbo"]
-    click.echo(f"test ELBO {elbo['mean']:.2f} +- {elbo['standard_error']:.2f} nats ({evaluation['binarisation']})")
+    click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
     click.echo("drawing the pictures; t-SNE takes a minute", err=True)
     report.draw(out, vae, bits, images.test_labels, images.names)
     click.echo(f"{out}: weights, metrics and pictures")
 
 
 def evaluate_run(folder: Path, num_samples: int, data_root: Path, download: bool, device: str) -> None:
-    """Print the ELBO and the importance-weighted bound of a run on its test images, and keep them in the run."""
+    """Print the ELBO and the importance-weighted bound of a run on its test images, and keep them in the run.
+
+    Raises InputError where the images under `data_root` are not those that the run was measured on.
+    """
     where = choose_device(device)
     run = checkpoint.load(folder)
     images = data.load(run.config.dataset, data_root, download)
-    bits = data.fixed_test_draw(images).to(where)
-    bound = evaluate.figure(evaluate.log_likelihood(run.vae.to(where), bits, num_samples))
-    figures = {**run.evaluation["figures"], f"log_likelihood_{num_samples}": {"num_samples": num_samples, **bound}}
-    checkpoint.save_evaluation(folder, {**run.evaluation, "figures": figures})
-    elbo = figures["elbo"]
-    click.echo(f"{run.evaluation['dataset']} test, {run.evaluation['binarisation']}, N(0, I) prior, nats per image")
-    click.echo(f"ELBO              {elbo['mean']:8.2f} +- {elbo['standard_error']:.2f}")
-    click.echo(f"log p(x), K = {num_samples:<4d}{bound['mean']:8.2f} +- {bound['standard_error']:.2f}")
+    bits = data.fixed_test_draw(images)
+    measured_on = protocol(run.config.dataset, bits)
+    if any(run.evaluation.get(name) != value for name, value in measured_on.items()):
+        raise InputError("test images are not the run's", data_root, "name the --data-root that the run was trained on")
+    vae, bits = run.vae.to(where), bits.to(where)
+    with memory_errors():
+        bound = evaluate.figure(evaluate.log_likelihood(vae, bits, num_samples))
+    summary = evaluate.summary(evaluate.terms(vae, bits))
+    bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
+    bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
+    figures = {**summary["figures"], **bounds}
+    checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures})
+    click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
+    click.echo(f"ELBO                  {describe(figures['elbo'])}")
+    click.echo(f"log p(x) >= (K = {num_samples})".ljust(22) + describe(bound))
+
+
+def describe(figure: dict[str, float]) -> str:
+    """Mean and standard error for people."""
+    return f"{figure['mean']:.2f} +- {figure['standard_error']:.2f}"
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn PyTorch's failed allocations into ResourceError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            advice = "choose smaller --hidden, --batch-size or --samples"
+            raise ResourceError("out of memory", "the networks or the batch", advice) from None
+        raise
 
 
 def protocol(dataset: str, bits: Tensor) -> dict[str, Any]:
