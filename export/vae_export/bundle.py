@@ -27,7 +27,7 @@ from vae_train.checkpoint import Run
 _GOLDEN_IMAGES, _GOLDEN_SEED = 2, 1
 
 
-def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None], command: str = "") -> None:
+def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None]) -> None:
     """Export `run`, compare it with PyTorch, and publish it as the folder `out` if `judge` does not raise.
 
     A failed or killed export leaves what was at `out` as it was.
@@ -46,11 +46,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
         "files": {name: _fingerprint(data) for name, data in files.items()},
         "onnx": {"opset": opset, "ir_version": encoder.ir_version},
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
-        "provenance": {
-            **run.provenance,
-            "export_command": command,
-            **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime"),
-        },
+        "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
         "evaluation": run.evaluation,
     }
     with _beside(out) as staging:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vae_runtime.command import as_typed, run
+from vae_runtime.command import run
 from vae_runtime.errors import BundleError, EnvironmentUnfit
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def cli(run_folder: Path, opset: int, out: Path | None) -> None:
     from vae_train import checkpoint
 
     out = out or Path("bundles") / run_folder.resolve().name
-    bundle.export(checkpoint.load(run_folder), out, opset, judge, as_typed("vae-export"))
+    bundle.export(checkpoint.load(run_folder), out, opset, judge)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {size / 1e6:.1f} MB")
 

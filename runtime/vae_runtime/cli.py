@@ -58,7 +58,7 @@ def sample(options: Options, number: int, seed: int | None, mean: bool, output: 
         from vae_runtime.images import blocks
 
         click.echo(blocks(x, shutil.get_terminal_size().columns))
-    click.echo(f"{output}: {number} {'means' if mean else 'samples'}, seed {seed}")
+    click.echo(f"{output}: {number} {'mean' if mean else 'sample'}{'s' * (number > 1)}, seed {seed}")
 
 
 @cli.command()
@@ -84,7 +84,7 @@ def reconstruct(options: Options, sources: tuple[Path, ...], output: Path) -> No
     else:
         save(output, x=theta)
     say_fitted(batch)
-    click.echo(f"{output}: {len(theta)} reconstructions")
+    click.echo(f"{output}: {len(theta)} reconstruction{'s' * (len(theta) > 1)}")
 
 
 @cli.command()
@@ -111,7 +111,8 @@ def elbo(options: Options, sources: tuple[Path, ...], samples: int, seed: int, s
     scores, binarised = score(vae, batch.names, batch.x, samples, seed)
     say_fitted(batch)
     if binarised:
-        click.echo(f"vae-infer: note: {binarised} grey images were drawn as binary ones, P(1) = level", err=True)
+        images_were = "image was" if binarised == 1 else "images were"
+        click.echo(f"vae-infer: note: {binarised} grey {images_were} drawn as binary, P(1) = level", err=True)
     click.echo(format_scores(scores, style, samples, seed))
 
 

@@ -44,7 +44,7 @@ def _guarded(command: click.Command, prog: str) -> int:
         return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else prog
-        return _fail(prog, f"wrong usage: {error.format_message()}; see '{where} --help'", 2)
+        return _fail(prog, f"wrong usage: {error.format_message().rstrip('.')}; see '{where} --help'", 2)
     except VaeError as error:
         return _fail(prog, str(error), error.exit_code)
     except MemoryError:

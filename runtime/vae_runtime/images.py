@@ -169,9 +169,7 @@ def _read_array(path: Path, shape: Shape) -> Floats:
         x = np.ascontiguousarray(array.reshape(-1, *shape), np.float32) / np.float32(scale)
     good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
     if not good.all():
-        raise InputError(
-            "pixels outside [0, 1] or NaN", f"{path}[{int(np.argmin(good))}]", "divide levels by their maximum"
-        )
+        raise InputError("pixels outside [0, 1] or NaN", f"{path}[{int(np.argmin(good))}]", "give floats in [0, 1]")
     return x
 
 

@@ -51,7 +51,7 @@ class Terms:
         return self.reconstruction - self.kl
 
 
-def kl_divergence(mu: Floats, logsigma: Floats) -> Nats:
+def kl_per_dimension(mu: Floats, logsigma: Floats) -> Nats:
     """KL(N(mu, sigma^2) || N(0, 1)) = 1/2 (sigma^2 + mu^2 - 2 logsigma - 1) per dimension, nats, float64.
 
     Kingma and Welling (2014, arXiv:1312.6114), appendix B. mu, logsigma and the result: [batch, latent_dim].
@@ -279,7 +279,7 @@ class VAE:
             log_likelihood[:, k] = self._likelihood.log_prob(x[:, None], parameters)
             # log p(z) - log q(z|x): the 2 pi terms cancel
             log_ratio[:, k] = (0.5 * (eps**2 - z**2) + logsigma[:, None]).sum(axis=2, dtype=np.float64)
-        kl = kl_divergence(mu, logsigma)
+        kl = kl_per_dimension(mu, logsigma)
         finite = [np.isfinite(figures).all(axis=1) for figures in (log_likelihood, log_ratio, kl)]
         if not np.all(finite):
             row = start + int(np.argmin(np.all(finite, axis=0)))
@@ -304,7 +304,7 @@ class VAE:
         noise.check_seed(seed)
         if not isinstance(n, int | np.integer) or n < 1:
             raise ArgumentError("number of samples out of range", n, "give 1 or more")
-        if not isinstance(start, int | np.integer) or not 0 <= start <= start + n <= 2**63:
+        if not isinstance(start, int | np.integer) or not 0 <= start < 2**63:
             raise ArgumentError("start out of range", start, "give 0 or more")
 
     def _images(self, values: Any) -> Floats:

@@ -155,7 +155,7 @@ def test_grey_and_fitted_images_are_noted_on_stderr(command, folder: Path, tiny_
     assert result.err.splitlines() == [
         f"vae-infer: note: 7 images, {folder}/0.png first, fitted from 30x30 L to 28x28 L",
         f"vae-infer: note: {folder}/tall.png fitted from 28x40 RGB to 28x28 L",
-        "vae-infer: note: 8 grey images were drawn as binary ones, P(1) = level",
+        "vae-infer: note: 8 grey images were drawn as binary, P(1) = level",
     ]
     assert len(result.out.splitlines()) == 9
 
@@ -294,9 +294,9 @@ def workshop(folder: Path, tiny_bundle: Path) -> Path:
         (["reconstruct", "flat.npy"], 4, "array of shape [3, 784]: flat.npy; this model takes [n, 1, 28, 28]"),
         (["elbo", "zero rows.npy"], 4, "array of shape [0, 28, 28]: zero rows.npy"),
         (["elbo", "nothing.npy"], 4, "nothing.npy"),
-        (["elbo", "nan.npy"], 4, "NaN or infinite pixels: image 0; clean the data"),
-        (["reconstruct", "levels.npy"], 4, "pixels outside [0, 1]: image 0; divide 8-bit levels by 255"),
-        (["encode", "huge.npy", "-o", "out.npz"], 4, "image 0"),
+        (["elbo", "nan.npy"], 4, "pixels outside [0, 1] or NaN: nan.npy[0]; give floats in [0, 1]"),
+        (["reconstruct", "levels.npy"], 4, "pixels outside [0, 1] or NaN: levels.npy[0]; give floats in [0, 1]"),
+        (["encode", "huge.npy", "-o", "out.npz"], 4, "huge.npy[0]"),
         (["encode", "complex.npy"], 4, "array of type complex128: complex.npy; give uint8 levels or floats in [0, 1]"),
     ],
     ids=lambda value: " ".join(map(str, value))[:50] if isinstance(value, list) else "",

@@ -57,7 +57,7 @@ def test_evaluate_adds_the_bound_to_the_run(
     assert bound["num_samples"] == 10
     assert math.isfinite(bound["standard_error"])
     assert bound["mean"] > before["figures"]["elbo"]["mean"]
-    assert re.search(rf"K = 10 +{bound['mean']:.2f} \+- {bound['standard_error']:.2f}$", result.out, re.MULTILINE)
+    assert re.search(rf"K = 10\) +{bound['mean']:.2f} \+- {bound['standard_error']:.2f}$", result.out, re.MULTILINE)
     again = command(main, "evaluate", run, "-K", 10, "--data-root", digits_root, "--no-download", "--device", "cpu")
     assert (again.code, again.out) == (0, result.out)
 

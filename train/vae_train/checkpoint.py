@@ -61,11 +61,11 @@ def start(folder: Path, config: Config, image_shape: networks.Shape, provenance:
     write_json(folder / CONFIG, settings)
 
 
-def discard_if_empty(folder: Path) -> None:
-    """Remove a run folder in which no epoch came to its end, so that the next try is not refused."""
-    if not (folder / METRICS).exists():
-        (folder / CONFIG).unlink(missing_ok=True)
-        folder.rmdir()
+def discard(folder: Path) -> None:
+    """Remove the run folder of a training that did not come to its end, so that the next try is not refused."""
+    for name in (CONFIG, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def append_metrics(folder: Path, epoch: Any) -> None:

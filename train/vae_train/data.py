@@ -35,14 +35,15 @@ def load(dataset: str, root: Path, download: bool = True) -> Images:
     cls = _CLASSES[dataset]
     folder = root / cls.__name__ / "raw"
     if not all((folder / name).exists() for name in _FILES):
-        todo = f"put {', '.join(_FILES)} there"
+        todo = f"put {', '.join(_FILES)} there, or name their folder with --data-root or VAE_EDGE_DATA"
         if not download:
             raise InputError("data not found", folder, f"{todo}, or allow the download")
         try:
             with contextlib.redirect_stdout(sys.stderr):  # torchvision reports its downloads with print
                 cls(str(root), download=True)
         except (RuntimeError, OSError) as error:
-            raise InputError(f"data not found, and its download failed ({error})", folder, todo) from None
+            reason = str(error).splitlines()[0]
+            raise InputError(f"data not found, and its download failed ({reason})", folder, todo) from None
     try:
         train, test = (cls(str(root), train=part) for part in (True, False))
         if any(p.data.ndim != 3 or len(p.data) != len(p.targets) or len(p.data) == 0 for p in (train, test)):

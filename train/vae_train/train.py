@@ -17,7 +17,7 @@ from vae_train.config import Config
 
 
 def train(config: Config, out: Path, data_root: Path, download: bool, device: str, command: str) -> None:
-    """Fit the VAE of `config` and write the run folder `out`, which is removed again where no epoch came to its end."""
+    """Fit the VAE of `config` and write the run folder `out`; it is removed again where training does not end well."""
     where = choose_device(device)
     checkpoint.check_new(out)
     images = data.load(config.dataset, data_root, download)
@@ -44,14 +44,15 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
     try:
         with memory_errors():
             loop.fit(vae, on_device, bits.to(where), config, on_epoch)
-    finally:
-        checkpoint.discard_if_empty(out)
+    except BaseException:
+        checkpoint.discard(out)
+        raise
     checkpoint.save_weights(out, vae)
     checkpoint.save_probe(out, images.test[:64])
     evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
     checkpoint.save_evaluation(out, evaluation)
     click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
-    click.echo("drawing the pictures; t-SNE takes a minute", err=True)
+    click.echo(f"{out}: weights and figures are saved; now the pictures, of which t-SNE takes a minute", err=True)
     report.draw(out, vae, bits, images.test_labels, images.names)
     click.echo(f"{out}: weights, metrics and pictures")
 
