@@ -1,6 +1,6 @@
 """The command `vae-infer`: sample, reconstruct, score and encode images with a bundle. Each verb wraps one API call."""
 
-import secrets
+import os
 import shutil
 import sys
 from collections import Counter
@@ -51,7 +51,7 @@ def sample(options: Options, number: int, seed: int | None, mean: bool, output: 
     show = output is None and sys.stdout.isatty()
     output = output or Path("samples.png")
     check_output(output, ".png", ".npy", ".npz")
-    seed = secrets.randbits(32) if seed is None else seed
+    seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     x = _load(options).sample(number, seed=seed, mean=mean)
     save(output, x=x)
     if show:
@@ -203,4 +203,5 @@ def say_fitted(batch: "Batch") -> None:
 
 def main() -> None:
     """Entry point of `vae-infer`."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's BLAS is not used, and its threads cost start-up time
     run(cli, "vae-infer")

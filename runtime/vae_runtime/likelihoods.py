@@ -16,6 +16,7 @@ from vae_runtime.errors import InputError
 Floats = NDArray[np.float32]
 
 _LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
+_BLOCK = 128  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -62,19 +63,12 @@ class Bernoulli:
         large numbers cancel. One logarithm serves 16 pixels, since the factors lie in (1, 2].
         """
         s = parameters * (2 * x - 1)
-        s = s.reshape(*s.shape[:-3], -1)  # [..., pixels]
-        linear = np.minimum(s, 0).sum(axis=-1)
-        np.abs(s, out=s)
-        np.negative(s, out=s)
-        np.exp(s, out=s)
-        s += 1
-        for _ in range(_SOFTPLUS_HALVINGS):
-            half, odd = divmod(s.shape[-1], 2)
-            if odd:
-                break
-            s = s[..., :half] * s[..., half:]
-        log_prob: NDArray[np.float64] = linear.astype(np.float64) - np.log(s).sum(axis=-1)
-        return log_prob
+        rows = s.reshape(-1, math.prod(s.shape[-3:]))  # [rows, pixels]
+        log_prob = np.empty(len(rows))
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            log_prob[start : start + _BLOCK] = _log_sigmoid_sum(block)
+        return log_prob.reshape(s.shape[:-3])
 
     def check(self, x: Floats) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
@@ -166,6 +160,23 @@ def from_contract(contract: dict[str, Any]) -> Likelihood:
         case {"name": "discretised-logistic"}:
             return DiscretisedLogistic()
     raise ValueError(f"unknown likelihood {contract!r}")
+
+
+def _log_sigmoid_sum(s: Floats) -> NDArray[np.float64]:
+    """Sum over the last axis of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), float64 [rows]; s is overwritten."""
+    size = np.abs(s)
+    s -= size  # 2 min(s, 0), exactly
+    linear: NDArray[np.float64] = 0.5 * s.sum(axis=1).astype(np.float64)
+    np.negative(size, out=size)
+    factors = np.exp(size, out=size)
+    factors += 1
+    for _ in range(_SOFTPLUS_HALVINGS):
+        half, odd = divmod(factors.shape[1], 2)
+        if odd:
+            break
+        factors = factors[:, :half] * factors[:, half:]
+    linear -= np.log(factors).sum(axis=1)
+    return linear
 
 
 def _softplus(x: Floats) -> Floats:

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime.errors import ArgumentError
 
+Floats = NDArray[np.float32]
+
 PRIOR, PIXELS, POSTERIOR, BINARISATION = range(4)  # streams: what the noise is for
 
 _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment, 2^64 / golden ratio
@@ -44,61 +46,68 @@ def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDA
     return splitmix64(states[:, None] + steps)
 
 
-def uniform(seed: int, stream: int, rows: ArrayLike, width: int) -> NDArray[np.float32]:
+def uniform(seed: int, stream: int, rows: ArrayLike, width: int) -> Floats:
     """Uniform draws from the multiples of 2^-24 in [0, 1): float32 [len(rows), width]; two from each word."""
     halves = words(seed, stream, rows, 0, (width + 1) // 2).astype("<u8", copy=False).view("<u4")
     return ((halves >> np.uint32(8)).astype(np.float32) * np.float32(2**-24))[:, :width]
 
 
-def normal(seed: int, stream: int, rows: ArrayLike, width: int, start: int = 0) -> NDArray[np.float32]:
+def normal(seed: int, stream: int, rows: ArrayLike, width: int, start: int = 0) -> Floats:
     """Standard normal draws start..start+width-1 of each row: float32 [len(rows), width], |value| < 6.8.
 
     A word gives two draws: its low half the radius, its high half the angle.
     """
     first = start // 2
     pairs = words(seed, stream, rows, first, (start + width + 1) // 2)
-    radius = np.sqrt(np.float32(-2) * _log_uniform(pairs & np.uint64(0xFFFFFFFF)))
-    cosine, sine = _point_on_circle(pairs >> np.uint64(32))
-    draws = np.stack([radius * cosine, radius * sine], axis=-1).reshape(len(pairs), -1)
-    return draws[:, start - 2 * first :][:, :width]
+    radius = _log_uniform(pairs.astype(np.uint32))
+    radius *= -2
+    np.sqrt(radius, out=radius)
+    draws = np.empty((*pairs.shape, 2), np.float32)
+    for draw, coordinate in zip((draws[..., 0], draws[..., 1]), _point_on_circle(pairs >> np.uint64(32)), strict=True):
+        np.multiply(radius, coordinate, out=draw)
+    return draws.reshape(len(pairs), -1)[:, start - 2 * first :][:, :width]
 
 
-def _polynomial(x: NDArray[np.float32], coefficients: list[float]) -> NDArray[np.float32]:
+def _polynomial(x: Floats, coefficients: list[float]) -> Floats:
     """Horner's rule in float32, highest power first."""
-    result = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        result *= x
+    result = x * np.float32(coefficients[0])
+    for coefficient in coefficients[1:-1]:
         result += np.float32(coefficient)
+        result *= x
+    result += np.float32(coefficients[-1])
     return result
 
 
-def _log_uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """log((bits + 1/2) / 2^32) for 32-bit integers, at most 0, within 1e-6 relative of float64 away from 1."""
-    # 2 bits + 1 is a 33-bit integer; float64 holds it exactly, and its exponent and mantissa are read from its bits
-    raw = (2 * bits + np.uint64(1)).astype(np.float64).view(np.uint64)
-    exponent = (raw >> np.uint64(52)).astype(np.int32) - np.int32(1023 + 33)  # value = m 2^exponent, m in [1, 2)
-    mantissa = (raw & np.uint64(2**52 - 1) | np.uint64(1023 << 52)).view(np.float64)
-    large = mantissa > 1.4142135
-    mantissa = np.where(
-        large, mantissa * 0.5, mantissa
-    )  # in [0.71, 1.42], so that log(u) near u = 1 has no cancellation
-    s = ((mantissa - 1) / (mantissa + 1)).astype(np.float32)  # log m = 2 atanh(s), |s| < 0.172
-    series = s * _polynomial(s * s, [2 / 9, 2 / 7, 2 / 5, 2 / 3, 2])
-    return series + (exponent + large).astype(np.float32) * np.float32(np.log(2))
+def _log_uniform(bits: NDArray[np.uint32]) -> Floats:
+    """log(max(bits, 1/2) / 2^32), at most 0, within 2e-7 of it relative but for u near 1, where float32 rounds u."""
+    u = np.maximum(bits.astype(np.float32), np.float32(0.5))
+    # the exponent and mantissa of u = m 2^exponent, m in [0.71, 1.41], so that log m has no cancellation
+    raw = u.view(np.uint32) + np.uint32(0x3F800000 - 0x3F3504F3)
+    exponent = (raw >> np.uint32(23)).astype(np.float32)
+    exponent -= 127 + 32
+    raw &= np.uint32(0x007FFFFF)
+    raw += np.uint32(0x3F3504F3)
+    m = raw.view(np.float32)
+    s = (m - 1) / (m + 1)  # log m = 2 atanh(s), |s| < 0.172
+    log = _polynomial(s * s, [2 / 9, 2 / 7, 2 / 5, 2 / 3, 2])
+    log *= s
+    exponent *= np.float32(np.log(2))
+    log += exponent
+    return log
 
 
-def _point_on_circle(bits: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosine and sine of a uniform angle: three bits choose the octant's signs and swap, 29 the angle within it."""
-    unit = (bits >> np.uint64(3)).astype(np.float32) * np.float32(2**-28) - np.float32(1)  # [-1, 1]
-    angle = unit * np.float32(np.pi / 4)
+def _point_on_circle(high: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+    """Cosine and sine of a uniform angle: 29 bits choose it within an octant, three bits swap and sign the two."""
+    bits = high.astype(np.uint32)
+    angle = (bits >> np.uint32(3)).astype(np.float32)
+    angle *= np.float32(np.pi / 2 * 2**-29)
+    angle -= np.float32(np.pi / 4)
     square = angle * angle
     cosine = _polynomial(square, [1 / 40320, -1 / 720, 1 / 24, -1 / 2, 1])
-    sine = angle * _polynomial(square, [1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1])
-    swap = (bits & np.uint64(1)).astype(bool)
-    cosine, sine = np.where(swap, sine, cosine), np.where(swap, cosine, sine)
-    return cosine * _sign(bits, 1), sine * _sign(bits, 2)
-
-
-def _sign(bits: NDArray[np.uint64], position: int) -> NDArray[np.float32]:
-    """+1 or -1 by one bit."""
-    return np.float32(1) - np.float32(2) * ((bits >> np.uint64(position)) & np.uint64(1)).astype(np.float32)
+    sine = _polynomial(square, [1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1])
+    sine *= angle
+    swap = (bits & np.uint32(1)).astype(bool)
+    pair = np.where(swap, sine, cosine), np.where(swap, cosine, sine)
+    for coordinate, shift in zip(pair, (30, 29), strict=True):
+        coordinate.view(np.uint32)[...] ^= (bits << np.uint32(shift)) & np.uint32(0x80000000)  # the sign bit
+    return pair

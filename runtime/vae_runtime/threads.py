@@ -8,7 +8,6 @@ interpreter's lock, so the chunks run side by side, and no thread waits in a spi
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +54,8 @@ def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Ite
     if threads == 1 or len(first) < 2:
         yield from map(work, chain(first, items))
         return
+    from concurrent.futures import Future, ThreadPoolExecutor  # milliseconds that a short run need not wait for
+
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

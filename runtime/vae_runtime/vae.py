@@ -24,7 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_SAMPLES = 1_000_000  # of z per image
-CHUNK = 256  # rows per run: as fast as one large batch, in a fraction of its memory
+CHUNK = 512  # rows per run: as fast as one large batch, in a fraction of its memory
 
 
 @dataclass(frozen=True)

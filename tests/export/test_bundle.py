@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,3 +217,42 @@ def test_errors_end_in_one_line(
     assert (result.code, result.out) == (code, "")
     assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err), result.err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_link_is_followed(
+    command: Command, tiny_run: Path, tiny_bundle: Path, old: Path, after_export: Callable[..., None]
+) -> None:
+    """--out through a symbolic link replaces the bundle that it points to and keeps the link."""
+    link = old.parent / "current"
+    link.symlink_to(old.name)
+    after_export()
+    result = command(main, tiny_run, "--out", link)
+    assert (result.code, result.err) == (0, "")
+    assert link.readlink() == Path(old.name)
+    assert contents(old) == contents(tiny_bundle)
+    assert {path.name for path in old.parent.iterdir()} == {"bundle", "current"}
+
+
+def test_a_terminated_export_leaves_the_old_bundle(tiny_run: Path, old: Path) -> None:
+    """SIGTERM while the new bundle is judged: exit code 143, one line, the old bundle as it was, nothing beside it."""
+    before = contents(old)
+    arguments = [sys.executable, "-m", "vae_export", str(tiny_run), "--out", str(old)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(old.parent.glob(".bundle.*")):
+            time.sleep(0.001)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", err), err
+    assert contents(old) == before
+    assert [path.name for path in old.parent.iterdir()] == ["bundle"]
+
+
+def test_a_terminal_without_ticks_is_no_error(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Where stdout's encoding has no tick, as latin-1, the table says ? instead and the bundle is published."""
+    arguments = [sys.executable, "-m", "vae_export", str(tiny_run), "--out", str(tmp_path / "bundle")]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run(arguments, capture_output=True, encoding="latin-1", env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("?") >= 32
+    assert contents(tmp_path / "bundle") == contents(tiny_bundle)

@@ -1,4 +1,4 @@
-"""The Bernoulli likelihood against torch.distributions in float64, and by summing over every image."""
+"""The likelihoods against torch.distributions in float64, and by summing over every image or level."""
 
 import itertools
 import math
@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from vae_runtime import InputError, noise
-from vae_runtime.likelihoods import Bernoulli
+from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, from_contract
 
 BERNOULLI = Bernoulli()
+LOGISTIC = DiscretisedLogistic()
+LEVELS = (np.arange(256) / 255).astype(np.float32).reshape(256, 1, 1, 1)
+PAIRS = [(0.5, -3), (0.0, -2), (1.0, -5), (0.3, 0), (-5, 1.2), (-5, -9), (1.2, -9), (0.5, -9), (1.2, 7), (-5, 7)]
 
 
 def draw_logits(rows: int, *shape: int, scale: float = 4) -> np.ndarray:
@@ -90,3 +93,120 @@ def test_check_names_the_first_grey_image(row: int):
     x[row:, 0, 2, 2] = 0.5
     with pytest.raises(InputError, match=rf"grey pixels under a Bernoulli likelihood: image {row}; use binarise"):
         BERNOULLI.check(x)
+
+
+@pytest.mark.parametrize("logsigma", [-3.0, 0.0, 1.5])
+def test_gaussian_is_torchs(logsigma: float):
+    """Mean and log-density of N(loc, sigma^2) agree with torch.distributions, summed over all pixels of an image."""
+    loc, x = draw_logits(20, 2, 3, 5, scale=0.5), draw_logits(20, 2, 3, 5, scale=1)[::-1]
+    normal = torch.distributions.Normal(torch.from_numpy(loc.astype(np.float64)), math.exp(logsigma))
+    expected = normal.log_prob(torch.from_numpy(x.astype(np.float64))).sum((1, 2, 3)).numpy()
+    got = Gaussian(logsigma).log_prob(x, loc)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    np.testing.assert_array_equal(Gaussian(logsigma).mean(loc), loc)
+
+
+def test_gaussian_samples_have_its_moments():
+    """20,000 draws from N(loc, sigma^2) have its mean and variance, to within 4.5 standard errors."""
+    n, sigma, loc = 20_000, 0.5, np.array([-1, 0, 2], np.float32).reshape(1, 1, 3, 1)
+    normals = noise.normal(3, noise.PIXELS, np.arange(n), 3).reshape(n, 1, 3, 1)
+    x = Gaussian(math.log(sigma)).sample(np.repeat(loc, n, axis=0), normals)
+    assert (np.abs(x.mean(axis=0) - loc[0]) < 4.5 * sigma / math.sqrt(n)).all()
+    assert (np.abs(x.var(axis=0) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
+
+
+def stacked(loc: float, log_scale: float, rows: int = 1) -> np.ndarray:
+    """Parameters of one pixel, float32 [rows, 2, 1, 1]."""
+    return np.tile(np.array([loc, log_scale], np.float32).reshape(1, 2, 1, 1), (rows, 1, 1, 1))
+
+
+def level_probabilities(loc: np.ndarray | float, log_scale: np.ndarray | float) -> np.ndarray:
+    """P(level) for the 256 levels, last axis, by differences of the logistic's distribution function in float64."""
+    loc, log_scale = (torch.as_tensor(v, dtype=torch.float64)[..., None] for v in (loc, log_scale))
+    transforms = torch.distributions.transforms
+    logistic = torch.distributions.TransformedDistribution(
+        torch.distributions.Uniform(torch.zeros((), dtype=torch.float64), 1),
+        [transforms.SigmoidTransform().inv, transforms.AffineTransform(loc, log_scale.clamp(-7, 7).exp())],
+        validate_args=False,
+    )
+    inner = logistic.cdf((torch.arange(255, dtype=torch.float64) + 0.5) / 255)  # at the edges between the 256 bins
+    ends = torch.zeros_like(inner[..., :1])
+    return torch.diff(torch.cat([ends, inner, ends + 1], dim=-1)).numpy()
+
+
+def test_logistic_log_prob_is_torchs():
+    """Log-probabilities of levels agree with differences of torch's logistic cdf, the tails given to 0 and 255."""
+    loc = 0.5 + draw_logits(40, 2, 3, 5, scale=0.3).clip(-0.6, 0.6)
+    log_scale = -1.5 + draw_logits(40, 2, 3, 5, scale=0.5)[::-1].clip(-1, 1)
+    levels = np.arange(40 * 30).reshape(loc.shape) % 256
+    p = np.take_along_axis(level_probabilities(loc, log_scale), levels[..., None], axis=-1)
+    got = LOGISTIC.log_prob((levels / 255).astype(np.float32), np.concatenate([loc, log_scale], axis=1))
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, np.log(p).sum((1, 2, 3, 4)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("loc", "log_scale"), PAIRS)
+def test_logistic_probabilities_sum_to_one(loc: float, log_scale: float):
+    """The probabilities of the 256 levels sum to 1 and are the reference's, for sharp, flat and far-off pixels."""
+    p = np.exp(LOGISTIC.log_prob(LEVELS, stacked(loc, log_scale)))
+    assert p.sum() == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(p, level_probabilities(loc, log_scale), atol=1e-4)
+
+
+@pytest.mark.parametrize(("loc", "log_scale"), [*PAIRS, (1e4, -1e4), (-1e4, -1e4), (1e4, 1e4), (-1e4, 1e4)])
+def test_logistic_mean_is_the_expectation(loc: float, log_scale: float):
+    """The mean lies in [0, 1] and within half a level of the sum of level times probability."""
+    mean = LOGISTIC.mean(stacked(loc, log_scale)).item()
+    assert mean == pytest.approx(level_probabilities(loc, log_scale) @ (np.arange(256) / 255), abs=1 / 510)
+    assert -1e-6 <= mean <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(0.0), LOGISTIC], ids=["gaussian", "logistic"])
+def test_extreme_parameters_stay_finite(likelihood):
+    """At parameters of +-10,000 mean, draw and log-probability of every level are finite, without a warning."""
+    for values in itertools.product([1e4, -1e4], repeat=likelihood.parameters_per_pixel):
+        parameters = np.tile(np.array(values, np.float32).reshape(1, -1, 1, 1), (256, 1, 1, 1))
+        draws = likelihood.sample(parameters, LEVELS * np.float32(1 - 2**-24))
+        for result in (likelihood.mean(parameters), draws, likelihood.log_prob(LEVELS, parameters)):
+            assert np.isfinite(result).all(), values
+
+
+@pytest.mark.parametrize(("loc", "log_scale"), PAIRS)
+def test_logistic_samples_follow_the_probabilities(loc: float, log_scale: float):
+    """20,000 draws lie on levels, and their distribution function is the reference's to within 2 / sqrt(n)."""
+    n = 20_000
+    uniforms = noise.uniform(4, noise.PIXELS, np.arange(n), 1).reshape(n, 1, 1, 1)
+    x = LOGISTIC.sample(stacked(loc, log_scale, n), uniforms)
+    levels = np.rint(x * 255).astype(int)
+    np.testing.assert_array_equal(x, LEVELS.ravel()[levels])
+    frequencies = np.bincount(levels.ravel(), minlength=256) / n
+    distance = np.abs(np.cumsum(frequencies - level_probabilities(loc, log_scale))).max()
+    assert distance < 2 / math.sqrt(n)
+
+
+def test_check_names_the_first_image_off_the_levels():
+    """All 256 levels pass; a pixel between two raises InputError with the index of its image."""
+    LOGISTIC.check(LEVELS)
+    off = LEVELS.copy()
+    off[7:] += np.float32(0.3 / 255)
+    with pytest.raises(InputError, match="no 8-bit levels: image 7; "):
+        LOGISTIC.check(off)
+
+
+def test_from_contract_knows_three_likelihoods():
+    """Each likelihood is made from the contract that names it."""
+    assert isinstance(from_contract({"name": "bernoulli"}), Bernoulli)
+    assert isinstance(from_contract({"name": "discretised-logistic"}), DiscretisedLogistic)
+    assert from_contract({"name": "gaussian", "logsigma": -1.5}) == Gaussian(-1.5)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [{}, [], None, "bernoulli", {"name": "poisson"}, {"name": None}, {"name": ["bernoulli"]}, {"name": "gaussian"}]
+    + [{"name": "gaussian", "logsigma": value} for value in ("0", None, math.nan, math.inf, -80.0, [0.0])],
+)
+def test_from_contract_refuses_what_it_does_not_know(contract):
+    """An unknown or malformed contract raises ValueError that shows it."""
+    with pytest.raises(ValueError, match="unknown likelihood"):
+        from_contract(contract)

@@ -125,8 +125,8 @@ def test_logarithm_is_right_at_its_edges():
     powers = [2**k + d for k in range(2, 33) for d in (-2, -1, 0, 1)]
     branches = [round(2**k * math.sqrt(0.5)) + d for k in range(8, 33) for d in (-1, 0, 1)]
     bits = np.array([b for b in {0, 1, *powers, *branches} if b < 2**32], np.uint64)
-    exact = (2 * bits + np.uint64(1)).astype(np.float64) / 2**33
-    expected = np.where(exact > 0.5, np.log1p(exact - 1), np.log(exact))
+    u = np.maximum(bits.astype(np.float32), 0.5).astype(np.float64) / 2**32  # rounded to float32, as documented
+    expected = np.where(u > 0.5, np.log1p(u - 1), np.log(u))
     np.testing.assert_allclose(noise._log_uniform(bits), expected, rtol=1e-6, atol=0)
 
 
@@ -191,7 +191,7 @@ def test_a_seed_out_of_range_is_refused(draw, seed: int):
 @pytest.mark.parametrize(
     ("draw", "digest"),
     [
-        (noise.normal, "1d307db0ca1b051db16f9ca1975cb28808b8f1b8fe58a9f253b3efee0cea8705"),
+        (noise.normal, "906667fee9fa61402a8413f130346ea84d33fc9e59258e2c7b2de4f6c9e6ee2b"),
         (noise.uniform, "9b238aaca124220c70966be1895f418a664e7d89c8719c0f0f5a6dc2e5200fd8"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,3 +207,67 @@ def test_without_its_extra(tmp_path: Path, words: list[str]) -> None:
     assert "pip install 'vae-edge[train]'" in result.stderr
     assert result.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--batch-size 750 --epochs 5 --latent-dim 2",  # 10 steps, where PyTorch's one-cycle schedule divides by zero
+        "--batch-size 500 --epochs 1 --latent-dim 1",
+    ],
+)
+def test_the_smallest_runs_work(command: Command, digits_root: Path, tmp_path: Path, words: str) -> None:
+    """A run of exactly 10 steps, and one with a single latent dimension, work to the last picture."""
+    where = ("--out", tmp_path / "run", "--data-root", digits_root, "--no-download", "--device", "cpu")
+    result = command(main, *words.split(), "--hidden", 8, *where)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == f"{tmp_path / 'run'}: weights, metrics and pictures"
+    assert math.isfinite(json.loads((tmp_path / "run" / "evaluation.json").read_text())["figures"]["elbo"]["mean"])
+    assert len(list((tmp_path / "run").glob("*.png"))) >= 4
+
+
+@pytest.mark.parametrize("words", ["--lr nan", f"--hidden {10**11}", f"--batch-size {10**23}"])
+def test_absurd_settings_leave_no_run(command: Command, digits_root: Path, tmp_path: Path, words: str) -> None:
+    """NaN and sizes beyond all memory are wrong usage: exit code 2, one line, no run folder."""
+    result = command(main, *words.split(), "--out", tmp_path / "run", "--data-root", digits_root, "--no-download")
+    assert (result.code, result.out) == (2, "")
+    assert_one_line(result.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_leaves_no_run(
+    digits_root: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C and SIGTERM during training: exit code 130 or 143, one error line, no run folder."""
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell ignores it
+    script += "from vae_train.cli import main; main()"
+    words = ["--epochs", "1000000", "--hidden", "8", "--device", "cpu", "--no-download"]
+    words += ["--out", str(tmp_path / "run"), "--data-root", str(digits_root)]
+    arguments = [sys.executable, "-c", script, *words]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(number)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert first.startswith("training on cpu")
+    assert process.returncode == code
+    assert_one_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_refuses_other_images(command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path) -> None:
+    """`evaluate` on test images that are not the run's: exit code 4, one line that names the folder, nothing kept."""
+    run, root = shutil.copytree(tiny_run, tmp_path / "run"), shutil.copytree(digits_root, tmp_path / "other")
+    images = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    raw = images.read_bytes()
+    images.write_bytes(raw[:16] + raw[:15:-1])  # upside down, behind the same header
+    before = (run / "evaluation.json").read_bytes()
+    result = command(main, "evaluate", run, "-K", 1, "--data-root", root, "--no-download", "--device", "cpu")
+    assert (result.code, result.out) == (4, "")
+    assert_one_line(result.err)
+    assert str(root) in result.err
+    assert (run / "evaluation.json").read_bytes() == before
