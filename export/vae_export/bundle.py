@@ -89,8 +89,10 @@ def golden(run: Run) -> bytes:
     mu, logsigma = run.vae.encoder(x)
     elbo = run.vae.elbo(x, torch.from_numpy(eps))
     buffer = io.BytesIO()
+    arrays = {"seed": np.array(_GOLDEN_SEED, np.uint64), "z": z, "eps": eps}
     tensors = {"x": x, "mu": mu, "logsigma": logsigma, "logits": logits, "elbo": elbo}
-    np.savez_compressed(buffer, z=z, eps=eps, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    arrays |= {name: tensor.numpy() for name, tensor in tensors.items()}
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

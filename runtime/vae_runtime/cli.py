@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,20 +41,27 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None) -> Non
 @cli.command()
 @click.option("-n", "number", type=click.IntRange(min=1), default=16, show_default=True, help="How many images.")
 @click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
+@click.option(
+    "--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="First image of the seed."
+)
 @click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),
     help="A .png grid, or an .npy or .npz array.  [default: samples.png, and the terminal]",
 )  # fmt: skip
 @click.pass_obj
-def sample(options: Options, number: int, seed: int | None, mean: bool, output: Path | None) -> None:
+def sample(options: Options, number: int, seed: int | None, start: int, mean: bool, output: Path | None) -> None:
     """Draw images from the prior."""
     show = output is None and sys.stdout.isatty()
     output = output or Path("samples.png")
     check_output(output, ".png", ".npy", ".npz")
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
-    x = _load(options).sample(number, seed=seed, mean=mean)
-    save(output, x=x)
+    vae = _load(options)
+    if output.suffix == ".npy":
+        save_stream(output, (number, *vae.image_shape), vae.sample_batches(number, seed, mean, start))
+    else:
+        x = vae.sample(number, seed, mean, start)
+        save(output, x=x)
     if show:
         from vae_runtime.images import blocks
 
@@ -153,6 +161,32 @@ def info(options: Options, as_json: bool) -> None:
     click.echo(format_info(vae.info, as_json))
 
 
+@cli.command()
+@click.pass_obj
+def verify(options: Options) -> None:
+    """Run the bundle's golden vectors on this device and say how far it is off; exit code 3 past tolerance."""
+    from vae_runtime import bundle as bundles
+    from vae_runtime import verify as verification
+    from vae_runtime.errors import BundleError
+
+    path = options[0] or bundles.shipped()
+    rows = verification.verify(bundles.read(path))
+    click.echo(verification.table(rows))
+    if failed := [row.name for row in rows if not row.passed]:
+        raise BundleError("golden vectors not reproduced", ", ".join(failed), "do not trust this device's numbers")
+
+
+@cli.command()
+def doctor() -> None:
+    """Describe this machine, and say whether the runtime can work on it."""
+    from vae_runtime import doctor as examination
+
+    for name, fact in examination.describe().items():
+        click.echo(f"{name:12} {fact}")
+    examination.check()
+    click.echo(f"{'verdict':12} fit: onnxruntime can be imported here")
+
+
 def check_output(path: Path, *suffixes: str) -> None:
     """Raise ArgumentError unless `path` can become a file of one of these kinds; asked before any long work."""
     from vae_runtime.errors import ArgumentError
@@ -191,6 +225,19 @@ def _load(options: Options) -> "VAE":
 
     bundle, threads = options
     return VAE.load(bundle, threads)
+
+
+def save_stream(path: Path, shape: tuple[int, ...], batches: Iterator["Floats"]) -> None:
+    """Write batches of images as one .npy of `shape`, in one step and in constant memory."""
+    import numpy as np
+
+    from vae_runtime.files import replacing
+
+    with replacing(path) as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(batch.astype("<f4", copy=False).tobytes())
 
 
 def say_fitted(batch: "Batch") -> None:

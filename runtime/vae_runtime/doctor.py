@@ -1,0 +1,74 @@
+"""Describe this machine and say whether the runtime can work on it."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from vae_runtime.errors import EnvironmentUnfit
+from vae_runtime.threads import available_cores
+
+_SUPPORTED = ("x86_64", "amd64", "aarch64", "arm64")
+
+
+def describe() -> dict[str, str]:
+    """Processor, cores, memory, system and versions, by name."""
+    facts = {
+        "machine": f"{platform.machine()}, {_processor()}",
+        "cores": f"{available_cores()} usable of {os.cpu_count()}",
+        "memory": _memory(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_version()}, {sys.maxsize.bit_length() + 1}-bit",
+    }
+    for package in ("vae-edge", "numpy", "onnxruntime", "click", "pillow"):
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts
+
+
+def check() -> None:
+    """Raise EnvironmentUnfit where the runtime cannot work here; onnxruntime is tried in a process of its own.
+
+    A wrong binary may end in a signal (an illegal instruction, say), which no `except` catches.
+    """
+    if sys.maxsize < 2**32 or platform.machine().lower() not in _SUPPORTED:
+        raise EnvironmentUnfit(
+            "unsupported processor or 32-bit system",
+            f"{platform.machine()}, {sys.maxsize.bit_length() + 1}-bit Python",
+            "onnxruntime has no build for it; on a Raspberry Pi 3 or newer install the 64-bit Raspberry Pi OS",
+        )
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    tried = subprocess.run(
+        [sys.executable, "-c", "import onnxruntime"], capture_output=True, text=True, env=environment, check=False
+    )
+    if tried.returncode < 0:
+        raise EnvironmentUnfit(
+            "onnxruntime crashes when it is imported",
+            f"signal {-tried.returncode}",
+            "install another release of it: pip install 'onnxruntime<1.32'",
+        )
+    if tried.returncode:
+        reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentUnfit("onnxruntime cannot be imported", reason, "install it: pip install onnxruntime")
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or "unknown processor"
+
+
+def _memory() -> str:
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return "unknown"
+    return f"{pages * size / 2**30:.1f} GiB"

@@ -1,0 +1,84 @@
+"""Check a bundle on this device: run its golden vectors and say, row by row, how far the numbers are off."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime import noise
+from vae_runtime.bundle import Bundle
+from vae_runtime.errors import BundleError
+from vae_runtime.vae import VAE, Floats, kl_per_dimension
+
+_EXACT = ("z", "eps")  # noise, which every machine must make to the last bit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One golden array: how many float32 steps (ulp) and how much in its own unit the device is off, at most.
+
+    tolerance: of the largest difference, from the manifest. `elbo` is in nats.
+    """
+
+    name: str
+    ulps: int
+    max_abs: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance; False for NaN."""
+        return self.max_abs <= self.tolerance
+
+
+def verify(bundle: Bundle) -> list[Row]:
+    """Compute every golden array of the bundle again, with this device's noise and onnxruntime.
+
+    Raises BundleError where the bundle is damaged or holds no usable golden vectors.
+    """
+    vae = VAE(bundle)
+    try:
+        golden = bundle.golden()
+        relative, absolute, nats = (bundle.manifest["parity"]["tolerance"][k] for k in ("relative", "absolute", "nats"))
+        seed, rows = int(golden["seed"]), np.arange(len(golden["z"]))
+        got = {
+            "z": noise.normal(seed, noise.PRIOR, rows, vae.latent_dim),
+            "eps": noise.normal(seed, noise.POSTERIOR, rows, vae.latent_dim),
+        }
+        got["mu"], got["logsigma"] = vae.encode(golden["x"])
+        got[vae.likelihood.output] = vae.parameters(golden["z"])
+        z = golden["mu"] + np.exp(golden["logsigma"]) * golden["eps"]
+        log_likelihood = vae.likelihood.log_prob(golden["x"], vae.parameters(z))
+        got["elbo"] = log_likelihood - kl_per_dimension(got["mu"], got["logsigma"]).sum(axis=1)
+        return [
+            _row(name, golden[name], np.asarray(values), relative, nats if name == "elbo" else absolute)
+            for name, values in got.items()
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BundleError("no usable golden vectors", f"{bundle.path} ({reason})", "export it again") from None
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for people."""
+    lines = [f"  {'golden':10}{'ulps':>8}{'max abs':>11}{'tolerance':>11}"]
+    lines += [
+        f"{'✓' if row.passed else '✗'} {row.name:10}{row.ulps:8d}{row.max_abs:11.1e}{row.tolerance:11.1e}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, expected: Floats, got: NDArray[np.floating], relative: float, absolute: float) -> Row:
+    got = got.astype(np.float32)
+    if got.shape != expected.shape:
+        raise ValueError(f"{name} has the shape {list(expected.shape)}, not {list(got.shape)}")
+    off = float(np.abs(got.astype(np.float64) - expected).max())
+    tolerance = 0.0 if name in _EXACT else absolute + relative * float(np.abs(expected).max())
+    return Row(name, int(np.abs(_ordered(got) - _ordered(expected)).max()), off, tolerance)
+
+
+def _ordered(x: Floats) -> NDArray[np.int64]:
+    """float32 values as integers in the same order, so that neighbours differ by one."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(2**31) - bits, bits)
