@@ -24,12 +24,12 @@ R = TypeVar("R")
 def count(given: int | None = None) -> int:
     """The number of threads by the rule above. Raises ArgumentError where it is no positive integer."""
     if given is None and (text := os.environ.get(VARIABLE)):
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 9:
             raise ArgumentError(f"{VARIABLE} is no number", text, "set it to 1 or more, or not at all")
         given = int(text)
     if given is None:
         return available_cores()
-    if not 1 <= given <= _MOST:
+    if not isinstance(given, int) or not 1 <= given <= _MOST:
         raise ArgumentError("threads out of range", given, f"give 1 to {_MOST}")
     return given
 

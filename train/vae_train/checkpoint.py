@@ -3,6 +3,8 @@
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,27 +47,32 @@ def check_new(folder: Path) -> None:
         raise ArgumentError("run folder exists", folder, "choose another with --out, or remove it")
 
 
-def start(folder: Path, config: Config, image_shape: networks.Shape, provenance: dict[str, Any]) -> None:
-    """Make the run folder and write its settings. Raises ArgumentError where it cannot be made or holds files."""
+@contextmanager
+def start(folder: Path, config: Config, image_shape: networks.Shape, provenance: dict[str, Any]) -> Iterator[None]:
+    """Make the run folder and write its settings; remove it again where the training inside does not end well.
+
+    Raises ArgumentError where the folder cannot be made or holds files.
+    """
     check_new(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, folder) from None
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
     settings = {"config": asdict(config), "image_shape": list(image_shape), "provenance": {**provenance, **versions}}
-    write_json(folder / CONFIG, settings)
-
-
-def discard(folder: Path) -> None:
-    """Remove the run folder of a training that did not come to its end, so that the next try is not refused."""
-    for name in (CONFIG, METRICS):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(error, folder) from None
+        write_json(folder / CONFIG, settings)
+        yield
+    except BaseException:
+        for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it was never made, or holds what this run did not write
+            folder.rmdir()
+        raise
 
 
 def append_metrics(folder: Path, epoch: Any) -> None:

@@ -28,8 +28,6 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
         vae = networks.build(config, (channels, height, width), images.train.float().mean(dim=0) / 255).to(where)
     on_device = data.Images(images.train.to(where), images.test, images.test_labels, images.names)
     provenance = {"command": command, "device": str(where), "threads": torch.get_num_threads()}
-    checkpoint.start(out, config, (channels, height, width), provenance)
-    click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
 
     def on_epoch(epoch: loop.Epoch) -> None:
         if not math.isfinite(epoch.train_elbo + epoch.test_elbo):
@@ -41,16 +39,14 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
             f"{epoch.images_per_second:,.0f} images/s"
         )
 
-    try:
+    with checkpoint.start(out, config, (channels, height, width), provenance):
+        click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
         with memory_errors():
             loop.fit(vae, on_device, bits.to(where), config, on_epoch)
-    except BaseException:
-        checkpoint.discard(out)
-        raise
-    checkpoint.save_weights(out, vae)
-    checkpoint.save_probe(out, images.test[:64])
-    evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
-    checkpoint.save_evaluation(out, evaluation)
+        checkpoint.save_weights(out, vae)
+        checkpoint.save_probe(out, images.test[:64])
+        evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
+        checkpoint.save_evaluation(out, evaluation)
     click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
     click.echo(f"{out}: weights and figures are saved; now the pictures, of which t-SNE takes a minute", err=True)
     report.draw(out, vae, bits, images.test_labels, images.names)
