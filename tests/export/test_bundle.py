@@ -91,7 +91,7 @@ def test_golden_vectors_are_reproduced_by_the_runtime(tiny_bundle: Path) -> None
     assert (tiny_bundle / "golden.npz").stat().st_size < 20_000
     with np.load(tiny_bundle / "golden.npz") as archive:
         golden = dict(archive)
-    assert golden.keys() == {"x", "z", "eps", "mu", "logsigma", "logits", "elbo"}
+    assert golden.keys() == {"seed", "x", "z", "eps", "mu", "logsigma", "logits", "elbo"}
     assert set(np.unique(golden["x"])) == {0, 1}
     vae = VAE.load(tiny_bundle)
     mu, logsigma = vae.encode(golden["x"])

@@ -220,7 +220,7 @@ def test_info_is_a_copy(loaded):
 def test_golden_vectors_are_reproduced(loaded):
     """On this machine the bundle gives the encodings, logits and ELBOs that PyTorch gave when it was exported."""
     vae, golden = loaded.vae, read(loaded.path).golden()
-    assert set(golden) == {"z", "eps", "x", "mu", "logsigma", "logits", "elbo"}
+    assert set(golden) == {"seed", "z", "eps", "x", "mu", "logsigma", "logits", "elbo"}
     mu, logsigma = vae.encode(golden["x"])
     np.testing.assert_allclose(mu, golden["mu"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(logsigma, golden["logsigma"], rtol=1e-4, atol=1e-4)
