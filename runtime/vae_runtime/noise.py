@@ -1,8 +1,8 @@
 """Noise as a pure function of (seed, stream, row): row i is the same bits for any chunking, thread count or machine.
 
 Bits come from SplitMix64 (Steele, Lea and Flood 2014) used as a counter-based generator (as in Salmon et al. 2011),
-normals from Box and Muller (1958). Logarithm, sine and cosine are polynomials made of float32 additions and
-multiplications, which IEEE 754 defines to the last bit; a libm or SIMD log differs between processors.
+normals from Box and Muller (1958). Logarithm, sine and cosine are polynomials made of float32 sums, products, quotients
+and roots, which IEEE 754 defines to the last bit; a libm or SIMD log differs between processors.
 """
 
 import numpy as np
