@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests shares: a small real image set, a run and a bundle made from it, commands."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
+        gc.unfreeze()  # vae-infer freezes what it has imported, as a process of its own may
         out, err = capsys.readouterr()
         return Result(int(left.value.code or 0), out, err)
 

@@ -10,6 +10,7 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_runtime.elbo import Terms as Terms
     from vae_runtime.errors import ArgumentError as ArgumentError
     from vae_runtime.errors import BundleError as BundleError
     from vae_runtime.errors import EnvironmentUnfit as EnvironmentUnfit
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from vae_runtime.errors import ResourceError as ResourceError
     from vae_runtime.errors import VaeError as VaeError
     from vae_runtime.vae import VAE as VAE
-    from vae_runtime.vae import Terms as Terms
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
 _API = ("VAE", "Terms")

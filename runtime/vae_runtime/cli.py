@@ -1,24 +1,39 @@
-"""The command `vae-infer`: sample, reconstruct, score and encode images with a bundle. Each verb wraps one API call."""
+"""The command `vae-infer`. Each verb is a thin layer over one public function."""
 
+import gc
 import os
 import shutil
 import sys
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vae_runtime import files
 from vae_runtime.command import run
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
-    from vae_runtime.images import Batch
-    from vae_runtime.vae import VAE, Floats
+    from vae_runtime.bundle import Bundle
+    from vae_runtime.elbo import Floats
+    from vae_runtime.sources import Images
+    from vae_runtime.vae import VAE
 
-Options = tuple[Path | None, int | None]  # bundle and threads
+F = TypeVar("F", bound=Callable[..., Any])
+Options = tuple[Path | None, int | None, int | None]  # bundle, threads, bytes
 _SEED = click.IntRange(0, 2**64 - 1)
-_sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_TRAVERSED = 1000  # images at most, which say how large each latent's KL is
+_PICTURES = (".png", ".npy", ".npz", "")
+_FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
+_sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True)
+
+
+def _output(help: str, default: str | None = None) -> Callable[[F], F]:
+    path = Path(default) if default else None
+    return click.option("-o", "--output", type=click.Path(path_type=Path), default=path, show_default=True, help=help)
 
 
 @click.group()
@@ -27,72 +42,69 @@ _sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=Tru
     help="Bundle folder.  [default: the one that ships with the package]",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: all that this process may use]")
+@click.option("--memory", type=click.IntRange(1, 2**40), help="MiB for the arrays in work at a time.  [default: 16]")
 @click.version_option(package_name="vae-edge")
 @click.pass_context
-def cli(context: click.Context, bundle: Path | None, threads: int | None) -> None:
+def cli(context: click.Context, bundle: Path | None, threads: int | None, memory: int | None) -> None:
     """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image.
 
-    IMAGES are image files, folders of them, and .npy or .npz arrays; what does not have the model's size or mode is
-    fitted, and the command says so.
+    IMAGES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
+    MNIST's, or - for standard input. What does not have the model's size or mode is fitted, and the command says so.
+    Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs.
     """
-    context.obj = (bundle, threads)
+    context.obj = (bundle, threads, None if memory is None else memory << 20)
 
 
 @cli.command()
-@click.option("-n", "number", type=click.IntRange(min=1), default=16, show_default=True, help="How many images.")
+@click.option("-n", "number", type=click.IntRange(1, 2**63 - 1), default=16, show_default=True, help="How many images.")
 @click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
 @click.option(
     "--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="First image of the seed."
 )
 @click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path),
-    help="A .png grid, or an .npy or .npz array.  [default: samples.png, and the terminal]",
-)  # fmt: skip
+@_output("Grid, array or folder.  [default: samples.png, and the terminal]")
 @click.pass_obj
 def sample(options: Options, number: int, seed: int | None, start: int, mean: bool, output: Path | None) -> None:
     """Draw images from the prior."""
     show = output is None and sys.stdout.isatty()
     output = output or Path("samples.png")
-    check_output(output, ".png", ".npy", ".npz")
+    files.check_output(output, *_PICTURES)
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     vae = _load(options)
-    if output.suffix == ".npy":
-        save_stream(output, (number, *vae.image_shape), vae.sample_batches(number, seed, mean, start))
-    else:
-        x = vae.sample(number, seed, mean, start)
-        save(output, x=x)
+    from vae_runtime import outputs
+
+    outputs.write(
+        output, number, vae.image_shape, _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows)
+    )
     if show:
         from vae_runtime.images import blocks
 
-        click.echo(blocks(x, shutil.get_terminal_size().columns))
+        width = shutil.get_terminal_size().columns
+        click.echo(blocks(vae.sample(min(number, width), seed, mean, start), width))
     click.echo(f"{output}: {number} {'mean' if mean else 'sample'}{'s' * (number > 1)}, seed {seed}")
 
 
 @cli.command()
 @_sources
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("reconstructions.png"), show_default=True,
-    help="A .png grid of pairs (image, reconstruction), or an .npy or .npz array of reconstructions.",
-)  # fmt: skip
+@_output("Grid of pairs (image, reconstruction), or array or folder of reconstructions.", "reconstructions.png")
 @click.pass_obj
-def reconstruct(options: Options, sources: tuple[Path, ...], output: Path) -> None:
+def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> None:
     """Encode images and decode their means."""
-    check_output(output, ".png", ".npy", ".npz")
-    from vae_runtime import images
-
+    files.check_output(output, *_PICTURES)
     vae = _load(options)
-    batch = images.load(sources, vae.image_shape)
-    theta = vae.reconstruct(batch.x)
+    from vae_runtime import outputs
+
+    images, batches = _read(sources, vae)
     if output.suffix == ".png":
         import numpy as np
 
-        pairs = np.stack([batch.x, theta], axis=1).reshape(-1, *vae.image_shape)  # image, reconstruction, image, ...
-        save(output, columns=min(8, len(pairs)), x=pairs)
+        shape = (-1, *vae.image_shape)  # image, reconstruction, image, ...
+        pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(shape) for x in batches)
+        outputs.write(output, 2 * len(images), vae.image_shape, pairs, columns=min(8, 2 * len(images)))
     else:
-        save(output, x=theta)
-    say_fitted(batch)
-    click.echo(f"{output}: {len(theta)} reconstruction{'s' * (len(theta) > 1)}")
+        outputs.write(output, len(images), vae.image_shape, map(vae.reconstruct, batches))
+    _say_fitted(images)
+    click.echo(f"{output}: {len(images)} reconstruction{'s' * (len(images) > 1)}")
 
 
 @cli.command()
@@ -100,54 +112,134 @@ def reconstruct(options: Options, sources: tuple[Path, ...], output: Path) -> No
 @click.option(
     "--samples", "-K", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Draws of z per image."
 )
-@click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
+@_FIXED_SEED
 @click.option(
-    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True,
+    "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), default="table", show_default=True,
     help="How to print.",
 )  # fmt: skip
+@_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
-def elbo(options: Options, sources: tuple[Path, ...], samples: int, seed: int, style: str) -> None:
+def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str, output: Path | None) -> None:
     """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
 
     Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
     """
-    from vae_runtime import images
+    if output:
+        files.check_output(output, ".csv", ".json", ".jsonl")
+    vae = _load(options)
     from vae_runtime.reports import format_scores, score
 
-    vae = _load(options)
-    batch = images.load(sources, vae.image_shape)
-    scores, binarised = score(vae, batch.names, batch.x, samples, seed)
-    say_fitted(batch)
-    if binarised:
-        images_were = "image was" if binarised == 1 else "images were"
-        click.echo(f"vae-infer: note: {binarised} grey {images_were} drawn as binary, P(1) = level", err=True)
-    click.echo(format_scores(scores, style, samples, seed))
+    images, batches = _read(sources, vae)
+    scores = score(vae, batches, samples, seed)
+    style = output.suffix[1:] if output else style
+    lines = format_scores(scores, images.names(), style, samples, seed)
+    _print(lines, output, f"scores of {len(images)} images, {samples} draws of z per image, seed {seed}")
+    _say_fitted(images)
+    if scores.binarised:
+        images_were = "image was" if scores.binarised == 1 else "images were"
+        click.echo(f"vae-infer: note: {scores.binarised} grey {images_were} drawn as binary, P(1) = level", err=True)
 
 
 @cli.command()
 @_sources
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="An .npz with mu and logsigma.  [default: CSV on stdout]"
+    "--format", "style", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True, help="How to print."
 )
+@_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
-def encode(options: Options, sources: tuple[Path, ...], output: Path | None) -> None:
+def encode(options: Options, sources: tuple[str, ...], style: str, output: Path | None) -> None:
     """Print or save mu and logsigma of q(z|x) for each image."""
-    if output is not None:
-        check_output(output, ".npz")
-    from vae_runtime import images
-
+    if output:
+        files.check_output(output, ".npz", ".csv", ".jsonl")
     vae = _load(options)
-    batch = images.load(sources, vae.image_shape)
-    mu, logsigma = vae.encode(batch.x)
-    if output is None:
+    import numpy as np
+
+    images, batches = _read(sources, vae)
+    mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
+    what = f"mu and logsigma of {len(mu)} image{'s' * (len(mu) > 1)}, {vae.latent_dim} dimensions each"
+    if output and output.suffix == ".npz":
+        from vae_runtime.outputs import write_arrays
+
+        write_arrays(output, mu=mu, logsigma=logsigma)
+        click.echo(f"{output}: {what}")
+    else:
         from vae_runtime.reports import format_latents
 
-        result = format_latents(batch.names, mu, logsigma)
-    else:
-        save(output, mu=mu, logsigma=logsigma)
-        result = f"{output}: mu and logsigma of {len(mu)} images, {vae.latent_dim} dimensions each"
-    say_fitted(batch)
-    click.echo(result)
+        style = output.suffix[1:] if output else style
+        _print(format_latents(images.names(), mu, logsigma, style), output, what)
+    _say_fitted(images)
+
+
+@cli.command()
+@click.argument("latents")
+@_output("Grid, array or folder.", "decoded.png")
+@click.pass_obj
+def decode(options: Options, latents: str, output: Path) -> None:
+    """Decode LATENTS, an .npy [n, latent_dim] or the .npz of `encode` (- for standard input), to E[x|z]."""
+    files.check_output(output, *_PICTURES)
+    vae = _load(options)
+    from vae_runtime import outputs
+    from vae_runtime.latents import read
+
+    z = read(latents, vae.latent_dim)
+    chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
+    outputs.write(output, len(z), vae.image_shape, _progress(map(vae.decode, chunks), len(z), vae.rows))
+    click.echo(f"{output}: {len(z)} decoded image{'s' * (len(z) > 1)}")
+
+
+@cli.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option(
+    "--steps", type=click.IntRange(2, 10_000), default=9, show_default=True, help="Images, both ends included."
+)
+@click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
+@_output("One row of images, an animated .gif, array or folder.", "interpolation.png")
+@click.pass_obj
+def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, output: Path) -> None:
+    """Walk through latent space from image A to image B."""
+    files.check_output(output, *_PICTURES, ".gif")
+    vae = _load(options)
+    from vae_runtime import outputs
+    from vae_runtime.latents import interpolate as walk
+
+    images, batches = _read((a, b), vae)
+    x = next(batches)
+    theta = walk(vae, x[0], x[-1], steps, linear)
+    outputs.write(output, steps, vae.image_shape, [theta], columns=steps)
+    _say_fitted(images)
+    click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
+
+
+@cli.command()
+@click.argument("sources", metavar="[IMAGES]...", nargs=-1)
+@click.option("--steps", type=click.IntRange(2, 10_000), default=11, show_default=True, help="Images per latent.")
+@click.option(
+    "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
+)
+@click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="How many latents at most.")
+@_output("Grid, animated .gif, array or folder.", "traversal.png")
+@click.pass_obj
+def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float, most: int, output: Path) -> None:
+    """Vary one latent at a time, a row each, the latent with the largest KL first.
+
+    The other latents rest at the first image's mean, and the KL is the mean of the first 1,000 images; without IMAGES,
+    at 0, and the KL is that of 500 of the model's own samples.
+    """
+    files.check_output(output, *_PICTURES, ".gif")
+    vae = _load(options)
+    from vae_runtime import outputs
+    from vae_runtime.latents import traverse as walk
+    from vae_runtime.sources import Images
+
+    images = Images(sources, vae.image_shape) if sources else None
+    x = next(images.batches(_TRAVERSED)) if images else None
+    walked = walk(vae, x, steps, span, most)
+    outputs.write(output, len(walked.latents) * steps, vae.image_shape, walked.images, columns=steps)
+    if images:
+        _say_fitted(images)
+    rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
+    click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}")
 
 
 @cli.command()
@@ -187,68 +279,99 @@ def doctor() -> None:
     click.echo(f"{'verdict':12} fit: onnxruntime can be imported here")
 
 
-def check_output(path: Path, *suffixes: str) -> None:
-    """Raise ArgumentError unless `path` can become a file of one of these kinds; asked before any long work."""
-    from vae_runtime.errors import ArgumentError
-    from vae_runtime.files import write_error
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="All figures as JSON: seconds, bytes, things per second.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each throughput.")
+@click.pass_obj
+def bench(options: Options, as_json: bool, seconds: float) -> None:
+    """Measure start-up, latency, throughput by number of threads, and memory on this machine."""
+    from vae_runtime.bench import bench as measure
 
-    if path.suffix not in suffixes:
-        raise ArgumentError("output of an unknown kind", path, f"end its name in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ArgumentError("output folder not found", path.parent, "make it first")
-    try:
-        folder = path.is_dir()
-    except OSError as error:  # a name that is too long
-        raise write_error(error, path) from None
-    if folder:
-        raise ArgumentError("output is a folder", path, "name a file")
-
-
-def save(path: Path, columns: int | None = None, **arrays: "Floats") -> None:
-    """Write images as a PNG grid, or arrays as .npy or .npz, in one step."""
-    import numpy as np
-
-    from vae_runtime.files import replacing
-    from vae_runtime.images import save_grid
-
-    with replacing(path) as file:
-        if path.suffix == ".npz":
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        elif path.suffix == ".npy":
-            np.save(file, arrays["x"])
-        else:
-            save_grid(arrays["x"], file, columns)
+    found = measure(options[0], seconds)
+    click.echo(found.json() if as_json else found.table())
 
 
 def _load(options: Options) -> "VAE":
+    """The VAE, its files read and hashed while NumPy and onnxruntime are imported."""
+    path, threads, memory = options
+    reading = _Reading(path)
+    reading.start()
     from vae_runtime.vae import VAE
 
-    bundle, threads = options
-    return VAE.load(bundle, threads)
+    vae = VAE(reading.result(), threads, memory)
+    gc.freeze()  # modules stay: neither a later collection nor the interpreter's end need look at them
+    gc.enable()
+    return vae
 
 
-def save_stream(path: Path, shape: tuple[int, ...], batches: Iterator["Floats"]) -> None:
-    """Write batches of images as one .npy of `shape`, in one step and in constant memory."""
-    import numpy as np
+class _Reading(threading.Thread):
+    """Read a bundle in a thread of its own."""
 
-    from vae_runtime.files import replacing
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._bundle: Bundle | None = None
+        self._error: BaseException | None = None
 
-    with replacing(path) as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+    def run(self) -> None:
+        from vae_runtime import bundle
+
+        try:
+            self._bundle = bundle.read(self._path or bundle.shipped())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> "Bundle":
+        """The bundle, or the error that reading it raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        assert self._bundle is not None
+        return self._bundle
+
+
+def _read(sources: tuple[str, ...], vae: "VAE") -> "tuple[Images, Iterator[Floats]]":
+    """The images of the sources, and their batches."""
+    from vae_runtime.sources import Images
+
+    images = Images(sources, vae.image_shape)
+    rows = vae.rows * vae.threads
+    return images, _progress(images.batches(rows), len(images), rows)
+
+
+def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[Floats]":
+    """Pass batches on, with a bar on stderr where that is a terminal and there are several."""
+    hidden = total <= 4 * rows or not sys.stderr.isatty()
+    with click.progressbar(length=total, label="images", file=sys.stderr, hidden=hidden) as bar:
         for batch in batches:
-            file.write(batch.astype("<f4", copy=False).tobytes())
+            yield batch
+            bar.update(len(batch))
 
 
-def say_fitted(batch: "Batch") -> None:
+def _say_fitted(images: "Images") -> None:
     """Say which images were changed to fit the model, one line for each kind of change."""
-    for change, count in Counter(batch.fitted.values()).items():
-        first = next(name for name, note in batch.fitted.items() if note == change)
+    for change, count in Counter(images.fitted.values()).items():
+        first = next(name for name, note in images.fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
         click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
+
+
+def _print(lines: Iterable[str], output: Path | None, what: str) -> None:
+    """Print lines, or write them to a file and print what they are."""
+    if output is None:
+        for line in lines:
+            click.echo(line)
+    else:
+        files.write_lines(output, lines)
+        click.echo(f"{output}: {what}")
 
 
 def main() -> None:
     """Entry point of `vae-infer`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's BLAS is not used, and its threads cost start-up time
-    run(cli, "vae-infer")
+    warnings.simplefilter("ignore")  # what matters is an error, in one line
+    gc.disable()  # until the model is loaded: imports leave nothing to collect, and looking for it takes time
+    try:
+        run(cli, "vae-infer")
+    finally:
+        gc.enable()

@@ -28,18 +28,17 @@ def run(command: click.Command, prog: str) -> None:
     code = _guarded(command, prog)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` say, has what it wanted
+    except OSError as error:  # a full disk, or a reader, `head` say, that has what it wanted
+        if error.errno != errno.EPIPE:
+            code = _fail(prog, f"cannot write: standard output ({error.strerror}); free some space", 5)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def _guarded(command: click.Command, prog: str) -> int:
     try:
-        with command.make_context(prog, sys.argv[1:]) as context:
-            command.invoke(context)
-        return 0
-    except click.exceptions.Exit as left:
-        return left.exit_code
+        left = command.main(sys.argv[1:], prog, standalone_mode=False)  # completes words for the shell, too
+        return left if isinstance(left, int) else 0
     except click.exceptions.NoArgsIsHelpError:
         return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
     except click.UsageError as error:

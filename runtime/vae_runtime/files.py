@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,29 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # where it could not be made, as in a folder that is a file, it cannot be removed
             temporary.unlink()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text in one step."""
+    with replacing(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
+
+
+def check_output(path: Path, *kinds: str) -> None:
+    """Raise ArgumentError unless `path` can become an output of one of these kinds: suffixes, or "" for a folder."""
+    if path.suffix not in kinds:
+        named = " or ".join(kind or "no suffix (a folder)" for kind in kinds)
+        raise ArgumentError("output of an unknown kind", path, f"end its name in {named}")
+    if not path.parent.is_dir():
+        raise ArgumentError("output folder not found", path.parent, "make it first")
+    try:
+        folder, used = path.is_dir(), path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    except OSError as error:  # a name that is too long
+        raise write_error(error, path) from None
+    if path.suffix and folder:
+        raise ArgumentError("output is a folder", path, "name a file")
+    if not path.suffix and used:
+        raise ArgumentError("output exists and is no empty folder", path, "name a new folder")
 
 
 def write_error(error: OSError, path: Path) -> VaeError:

@@ -5,18 +5,20 @@ broadcast, so that x [batch, 1, C, H, W] meets parameters [batch, draws, C, H, W
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime.errors import InputError
+from vae_runtime.errors import BundleError, InputError
 
 Floats = NDArray[np.float32]
+LogProb = Callable[[Floats, Floats], NDArray[np.float64]]
 
 _LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
-_BLOCK = 128  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
+_BLOCK = 256  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -62,13 +64,7 @@ class Bernoulli:
         With s = logits where x = 1 and -logits where x = 0, a pixel's term is min(s, 0) - log(1 + exp(-|s|)): no two
         large numbers cancel. One logarithm serves 16 pixels, since the factors lie in (1, 2].
         """
-        s = parameters * (2 * x - 1)
-        rows = s.reshape(-1, math.prod(s.shape[-3:]))  # [rows, pixels]
-        log_prob = np.empty(len(rows))
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            log_prob[start : start + _BLOCK] = _log_sigmoid_sum(block)
-        return log_prob.reshape(s.shape[:-3])
+        return _by_blocks(_bernoulli_log_prob, 2 * x - 1, parameters)
 
     def check(self, x: Floats) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
@@ -151,7 +147,7 @@ class DiscretisedLogistic:
 
 
 def from_contract(contract: dict[str, Any]) -> Likelihood:
-    """The likelihood that a bundle's contract names. Raises ValueError for one that this release does not know."""
+    """The likelihood that a bundle's contract names. Raises BundleError for one that this release does not know."""
     match contract:
         case {"name": "bernoulli"}:
             return Bernoulli()
@@ -159,23 +155,47 @@ def from_contract(contract: dict[str, Any]) -> Likelihood:
             return Gaussian(logsigma)
         case {"name": "discretised-logistic"}:
             return DiscretisedLogistic()
-    raise ValueError(f"unknown likelihood {contract!r}")
+    raise BundleError("unknown likelihood", repr(contract)[:120], "use a newer release of vae-edge, or export again")
 
 
-def _log_sigmoid_sum(s: Floats) -> NDArray[np.float64]:
-    """Sum over the last axis of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), float64 [rows]; s is overwritten."""
-    size = np.abs(s)
-    s -= size  # 2 min(s, 0), exactly
-    linear: NDArray[np.float64] = 0.5 * s.sum(axis=1).astype(np.float64)
-    np.negative(size, out=size)
-    factors = np.exp(size, out=size)
+def _by_blocks(log_prob: LogProb, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+    """`log_prob` of x and parameters with their leading axes broadcast, a cache-sized block of rows at a time."""
+    lead = np.broadcast_shapes(x.shape[:-3], parameters.shape[:-3])
+    x = np.broadcast_to(x, (*lead, *x.shape[-3:]))
+    parameters = np.broadcast_to(parameters, (*lead, *parameters.shape[-3:]))
+    result = np.empty(lead)
+    for block in _blocks(lead):
+        result[block] = log_prob(x[block], parameters[block])
+    return result
+
+
+def _blocks(lead: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
+    """Indices that cover an array's leading axes, each of about _BLOCK rows at most."""
+    inner = math.prod(lead[1:])
+    if not lead:
+        yield ()
+    elif inner > _BLOCK:
+        yield from ((i, *rest) for i in range(lead[0]) for rest in _blocks(lead[1:]))
+    else:
+        step = max(1, _BLOCK // max(1, inner))
+        yield from ((slice(i, i + step),) for i in range(0, lead[0], step))
+
+
+def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
+    """Sum over pixels of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits, float64 [...]."""
+    pixels = (*logits.shape[:-3], -1)
+    s = signs.reshape(pixels) * logits.reshape(pixels)
+    negative = (s.view(np.uint32) | np.uint32(0x80000000)).view(np.float32)  # -|s| in one pass
+    s += negative  # 2 min(s, 0), exactly
+    linear: NDArray[np.float64] = 0.5 * np.einsum("...i->...", s).astype(np.float64)  # twice as fast as sum
+    factors = np.exp(negative, out=negative)
     factors += 1
     for _ in range(_SOFTPLUS_HALVINGS):
-        half, odd = divmod(factors.shape[1], 2)
+        half, odd = divmod(factors.shape[-1], 2)
         if odd:
             break
-        factors = factors[:, :half] * factors[:, half:]
-    linear -= np.log(factors).sum(axis=1)
+        factors = factors[..., :half] * factors[..., half:]
+    linear -= np.log(factors).sum(axis=-1)
     return linear
 
 

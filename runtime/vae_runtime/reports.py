@@ -4,63 +4,111 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vae_runtime.elbo import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.likelihoods import Bernoulli
-from vae_runtime.vae import VAE, Floats
+from vae_runtime.vae import VAE
+
+_LN2 = math.log(2)
+_SHOWN = 8  # latents in the table's last line
 
 
 @dataclass(frozen=True)
-class Score:
-    """One image's ELBO and terms in nats, and the share of test images with a lower ELBO, in percent.
+class Scores:
+    """Scores of images, float64 [n] each: ELBO and its terms in nats, and the percentile that `VAE.percentile` gives.
 
-    The share is interpolated between the bundle's quantiles; 0.1 and 99.9 stand for all beyond them.
+    standard_error: of the ELBO over the draws of z, NaN for one draw. bits_per_pixel: -ELBO / (pixels ln 2), None where
+    the likelihood is a density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how
+    many images were grey under a Bernoulli likelihood and were drawn as binary first.
     """
 
-    image: str
-    elbo: float
-    reconstruction: float
-    kl: float
-    percentile: float
+    elbo: Nats
+    standard_error: Nats
+    reconstruction: Nats
+    kl: Nats
+    percentile: Nats
+    bits_per_pixel: Nats | None
+    kl_per_dimension: Nats
+    binarised: int
+
+    def columns(self) -> dict[str, Nats]:
+        """The figures that each image has, by name."""
+        names = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_pixel")
+        figures = {name: getattr(self, name) for name in names}
+        if np.isnan(self.standard_error).all():  # one draw of z
+            del figures["standard_error"]
+        return {name: column for name, column in figures.items() if column is not None}
 
 
-def score(vae: VAE, names: Sequence[str], x: Floats, num_samples: int, seed: int) -> tuple[list[Score], int]:
-    """Scores of images [batch, C, H, W], and how many of them were grey and had to be binarised first."""
-    scored = vae.binarise(x, seed) if isinstance(vae.likelihood, Bernoulli) else x
-    binarised = int((scored != x).reshape(len(x), -1).any(axis=1).sum())
-    terms = vae.terms(scored, num_samples, seed)
-    try:
-        quantiles = vae.info["evaluation"]["quantiles"]
-        percentile = 100 * np.interp(terms.elbo, quantiles["elbo"], quantiles["levels"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError("bundle's manifest lacks the test images' quantiles", error, "export it again") from None
-    columns = (terms.elbo, terms.reconstruction, terms.kl, percentile)
-    return [Score(name, *map(float, row)) for name, *row in zip(names, *columns, strict=True)], binarised
+def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Scores:
+    """Score a stream of batches of images [batch, C, H, W], in constant memory but for a few figures per image."""
+    parts, kl, binarised, seen = [], np.zeros(vae.latent_dim), 0, 0
+    for x in batches:
+        scored = vae.binarise(x, seed, start=seen) if isinstance(vae.likelihood, Bernoulli) else x
+        terms = vae.terms(scored, num_samples, seed, start=seen)
+        parts.append(np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl]))
+        kl += terms.kl_per_dimension.sum(axis=0)
+        binarised += int((scored != x).reshape(len(x), -1).any(axis=1).sum())
+        seen += len(x)
+    elbo, error, reconstruction, per_image = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0))
+    bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
+    return Scores(elbo, error, reconstruction, per_image, vae.percentile(elbo), bits, kl / max(1, seen), binarised)
 
 
-def format_scores(scores: Sequence[Score], style: str, num_samples: int, seed: int) -> str:
-    """Scores as `table`, `csv` or `json`."""
-    header = [field.name for field in fields(Score)]
-    if style == "json":
-        rows = [asdict(row) for row in scores]
-        return json.dumps({"unit": "nats", "samples": num_samples, "seed": seed, "images": rows}, indent=1)
-    if style == "csv":
-        return _csv(header, [list(asdict(row).values()) for row in scores])
-    width = max(len("image"), *(len(row.image) for row in scores))
-    lines = [f"{'image':{width}} {'ELBO':>10} {'log p(x|z)':>11} {'KL':>8} {'percentile':>11}"]
-    for row in scores:
-        figures = f"{row.elbo:10.2f} {row.reconstruction:11.2f} {row.kl:8.2f} {_percent(row.percentile):>11}"
-        lines.append(f"{row.image:{width}} {figures}")
-    elbos = np.array([row.elbo for row in scores])
-    error = f" +- {elbos.std(ddof=1) / math.sqrt(len(elbos)):.2f}" if len(elbos) > 1 else ""
-    draws = f"{num_samples} draw{'s' if num_samples > 1 else ''} of z per image, seed {seed}"
-    lines.append(f"mean ELBO {elbos.mean():.2f}{error} nats per image, {draws}")
-    return "\n".join(lines)
+def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples: int, seed: int) -> Iterator[str]:
+    """Lines of scores as a `table`, `csv`, `json` or `jsonl` (one JSON object per line)."""
+    columns = scores.columns()
+    rows = zip(names, *columns.values(), strict=True)
+    match style:
+        case "json":
+            facts = {
+                "unit": "nats", "samples": num_samples, "seed": seed, "mean_elbo": _mean(scores.elbo)[0],
+                "standard_error_of_mean": _mean(scores.elbo)[1], "kl_per_dimension": scores.kl_per_dimension.tolist(),
+            }  # fmt: skip
+            yield json.dumps(facts, indent=1).removesuffix("\n}") + ',\n "images": ['
+            for i, (name, *figures) in enumerate(rows, start=1):
+                row = {"image": name, **dict(zip(columns, map(float, figures), strict=True))}
+                yield "  " + json.dumps(row) + "," * (i < len(scores.elbo))
+            yield " ]\n}"
+        case "jsonl":
+            for name, *figures in rows:
+                yield json.dumps({"image": name, **dict(zip(columns, map(float, figures), strict=True))})
+        case "csv":
+            yield _csv(["image", *columns])
+            yield from (_csv([name, *map(float, figures)]) for name, *figures in rows)
+        case _:
+            yield from _table(scores, list(names), num_samples, seed)
+
+
+def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Iterator[str]:
+    width = max(len("image"), *map(len, names))
+    several = num_samples > 1
+    error = f" {'+-':>5}" if several else ""
+    yield f"{'image':{width}} {'ELBO':>10}{error} {'log p(x|z)':>11} {'KL':>8} {'percentile':>11}"
+    for i, name in enumerate(names):
+        error = f" {scores.standard_error[i]:5.2f}" if several else ""
+        figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f} {_percent(scores.percentile[i]):>11}"
+        yield f"{name:{width}} {scores.elbo[i]:10.2f}{error} {figures}"
+    mean, error_of_mean = _mean(scores.elbo)
+    error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
+    draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
+    bits = f" ({scores.bits_per_pixel.mean():.3f} bits per pixel)" if scores.bits_per_pixel is not None else ""
+    yield f"mean ELBO {mean:.2f}{error} nats per image{bits}, {draws}"
+    order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
+    largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
+    yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
+
+
+def _mean(figures: Nats) -> tuple[float, float | None]:
+    """Mean, and its standard error where there are two or more figures."""
+    error = float(figures.std(ddof=1)) / math.sqrt(len(figures)) if len(figures) > 1 else None
+    return float(figures.mean()), error
 
 
 def _percent(value: float) -> str:
@@ -68,10 +116,14 @@ def _percent(value: float) -> str:
     return f"{'<' if value <= 0.1 else '>' if value >= 99.9 else ''}{value:.1f}%"
 
 
-def format_latents(names: Sequence[str], mu: Floats, logsigma: Floats) -> str:
-    """CSV with one line per image: its name, mu_0.., logsigma_0.."""
-    header = ["image", *(f"{name}_{i}" for name in ("mu", "logsigma") for i in range(mu.shape[1]))]
-    return _csv(header, [[name, *m.tolist(), *s.tolist()] for name, m, s in zip(names, mu, logsigma, strict=True)])
+def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: str = "csv") -> Iterator[str]:
+    """Lines with an image each: its name, mu and logsigma; as `csv` (mu_0.., logsigma_0..) or `jsonl`."""
+    rows = zip(names, mu, logsigma, strict=True)
+    if style == "jsonl":
+        yield from (json.dumps({"image": name, "mu": m.tolist(), "logsigma": s.tolist()}) for name, m, s in rows)
+        return
+    yield _csv(["image", *(f"{name}_{i}" for name in ("mu", "logsigma") for i in range(mu.shape[1]))])
+    yield from (_csv([name, *m.tolist(), *s.tolist()]) for name, m, s in rows)
 
 
 def format_info(manifest: dict[str, Any], as_json: bool) -> str:
@@ -106,7 +158,8 @@ def _describe(manifest: dict[str, Any]) -> str:
     return "\n".join(f"{name:22} {text}" for name, text in lines.items())
 
 
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
+def _csv(row: list[Any]) -> str:
+    """One line of CSV."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
-    return buffer.getvalue().rstrip("\n")
+    csv.writer(buffer, lineterminator="").writerow(row)
+    return buffer.getvalue()

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from vae_runtime import noise
 from vae_runtime.bundle import Bundle
+from vae_runtime.elbo import Floats, kl_per_dimension
 from vae_runtime.errors import BundleError
-from vae_runtime.vae import VAE, Floats, kl_per_dimension
+from vae_runtime.vae import VAE
 
 _EXACT = ("z", "eps")  # noise, which every machine must make to the last bit
 

@@ -17,9 +17,10 @@ import pytest
 
 from vae_export import bundle, gate
 from vae_export.cli import main
+from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import ArgumentError
 from vae_runtime.likelihoods import Bernoulli
-from vae_runtime.vae import VAE, kl_per_dimension
+from vae_runtime.vae import VAE
 from vae_train import checkpoint
 
 Command = Callable[..., Any]

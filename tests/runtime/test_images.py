@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_runtime import InputError, images
+from vae_runtime import InputError, images, outputs, sources
 from vae_runtime.images import Shape
 
 GREY: Shape = (1, 28, 28)
@@ -29,7 +29,7 @@ def picture(mode: str, size: tuple[int, int] = (28, 28), level: int = 200) -> Im
 def refuses(source: Path, words: str, shape: Shape = GREY) -> None:
     """Loading raises InputError in one line that names the file and holds `words`."""
     with pytest.raises(InputError) as caught:
-        images.load([source], shape)
+        sources.load([source], shape)
     text = str(caught.value)
     assert str(source) in text
     assert words in text
@@ -113,7 +113,7 @@ def test_a_change_of_pixels_is_always_said(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     two.save(tmp_path / "turned.png", exif=exif)
-    batch = images.load([tmp_path / "transparent.png", tmp_path / "turned.png"], GREY)
+    batch = sources.load([tmp_path / "transparent.png", tmp_path / "turned.png"], GREY)
     original, _ = images.fit(two, GREY)
     np.testing.assert_array_equal(batch.x[0], np.where(original == original[0, 0, 0], 0, original))
     np.testing.assert_array_equal(batch.x[1, 0], np.rot90(original[0], -1))
@@ -132,7 +132,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "photo.png", exif=exif)
-    x = images.load([tmp_path / "photo.png"], GREY).x
+    x = sources.load([tmp_path / "photo.png"], GREY).x
     np.testing.assert_array_equal(x[0, 0], upright / np.float32(255))
 
 
@@ -140,7 +140,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path):
     """A 16-bit PNG's levels 0..65535 become 0..1; clipping at 255 would make nearly all of them white."""
     ramp = np.linspace(0, 65535, 784).astype(np.uint16).reshape(28, 28)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    batch = images.load([tmp_path / "ramp.png"], GREY)
+    batch = sources.load([tmp_path / "ramp.png"], GREY)
     np.testing.assert_allclose(batch.x[0, 0], ramp / 65535, atol=0.51 / 255)
     assert batch.fitted == {f"{tmp_path}/ramp.png": "from 28x28 I;16 to 28x28 L"}
 
@@ -163,7 +163,7 @@ def test_files_of_many_formats_are_read(tmp_path: Path, suffix: str):
     """Each suffix that counts as an image in a folder is one that can be read; lossless ones give the exact levels."""
     path = tmp_path / f"digit{suffix}"
     Image.fromarray(LEVELS // 64 * 64).save(path, **({"lossless": True} if suffix == ".webp" else {}))
-    batch = images.load([path], GREY)
+    batch = sources.load([path], GREY)
     assert batch.names == [str(path)]
     tolerance = 0.25 if "jp" in suffix.lower() else 0
     np.testing.assert_allclose(batch.x[0, 0], (LEVELS // 64 * 64) / np.float32(255), rtol=0, atol=tolerance)
@@ -179,7 +179,7 @@ def test_sources_keep_their_order_and_folders_are_sorted(tmp_path: Path):
     np.save(folder / "array.npy", np.zeros((28, 28), np.uint8))
     Image.new("L", (28, 28), 5).save(tmp_path / "z.png")
     np.save(tmp_path / "two.npy", np.stack([np.full((28, 28), level, np.uint8) for level in (1, 2)]))
-    batch = images.load([tmp_path / "z.png", folder, str(tmp_path / "two.npy")], GREY)
+    batch = sources.load([tmp_path / "z.png", folder, str(tmp_path / "two.npy")], GREY)
     assert batch.names == [
         *(str(path) for path in (tmp_path / "z.png", folder / "a.png", folder / "b.png", folder / "c.PNG")),
         f"{tmp_path}/two.npy[0]",
@@ -200,7 +200,7 @@ def test_arrays_of_levels_and_floats_are_read(tmp_path: Path, shape: tuple[int, 
     path = tmp_path / f"x{suffix}"
     with path.open("wb") as file:
         np.savez(file, values) if suffix == ".npz" else np.save(file, values)
-    batch = images.load([path], GREY)
+    batch = sources.load([path], GREY)
     n = 1 if len(shape) == 2 else 3
     expected = values.reshape(n, *GREY).astype(np.float32) / np.float32(255 if kind == "u1" else 1)
     np.testing.assert_array_equal(batch.x, expected)
@@ -212,7 +212,7 @@ def test_arrays_of_levels_and_floats_are_read(tmp_path: Path, shape: tuple[int, 
 def test_colour_arrays_are_read(tmp_path: Path):
     """A model of 3 channels takes [n, 3, H, W] and refuses other layouts."""
     np.save(tmp_path / "x.npy", np.full((2, *COLOUR), 255, np.uint8))
-    np.testing.assert_array_equal(images.load([tmp_path / "x.npy"], COLOUR).x, np.ones((2, *COLOUR)))
+    np.testing.assert_array_equal(sources.load([tmp_path / "x.npy"], COLOUR).x, np.ones((2, *COLOUR)))
     for shape in ((2, 8, 10, 3), (3, 8, 10), (8, 10)):
         np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
         refuses(tmp_path / "x.npy", f"array of shape {list(shape)}", COLOUR)
@@ -248,7 +248,7 @@ def test_a_huge_float64_is_refused_without_a_warning(tmp_path: Path):
     """A float64 value beyond float32 comes out as infinite or as InputError, not as a warning on the terminal."""
     np.save(tmp_path / "x.npy", np.full((28, 28), 1e300))
     try:
-        batch = images.load([tmp_path / "x.npy"], GREY)
+        batch = sources.load([tmp_path / "x.npy"], GREY)
     except InputError:
         return
     assert np.isinf(batch.x).all()
@@ -305,7 +305,7 @@ def test_empty_folders_and_no_sources_are_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no image")
     refuses(tmp_path, "no images in the folder")
     with pytest.raises(InputError, match="no images: none named; name image files, folders or arrays"):
-        images.load([], GREY)
+        sources.load([], GREY)
 
 
 def test_one_bad_file_among_good_ones_is_named(tmp_path: Path):
@@ -314,7 +314,7 @@ def test_one_bad_file_among_good_ones_is_named(tmp_path: Path):
         Image.fromarray(LEVELS).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     with pytest.raises(InputError, match=r"image cannot be read .*: .*/b\.png; save it again as PNG"):
-        images.load([tmp_path], GREY)
+        sources.load([tmp_path], GREY)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about damaged metadata
@@ -334,7 +334,7 @@ def test_damaged_images_are_read_or_refused(tmp_path: Path, suffix: str):
                 bad[position] = generator.randrange(256)
         path.write_bytes(bad)
         try:
-            batch = images.load([path], GREY)
+            batch = sources.load([path], GREY)
         except InputError as error:
             assert str(path) in str(error)
             refused += 1
@@ -358,7 +358,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path):
 def test_grid_places_images_row_by_row():
     """Images stand row by row with grey gaps of 2 pixels around each; an unfilled place stays grey."""
     x = np.stack([np.full((1, 3, 4), level, np.float32) for level in (0.0, 0.2, 0.4, 0.6, 1.0)])
-    picture = images.grid(x)
+    picture = outputs.grid(len(x), x.shape[1:], [x])
     assert picture.dtype == np.uint8
     assert picture.shape == (2 * (3 + 2) + 2, 3 * (4 + 2) + 2, 1)
     for i, level in enumerate((0, 51, 102, 153, 255)):
@@ -373,18 +373,19 @@ def test_grid_places_images_row_by_row():
 )
 def test_grid_columns(n: int, columns: int | None, expected: int):
     """Without a number of columns the grid is nearly square; never more columns than images."""
-    picture = images.grid(np.zeros((n, 3, 4, 4), np.float32), columns)
+    picture = outputs.grid(n, (3, 4, 4), [np.zeros((n, 3, 4, 4), np.float32)], columns)
     assert picture.shape == (-(-n // expected) * 6 + 2, expected * 6 + 2, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_save_grid_writes_the_grid_enlarged(tmp_path: Path, channels: int):
+def test_a_png_holds_the_grid_enlarged(tmp_path: Path, channels: int):
     """The PNG holds the grid's pixels, each three times as large, grey or in colour; a 1-pixel image too."""
     for x in (np.linspace(0, 1, 5 * channels * 12).reshape(5, channels, 3, 4), np.ones((1, channels, 1, 1))):
-        images.save_grid(x.astype(np.float32), tmp_path / "grid.png")
+        x = x.astype(np.float32)
+        outputs.write(tmp_path / "grid.png", len(x), x.shape[1:], [x])
         with Image.open(tmp_path / "grid.png") as picture:
             got = np.asarray(picture).reshape(picture.height, picture.width, channels)
-        expected = images.grid(x.astype(np.float32))
+        expected = outputs.grid(len(x), x.shape[1:], [x])
         np.testing.assert_array_equal(got, expected.repeat(3, axis=0).repeat(3, axis=1))
 
 

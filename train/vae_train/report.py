@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vae_runtime import outputs
 from vae_runtime.files import replacing
-from vae_runtime.images import save_grid
 from vae_train.checkpoint import read_metrics
 from vae_train.vae import VAE
 
@@ -19,13 +19,12 @@ def draw(folder: Path, vae: VAE, bits: Tensor, labels: Tensor, names: list[str])
     vae = vae.cpu()
     bits = bits.cpu().float()
     torch.manual_seed(0)
-    with replacing(folder / "samples.png") as file:
-        save_grid(vae.sample(64).numpy(), file)
+    samples = vae.sample(64).numpy()
+    outputs.write(folder / "samples.png", len(samples), samples.shape[1:], [samples])
     mu, _ = vae.encoder(bits)
     theta = torch.sigmoid(vae.decoder(mu[:32]))
     pairs = torch.stack([bits[:32], theta], dim=1).flatten(0, 1)  # image, reconstruction, image, ...
-    with replacing(folder / "reconstructions.png") as file:
-        save_grid(pairs.numpy(), file, columns=8)
+    outputs.write(folder / "reconstructions.png", len(pairs), samples.shape[1:], [pairs.numpy()], columns=8)
     _curves(folder)
     _latents(folder, mu.numpy(), labels.cpu().numpy(), names)
 

@@ -1,0 +1,55 @@
+"""Turn what callers pass into checked float32 arrays and integers, or say what is wrong with which row."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.errors import ArgumentError, InputError
+
+Floats = NDArray[np.float32]
+
+
+def images(values: Any, shape: tuple[int, int, int]) -> Floats:
+    """Images [batch, C, H, W] in [0, 1]. Raises InputError, naming the row."""
+    x = _floats(values, "images")
+    if x.ndim != 4 or x.shape[1:] != shape:
+        expected = "[batch, {}, {}, {}]".format(*shape)
+        raise InputError("images of the wrong shape", list(x.shape), f"this model takes {expected}")
+    _refuse_rows(x, ~np.isfinite(x), "NaN or infinite pixels", "image", "clean the data")
+    _refuse_rows(x, (x < 0) | (x > 1), "pixels outside [0, 1]", "image", "divide 8-bit levels by 255")
+    return x
+
+
+def latents(values: Any, latent_dim: int) -> Floats:
+    """Latents [batch, latent_dim]. Raises InputError, naming the row."""
+    z = _floats(values, "latents")
+    if z.ndim != 2 or z.shape[1] != latent_dim:
+        raise InputError("latents of the wrong shape", list(z.shape), f"this model takes [batch, {latent_dim}]")
+    _refuse_rows(z, ~np.isfinite(z), "NaN or infinite latents", "row", "clean the data")
+    return z
+
+
+def integer(value: Any, what: str, least: int, most: int) -> int:
+    """An integer from `least` to `most`. Raises ArgumentError."""
+    if not isinstance(value, int | np.integer) or not least <= value <= most:
+        todo = f"give {least} to {most:,}" if most < 2**31 else f"give {least} or more"
+        raise ArgumentError(f"{what} out of range", value, todo)
+    return int(value)
+
+
+def _floats(values: Any, what: str) -> Floats:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{what} of different lengths", "a ragged list", "give one array") from None
+    if array.dtype.kind not in "fbiu":
+        raise InputError(f"{what} of the wrong type", array.dtype, "give numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+        return np.ascontiguousarray(array, np.float32)
+
+
+def _refuse_rows(array: Floats, bad: NDArray[np.bool_], what: str, unit: str, todo: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad.reshape(len(array), -1).any(axis=1)))
+        raise InputError(what, f"{unit} {row}", todo)

@@ -1,0 +1,114 @@
+"""Images out, as a stream of batches: a PNG grid, an animated GIF, a folder of PNGs, or an .npy or .npz array."""
+
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.errors import ResourceError
+from vae_runtime.files import replacing, write_error
+from vae_runtime.images import Floats, Shape, levels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_GAP = 2  # grey pixels between the images of a grid
+_GREY = 96
+_SCALE = 3  # of pictures for people: digits of 28 pixels are small on a screen
+_FRAME = 80  # milliseconds
+
+
+def write(path: Path, count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None) -> None:
+    """Write `count` images of `shape` in one step, as what the suffix of `path` says.
+
+    .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
+    [count, C, H, W]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image.
+    Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
+    """
+    if not path.suffix:
+        _write_folder(path, count, batches)
+        return
+    with replacing(path) as file:
+        if path.suffix == ".npy":
+            _write_npy(file, (count, *shape), batches)
+        elif path.suffix == ".npz":
+            archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
+            with archive, archive.open("x.npy", "w", force_zip64=True) as member:
+                _write_npy(member, (count, *shape), batches)
+        elif path.suffix == ".gif":
+            _write_gif(file, count, shape, batches, columns or count)
+        else:
+            _picture(grid(count, shape, batches, columns)).save(file, "PNG")
+
+
+def write_arrays(path: Path, **arrays: Floats) -> None:
+    """Write named arrays as a compressed .npz, in one step."""
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def grid(count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None) -> NDArray[np.uint8]:
+    """Images [n, C, H, W] row by row with thin grey gaps: uint8 levels [height, width, C]. Near a square by default."""
+    channels, height, width = shape
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = -(-count // columns)
+    try:
+        canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), _GREY, np.uint8)
+    except (MemoryError, ValueError, OverflowError):
+        raise ResourceError("out of memory", f"a grid of {count} images", "ask for fewer, or for an array") from None
+    places = iter(range(count))
+    for batch in batches:
+        for image, i in zip(levels(batch), places, strict=False):
+            top, left = _GAP + i // columns * (height + _GAP), _GAP + i % columns * (width + _GAP)
+            canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _picture(canvas: NDArray[np.uint8], scale: int = _SCALE) -> "Image.Image":
+    from PIL import Image
+
+    picture = Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[Floats]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    for batch in batches:
+        file.write(batch.astype("<f4", copy=False).tobytes())
+
+
+def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floats], columns: int) -> None:
+    images = np.concatenate(list(batches)).reshape(count // columns, columns, *shape)
+    frames = [_picture(grid(len(images), shape, [images[:, i]])) for i in range(columns)]
+    frames += frames[-2:0:-1]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
+
+
+def _write_folder(path: Path, count: int, batches: Iterable[Floats]) -> None:
+    digits = len(str(count - 1))
+    with _replacing_folder(path) as folder:
+        places = iter(range(count))
+        for batch in batches:
+            for image, i in zip(levels(batch), places, strict=False):
+                _picture(image, scale=1).save(folder / f"{i:0{digits}d}.png")
+
+
+@contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder that becomes `path`, which is empty or new, when the block ends well, and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(error, path) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

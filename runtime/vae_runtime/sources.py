@@ -1,0 +1,227 @@
+"""Images in: files, folders, patterns, arrays, IDX files and standard input, fitted to a model, a batch at a time."""
+
+import glob
+import gzip
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+
+from vae_runtime.errors import InputError, VaeError
+from vae_runtime.images import Floats, Shape, fit
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+_SCALES = {"uint8": 255, "uint16": 65535}
+MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images x float32 [n, C, H, W] in [0, 1] with a name each; `fitted` says by name which were changed, and how."""
+
+    names: list[str]
+    x: Floats
+    fitted: dict[str, str]
+
+
+def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
+    """All images of the sources at once; `Images` says which sources there are, and what is raised."""
+    images = Images(sources, shape)
+    x = np.concatenate(list(images.batches(256)))
+    return Batch(list(images.names()), x, images.fitted)
+
+
+class Images:
+    """The images of image files, folders, patterns, .npy, .npz and IDX files (gzipped too); "-" is standard input.
+
+    What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
+    where the model has one channel: 8- or 16-bit levels, booleans or floats in [0, 1]. An .npz has one, or one named x.
+    Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
+    """
+
+    def __init__(self, sources: Iterable[str | Path], shape: Shape) -> None:
+        self.shape = shape
+        self.fitted: dict[str, str] = {}  # filled while batches are read
+        self._files = [_examine(path, shape) for source in sources for path in _paths(str(source))]
+        if not self._files:
+            raise InputError("no images", "none named", "name image files, folders or arrays")
+
+    def __len__(self) -> int:
+        return sum(file.rows or 1 for file in self._files)
+
+    def names(self) -> Iterator[str]:
+        """A name for each image: its file's, with its number where the file is an array."""
+        for file in self._files:
+            yield from [file.name] if file.rows is None else (f"{file.name}[{i}]" for i in range(file.rows))
+
+    def batches(self, rows: int) -> Iterator[Floats]:
+        """The images, float32 [about `rows`, C, H, W] in [0, 1] at a time."""
+        parts: list[Floats] = []
+        for part in (part for file in self._files for part in self._read(file, rows)):
+            parts.append(part)
+            if sum(map(len, parts)) >= rows:
+                yield np.concatenate(parts)
+                parts = []
+        if parts:
+            yield np.concatenate(parts)
+
+    def _read(self, file: "_File", rows: int) -> Iterator[Floats]:
+        with _reading(file.name), file.open() as stream:
+            if file.rows is not None:
+                yield from _array(stream, file.name, self.shape, rows)
+                return
+            x, note = _image(stream, file.name, self.shape)
+            if note:
+                self.fitted[file.name] = note
+            yield x
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file: `rows` is None for an image, and the number of images for an array."""
+
+    name: str
+    rows: int | None
+    open: Callable[[], IO[bytes]]
+
+
+class _Array(NamedTuple):
+    """An array's shape and type, and the stream that gives its values next."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    values: IO[bytes]
+
+
+def _paths(source: str) -> Iterable[str]:
+    """The files behind a source: a folder stands for the images in it, a pattern for its matches, sorted by name."""
+    path = Path(source)
+    if source != "-" and path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
+        return map(str, inside)
+    if glob.has_magic(source) and not path.exists():
+        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
+        if not matches:
+            raise InputError("no file matches", source, "check the pattern")
+        return matches
+    return [source]
+
+
+def _examine(source: str, shape: Shape) -> _File:
+    """Look at a file's first bytes, and for an array at its shape."""
+    name = "standard input" if source == "-" else source
+    opener = partial(io.BytesIO, sys.stdin.buffer.read()) if source == "-" else partial(_open, source)
+    with _reading(name), opener() as stream:
+        array = _header(stream)
+        return _File(name, None if array is None else _count(array, name, shape), opener)
+
+
+def _open(path: str) -> IO[bytes]:
+    return Path(path).open("rb")
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn what reading a file raises into an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError("image not found", name, "check the path") from None
+    except (VaeError, MemoryError):
+        raise
+    except Exception as error:  # Pillow, NumPy and the archives raise many kinds for damaged files
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"image cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
+
+
+def _header(stream: IO[bytes]) -> _Array | None:
+    """The array that a stream holds, or None where it holds something else."""
+    magic = stream.read(4)
+    stream.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return _header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)))
+    if magic == b"PK\x03\x04":
+        return _header(_member(zipfile.ZipFile(stream)))
+    if magic == b"\x93NUM":
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        return _Array(shape, dtype, fortran, stream)
+    if magic.startswith(b"\0\0\x08"):  # IDX, the format of MNIST: unsigned bytes, then the number of axes
+        sizes = stream.read(4 + 4 * magic[3])[4:]
+        return _Array(tuple(np.frombuffer(sizes, ">u4").tolist()), np.dtype(np.uint8), False, stream)
+    return None
+
+
+def _member(archive: zipfile.ZipFile) -> IO[bytes]:
+    """The array `x` of an .npz archive, or its only one."""
+    names = archive.namelist()
+    if "x.npy" not in names and len(names) != 1:
+        held = ", ".join(name.removesuffix(".npy") for name in names)
+        raise ValueError(f"it holds {held or 'nothing'}, and none is named x")
+    return archive.open("x.npy" if "x.npy" in names else names[0])
+
+
+def _count(array: _Array, name: str, shape: Shape) -> int:
+    """How many images an array holds. Raises InputError where its shape or type is not that of images."""
+    if array.dtype.name not in _SCALES and array.dtype.kind not in "fb":
+        raise InputError(f"array of type {array.dtype}", name, "give uint8 levels or floats in [0, 1]")
+    grey = shape[0] == 1 and len(array.shape) in (2, 3) and array.shape[-2:] == shape[1:]
+    if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or 0 in array.shape:
+        expected = "[n, {}, {}, {}]".format(*shape)
+        raise InputError(f"array of shape {list(array.shape)}", name, f"this model takes {expected}")
+    return array.shape[0] if len(array.shape) > 2 else 1
+
+
+def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Floats]:
+    """The images of an array, at most `rows` at a time."""
+    array = _header(stream)
+    assert array is not None  # it was one when it was examined
+    count = _count(array, name, shape)
+    scale, size = np.float32(_SCALES.get(array.dtype.name, 1)), math.prod(shape)
+    if array.fortran:  # no part of it lies together: read it whole
+        values = np.frombuffer(_exactly(array, count * size), array.dtype).reshape(array.shape, order="F")
+        array = array._replace(values=io.BytesIO(values.tobytes()))
+    for start in range(0, count, rows):
+        n = min(rows, count - start)
+        levels = np.frombuffer(_exactly(array, n * size), array.dtype).reshape(n, *shape)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            x = levels.astype(np.float32) / scale
+        good = ((x >= 0) & (x <= 1)).reshape(n, -1).all(axis=1)  # False for NaN
+        if not good.all():
+            which = f"{name}[{start + int(np.argmin(good))}]"
+            raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1]")
+        yield x
+
+
+def _exactly(array: _Array, count: int) -> bytes:
+    """The next `count` values."""
+    data = array.values.read(count * array.dtype.itemsize)
+    if len(data) != count * array.dtype.itemsize:
+        raise ValueError(f"it ends before its {array.shape[0]} images do")
+    return data
+
+
+def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(stream)
+    except UnidentifiedImageError:
+        raise InputError("not an image", name, "give a PNG, JPEG or another format that Pillow reads") from None
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise InputError("image too large", name, f"give at most {MOST_PIXELS:,} pixels")
+        pixels, note = fit(image, shape)
+    return pixels[None], note
