@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae_runtime import graph
 from vae_runtime.errors import BundleError
 
 if TYPE_CHECKING:  # bundles are read and hashed while NumPy is imported
@@ -66,7 +67,20 @@ def read(path: Path) -> Bundle:
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
         files[name] = data
+    for name in GRAPHS:
+        graph.check(files[name], str(path / name))
+        _check_contract(files[name], path / name, manifest["contract"])
     return Bundle(path, manifest, files)
+
+
+def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
+    """A graph carries its role and its bundle's contract, so that a mixed pair is refused."""
+    try:
+        carried = json.loads(graph.metadata(data).get(METADATA_KEY, "null"))
+    except (ValueError, RecursionError):
+        carried = None
+    if carried != {**contract, "role": file.stem}:
+        raise BundleError("graph belongs to another bundle", file, "keep the files of one export together")
 
 
 def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.shell_completion import shell_complete
 
 from vae_runtime.errors import VaeError
 
@@ -37,8 +38,13 @@ def run(command: click.Command, prog: str) -> None:
 
 def _guarded(command: click.Command, prog: str) -> int:
     try:
-        left = command.main(sys.argv[1:], prog, standalone_mode=False)  # completes words for the shell, too
-        return left if isinstance(left, int) else 0
+        if instruction := os.environ.get(variable := f"_{prog}_COMPLETE".replace("-", "_").upper()):
+            return shell_complete(command, {}, prog, variable, instruction)
+        with command.make_context(prog, sys.argv[1:]) as context:
+            command.invoke(context)
+        return 0
+    except click.exceptions.Exit as left:
+        return left.exit_code
     except click.exceptions.NoArgsIsHelpError:
         return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
     except click.UsageError as error:

@@ -1,7 +1,7 @@
 """Open an ONNX graph from bytes with onnxruntime, quietly, and turn its exceptions into VaeError."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ Floats = NDArray[np.float32]
 
 
 class Session:
-    """One graph, run on the CPU by the thread that calls. `metadata` is the graph's metadata_props."""
+    """One graph, run on the CPU by the thread that calls."""
 
     def __init__(self, graph: bytes, name: str) -> None:
         """Raises BundleError where onnxruntime refuses the graph."""
         self.name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # threads.py says why; and no pinning of threads, which containers forbid
+        options.intra_op_num_threads = 1  # threads.py says why, and no pinning of threads, which containers forbid
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         # weights are embedded; a graph that names other files finds none below this path
@@ -37,7 +37,6 @@ class Session:
             raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
-        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.inputs = {node.name: list(node.shape[1:]) for node in self._session.get_inputs()}
         self.outputs = {node.name: list(node.shape[1:]) for node in self._session.get_outputs()}
 

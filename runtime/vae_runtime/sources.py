@@ -137,12 +137,12 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError("image not found", name, "check the path") from None
+        raise InputError("file not found", name, "check the path") from None
     except (VaeError, MemoryError):
         raise
     except Exception as error:  # Pillow, NumPy and the archives raise many kinds for damaged files
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"image cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
+        raise InputError(f"file cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
 
 
 def _header(stream: IO[bytes]) -> _Array | None:
@@ -219,7 +219,7 @@ def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
     try:
         image = Image.open(stream)
     except UnidentifiedImageError:
-        raise InputError("not an image", name, "give a PNG, JPEG or another format that Pillow reads") from None
+        raise InputError("not an image or array", name, "give what Pillow reads (PNG, JPEG, ...), or .npy, .npz, IDX") from None
     with image:
         if image.width * image.height > MOST_PIXELS:
             raise InputError("image too large", name, f"give at most {MOST_PIXELS:,} pixels")

@@ -1,0 +1,94 @@
+"""What an ONNX graph is made of, read from its bytes without running it, and what a VAE's graph has no need of."""
+
+from collections.abc import Iterator
+
+from vae_runtime.errors import BundleError
+
+_CONTROL = (b"If", b"Loop", b"Scan", b"SequenceMap")
+_RANDOM = (b"RandomNormal", b"RandomNormalLike", b"RandomUniform", b"RandomUniformLike", b"Multinomial", b"Bernoulli")
+
+# Field numbers of onnx.proto: the messages to look into, and what is refused wherever it is found. No message holds
+# itself here, so the depth of the walk is bounded.
+_INSIDE = {
+    ("model", 7): "graph", ("graph", 1): "node", ("graph", 5): "tensor",
+    ("node", 5): "attribute", ("attribute", 5): "tensor", ("attribute", 10): "tensor",
+}  # fmt: skip
+_REFUSED = {
+    ("model", 20): "a training graph", ("model", 25): "a local function", ("graph", 15): "a sparse tensor",
+    ("attribute", 6): "a subgraph", ("attribute", 11): "a subgraph", ("attribute", 22): "a sparse tensor",
+    ("attribute", 23): "a sparse tensor", ("tensor", 13): "weights in another file",
+}  # fmt: skip
+_METADATA = 14  # of a model: pairs of a key, 1, and a value, 2
+_OPERATOR, _DOMAIN, _LOCATION = ("node", 4), ("node", 7), ("tensor", 14)
+
+
+def check(graph: bytes, name: str) -> None:
+    """Raise BundleError where the graph holds what no VAE needs, or is no well-formed protobuf.
+
+    Refused are subgraphs, control flow, local functions, random operators, operators of other domains than ONNX's own,
+    sparse tensors and weights in other files. With them, a bundle whose hashes are valid could run forever, give other
+    numbers each time, or read other files. What the remaining operators compute, and how much, is not judged here.
+    """
+    if graph[4:8] == b"ORTM":  # by these bytes onnxruntime knows its own format, which can hold all of that too
+        raise BundleError("graph in onnxruntime's own format", name, "export it again, as ONNX")
+    try:
+        found = next(_findings(memoryview(graph), "model"), None)
+    except ValueError as error:
+        raise BundleError("graph damaged", f"{name} ({error})", "export it again") from None
+    if found is not None:
+        raise BundleError("graph holds what no VAE needs", f"{name} ({found})", "export it again without it")
+
+
+def metadata(graph: bytes) -> dict[str, str]:
+    """The graph's metadata_props. Raises ValueError where the bytes are no protobuf or hold no text."""
+    entries = [dict(_fields(value)) for number, value in _fields(memoryview(graph)) if number == _METADATA]
+    return {str(entry.get(1, b""), "utf-8"): str(entry.get(2, b""), "utf-8") for entry in entries}
+
+
+def _findings(data: memoryview, message: str) -> Iterator[str]:
+    """What is refused in the bytes of one message, in words."""
+    for number, value in _fields(data):
+        field = (message, number)
+        if field in _INSIDE:
+            yield from _findings(value, _INSIDE[field])
+        elif field in _REFUSED:
+            yield _REFUSED[field]
+        elif field in (_OPERATOR, _DOMAIN, _LOCATION):
+            text = bytes(value[:40])
+            if field == _OPERATOR and text in _CONTROL + _RANDOM:
+                yield f"{'control flow' if text in _CONTROL else 'a random operator'}, {text.decode()}"
+            elif field == _DOMAIN and text not in (b"", b"ai.onnx"):
+                yield f"an operator of the domain {ascii(text)[1:]}"
+            elif field == _LOCATION and text != b"\0":
+                yield "weights in another file"
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and undecoded value, not copied, of each field of a message. Raises ValueError where it is no protobuf."""
+    i = 0
+    while i < len(data):
+        key, i = _varint(data, i)
+        number, wire = key >> 3, key & 7
+        if not 0 < number < 1 << 29 or wire not in (0, 1, 2, 5):
+            raise ValueError(f"no protobuf: field {number} of wire type {wire}")
+        start = i
+        if wire == 0:
+            _, i = _varint(data, i)
+        elif wire == 2:
+            size, start = _varint(data, i)
+            i = start + size
+        else:
+            i += 8 if wire == 1 else 4
+        if i > len(data):
+            raise ValueError("no protobuf: a field is longer than what holds it")
+        yield number, data[start:i]
+
+
+def _varint(data: memoryview, i: int) -> tuple[int, int]:
+    """The base-128 number at index i, and the index after it."""
+    number = 0
+    for k, byte in enumerate(data[i : i + 10]):
+        number |= (byte & 127) << 7 * k
+        if byte < 128:
+            return number, i + k + 1
+    raise ValueError("no protobuf: a number without an end")
