@@ -60,17 +60,20 @@ def read(path: Path) -> Bundle:
     """
     raw = _read_file(path / "manifest.json", _MANIFEST_LIMIT)
     manifest = parse_manifest(raw, path)
-    files = {}
-    for name in FILES:
-        size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
-        data = _read_file(path / name, size)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
-            raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
-        files[name] = data
+    files = {name: read_file(path, name, manifest) for name in FILES}
     for name in GRAPHS:
         graph.check(files[name], str(path / name))
         _check_contract(files[name], path / name, manifest["contract"])
     return Bundle(path, manifest, files)
+
+
+def read_file(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
+    """The bytes of one file of the bundle in the folder `path`. Raises BundleError unless they are the manifest's."""
+    size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
+    data = _read_file(path / name, size)
+    if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+        raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
+    return data
 
 
 def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def _output(help: str, default: str | None = None) -> Callable[[F], F]:
     help="Bundle folder.  [default: the one that ships with the package]",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: all that this process may use]")
-@click.option("--memory", type=click.IntRange(1, 2**40), help="MiB for the arrays in work at a time.  [default: 16]")
+@click.option("--memory", type=click.IntRange(1, 2**40), help="MiB for the arrays in work at a time.  [default: 8]")
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(context: click.Context, bundle: Path | None, threads: int | None, memory: int | None) -> None:
@@ -129,7 +129,7 @@ def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, st
     vae = _load(options)
     from vae_runtime.reports import format_scores, score
 
-    images, batches = _read(sources, vae)
+    images, batches = _read(sources, vae, vae.images_per_run(samples))
     scores = score(vae, batches, samples, seed)
     style = output.suffix[1:] if output else style
     lines = format_scores(scores, images.names(), style, samples, seed)
@@ -330,12 +330,12 @@ class _Reading(threading.Thread):
         return self._bundle
 
 
-def _read(sources: tuple[str, ...], vae: "VAE") -> "tuple[Images, Iterator[Floats]]":
-    """The images of the sources, and their batches."""
+def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tuple[Images, Iterator[Floats]]":
+    """The images of the sources, and their batches, by default as large as keeps all threads busy."""
     from vae_runtime.sources import Images
 
     images = Images(sources, vae.image_shape)
-    rows = vae.rows * vae.threads
+    rows = rows or vae.rows * vae.threads
     return images, _progress(images.batches(rows), len(images), rows)
 
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 LogProb = Callable[[Floats, Floats], NDArray[np.float64]]
 
 _LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
-_BLOCK = 256  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
+_BLOCK = 128  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -50,8 +50,11 @@ class Bernoulli:
 
     def mean(self, parameters: Floats) -> Floats:
         """theta = sigmoid(logits); finite for every logit."""
-        e = np.exp(-np.abs(parameters))
-        theta: Floats = np.where(parameters >= 0, np.float32(1), e) / (1 + e)
+        e = np.abs(parameters)
+        np.exp(np.negative(e, out=e), out=e)
+        theta = np.where(parameters >= 0, np.float32(1), e)
+        e += 1
+        theta /= e
         return theta
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:

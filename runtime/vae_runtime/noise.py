@@ -26,9 +26,13 @@ def check_seed(seed: int) -> None:
 
 def splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's output function of its state, elementwise: uint64 to uint64, a bijection."""
-    z = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    shifted = counter >> np.uint64(30)
+    z = counter ^ shifted
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= np.right_shift(z, np.uint64(27), out=shifted)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= np.right_shift(z, np.uint64(31), out=shifted)
+    return z
 
 
 def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDArray[np.uint64]:
@@ -49,7 +53,10 @@ def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDA
 def uniform(seed: int, stream: int, rows: ArrayLike, width: int) -> Floats:
     """Uniform draws from the multiples of 2^-24 in [0, 1): float32 [len(rows), width]; two from each word."""
     halves = words(seed, stream, rows, 0, (width + 1) // 2).astype("<u8", copy=False).view("<u4")
-    return ((halves >> np.uint32(8)).astype(np.float32) * np.float32(2**-24))[:, :width]
+    halves >>= np.uint32(8)
+    draws = halves.astype(np.float32)
+    draws *= np.float32(2**-24)
+    return draws[:, :width]
 
 
 def normal(seed: int, stream: int, rows: ArrayLike, width: int, start: int = 0) -> Floats:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from vae_runtime.elbo import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.likelihoods import Bernoulli
+from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
 
 _LN2 = math.log(2)
@@ -48,17 +50,31 @@ class Scores:
 
 def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Scores:
     """Score a stream of batches of images [batch, C, H, W], in constant memory but for a few figures per image."""
-    parts, kl, binarised, seen = [], np.zeros(vae.latent_dim), 0, 0
-    for x in batches:
-        scored = vae.binarise(x, seed, start=seen) if isinstance(vae.likelihood, Bernoulli) else x
-        terms = vae.terms(scored, num_samples, seed, start=seen)
-        parts.append(np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl]))
-        kl += terms.kl_per_dimension.sum(axis=0)
-        binarised += int((scored != x).reshape(len(x), -1).any(axis=1).sum())
-        seen += len(x)
-    elbo, error, reconstruction, per_image = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0))
+    rows = vae.images_per_run(num_samples)
+
+    def pieces() -> Iterator[tuple[int, Floats]]:
+        seen = 0
+        for batch in batches:
+            yield from ((seen + i, batch[i : i + rows]) for i in range(0, len(batch), rows))
+            seen += len(batch)
+
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
+        start, x = piece
+        scored = vae.binarise(x, seed, start) if isinstance(vae.likelihood, Bernoulli) else x
+        terms = vae.terms(scored, num_samples, seed, start)
+        figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
+        changed = (scored != x).reshape(len(x), -1).any(axis=1)
+        return figures, terms.kl_per_dimension.sum(axis=0), int(changed.sum())
+
+    figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
+    for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
+        figures.frombytes(part.tobytes())
+        kl += kl_of_part
+        binarised += binarised_of_part
+    elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
+    mean_kl = kl / max(1, len(elbo))
     bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
-    return Scores(elbo, error, reconstruction, per_image, vae.percentile(elbo), bits, kl / max(1, seen), binarised)
+    return Scores(elbo, error, reconstruction, per_image, vae.percentile(elbo), bits, mean_kl, binarised)
 
 
 def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples: int, seed: int) -> Iterator[str]:

@@ -219,7 +219,7 @@ def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
     try:
         image = Image.open(stream)
     except UnidentifiedImageError:
-        raise InputError("not an image or array", name, "give what Pillow reads (PNG, JPEG, ...), or .npy, .npz, IDX") from None
+        raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
     with image:
         if image.width * image.height > MOST_PIXELS:
             raise InputError("image too large", name, f"give at most {MOST_PIXELS:,} pixels")

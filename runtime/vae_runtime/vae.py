@@ -22,8 +22,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_SAMPLES = 1_000_000  # of z per image
-MEMORY = 16 << 20  # bytes for the arrays of the chunks in work
-_BYTES_PER_PARAMETER = 48  # of those arrays, measured, for each of the likelihood's parameters of each row
+MEMORY = 8 << 20  # bytes for the arrays of the chunks in work
+# of those arrays, measured, for each of the likelihood's parameters: of an image that is sampled, of one that is scored,
+# and of each draw of z for it
+_BYTES_TO_SAMPLE, _BYTES_TO_SCORE, _BYTES_TO_WEIGH = 40, 100, 24
 _MOST_ROWS = 512  # per run: more bring no speed
 
 
@@ -50,8 +52,9 @@ class VAE:
         channels = self.image_shape[0] * self._likelihood.parameters_per_pixel
         self._parameter_shape = (channels, *self.image_shape[1:])
         self.latent_dim: int = contract["latent_dim"]
-        row = self.threads * _BYTES_PER_PARAMETER * math.prod(self._parameter_shape)
-        self.rows = max(1, min(_MOST_ROWS, self.memory // row))
+        row = self.threads * math.prod(self._parameter_shape)
+        self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
+        self._draws = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH)))
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] | None = {}
         self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
@@ -65,7 +68,7 @@ class VAE:
 
         threads: None for the environment variable VAE_EDGE_THREADS, or else all cores that this process may use.
         memory: about how many bytes the arrays of the chunks in work may take, results and the graphs' own apart; None
-        for 16 MiB. It sets `rows`, how many rows a run takes at most; no result depends on it.
+        for 8 MiB. It sets `rows`, how many rows a run takes at most; no result depends on it.
         Raises BundleError where the bundle is missing, damaged or of another format. Each graph is opened when it
         is first used.
         """
@@ -112,7 +115,7 @@ class VAE:
     def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Floats]:
         """The images of `sample` as a stream of batches [at most `rows`, C, H, W], in constant memory."""
         self._check_range(seed, start, n)
-        return self._map(lambda chunk: self._draw(chunk, seed, mean, start), self._chunks(n))
+        return self._map(lambda chunk: self._draw(chunk, seed, mean, start), _chunks(n, self.rows))
 
     def reconstruct(self, x: ArrayLike) -> Floats:
         """theta = E[x|z] at z = mu(x): float32 [batch, C, H, W]."""
@@ -164,6 +167,11 @@ class VAE:
         """
         return _join([draws.bound() for draws in self._weigh(x, num_samples, seed, start)])
 
+    def images_per_run(self, num_samples: int) -> int:
+        """How many images with `num_samples` draws of z each are scored in one run, by one thread."""
+        image = self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + num_samples * _BYTES_TO_WEIGH)
+        return max(1, min(_MOST_ROWS, self.memory // image))
+
     def percentile(self, elbo: ArrayLike) -> Nats:
         """How many percent of the model's test images have a lower ELBO: float64 of elbo's shape.
 
@@ -209,18 +217,18 @@ class VAE:
         if self._sessions is None:
             return
         if self._process != os.getpid():
-            files = _reread(self.path, self._manifest["sha256"]).files
-            self._sessions, self._unopened, self._process = {}, dict(files), os.getpid()
+            self._sessions, self._process = {}, os.getpid()
         if name in self._sessions:
             return
-        session = Session(self._unopened[name], str(self.path / name))
+        graph = self._unopened.get(name) or bundles.read_file(self.path, name, self._manifest)
+        self._unopened = {}  # one graph is often enough: the other's bytes are read again when they are needed
+        session = Session(graph, str(self.path / name))
         latent = [self.latent_dim]
         if name == bundles.ENCODER:
             _check_shapes(session, {"x": list(self.image_shape)}, {"mu": latent, "logsigma": latent})
         else:
             _check_shapes(session, {"z": latent}, {self._likelihood.output: list(self._parameter_shape)})
         self._sessions[name] = session
-        del self._unopened[name]
 
     def _posterior(self, x: Floats) -> tuple[Floats, Floats]:
         """mu and logsigma for one chunk of images."""
@@ -247,7 +255,7 @@ class VAE:
         """For a few images at a time, `num_samples` draws from q(z|x) each, weighed by the model."""
         self._check_range(seed, start)
         checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
-        images_per_run = max(1, self.rows // num_samples)
+        images_per_run = self.images_per_run(num_samples)
         batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
         def blocks() -> Iterator[tuple[int, Floats]]:
@@ -266,7 +274,7 @@ class VAE:
         sigma = np.exp(logsigma)[:, None]
         index = np.arange(start, start + len(x), dtype=np.uint64)
         log_likelihood, ratio = np.empty((2, len(x), num_samples))
-        for k in self._chunks(num_samples):
+        for k in _chunks(num_samples, self._draws):
             draws = k.stop - k.start
             eps = noise.normal(seed, noise.POSTERIOR, index, draws * self.latent_dim, start=k.start * self.latent_dim)
             eps = eps.reshape(len(x), draws, self.latent_dim)
@@ -291,13 +299,9 @@ class VAE:
             result = np.empty((n, *shape), np.float32)
         except (MemoryError, ValueError, OverflowError):
             raise ResourceError("out of memory", f"{n} rows", "ask for fewer at a time") from None
-        for chunk, part in zip(self._chunks(n), self._map(work, self._chunks(n)), strict=True):
+        for chunk, part in zip(_chunks(n, self.rows), self._map(work, _chunks(n, self.rows)), strict=True):
             result[chunk] = part
         return result
-
-    def _chunks(self, n: int) -> Iterator[slice]:
-        """Slices of at most `rows` rows that cover 0..n-1."""
-        return (slice(start, min(start + self.rows, n)) for start in range(0, n, self.rows))
 
     @staticmethod
     def _check_range(seed: int, start: int, n: int = 1) -> None:
@@ -319,6 +323,11 @@ def _check_shapes(session: Session, inputs: dict[str, list[int]], outputs: dict[
     if (session.inputs, session.outputs) != (inputs, outputs):
         found = f"{session.name} ({session.inputs} to {session.outputs})"
         raise BundleError("graph's shapes are not the contract's", found, "export it again")
+
+
+def _chunks(n: int, rows: int) -> Iterator[slice]:
+    """Slices of at most `rows` rows that cover 0..n-1."""
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
 
 def _join(parts: list[Nats], *shape: int) -> Nats:
