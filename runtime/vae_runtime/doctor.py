@@ -49,7 +49,7 @@ def check() -> None:
         raise EnvironmentUnfit(
             "onnxruntime crashes when it is imported",
             f"signal {-tried.returncode}",
-            "install another release of it: pip install 'onnxruntime<1.32'",
+            "install another release of it, an older one say: pip install 'onnxruntime<1.28'",
         )
     if tried.returncode:
         reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
