@@ -81,7 +81,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 
         width = shutil.get_terminal_size().columns
         click.echo(blocks(vae.sample(min(number, width), seed, mean, start), width))
-    click.echo(f"{output}: {number} {'mean' if mean else 'sample'}{'s' * (number > 1)}, seed {seed}")
+    click.echo(f"{output}: {_count(number, 'mean' if mean else 'sample')}, seed {seed}")
 
 
 @cli.command()
@@ -104,7 +104,7 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> Non
     else:
         outputs.write(output, len(images), vae.image_shape, map(vae.reconstruct, batches))
     _say_fitted(images)
-    click.echo(f"{output}: {len(images)} reconstruction{'s' * (len(images) > 1)}")
+    click.echo(f"{output}: {_count(len(images), 'reconstruction')}")
 
 
 @cli.command()
@@ -133,7 +133,7 @@ def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, st
     scores = score(vae, batches, samples, seed)
     style = output.suffix[1:] if output else style
     lines = format_scores(scores, images.names(), style, samples, seed)
-    _print(lines, output, f"scores of {len(images)} images, {samples} draws of z per image, seed {seed}")
+    _print(lines, output, f"scores of {_count(len(images), 'image')}, {_count(samples, 'draw')} of z each, seed {seed}")
     _say_fitted(images)
     if scores.binarised:
         images_were = "image was" if scores.binarised == 1 else "images were"
@@ -156,7 +156,7 @@ def encode(options: Options, sources: tuple[str, ...], style: str, output: Path 
 
     images, batches = _read(sources, vae)
     mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
-    what = f"mu and logsigma of {len(mu)} image{'s' * (len(mu) > 1)}, {vae.latent_dim} dimensions each"
+    what = f"mu and logsigma of {_count(len(mu), 'image')}, {vae.latent_dim} dimensions each"
     if output and output.suffix == ".npz":
         from vae_runtime.outputs import write_arrays
 
@@ -184,7 +184,7 @@ def decode(options: Options, latents: str, output: Path) -> None:
     z = read(latents, vae.latent_dim)
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
     outputs.write(output, len(z), vae.image_shape, _progress(map(vae.decode, chunks), len(z), vae.rows))
-    click.echo(f"{output}: {len(z)} decoded image{'s' * (len(z) > 1)}")
+    click.echo(f"{output}: {_count(len(z), 'decoded image')}")
 
 
 @cli.command()
@@ -354,6 +354,10 @@ def _say_fitted(images: "Images") -> None:
         first = next(name for name, note in images.fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
         click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _print(lines: Iterable[str], output: Path | None, what: str) -> None:

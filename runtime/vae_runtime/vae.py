@@ -23,8 +23,8 @@ R = TypeVar("R")
 
 MOST_SAMPLES = 1_000_000  # of z per image
 MEMORY = 8 << 20  # bytes for the arrays of the chunks in work
-# of those arrays, measured, for each of the likelihood's parameters: of an image that is sampled, of one that is scored,
-# and of each draw of z for it
+# of those arrays, measured, for each of the likelihood's parameters: of an image that is sampled, of an image that is
+# scored, and of each draw of z for it
 _BYTES_TO_SAMPLE, _BYTES_TO_SCORE, _BYTES_TO_WEIGH = 40, 100, 24
 _MOST_ROWS = 512  # per run: more bring no speed
 

@@ -33,7 +33,7 @@ from PIL import Image
 from vae_runtime import VAE, noise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SUITE, DEFAULT_MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,ca-certificates"
 INFER = Path(sys.executable).with_name("vae-infer")
 HOME = "vae-edge"  # in the userland: the wheel, the virtual environment and what the commands write
@@ -178,22 +178,22 @@ def bootstrap(root: Path) -> None:
     arguments = ["--arch=arm64", "--variant=minbase", f"--include={PACKAGES}", f"--keyring={KEYRING}"]
     try:
         log = f"see {partial}/debootstrap/debootstrap.log"
-        call(["debootstrap", *arguments, SUITE, str(partial), mirror], "debootstrap failed", log)
+        call(["debootstrap", *arguments, SUITE, str(partial), *mirror], "debootstrap failed", log)
     finally:
         unmount_below(partial)
     partial.rename(root)
 
 
-def apt_mirror() -> str:
-    """The Debian mirror that this machine's apt uses, or the default."""
+def apt_mirror() -> list[str]:
+    """The Debian mirror that this machine's apt uses; none for the one that debootstrap knows."""
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if path.suffix in (".list", ".sources") and path.is_file():
             text = re.sub("^#.*\n", "", path.read_text(), flags=re.MULTILINE)
             for source in text.splitlines(keepends=True) if path.suffix == ".list" else text.split("\n\n"):
                 found = re.search(r"(https?://\S+/debian)/?\s", source)
                 if found and re.search(r"\bmain\b", source):  # other projects' packages are not in "main"
-                    return found[1]
-    return DEFAULT_MIRROR
+                    return [found[1]]
+    return []
 
 
 @contextmanager

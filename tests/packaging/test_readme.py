@@ -1,6 +1,7 @@
 """Every command that the documentation shows runs, in order, and prints what the page says."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_a_shown_command_prints_what_the_page_says(
     command: str, shown: str, folder: Path, request: pytest.FixtureRequest
 ) -> None:
     """The command succeeds, and its output has the shown words; figures may differ a little between machines."""
-    program, *arguments = command.split()
+    program, *arguments = shlex.split(command)
     if program == "vae-train" or command.startswith("vae-export"):
         request.getfixturevalue("data_root")
     done = subprocess.run(
