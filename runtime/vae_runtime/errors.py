@@ -1,6 +1,11 @@
 """The one error tree of vae-edge: every failure says what, which, and what to do, and knows its exit code."""
 
 
+def printable(text: str) -> str:
+    """The text with every character that would steer a terminal written as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class VaeError(Exception):
     """Base of all errors that vae-edge raises on purpose.
 
@@ -14,7 +19,8 @@ class VaeError(Exception):
         self.what, self.which, self.todo = what, str(which), todo
 
     def __str__(self) -> str:
-        return " ".join(f"{self.what}: {self.which}; {self.todo}".split())
+        what, which = (part if len(part) <= 400 else f"{part[:400]}..." for part in (self.what, self.which))
+        return printable(" ".join(f"{what}: {which}; {self.todo}".split()))
 
 
 class ArgumentError(VaeError, ValueError):

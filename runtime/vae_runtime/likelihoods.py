@@ -39,8 +39,8 @@ class Likelihood(Protocol):
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """log p(x|z), nats, float64 [...], summed over channels and pixels."""
 
-    def check(self, x: Floats) -> None:
-        """Raise InputError, naming the row, where an image of x [batch, C, H, W] is outside the support."""
+    def check(self, x: Floats, start: int = 0) -> None:
+        """Raise InputError where an image of x [batch, C, H, W] is outside the support; they count from `start`."""
 
 
 class Bernoulli:
@@ -69,9 +69,9 @@ class Bernoulli:
         """
         return _by_blocks(_bernoulli_log_prob, 2 * x - 1, parameters)
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
-        _refuse(x, (x == 0) | (x == 1), "grey pixels under a Bernoulli likelihood", "use binarise(x, seed) first")
+        _refuse(x, (x == 0) | (x == 1), "grey pixels under a Bernoulli likelihood", "use observe(x, seed) first", start)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Gaussian:
         squares: NDArray[np.float64] = np.square(scaled).sum(axis=(-3, -2, -1), dtype=np.float64)
         return -0.5 * squares - constant * math.prod(x.shape[-3:])
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Every real value is in the support."""
 
 
@@ -137,11 +137,11 @@ class DiscretisedLogistic:
         log_prob: NDArray[np.float64] = terms.sum(axis=(-3, -2, -1), dtype=np.float64)
         return log_prob
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is no 8-bit level."""
         levels = x * np.float32(255)
         on_level = np.abs(levels - np.rint(levels)) < 1e-3
-        _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255")
+        _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
 
     @staticmethod
     def _split(parameters: Floats) -> tuple[Floats, Floats]:
@@ -207,7 +207,7 @@ def _softplus(x: Floats) -> Floats:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def _refuse(x: Floats, good: NDArray[np.bool_], what: str, todo: str) -> None:
+def _refuse(x: Floats, good: NDArray[np.bool_], what: str, todo: str, start: int) -> None:
     bad = ~good.all(axis=tuple(range(1, x.ndim)))
     if bad.any():
-        raise InputError(what, f"image {int(np.argmax(bad))}", todo)
+        raise InputError(what, f"image {start + int(np.argmax(bad))}", todo)

@@ -45,7 +45,7 @@ def write(path: Path, count: int, shape: Shape, batches: Iterable[Floats], colum
         elif path.suffix == ".gif":
             _write_gif(file, count, shape, batches, columns or count)
         else:
-            _picture(grid(count, shape, batches, columns)).save(file, "PNG")
+            picture(grid(count, shape, batches, columns)).save(file, "PNG")
 
 
 def write_arrays(path: Path, **arrays: Floats) -> None:
@@ -71,7 +71,8 @@ def grid(count: int, shape: Shape, batches: Iterable[Floats], columns: int | Non
     return canvas
 
 
-def _picture(canvas: NDArray[np.uint8], scale: int = _SCALE) -> "Image.Image":
+def picture(canvas: NDArray[np.uint8], scale: int = _SCALE) -> "Image.Image":
+    """Levels [height, width, C] as a Pillow image, each pixel `scale` times as large."""
     from PIL import Image
 
     picture = Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
@@ -86,7 +87,7 @@ def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[Floats
 
 def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floats], columns: int) -> None:
     images = np.concatenate(list(batches)).reshape(count // columns, columns, *shape)
-    frames = [_picture(grid(len(images), shape, [images[:, i]])) for i in range(columns)]
+    frames = [picture(grid(len(images), shape, [images[:, i]])) for i in range(columns)]
     frames += frames[-2:0:-1]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
 
@@ -97,7 +98,7 @@ def _write_folder(path: Path, count: int, batches: Iterable[Floats]) -> None:
         places = iter(range(count))
         for batch in batches:
             for image, i in zip(levels(batch), places, strict=False):
-                _picture(image, scale=1).save(folder / f"{i:0{digits}d}.png")
+                picture(image, scale=1).save(folder / f"{i:0{digits}d}.png")
 
 
 @contextmanager

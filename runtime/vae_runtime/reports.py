@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from vae_runtime.elbo import Floats, Nats
-from vae_runtime.errors import BundleError
-from vae_runtime.likelihoods import Bernoulli
+from vae_runtime.errors import BundleError, printable
 from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
 
@@ -60,7 +59,7 @@ def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int =
 
     def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
         start, x = piece
-        scored = vae.binarise(x, seed, start) if isinstance(vae.likelihood, Bernoulli) else x
+        scored = vae.observe(x, seed, start)
         terms = vae.terms(scored, num_samples, seed, start)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
         changed = (scored != x).reshape(len(x), -1).any(axis=1)
@@ -148,7 +147,7 @@ def format_info(manifest: dict[str, Any], as_json: bool) -> str:
         return json.dumps(manifest, indent=1)
     try:
         return _describe(manifest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError("bundle's manifest lacks what info prints", error, "export it again") from None
 
 
@@ -171,7 +170,7 @@ def _describe(manifest: dict[str, Any]) -> str:
     rows = manifest["parity"]["rows"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
     lines["gate"] = f"{len(rows)} comparisons with PyTorch passed; ELBO of real images within {nats:.1e} nats"
-    return "\n".join(f"{name:22} {text}" for name, text in lines.items())
+    return "\n".join(printable(f"{name:22} {text}") for name, text in lines.items())
 
 
 def _csv(row: list[Any]) -> str:

@@ -20,7 +20,11 @@ from vae_runtime.images import Floats, Shape, fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _SCALES = {"uint8": 255, "uint16": 65535}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
+
+
+Source = str | Path | bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Batch:
     fitted: dict[str, str]
 
 
-def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
+def load(sources: Iterable[Source], shape: Shape) -> Batch:
     """All images of the sources at once; `Images` says which sources there are, and what is raised."""
     images = Images(sources, shape)
     x = np.concatenate(list(images.batches(256)))
@@ -40,17 +44,19 @@ def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
 
 
 class Images:
-    """The images of image files, folders, patterns, .npy, .npz and IDX files (gzipped too); "-" is standard input.
+    """The images of image files, folders, patterns, .npy, .npz and IDX files (gzipped too).
+
+    "-" is standard input, and bytes are the content of a file.
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
     where the model has one channel: 8- or 16-bit levels, booleans or floats in [0, 1]. An .npz has one, or one named x.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
-    def __init__(self, sources: Iterable[str | Path], shape: Shape) -> None:
+    def __init__(self, sources: Iterable[Source], shape: Shape) -> None:
         self.shape = shape
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self._files = [_examine(path, shape) for source in sources for path in _paths(str(source))]
+        self._files = [_examine(path, shape) for source in sources for path in _paths(source)]
         if not self._files:
             raise InputError("no images", "none named", "name image files, folders or arrays")
 
@@ -102,9 +108,11 @@ class _Array(NamedTuple):
     values: IO[bytes]
 
 
-def _paths(source: str) -> Iterable[str]:
+def _paths(source: Source) -> Iterable[str | bytes]:
     """The files behind a source: a folder stands for the images in it, a pattern for its matches, sorted by name."""
-    path = Path(source)
+    if isinstance(source, bytes):
+        return [source]
+    source, path = str(source), Path(source)
     if source != "-" and path.is_dir():
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not inside:
@@ -118,10 +126,11 @@ def _paths(source: str) -> Iterable[str]:
     return [source]
 
 
-def _examine(source: str, shape: Shape) -> _File:
+def _examine(source: str | bytes, shape: Shape) -> _File:
     """Look at a file's first bytes, and for an array at its shape."""
-    name = "standard input" if source == "-" else source
-    opener = partial(io.BytesIO, sys.stdin.buffer.read()) if source == "-" else partial(_open, source)
+    name = "bytes" if isinstance(source, bytes) else "standard input" if source == "-" else source
+    content = sys.stdin.buffer.read() if source == "-" else source
+    opener = partial(io.BytesIO, content) if isinstance(content, bytes) else partial(_open, content)
     with _reading(name), opener() as stream:
         array = _header(stream)
         return _File(name, None if array is None else _count(array, name, shape), opener)
@@ -217,7 +226,7 @@ def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(stream)
+        image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
     with image:

@@ -6,6 +6,7 @@ interpreter's lock, so the chunks run side by side, and no thread waits in a spi
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -44,6 +45,17 @@ def available_cores() -> int:
         return cores
 
 
+_pool = threading.local()
+
+
+def go_on() -> None:
+    """Asked amid long work of an `ordered_map`: raises CancelledError where nobody waits for the result any more."""
+    if getattr(_pool, "left", None) is not None and _pool.left.is_set():
+        from concurrent.futures import CancelledError
+
+        raise CancelledError
+
+
 def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Results of `work` in the order of `items`, at most two items a thread ahead of the consumer.
 
@@ -57,7 +69,8 @@ def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Ite
     from concurrent.futures import Future, ThreadPoolExecutor  # milliseconds that a short run need not wait for
 
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    left = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=setattr, initargs=(_pool, "left", left)) as pool:
         try:
             for item in chain(first, items):
                 pending.append(pool.submit(work, item))
@@ -66,4 +79,5 @@ def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Ite
             while pending:
                 yield pending.popleft().result()
         finally:
+            left.set()
             pool.shutdown(cancel_futures=True)

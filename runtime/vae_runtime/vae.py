@@ -43,7 +43,7 @@ class VAE:
     def __init__(self, bundle: bundles.Bundle, num_threads: int | None = None, memory: int | None = None) -> None:
         self.threads = threads.count(num_threads)
         self.memory = checks.integer(MEMORY if memory is None else memory, "memory", 1, 2**63 - 1)
-        self.path = bundle.path
+        self.path = bundle.path.absolute()
         self._manifest = bundle.manifest
         contract = bundle.contract
         self._likelihood = likelihoods.from_contract(contract["likelihood"])
@@ -88,21 +88,31 @@ class VAE:
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """q(z|x) of each image: (mu, logsigma), float32 [batch, latent_dim] each."""
         images = checks.images(x, self.image_shape)
-        both = (2 * self.latent_dim,)
-        joined = self._gather(len(images), both, lambda chunk: np.hstack(self._posterior(images[chunk])))
+
+        def work(chunk: slice) -> Floats:
+            return checks.finite(np.hstack(self._posterior(images[chunk])), "image", chunk.start)
+
+        joined = self._gather(len(images), (2 * self.latent_dim,), work)
         mu, logsigma = np.hsplit(joined, 2)
         return np.ascontiguousarray(mu), np.ascontiguousarray(logsigma)
 
     def decode(self, z: ArrayLike) -> Floats:
         """theta = E[x|z]: float32 [batch, C, H, W], from z [batch, latent_dim]."""
         latents = checks.latents(z, self.latent_dim)
-        mean = self._likelihood.mean
-        return self._gather(len(latents), self.image_shape, lambda chunk: mean(self._parameters(latents[chunk])))
+
+        def work(chunk: slice) -> Floats:
+            return self._likelihood.mean(self._finite_parameters(latents[chunk], chunk.start))
+
+        return self._gather(len(latents), self.image_shape, work)
 
     def parameters(self, z: ArrayLike) -> Floats:
         """The likelihood's natural parameters, for Bernoulli the logits: float32 [batch, C, H, W] from z."""
         latents = checks.latents(z, self.latent_dim)
-        return self._gather(len(latents), self._parameter_shape, lambda chunk: self._parameters(latents[chunk]))
+
+        def work(chunk: slice) -> Floats:
+            return self._finite_parameters(latents[chunk], chunk.start)
+
+        return self._gather(len(latents), self._parameter_shape, work)
 
     def sample(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Floats:
         """Draw images start..start+n-1 of this seed, x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W].
@@ -126,8 +136,8 @@ class VAE:
 
         x are images start..start+batch-1 of this seed. Binary images stay as they are.
         """
-        images = checks.images(x, self.image_shape)
         self._check_range(seed, start)
+        images = checks.images(x, self.image_shape, start)
         pixels = math.prod(self.image_shape)
 
         def draw(chunk: slice) -> Floats:
@@ -136,6 +146,12 @@ class VAE:
             return (uniforms.reshape(images[chunk].shape) < images[chunk]).astype(np.float32)
 
         return self._gather(len(images), self.image_shape, draw)
+
+    def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
+        """Images as the likelihood knows them, ready to be scored: binarised for Bernoulli, as they are for others."""
+        if isinstance(self._likelihood, likelihoods.Bernoulli):
+            return self.binarise(x, seed, start)
+        return checks.images(x, self.image_shape, start)
 
     def terms(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL.
@@ -153,7 +169,7 @@ class VAE:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats per image, float64 [batch]; higher is better.
 
         Kingma and Welling (2014, arXiv:1312.6114), eq. 7, with `num_samples` draws of z per image.
-        x must lie in the likelihood's support: for Bernoulli, binary (see `binarise`). An iterator over such batches is
+        x must lie in the likelihood's support: for Bernoulli, binary (see `observe`). An iterator over such batches is
         scored as one long batch, in constant memory. `start` as in `terms`.
         """
         return _join([draws.terms().elbo for draws in self._weigh(x, num_samples, seed, start)])
@@ -181,7 +197,7 @@ class VAE:
         try:
             quantiles = self._manifest["evaluation"]["quantiles"]
             percentile: Nats = 100 * np.interp(np.asarray(elbo, np.float64), quantiles["elbo"], quantiles["levels"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise BundleError("bundle's manifest lacks the test images' quantiles", error, "export it again") from None
         return percentile
 
@@ -220,8 +236,7 @@ class VAE:
             self._sessions, self._process = {}, os.getpid()
         if name in self._sessions:
             return
-        graph = self._unopened.get(name) or bundles.read_file(self.path, name, self._manifest)
-        self._unopened = {}  # one graph is often enough: the other's bytes are read again when they are needed
+        graph = self._unopened.pop(name, None) or bundles.read_file(self.path, name, self._manifest)
         session = Session(graph, str(self.path / name))
         latent = [self.latent_dim]
         if name == bundles.ENCODER:
@@ -239,10 +254,15 @@ class VAE:
         """The likelihood's natural parameters for one chunk of z."""
         return self._session(bundles.DECODER).run((self._likelihood.output,), z)[0]
 
+    def _finite_parameters(self, z: Floats, start: int) -> Floats:
+        """The same for rows start.., or InputError."""
+        return checks.finite(self._parameters(z), "row", start)
+
     def _draw(self, chunk: slice, seed: int, mean: bool, start: int) -> Floats:
         """The samples of one chunk, counted from `start`."""
         index = np.arange(start + chunk.start, start + chunk.stop, dtype=np.uint64)
-        parameters = self._parameters(noise.normal(seed, noise.PRIOR, index, self.latent_dim))
+        z = noise.normal(seed, noise.PRIOR, index, self.latent_dim)
+        parameters = self._finite_parameters(z, int(index[0]))
         if mean:
             return self._likelihood.mean(parameters)
         draw = noise.uniform if self._likelihood.noise == "uniform" else noise.normal
@@ -261,8 +281,8 @@ class VAE:
         def blocks() -> Iterator[tuple[int, Floats]]:
             seen = start
             for batch in batches:
-                images = checks.images(batch, self.image_shape)
-                self._likelihood.check(images)
+                images = checks.images(batch, self.image_shape, seen)
+                self._likelihood.check(images, seen)
                 for i in range(0, len(images), images_per_run):
                     yield seen + i, images[i : i + images_per_run]
                 seen += len(images)
@@ -275,6 +295,7 @@ class VAE:
         index = np.arange(start, start + len(x), dtype=np.uint64)
         log_likelihood, ratio = np.empty((2, len(x), num_samples))
         for k in _chunks(num_samples, self._draws):
+            threads.go_on()
             draws = k.stop - k.start
             eps = noise.normal(seed, noise.POSTERIOR, index, draws * self.latent_dim, start=k.start * self.latent_dim)
             eps = eps.reshape(len(x), draws, self.latent_dim)
