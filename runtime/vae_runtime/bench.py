@@ -57,8 +57,8 @@ class Measurement:
 
 def bench(path: Path | None = None, seconds: float = 1.0) -> Measurement:
     """Measure the bundle at `path`, or the one that ships, spending about `seconds` on each figure of throughput."""
-    starts = [_process(path) for _ in range(5)]
     one = VAE.load(path, threads=1)
+    starts = [_process(path) for _ in range(5)]
     x = np.clip(one.sample(64, seed=1), 0, 1)  # a Gaussian likelihood's samples may leave [0, 1]
     mu, _ = one.encode(x[:1])
     encode, decode = _latency(lambda: one.encode(x[:1])), _latency(lambda: one.decode(mu))

@@ -112,6 +112,8 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
             raise ValueError("a size is not a positive integer")
         if contract["prior"] != "standard-normal":
             raise ValueError("unknown prior")
+        if "likelihood" not in contract:
+            raise KeyError("likelihood")
         if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
             raise ValueError("a sha256 is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -202,12 +202,13 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     vae = _load(options)
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
+    from vae_runtime.sources import Images
 
-    images, batches = _read((a, b), vae)
-    x = next(batches)
-    theta = walk(vae, x[0], x[-1], steps, linear)
+    ends = [Images([source], vae.image_shape) for source in (a, b)]
+    first, last = (next(images.batches(1))[0] for images in ends)
+    theta = walk(vae, first, last, steps, linear)
     outputs.write(output, steps, vae.image_shape, [theta], columns=steps)
-    _say_fitted(images)
+    _say_fitted(*ends)
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 
@@ -348,10 +349,11 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[F
             bar.update(len(batch))
 
 
-def _say_fitted(images: "Images") -> None:
+def _say_fitted(*sources: "Images") -> None:
     """Say which images were changed to fit the model, one line for each kind of change."""
-    for change, count in Counter(images.fitted.values()).items():
-        first = next(name for name, note in images.fitted.items() if note == change)
+    fitted = {name: note for images in sources for name, note in images.fitted.items()}
+    for change, count in Counter(fitted.values()).items():
+        first = next(name for name, note in fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
         click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
 

@@ -1,8 +1,5 @@
 """Walks through latent space: between two images, and along one latent at a time."""
 
-import io
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +7,12 @@ from numpy.typing import ArrayLike
 
 from vae_runtime import checks
 from vae_runtime.elbo import Floats, Nats, kl_per_dimension
-from vae_runtime.errors import InputError
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.sources import read_array
 from vae_runtime.vae import VAE
+
+_SAMPLES = 500
+_WIDEST = 1e6
 
 
 class Traversal(NamedTuple):
@@ -27,8 +28,8 @@ def interpolate(vae: VAE, a: ArrayLike, b: ArrayLike, steps: int = 9, linear: bo
 
     z runs from mu(a) to mu(b), on the great circle between them unless `linear`.
     """
-    mu, _ = vae.encode(np.stack([np.asarray(image) for image in (a, b)]))
-    return vae.decode(path(mu[0], mu[1], steps, linear))
+    start, end = (vae.encode(np.asarray(image)[None])[0][0] for image in (a, b))
+    return vae.decode(path(start, end, steps, linear))
 
 
 def path(a: Floats, b: Floats, steps: int, linear: bool = False) -> Floats:
@@ -59,8 +60,12 @@ def traverse(
     """
     checks.integer(steps, "steps", 2, 10_000)
     checks.integer(most, "number of latents", 1, 2**31)
-    images = vae.sample(500, seed) if x is None else x
-    mu, logsigma = vae.encode(images)
+    if not 0 < abs(span) <= _WIDEST:
+        raise ArgumentError("span out of range", span, f"give a number up to {_WIDEST:g}")
+    # a Gaussian likelihood's samples may leave [0, 1]
+    mu, logsigma = vae.encode(np.clip(vae.sample(_SAMPLES, seed), 0, 1) if x is None else x)
+    if not len(mu):
+        raise InputError("no images", "an empty array", "give one or more, or none at all")
     kl = kl_per_dimension(mu, logsigma).mean(axis=0)
     latents = np.argsort(-kl, kind="stable")[:most]
     z = np.tile(np.zeros_like(mu[0]) if x is None else mu[0], (len(latents), steps, 1))
@@ -75,17 +80,11 @@ def read(source: str, latent_dim: int) -> Floats:
 
     "-" stands for standard input. Raises InputError, naming the file.
     """
+    values = read_array(source, "z", "mu")
     try:
-        loaded = np.load(io.BytesIO(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()))
-        if not isinstance(loaded, np.ndarray):
-            name = next((name for name in ("z", "mu") if name in loaded), loaded.files[0])
-            loaded = loaded[name]
-        return checks.latents(loaded, latent_dim)
+        z = checks.latents(values, latent_dim)
     except InputError as error:
         raise InputError(error.what, f"{source} ({error.which})", error.todo) from None
-    except MemoryError:
-        raise
-    except FileNotFoundError:
-        raise InputError("latents not found", source, "check the path") from None
-    except Exception as error:  # NumPy raises many kinds for damaged archives
-        raise InputError(f"latents cannot be read ({error})", source, "give what vae-infer encode -o wrote") from None
+    if not len(z):
+        raise InputError("no latents", source, "give one row or more")
+    return z

@@ -1,7 +1,6 @@
 """Images out, as a stream of batches: a PNG grid, an animated GIF, a folder of PNGs, or an .npy or .npz array."""
 
 import math
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import ResourceError
-from vae_runtime.files import replacing, write_error
+from vae_runtime.files import beside, replacing, write_error
 from vae_runtime.images import Floats, Shape, levels
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def _write_folder(path: Path, count: int, batches: Iterable[Floats]) -> None:
 @contextmanager
 def _replacing_folder(path: Path) -> Iterator[Path]:
     """A folder that becomes `path`, which is empty or new, when the block ends well, and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         temporary.mkdir()
         yield temporary

@@ -63,12 +63,12 @@ def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int =
         terms = vae.terms(scored, num_samples, seed, start)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
         changed = (scored != x).reshape(len(x), -1).any(axis=1)
-        return figures, terms.kl_per_dimension.sum(axis=0), int(changed.sum())
+        return figures, terms.kl_per_dimension, int(changed.sum())
 
     figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
     for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
-        kl += kl_of_part
+        kl = np.add.reduce(np.vstack([kl, kl_of_part]), axis=0)  # row after row, so that no bit depends on the parts
         binarised += binarised_of_part
     elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
     mean_kl = kl / max(1, len(elbo))
@@ -98,7 +98,7 @@ def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples:
             yield _csv(["image", *columns])
             yield from (_csv([name, *map(float, figures)]) for name, *figures in rows)
         case _:
-            yield from _table(scores, list(names), num_samples, seed)
+            yield from _table(scores, [name for name, *_ in rows], num_samples, seed)
 
 
 def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Iterator[str]:
@@ -176,5 +176,5 @@ def _describe(manifest: dict[str, Any]) -> str:
 def _csv(row: list[Any]) -> str:
     """One line of CSV."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(row)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerow(row)  # so that a line end within a name is quoted
+    return buffer.getvalue().removesuffix("\r\n")

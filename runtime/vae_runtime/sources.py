@@ -6,7 +6,7 @@ import io
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError, VaeError
 from vae_runtime.images import Floats, Shape, fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_PIECE = 1 << 20  # bytes: a header may claim more than there is
 _SCALES = {"uint8": 255, "uint16": 65535}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
@@ -113,27 +116,48 @@ def _paths(source: Source) -> Iterable[str | bytes]:
     if isinstance(source, bytes):
         return [source]
     source, path = str(source), Path(source)
-    if source != "-" and path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
-        return map(str, inside)
-    if glob.has_magic(source) and not path.exists():
-        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
-        if not matches:
-            raise InputError("no file matches", source, "check the pattern")
-        return matches
+    with _reading(source):
+        if source != "-" and path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
+            return map(str, inside)
+        if glob.has_magic(source) and not path.exists():
+            matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
+            if not matches:
+                raise InputError("no file matches", source, "check the pattern")
+            return matches
     return [source]
+
+
+def read_array(source: str, *names: str) -> NDArray[Any]:
+    """The whole array of an .npy or .npz file or of standard input ("-"); of an .npz the first of `names`, or its only.
+
+    Raises InputError, naming the file.
+    """
+    name, opener = _opener(source)
+    with _reading(name), opener() as stream:
+        if (array := _header(stream, names)) is None:
+            raise ValueError("it is no array")
+        values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
+        return values.reshape(array.shape, order="F" if array.fortran else "C")
 
 
 def _examine(source: str | bytes, shape: Shape) -> _File:
     """Look at a file's first bytes, and for an array at its shape."""
-    name = "bytes" if isinstance(source, bytes) else "standard input" if source == "-" else source
-    content = sys.stdin.buffer.read() if source == "-" else source
-    opener = partial(io.BytesIO, content) if isinstance(content, bytes) else partial(_open, content)
+    name, opener = _opener(source)
     with _reading(name), opener() as stream:
         array = _header(stream)
         return _File(name, None if array is None else _count(array, name, shape), opener)
+
+
+def _opener(source: str | bytes) -> tuple[str, Callable[[], IO[bytes]]]:
+    """What to call a source, and how to open it."""
+    if source == "-":
+        return "standard input", partial(io.BytesIO, sys.stdin.buffer.read())
+    if isinstance(source, bytes):
+        return "bytes", partial(io.BytesIO, source)
+    return source, partial(_open, source)
 
 
 def _open(path: str) -> IO[bytes]:
@@ -154,18 +178,19 @@ def _reading(name: str) -> Iterator[None]:
         raise InputError(f"file cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
 
 
-def _header(stream: IO[bytes]) -> _Array | None:
+def _header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> _Array | None:
     """The array that a stream holds, or None where it holds something else."""
     magic = stream.read(4)
     stream.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        return _header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)))
+        return _header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)), names)
     if magic == b"PK\x03\x04":
-        return _header(_member(zipfile.ZipFile(stream)))
+        return _header(_member(zipfile.ZipFile(stream), names), names)
     if magic == b"\x93NUM":
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"its format is {version[0]}.{version[1]}")
+        shape, fortran, dtype = _NPY_HEADERS[version](stream)
         return _Array(shape, dtype, fortran, stream)
     if magic.startswith(b"\0\0\x08"):  # IDX, the format of MNIST: unsigned bytes, then the number of axes
         sizes = stream.read(4 + 4 * magic[3])[4:]
@@ -173,13 +198,13 @@ def _header(stream: IO[bytes]) -> _Array | None:
     return None
 
 
-def _member(archive: zipfile.ZipFile) -> IO[bytes]:
-    """The array `x` of an .npz archive, or its only one."""
-    names = archive.namelist()
-    if "x.npy" not in names and len(names) != 1:
-        held = ", ".join(name.removesuffix(".npy") for name in names)
-        raise ValueError(f"it holds {held or 'nothing'}, and none is named x")
-    return archive.open("x.npy" if "x.npy" in names else names[0])
+def _member(archive: zipfile.ZipFile, names: Sequence[str]) -> IO[bytes]:
+    """The array of an .npz archive that has the first of `names`, or its only one."""
+    held = [name.removesuffix(".npy") for name in archive.namelist()]
+    wanted = next((name for name in names if name in held), None)
+    if wanted is None and len(held) != 1:
+        raise ValueError(f"it holds {', '.join(held) or 'nothing'}, and none is named {' or '.join(names)}")
+    return archive.open(archive.namelist()[held.index(wanted) if wanted else 0])
 
 
 def _count(array: _Array, name: str, shape: Shape) -> int:
@@ -187,7 +212,7 @@ def _count(array: _Array, name: str, shape: Shape) -> int:
     if array.dtype.name not in _SCALES and array.dtype.kind not in "fb":
         raise InputError(f"array of type {array.dtype}", name, "give uint8 levels or floats in [0, 1]")
     grey = shape[0] == 1 and len(array.shape) in (2, 3) and array.shape[-2:] == shape[1:]
-    if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or 0 in array.shape:
+    if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or min(array.shape) < 1:
         expected = "[n, {}, {}, {}]".format(*shape)
         raise InputError(f"array of shape {list(array.shape)}", name, f"this model takes {expected}")
     return array.shape[0] if len(array.shape) > 2 else 1
@@ -199,6 +224,7 @@ def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Fl
     assert array is not None  # it was one when it was examined
     count = _count(array, name, shape)
     scale, size = np.float32(_SCALES.get(array.dtype.name, 1)), math.prod(shape)
+    compressed = array.values
     if array.fortran:  # no part of it lies together: read it whole
         values = np.frombuffer(_exactly(array, count * size), array.dtype).reshape(array.shape, order="F")
         array = array._replace(values=io.BytesIO(values.tobytes()))
@@ -212,14 +238,18 @@ def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Fl
             which = f"{name}[{start + int(np.argmin(good))}]"
             raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1]")
         yield x
+    while compressed.read(_PIECE):  # where the file is compressed, its end has the checksum
+        pass
 
 
 def _exactly(array: _Array, count: int) -> bytes:
     """The next `count` values."""
-    data = array.values.read(count * array.dtype.itemsize)
-    if len(data) != count * array.dtype.itemsize:
-        raise ValueError(f"it ends before its {array.shape[0]} images do")
-    return data
+    wanted, data = count * array.dtype.itemsize, bytearray()
+    while len(data) < wanted:
+        if not (piece := array.values.read(min(wanted - len(data), _PIECE))):
+            raise ValueError(f"it ends before its {array.shape[0]} rows do")
+        data += piece
+    return bytes(data)
 
 
 def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:

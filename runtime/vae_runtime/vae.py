@@ -119,12 +119,12 @@ class VAE:
 
         With `mean`, E[x|z] instead of draws.
         """
-        self._check_range(seed, start, n)
+        seed, start, n = self._check_range(seed, start, n)
         return self._gather(n, self.image_shape, lambda chunk: self._draw(chunk, seed, mean, start))
 
     def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Floats]:
         """The images of `sample` as a stream of batches [at most `rows`, C, H, W], in constant memory."""
-        self._check_range(seed, start, n)
+        seed, start, n = self._check_range(seed, start, n)
         return self._map(lambda chunk: self._draw(chunk, seed, mean, start), _chunks(n, self.rows))
 
     def reconstruct(self, x: ArrayLike) -> Floats:
@@ -136,7 +136,7 @@ class VAE:
 
         x are images start..start+batch-1 of this seed. Binary images stay as they are.
         """
-        self._check_range(seed, start)
+        seed, start, _ = self._check_range(seed, start)
         images = checks.images(x, self.image_shape, start)
         pixels = math.prod(self.image_shape)
 
@@ -273,8 +273,8 @@ class VAE:
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int, seed: int, start: int = 0
     ) -> Iterator[Draws]:
         """For a few images at a time, `num_samples` draws from q(z|x) each, weighed by the model."""
-        self._check_range(seed, start)
-        checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
+        seed, start, _ = self._check_range(seed, start)
+        num_samples = checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
         images_per_run = self.images_per_run(num_samples)
         batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
@@ -289,6 +289,7 @@ class VAE:
 
         return self._map(lambda block: self._weigh_block(block[0], block[1], num_samples, seed), blocks())
 
+    @np.errstate(all="ignore")  # what is not finite in the end is refused, with its row
     def _weigh_block(self, start: int, x: Floats, num_samples: int, seed: int) -> Draws:
         mu, logsigma = self._posterior(x)  # [images, latent_dim]
         sigma = np.exp(logsigma)[:, None]
@@ -325,10 +326,10 @@ class VAE:
         return result
 
     @staticmethod
-    def _check_range(seed: int, start: int, n: int = 1) -> None:
-        noise.check_seed(seed)
-        checks.integer(n, "number of samples", 1, 2**63 - 1)
-        checks.integer(start, "start", 0, 2**63 - 1)
+    def _check_range(seed: int, start: int, n: int = 1) -> tuple[int, int, int]:
+        """The three as Python's integers, which do not overflow as NumPy's do."""
+        start = checks.integer(start, "start", 0, 2**63 - 1)
+        return noise.check_seed(seed), start, checks.integer(n, "number of samples", 1, 2**63 - 1)
 
 
 def _reread(path: Path, sha256: str) -> bundles.Bundle:
