@@ -140,6 +140,7 @@ def read_array(source: str, *names: str) -> NDArray[Any]:
         if (array := _header(stream, names)) is None:
             raise ValueError("it is no array")
         values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
+        _to_the_end(array.values)
         return values.reshape(array.shape, order="F" if array.fortran else "C")
 
 
@@ -238,8 +239,7 @@ def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Fl
             which = f"{name}[{start + int(np.argmin(good))}]"
             raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1]")
         yield x
-    while compressed.read(_PIECE):  # where the file is compressed, its end has the checksum
-        pass
+    _to_the_end(compressed)
 
 
 def _exactly(array: _Array, count: int) -> bytes:
@@ -250,6 +250,12 @@ def _exactly(array: _Array, count: int) -> bytes:
             raise ValueError(f"it ends before its {array.shape[0]} rows do")
         data += piece
     return bytes(data)
+
+
+def _to_the_end(stream: IO[bytes]) -> None:
+    """Read what is left: where a file is compressed, its checksum stands at its end."""
+    while stream.read(_PIECE):
+        pass
 
 
 def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
