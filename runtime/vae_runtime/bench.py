@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_runtime.threads import available_cores
+from vae_runtime.threads import count
 from vae_runtime.vae import VAE
 
 _LATENCY_RUNS = 300
@@ -55,16 +55,21 @@ class Measurement:
         return "\n".join(lines)
 
 
-def bench(path: Path | None = None, seconds: float = 1.0) -> Measurement:
-    """Measure the bundle at `path`, or the one that ships, spending about `seconds` on each figure of throughput."""
-    one = VAE.load(path, threads=1)
+def bench(
+    path: Path | None = None, threads: int | None = None, memory: int | None = None, seconds: float = 1.0
+) -> Measurement:
+    """Measure the bundle at `path`, or the one that ships, spending about `seconds` on each figure of throughput.
+
+    threads, memory: as `VAE.load` takes them; the sweep ends at so many threads. Raises what `VAE.load` raises.
+    """
+    one = VAE.load(path, 1, memory)
     starts = [_process(path) for _ in range(5)]
     x = np.clip(one.sample(64, seed=1), 0, 1)  # a Gaussian likelihood's samples may leave [0, 1]
     mu, _ = one.encode(x[:1])
     encode, decode = _latency(lambda: one.encode(x[:1])), _latency(lambda: one.decode(mu))
-    vaes = {threads: VAE.load(path, threads=threads) for threads in _sweep(available_cores())}
-    sampled = {threads: _rate(lambda: len(vae.sample(1024)), seconds) for threads, vae in vaes.items()}  # noqa: B023
-    scored = {threads: _rate(lambda: 64 * len(vae.log_likelihood(x)), seconds) for threads, vae in vaes.items()}  # noqa: B023
+    vaes = {several: VAE.load(path, several, memory) for several in _sweep(count(threads))}
+    sampled = {several: _rate(lambda: len(vae.sample(1024)), seconds) for several, vae in vaes.items()}  # noqa: B023
+    scored = {several: _rate(lambda: 64 * len(vae.log_likelihood(x)), seconds) for several, vae in vaes.items()}  # noqa: B023
     return Measurement(
         statistics.median(elapsed for elapsed, _ in starts), max(memory for _, memory in starts),
         *encode, *decode, sampled, scored,

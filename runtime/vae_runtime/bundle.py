@@ -105,7 +105,9 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
             raise BundleError("bundle damaged (the manifest's sha256 differs)", file, "copy or export it again")
         contract = manifest["contract"]
         if contract["format"] != FORMAT:
-            raise BundleError(f"bundle of format {contract['format']!r}", file, f"this release reads format {FORMAT}")
+            raise BundleError(
+                f"bundle of format {repr(contract['format'])[:40]}", file, f"this release reads format {FORMAT}"
+            )
         shape = [contract["image"][side] for side in ("channels", "height", "width")]
         sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
         if not all(type(size) is int and 0 < size < 2**31 for size in sizes):

@@ -26,7 +26,7 @@ def run(command: click.Command, prog: str) -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a tick or a block that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
     code = _guarded(command, prog)
     try:
         if sys.stdout is not None:  # as in some services

@@ -1,5 +1,7 @@
 """The one error tree of vae-edge: every failure says what, which, and what to do, and knows its exit code."""
 
+_LONGEST = 2000  # characters of what a message quotes: a screen, not a book
+
 
 def printable(text: str) -> str:
     """The text with every character that would steer a terminal written as its escape."""
@@ -19,7 +21,7 @@ class VaeError(Exception):
         self.what, self.which, self.todo = what, str(which), todo
 
     def __str__(self) -> str:
-        what, which = (part if len(part) <= 400 else f"{part[:400]}..." for part in (self.what, self.which))
+        what, which = (part if len(part) <= _LONGEST else f"{part[:_LONGEST]}..." for part in (self.what, self.which))
         return printable(" ".join(f"{what}: {which}; {self.todo}".split()))
 
 

@@ -11,6 +11,7 @@ from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.sources import read_array
 from vae_runtime.vae import VAE
 
+MOST_STEPS = 1000
 _SAMPLES = 500
 _WIDEST = 1e6
 
@@ -38,7 +39,7 @@ def path(a: Floats, b: Floats, steps: int, linear: bool = False) -> Floats:
     Spherical interpolation (Shoemake 1985; White 2016, arXiv:1609.04468) keeps to lengths that the prior knows, where a
     straight line cuts through the thinly populated middle. Parallel and opposite ends are joined by a straight line.
     """
-    checks.integer(steps, "steps", 2, 10_000)
+    checks.integer(steps, "steps", 2, MOST_STEPS)
     t = np.linspace(0, 1, steps)[:, None]
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a64) * np.linalg.norm(b64)
@@ -58,7 +59,7 @@ def traverse(
     x: images [batch, C, H, W] that say how large each latent's KL is, the first of which the others rest at. Without
     them, 500 samples of the model say it, and the others rest at 0. `most`: how many latents at most.
     """
-    checks.integer(steps, "steps", 2, 10_000)
+    checks.integer(steps, "steps", 2, MOST_STEPS)
     checks.integer(most, "number of latents", 1, 2**31)
     if not 0 < abs(span) <= _WIDEST:
         raise ArgumentError("span out of range", span, f"give a number up to {_WIDEST:g}")
@@ -80,11 +81,11 @@ def read(source: str, latent_dim: int) -> Floats:
 
     "-" stands for standard input. Raises InputError, naming the file.
     """
-    values = read_array(source, "z", "mu")
+    name, values = read_array(source, "z", "mu")
     try:
         z = checks.latents(values, latent_dim)
     except InputError as error:
-        raise InputError(error.what, f"{source} ({error.which})", error.todo) from None
+        raise InputError(error.what, f"{name} ({error.which})", error.todo) from None
     if not len(z):
-        raise InputError("no latents", source, "give one row or more")
+        raise InputError("no latents", name, "give one row or more")
     return z

@@ -116,6 +116,8 @@ def _paths(source: Source) -> Iterable[str | bytes]:
     if isinstance(source, bytes):
         return [source]
     source, path = str(source), Path(source)
+    if not source:
+        raise InputError("file not found", "an empty name", "name a file")
     with _reading(source):
         if source != "-" and path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -130,8 +132,10 @@ def _paths(source: Source) -> Iterable[str | bytes]:
     return [source]
 
 
-def read_array(source: str, *names: str) -> NDArray[Any]:
-    """The whole array of an .npy or .npz file or of standard input ("-"); of an .npz the first of `names`, or its only.
+def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
+    """What to call a source, and its whole array: of an .npy or .npz file, or of standard input ("-").
+
+    Of an .npz, the array that has the first of `names`, or its only one.
 
     Raises InputError, naming the file.
     """
@@ -141,7 +145,7 @@ def read_array(source: str, *names: str) -> NDArray[Any]:
             raise ValueError("it is no array")
         values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
         _to_the_end(array.values)
-        return values.reshape(array.shape, order="F" if array.fortran else "C")
+        return name, values.reshape(array.shape, order="F" if array.fortran else "C")
 
 
 def _examine(source: str | bytes, shape: Shape) -> _File:

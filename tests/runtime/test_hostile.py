@@ -39,7 +39,7 @@ from vae_runtime.verify import verify
 ALL = (*FILES, "manifest.json")
 ZEROS = "0" * 64
 Forge = Callable[..., Path]
-LONGEST = 1000  # characters of an error's text, beside the path in it
+LONGEST = 2500  # characters of an error's text, beside the path in it
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc as on Linux")
 
 
