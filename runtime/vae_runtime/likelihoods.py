@@ -5,7 +5,6 @@ broadcast, so that x [batch, 1, C, H, W] meets parameters [batch, draws, C, H, W
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,10 +14,8 @@ from numpy.typing import NDArray
 from vae_runtime.errors import BundleError, InputError
 
 Floats = NDArray[np.float32]
-LogProb = Callable[[Floats, Floats], NDArray[np.float64]]
 
 _LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
-_BLOCK = 128  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -67,7 +64,7 @@ class Bernoulli:
         With s = logits where x = 1 and -logits where x = 0, a pixel's term is min(s, 0) - log(1 + exp(-|s|)): no two
         large numbers cancel. One logarithm serves 16 pixels, since the factors lie in (1, 2].
         """
-        return _by_blocks(_bernoulli_log_prob, 2 * x - 1, parameters)
+        return _bernoulli_log_prob(2 * x - 1, parameters)
 
     def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
@@ -161,33 +158,9 @@ def from_contract(contract: dict[str, Any]) -> Likelihood:
     raise BundleError("unknown likelihood", repr(contract)[:120], "use a newer release of vae-edge, or export again")
 
 
-def _by_blocks(log_prob: LogProb, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-    """`log_prob` of x and parameters with their leading axes broadcast, a cache-sized block of rows at a time."""
-    lead = np.broadcast_shapes(x.shape[:-3], parameters.shape[:-3])
-    x = np.broadcast_to(x, (*lead, *x.shape[-3:]))
-    parameters = np.broadcast_to(parameters, (*lead, *parameters.shape[-3:]))
-    result = np.empty(lead)
-    for block in _blocks(lead):
-        result[block] = log_prob(x[block], parameters[block])
-    return result
-
-
-def _blocks(lead: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
-    """Indices that cover an array's leading axes, each of about _BLOCK rows at most."""
-    inner = math.prod(lead[1:])
-    if not lead:
-        yield ()
-    elif inner > _BLOCK:
-        yield from ((i, *rest) for i in range(lead[0]) for rest in _blocks(lead[1:]))
-    else:
-        step = max(1, _BLOCK // max(1, inner))
-        yield from ((slice(i, i + step),) for i in range(0, lead[0], step))
-
-
 def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
     """Sum over pixels of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits, float64 [...]."""
-    pixels = (*logits.shape[:-3], -1)
-    s = signs.reshape(pixels) * logits.reshape(pixels)
+    s = signs.reshape(*signs.shape[:-3], -1) * logits.reshape(*logits.shape[:-3], -1)  # [..., pixels]
     negative = (s.view(np.uint32) | np.uint32(0x80000000)).view(np.float32)  # -|s| in one pass
     s += negative  # 2 min(s, 0), exactly
     linear: NDArray[np.float64] = 0.5 * np.einsum("...i->...", s).astype(np.float64)  # twice as fast as sum

@@ -27,6 +27,7 @@ MEMORY = 8 << 20  # bytes for the arrays of the chunks in work
 # scored, and of each draw of z for it
 _BYTES_TO_SAMPLE, _BYTES_TO_SCORE, _BYTES_TO_WEIGH = 40, 100, 24
 _MOST_ROWS = 512  # per run: more bring no speed
+_MOST_DRAWS = 1024  # of z whose noise is made at once: many short calls would keep threads from running side by side
 
 
 class VAE:
@@ -184,9 +185,9 @@ class VAE:
         return _join([draws.bound() for draws in self._weigh(x, num_samples, seed, start)])
 
     def images_per_run(self, num_samples: int) -> int:
-        """How many images with `num_samples` draws of z each are scored in one run, by one thread."""
-        image = self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + num_samples * _BYTES_TO_WEIGH)
-        return max(1, min(_MOST_ROWS, self.memory // image))
+        """How many images with `num_samples` draws of z each a thread scores at a time."""
+        most = self.memory // (self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + _BYTES_TO_WEIGH))
+        return max(1, min(_MOST_DRAWS // num_samples, most))
 
     def percentile(self, elbo: ArrayLike) -> Nats:
         """How many percent of the model's test images have a lower ELBO: float64 of elbo's shape.
@@ -295,16 +296,17 @@ class VAE:
         sigma = np.exp(logsigma)[:, None]
         index = np.arange(start, start + len(x), dtype=np.uint64)
         log_likelihood, ratio = np.empty((2, len(x), num_samples))
-        for k in _chunks(num_samples, self._draws):
-            threads.go_on()
+        for k in _chunks(num_samples, _MOST_DRAWS):
             draws = k.stop - k.start
             eps = noise.normal(seed, noise.POSTERIOR, index, draws * self.latent_dim, start=k.start * self.latent_dim)
             eps = eps.reshape(len(x), draws, self.latent_dim)
             z = (mu[:, None] + sigma * eps).astype(np.float32, copy=False)
-            parameters = self._parameters(z.reshape(-1, self.latent_dim))
-            parameters = parameters.reshape(len(x), draws, *self._parameter_shape)
-            log_likelihood[:, k] = self._likelihood.log_prob(x[:, None], parameters)
             ratio[:, k] = log_ratio(z, eps, logsigma[:, None])
+            for i, j in _blocks(len(x), draws, self._draws):
+                threads.go_on()
+                parameters = self._parameters(z[i, j].reshape(-1, self.latent_dim))
+                parameters = parameters.reshape(*z[i, j].shape[:2], *self._parameter_shape)
+                log_likelihood[:, k][i, j] = self._likelihood.log_prob(x[i, None], parameters)
         kl = kl_per_dimension(mu, logsigma)
         finite = [np.isfinite(figures).all(axis=1) for figures in (log_likelihood, ratio, kl)]
         if not np.all(finite):
@@ -350,6 +352,13 @@ def _check_shapes(session: Session, inputs: dict[str, list[int]], outputs: dict[
 def _chunks(n: int, rows: int) -> Iterator[slice]:
     """Slices of at most `rows` rows that cover 0..n-1."""
     return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def _blocks(images: int, draws: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of images and of their draws that cover all, with at most `rows` draws each."""
+    for i in _chunks(images, max(1, rows // draws)):
+        for j in _chunks(draws, rows):
+            yield i, j
 
 
 def _join(parts: list[Nats], *shape: int) -> Nats:
