@@ -1,7 +1,6 @@
 """Serve one VAE over HTTP, pictures of samples and scores of images: `python examples/service.py --port 8000`."""
 
 import argparse
-import io
 import socket
 import sys
 
@@ -10,7 +9,7 @@ from waitress import create_server
 from werkzeug.exceptions import HTTPException
 
 from vae_runtime import VAE, ArgumentError, InputError, VaeError
-from vae_runtime.outputs import grid, picture
+from vae_runtime.outputs import grid, png
 from vae_runtime.sources import load
 
 MOST_IMAGES, MOST_DRAWS, MOST_BYTES = 256, 1000, 4 << 20
@@ -29,9 +28,7 @@ def make_app(vae: VAE) -> Flask:
     def sample() -> Response:
         n, seed = integer("n", 16, MOST_IMAGES), integer("seed", 0)
         x = vae.sample(n, seed)  # float32 [n, C, H, W]
-        png = io.BytesIO()
-        picture(grid(n, vae.image_shape, [x]), scale=1).save(png, "PNG")
-        return Response(png.getvalue(), mimetype="image/png")
+        return Response(png(grid(n, vae.image_shape, [x]), scale=1), mimetype="image/png")
 
     @app.post("/score")
     def score() -> dict[str, float]:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from click.shell_completion import shell_complete
 
 from vae_runtime.errors import VaeError
 
@@ -41,6 +40,8 @@ def run(command: click.Command, prog: str) -> None:
 def _guarded(command: click.Command, prog: str) -> int:
     try:
         if instruction := os.environ.get(variable := f"_{prog}_COMPLETE".replace("-", "_").upper()):
+            from click.shell_completion import shell_complete
+
             return shell_complete(command, {}, prog, variable, instruction)
         with command.make_context(prog, sys.argv[1:]) as context:
             command.invoke(context)
