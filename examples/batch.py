@@ -2,15 +2,16 @@
 
 import argparse
 import csv
+import io
 import signal
 import sys
 from pathlib import Path
 
 import numpy as np
-from dask.distributed import Client
+from dask.distributed import Client, KilledWorker
 
 from vae_runtime import VAE, BundleError, InputError, VaeError
-from vae_runtime.files import check_output
+from vae_runtime.files import check_output, write_lines
 from vae_runtime.sources import SUFFIXES, load
 
 COLUMNS = ("elbo", "reconstruction", "kl", "percentile")  # nats, and percent
@@ -62,8 +63,9 @@ def score_folder(arguments: argparse.Namespace) -> int:
             parts.append(client.submit(score, shared, part, start, arguments.samples, pure=False))
         results = [result for part in parts for result in part.result()]
     scored = [[file, *row] for file, row in zip(files, results, strict=True) if isinstance(row, list)]
-    with arguments.output.open("w", newline="") as table:
-        csv.writer(table, lineterminator="\n").writerows([("image", *COLUMNS), *scored])
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("image", *COLUMNS), *scored])
+    write_lines(arguments.output, table.getvalue().splitlines())  # in one step, and with names of any bytes
     for unreadable in (result for result in results if isinstance(result, VaeError)):
         print(f"batch.py: {unreadable}", file=sys.stderr)
     print(f"{arguments.output}: scores of {len(scored)} of {len(files)} images")
@@ -88,6 +90,11 @@ def main() -> int:
     except (VaeError, OSError) as error:
         print(f"batch.py: error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 5)
+    except KilledWorker as error:
+        print(
+            f"batch.py: error: a worker was killed: {error.last_worker.address}; give it more memory", file=sys.stderr
+        )
+        return 5
     except KeyboardInterrupt:
         print("batch.py: interrupted", file=sys.stderr)
         return 130

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from vae_runtime import VAE, ArgumentError, InputError, VaeError
 from vae_runtime.outputs import grid, png
-from vae_runtime.sources import load
+from vae_runtime.sources import Images
 
 MOST_IMAGES, MOST_DRAWS, MOST_BYTES = 256, 1000, 4 << 20
 
@@ -33,7 +33,7 @@ def make_app(vae: VAE) -> Flask:
     @app.post("/score")
     def score() -> dict[str, float]:
         draws, seed = integer("samples", 16, MOST_DRAWS), integer("seed", 0)
-        x = load([request.get_data()], vae.image_shape).x[:1]  # float32 [1, C, H, W]
+        x = next(Images([request.get_data()], vae.image_shape).batches(1))[:1]  # float32 [1, C, H, W]
         terms = vae.terms(vae.observe(x, seed), draws, seed)  # float64 [1] each
         nats = {"elbo_nats": terms.elbo[0], "reconstruction_nats": terms.reconstruction[0], "kl_nats": terms.kl[0]}
         return {**nats, "percentile_percent": vae.percentile(terms.elbo)[0], "samples": draws, "seed": seed}

@@ -15,6 +15,7 @@ import click
 
 from vae_runtime import files
 from vae_runtime.command import run
+from vae_runtime.errors import printable
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
     from vae_runtime.bundle import Bundle
@@ -114,24 +115,23 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> Non
 )
 @_FIXED_SEED
 @click.option(
-    "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), default="table", show_default=True,
-    help="How to print.",
+    "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
 @_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
-def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str, output: Path | None) -> None:
+def elbo(
+    options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str | None, output: Path | None
+) -> None:
     """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
 
     Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
     """
-    if output:
-        files.check_output(output, ".csv", ".json", ".jsonl")
+    style = _style(style, output, "table", ".csv", ".json", ".jsonl")
     vae = _load(options)
     from vae_runtime.reports import format_scores, score
 
     images, batches = _read(sources, vae, vae.images_per_run(samples))
     scores = score(vae, batches, samples, seed)
-    style = output.suffix[1:] if output else style
     lines = format_scores(scores, images.names(), style, samples, seed)
     _print(lines, output, f"scores of {_count(len(images), 'image')}, {_count(samples, 'draw')} of z each, seed {seed}")
     _say_fitted(images)
@@ -142,15 +142,12 @@ def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, st
 
 @cli.command()
 @_sources
-@click.option(
-    "--format", "style", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True, help="How to print."
-)
+@click.option("--format", "style", type=click.Choice(["csv", "jsonl"]), help="How to print.  [default: csv]")
 @_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
-def encode(options: Options, sources: tuple[str, ...], style: str, output: Path | None) -> None:
+def encode(options: Options, sources: tuple[str, ...], style: str | None, output: Path | None) -> None:
     """Print or save mu and logsigma of q(z|x) for each image."""
-    if output:
-        files.check_output(output, ".npz", ".csv", ".jsonl")
+    style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
     vae = _load(options)
     import numpy as np
 
@@ -165,7 +162,6 @@ def encode(options: Options, sources: tuple[str, ...], style: str, output: Path 
     else:
         from vae_runtime.reports import format_latents
 
-        style = output.suffix[1:] if output else style
         _print(format_latents(images.names(), mu, logsigma, style), output, what)
     _say_fitted(images)
 
@@ -232,7 +228,7 @@ def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float
     from vae_runtime.sources import Images
 
     images = Images(sources, vae.image_shape) if sources else None
-    x = next(images.batches(_TRAVERSED)) if images else None
+    x = next(images.batches(_TRAVERSED))[:_TRAVERSED] if images else None
     walked = walk(vae, x, steps, span, most)
     outputs.write(output, len(walked.latents) * steps, vae.image_shape, walked.images, columns=steps)
     if images:
@@ -289,7 +285,9 @@ def bench(options: Options, as_json: bool, seconds: float) -> None:
     """
     from vae_runtime.bench import bench as measure
 
-    found = measure(*options, seconds)
+    bundle, threads, memory = options
+    gc.enable()
+    found = measure(bundle, threads=threads, memory=memory, seconds=seconds)
     click.echo(found.json() if as_json else found.table())
 
 
@@ -356,7 +354,17 @@ def _say_fitted(*sources: "Images") -> None:
     for change, count in Counter(fitted.values()).items():
         first = next(name for name, note in fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
-        click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
+        click.echo(printable(f"vae-infer: note: {which} fitted {change}"), err=True)
+
+
+def _style(given: str | None, output: Path | None, default: str, *kinds: str) -> str:
+    """How to write text: as the output's suffix says, or else as --format does."""
+    if output is None:
+        return given or default
+    if given:
+        raise click.UsageError("--format is for printing; with --output, the name's suffix says it")
+    files.check_output(output, *kinds)
+    return output.suffix[1:]
 
 
 def _count(number: int, thing: str) -> str:

@@ -17,7 +17,7 @@ class VaeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, which: object, todo: str) -> None:
-        super().__init__(what, which, todo)
+        super().__init__(what, str(which), todo)
         self.what, self.which, self.todo = what, str(which), todo
 
     def __str__(self) -> str:

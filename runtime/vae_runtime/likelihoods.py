@@ -109,7 +109,8 @@ class DiscretisedLogistic:
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
         loc, scale = self._split(parameters)
-        return scale * (_softplus(loc / scale) - _softplus((loc - 1) / scale))
+        mean: Floats = np.clip(scale * (_softplus(loc / scale) - _softplus((loc - 1) / scale)), 0, 1)
+        return mean
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:
         """The level in whose bin the logistic's quantile of the uniform draw falls."""
@@ -161,9 +162,10 @@ def from_contract(contract: dict[str, Any]) -> Likelihood:
 def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
     """Sum over pixels of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits, float64 [...]."""
     s = signs.reshape(*signs.shape[:-3], -1) * logits.reshape(*logits.shape[:-3], -1)  # [..., pixels]
-    negative = (s.view(np.uint32) | np.uint32(0x80000000)).view(np.float32)  # -|s| in one pass
+    negative = np.abs(s)
+    np.negative(negative, out=negative)
     s += negative  # 2 min(s, 0), exactly
-    linear: NDArray[np.float64] = 0.5 * np.einsum("...i->...", s).astype(np.float64)  # twice as fast as sum
+    linear: NDArray[np.float64] = 0.5 * s.sum(axis=-1).astype(np.float64)
     factors = np.exp(negative, out=negative)
     factors += 1
     for _ in range(_SOFTPLUS_HALVINGS):

@@ -50,6 +50,7 @@ class Scores:
 def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Scores:
     """Score a stream of batches of images [batch, C, H, W], in constant memory but for a few figures per image."""
     rows = vae.images_per_run(num_samples)
+    vae.percentile(0.0)  # a bundle that cannot say it is refused now, not after hours
 
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = 0
@@ -68,7 +69,8 @@ def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int =
     figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
     for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
-        kl = np.add.reduce(np.vstack([kl, kl_of_part]), axis=0)  # row after row, so that no bit depends on the parts
+        for row in kl_of_part:  # one after the other, so that no bit depends on the parts
+            kl += row
         binarised += binarised_of_part
     elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
     mean_kl = kl / max(1, len(elbo))
@@ -109,7 +111,7 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
     for i, name in enumerate(names):
         error = f" {scores.standard_error[i]:5.2f}" if several else ""
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f} {_percent(scores.percentile[i]):>11}"
-        yield f"{name:{width}} {scores.elbo[i]:10.2f}{error} {figures}"
+        yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean, error_of_mean = _mean(scores.elbo)
     error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"

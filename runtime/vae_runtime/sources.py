@@ -21,6 +21,7 @@ from vae_runtime.images import Floats, Shape, fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_MOST_FORTRAN = 1 << 28  # bytes
 _PIECE = 1 << 20  # bytes: a header may claim more than there is
 _SCALES = {"uint8": 255, "uint16": 65535}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
@@ -85,7 +86,7 @@ class Images:
     def _read(self, file: "_File", rows: int) -> Iterator[Floats]:
         with _reading(file.name), file.open() as stream:
             if file.rows is not None:
-                yield from _array(stream, file.name, self.shape, rows)
+                yield from _array(stream, file, self.shape, rows)
                 return
             x, note = _image(stream, file.name, self.shape)
             if note:
@@ -179,7 +180,7 @@ def _reading(name: str) -> Iterator[None]:
     except (VaeError, MemoryError):
         raise
     except Exception as error:  # Pillow, NumPy and the archives raise many kinds for damaged files
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)[:200]
         raise InputError(f"file cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
 
 
@@ -223,14 +224,16 @@ def _count(array: _Array, name: str, shape: Shape) -> int:
     return array.shape[0] if len(array.shape) > 2 else 1
 
 
-def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Floats]:
+def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[Floats]:
     """The images of an array, at most `rows` at a time."""
-    array = _header(stream)
-    assert array is not None  # it was one when it was examined
-    count = _count(array, name, shape)
+    array, name = _header(stream), file.name
+    if array is None or (count := _count(array, name, shape)) != file.rows:
+        raise ValueError("it has changed since it was looked at")
     scale, size = np.float32(_SCALES.get(array.dtype.name, 1)), math.prod(shape)
     compressed = array.values
     if array.fortran:  # no part of it lies together: read it whole
+        if count * size * array.dtype.itemsize > _MOST_FORTRAN:
+            raise ValueError("it is large and in Fortran's order; save it in C's, with numpy.ascontiguousarray")
         values = np.frombuffer(_exactly(array, count * size), array.dtype).reshape(array.shape, order="F")
         array = array._replace(values=io.BytesIO(values.tobytes()))
     for start in range(0, count, rows):

@@ -5,6 +5,7 @@ thread runs whole chunks through a session that itself uses one thread; NumPy an
 interpreter's lock, so the chunks run side by side, and no thread waits in a spinning loop.
 """
 
+import operator
 import os
 import threading
 from collections import deque
@@ -30,9 +31,13 @@ def count(given: int | None = None) -> int:
         given = int(text)
     if given is None:
         return available_cores()
-    if not isinstance(given, int) or not 1 <= given <= _MOST:
+    try:
+        threads = operator.index(given)  # NumPy's integers too
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= _MOST:
         raise ArgumentError("threads out of range", given, f"give 1 to {_MOST}")
-    return given
+    return threads
 
 
 def available_cores() -> int:

@@ -56,7 +56,7 @@ class VAE:
         row = self.threads * math.prod(self._parameter_shape)
         self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
         self._draws = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH)))
-        self._lock = threading.RLock()
+        self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
         self._sessions: dict[str, Session] | None = {}
         self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
         self._process = os.getpid()
@@ -69,7 +69,7 @@ class VAE:
 
         threads: None for the environment variable VAE_EDGE_THREADS, or else all cores that this process may use.
         memory: about how many bytes the arrays of the chunks in work may take, results and the graphs' own apart; None
-        for 8 MiB. It sets `rows`, how many rows a run takes at most; no result depends on it.
+        for 8 MiB. It sets `rows`, how many images are drawn or decoded in a run; no result depends on it.
         Raises BundleError where the bundle is missing, damaged or of another format. Each graph is opened when it
         is first used.
         """
@@ -159,7 +159,7 @@ class VAE:
 
         x are images start..start+batch-1 of this seed: scored in parts, they get the figures that they get together.
         """
-        parts = [draws.terms() for draws in self._weigh(x, num_samples, seed, start)]
+        parts = list(self._weigh(Draws.terms, x, num_samples, seed, start))
         return Terms(
             _join([part.reconstruction for part in parts]),
             _join([part.kl_per_dimension for part in parts], self.latent_dim),
@@ -173,7 +173,7 @@ class VAE:
         x must lie in the likelihood's support: for Bernoulli, binary (see `observe`). An iterator over such batches is
         scored as one long batch, in constant memory. `start` as in `terms`.
         """
-        return _join([draws.terms().elbo for draws in self._weigh(x, num_samples, seed, start)])
+        return _join([terms.elbo for terms in self._weigh(Draws.terms, x, num_samples, seed, start)])
 
     def log_likelihood(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
@@ -182,7 +182,7 @@ class VAE:
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
         """
-        return _join([draws.bound() for draws in self._weigh(x, num_samples, seed, start)])
+        return _join(list(self._weigh(Draws.bound, x, num_samples, seed, start)))
 
     def images_per_run(self, num_samples: int) -> int:
         """How many images with `num_samples` draws of z each a thread scores at a time."""
@@ -192,8 +192,8 @@ class VAE:
     def percentile(self, elbo: ArrayLike) -> Nats:
         """How many percent of the model's test images have a lower ELBO: float64 of elbo's shape.
 
-        Interpolated between the quantiles that the bundle keeps; 0.1 and 99.9 stand for all beyond them. Raises
-        BundleError where it keeps none.
+        Interpolated between the quantiles that the bundle keeps, of one draw of z for each test image; 0.1 and 99.9
+        stand for all beyond them. Raises BundleError where it keeps none.
         """
         try:
             quantiles = self._manifest["evaluation"]["quantiles"]
@@ -204,7 +204,11 @@ class VAE:
 
     def close(self) -> None:
         """Free the sessions. A closed VAE raises ArgumentError when it is used."""
-        self._sessions = None
+        with self._lock():
+            self._sessions, self._unopened = None, {}
+
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def __enter__(self) -> "VAE":
         return self
@@ -223,7 +227,7 @@ class VAE:
     def _session(self, name: str) -> Session:
         """The session of a graph, opened at its first use, and anew after a fork, where an inherited one may hang."""
         if self._process != os.getpid() or name not in (self._sessions or ()):
-            with self._lock:
+            with self._lock():
                 self._open(name)
         if (sessions := self._sessions) is None:
             raise ArgumentError("closed VAE", self.path, "load it again")
@@ -237,7 +241,7 @@ class VAE:
             self._sessions, self._process = {}, os.getpid()
         if name in self._sessions:
             return
-        graph = self._unopened.pop(name, None) or bundles.read_file(self.path, name, self._manifest)
+        graph = self._unopened.get(name) or bundles.read_file(self.path, name, self._manifest)
         session = Session(graph, str(self.path / name))
         latent = [self.latent_dim]
         if name == bundles.ENCODER:
@@ -245,6 +249,7 @@ class VAE:
         else:
             _check_shapes(session, {"z": latent}, {self._likelihood.output: list(self._parameter_shape)})
         self._sessions[name] = session
+        self._unopened.pop(name, None)
 
     def _posterior(self, x: Floats) -> tuple[Floats, Floats]:
         """mu and logsigma for one chunk of images."""
@@ -271,9 +276,14 @@ class VAE:
         return self._likelihood.sample(parameters, pixels.reshape(-1, *self.image_shape))
 
     def _weigh(
-        self, x: ArrayLike | Iterator[ArrayLike], num_samples: int, seed: int, start: int = 0
-    ) -> Iterator[Draws]:
-        """For a few images at a time, `num_samples` draws from q(z|x) each, weighed by the model."""
+        self,
+        summary: Callable[[Draws], R],
+        x: ArrayLike | Iterator[ArrayLike],
+        num_samples: int,
+        seed: int,
+        start: int,
+    ) -> Iterator[R]:
+        """For a few images at a time, a summary of `num_samples` draws from q(z|x) each, weighed by the model."""
         seed, start, _ = self._check_range(seed, start)
         num_samples = checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
         images_per_run = self.images_per_run(num_samples)
@@ -288,7 +298,7 @@ class VAE:
                     yield seen + i, images[i : i + images_per_run]
                 seen += len(images)
 
-        return self._map(lambda block: self._weigh_block(block[0], block[1], num_samples, seed), blocks())
+        return self._map(lambda block: summary(self._weigh_block(*block, num_samples, seed)), blocks())
 
     @np.errstate(all="ignore")  # what is not finite in the end is refused, with its row
     def _weigh_block(self, start: int, x: Floats, num_samples: int, seed: int) -> Draws:

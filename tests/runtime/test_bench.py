@@ -21,7 +21,7 @@ FIGURES = ("startup", "startup_memory", "encode_p50", "encode_p95", "decode_p50"
 @pytest.fixture(scope="module")
 def found(tiny_bundle: Path) -> Measurement:
     """The tiny bundle, measured in a hurry."""
-    return bench(tiny_bundle, 0.05)
+    return bench(tiny_bundle, seconds=0.05)
 
 
 def test_every_figure_is_positive_and_finite(found: Measurement):
@@ -94,7 +94,7 @@ def test_the_shipped_bundle_is_measured_by_default(command):
 def test_a_missing_bundle_is_a_bundle_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """A bundle that is not there raises BundleError, and no process of its own fails aloud."""
     with pytest.raises(BundleError, match="bundle not found"):
-        bench(tmp_path / "missing", 0.01)
+        bench(tmp_path / "missing", seconds=0.01)
     assert capfd.readouterr() == ("", "")
 
 
@@ -104,7 +104,7 @@ def test_a_process_bound_to_one_core_measures_one_thread(tiny_bundle: Path, tmp_
     script = (
         "import os, sys; from pathlib import Path; from vae_runtime.bench import bench\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "print(list(bench(Path(sys.argv[1]), 0.01).sampled))"
+        "print(list(bench(Path(sys.argv[1]), seconds=0.01).sampled))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tiny_bundle)], capture_output=True, text=True, check=True, cwd=tmp_path

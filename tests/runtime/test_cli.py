@@ -209,11 +209,12 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
 
 @pytest.mark.parametrize("style", ["csv", "json", "jsonl"])
 def test_elbo_saves_what_it_prints(command, folder: Path, digits: Path, tiny_bundle: Path, style: str):
-    """`-o` takes the format from the name, whatever --format says, and writes the same text as UTF-8."""
+    """`-o` takes the format from the name and writes the same text as UTF-8; --format beside it is refused."""
     (digits / "1.png").rename(digits / "один.png")
     call = ("--bundle", tiny_bundle, "elbo", digits, "-K", 3, "--seed", 2)
     printed = command(main, *call, "--format", style)
-    saved = command(main, *call, "-o", f"scores.{style}", "--format", "table")
+    assert command(main, *call, "-o", f"scores.{style}", "--format", "table").code == 2
+    saved = command(main, *call, "-o", f"scores.{style}")
     assert (saved.code, saved.err) == (0, "")
     assert saved.out == f"scores.{style}: scores of 3 images, 3 draws of z each, seed 2\n"
     assert Path(f"scores.{style}").read_bytes() == printed.out.encode()

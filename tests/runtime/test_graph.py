@@ -1,7 +1,6 @@
 """What is refused in a graph's bytes before onnxruntime sees them, judged against the onnx package's parser."""
 
 import itertools
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -332,17 +331,11 @@ def test_a_claimed_length_is_not_allocated():
 
 
 def test_weights_are_neither_copied_nor_read():
-    """The shipped encoder's 2.7 MB are checked in a few ms and a few kB; megabytes of weights more change neither."""
+    """The shipped encoder's 2.7 MB are checked in a few kB of memory; megabytes of weights more do not change that."""
     graph = (shipped() / "encoder.onnx").read_bytes()
     heavy = onnx.load_from_string(graph)
     heavy.graph.initializer.add(name="heavy", data_type=TensorProto.FLOAT, dims=[1 << 24], raw_data=bytes(1 << 26))
     for data in (graph, heavy.SerializeToString()):
-        spent = []
-        for _ in range(20):
-            start = time.perf_counter()
-            check(data, "encoder.onnx")
-            spent.append(time.perf_counter() - start)
-        assert min(spent) < 0.005
         tracemalloc.start()
         try:
             check(data, "encoder.onnx")

@@ -54,7 +54,7 @@ def test_all_256_levels_are_distinct_and_span_the_unit_interval():
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"]
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I"]
 )
 @pytest.mark.parametrize("size", [(28, 28), (56, 56), (31, 90), (5, 3)])
 def test_every_mode_and_size_is_fitted(mode: str, size: tuple[int, int]):
@@ -360,6 +360,21 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path):
     raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
     path.write_bytes(raw)
     refuses(path, "file cannot be read (")
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path):
+    """A TIFF of floating-point pixels says nothing of their range: it is refused, not taken for black."""
+    Image.fromarray(np.full((28, 28), 0.8, np.float32)).save(tmp_path / "x.tif")
+    refuses(tmp_path / "x.tif", "floating-point")
+
+
+def test_the_first_of_several_frames_is_taken_and_said(tmp_path: Path):
+    """Of an animation the first frame is read, and `fitted` says that there are more."""
+    frames = [Image.new("L", (28, 28), level) for level in (0, 255)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    batch = sources.load([tmp_path / "x.gif"], GREY)
+    assert batch.x.max() == 0
+    assert "first of 2 frames" in batch.fitted[str(tmp_path / "x.gif")]
 
 
 def test_grid_places_images_row_by_row():
