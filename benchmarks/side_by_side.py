@@ -22,14 +22,14 @@ _REST = 0.05  # seconds
 def measure(sides: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
     """Seconds of a call to each side: the median over `rounds` in which every side has its turn.
 
-    Before its turn a side rests, so that no thread of the one before still spins, and runs once unmeasured where its
-    calls are short.
+    Before its turn a side rests, so that no thread of the one before still spins, and runs once unmeasured unless its
+    calls take seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             time.sleep(_REST)
-            if calls > 1 or not times[name]:
+            if not times[name] or times[name][-1] < 1:
                 side()
             start = time.perf_counter()
             for _ in range(calls):

@@ -111,6 +111,36 @@ def test_a_closed_vae_is_refused(tiny_bundle: Path):
             use()
 
 
+FORK_AMID_OPENING = """
+import os, sys, threading
+from vae_runtime import VAE, session
+vae, opening, go_on = VAE.load(sys.argv[1], threads=1), threading.Event(), threading.Event()
+open_session = session.Session.__init__
+def slow(self, *arguments):
+    opening.set()
+    go_on.wait()
+    open_session(self, *arguments)
+session.Session.__init__ = slow
+thread = threading.Thread(target=vae.sample, args=(1,))
+thread.start()
+opening.wait()
+child = os.fork()
+go_on.set()
+if child == 0:
+    vae.sample(1)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_a_graph_is_opened_does_not_hang_the_child(tiny_bundle: Path):
+    """A child that is forked while another thread opens a graph opens its own and works."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK_AMID_OPENING, str(tiny_bundle)]
+    assert subprocess.run(command, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize("start", [0, 1, 255, 1000])
 @pytest.mark.parametrize("mean", [False, True])
 def test_batches_and_offsets_are_parts_of_one_sample(loaded, start: int, mean: bool):

@@ -22,7 +22,15 @@ from vae_runtime.session import Session
 from vae_train import networks
 from vae_train.config import PRESETS
 
-RANDOM = ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"]
+RANDOM = [
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+]
 CONTROL = ["If", "Loop", "Scan", "SequenceMap"]
 FILE = [onnx.StringStringEntryProto(key="location", value="weights.bin")]
 EXAMPLES = settings(max_examples=2000, derandomize=True, deadline=None, database=None)

@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from vae_runtime import threads
+from vae_runtime import ArgumentError, threads
 
 EVERY = pytest.mark.parametrize("number", [1, 2, 3, 4])
 
@@ -66,6 +67,14 @@ def test_one_item_runs_in_the_callers_thread():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_numpys_integers_count():
+    """A number of threads may be NumPy's integer; what is no integer is refused."""
+    assert threads.count(np.int64(3)) == 3
+    for wrong in (np.int64(0), 2.0, "2"):
+        with pytest.raises(ArgumentError, match="threads out of range"):
+            threads.count(wrong)  # type: ignore[arg-type]
+
+
 def test_available_cores_respect_the_affinity():
     """At least one core, no more than the affinity allows, and one where a process is bound to one."""
     assert 1 <= threads.available_cores() <= len(os.sched_getaffinity(0))
