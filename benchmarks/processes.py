@@ -26,16 +26,16 @@ atexit.register(peak)
 """
 COMMAND = "from vae_runtime.cli import main; main()"
 TORCH = """
-import torch, torchvision
-torch.set_num_threads(2)
+import torch
+from PIL import Image
 decoder = torch.nn.Sequential(torch.nn.Linear(32, 512), torch.nn.SiLU(), torch.nn.Linear(512, 512), torch.nn.SiLU(),
                               torch.nn.Linear(512, 784))
-torch.save(decoder.state_dict(), "t.pt")
-decoder.load_state_dict(torch.load("t.pt"))
+decoder.load_state_dict(torch.load("decoder.pt"))
 with torch.no_grad():
-    x = torch.bernoulli(torch.sigmoid(decoder(torch.randn(16, 32)))).view(16, 1, 28, 28)
-torchvision.utils.save_image(x, "t.png", nrow=4)
+    x = torch.bernoulli(torch.sigmoid(decoder(torch.randn(16, 32)))).view(4, 4, 28, 28)
+Image.fromarray((x.transpose(1, 2).reshape(112, 112) * 255).byte().numpy()).resize((336, 336)).save("t.png")
 """
+WEIGHTS = TORCH.split("decoder.load")[0] + "torch.save(decoder.state_dict(), 'decoder.pt')"
 
 
 def run(command: list[str], folder: str) -> float:
@@ -63,6 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     infer = str(Path(sys.executable).parent / "vae-infer")
     with tempfile.TemporaryDirectory() as folder:
+        run([sys.executable, "-c", WEIGHTS], folder)
         commands = {
             "import numpy, onnxruntime": [sys.executable, "-c", "import numpy, onnxruntime"],
             "vae-infer sample -n 16 -o x.png": [infer, "sample", "-n", "16", "-o", "x.png"],

@@ -16,14 +16,21 @@ from vae_train import networks
 from vae_train.config import PRESETS
 from vae_train.vae import VAE as TorchVAE
 
+_REST = 0.05  # seconds
+
 
 def measure(sides: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """Seconds of a call to each side: the median over `rounds` in which every side has its turn."""
+    """Seconds of a call to each side: the median over `rounds` in which every side has its turn.
+
+    Before its turn a side rests, so that no thread of the one before still spins, and runs once unmeasured where its
+    calls are short.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side()
     for _ in range(rounds):
         for name, side in sides.items():
+            time.sleep(_REST)
+            if calls > 1 or not times[name]:
+                side()
             start = time.perf_counter()
             for _ in range(calls):
                 side()

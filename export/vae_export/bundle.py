@@ -19,7 +19,7 @@ from vae_export import gate, graphs
 from vae_runtime import noise
 from vae_runtime.bundle import FILES, FORMAT, dump_manifest
 from vae_runtime.errors import ArgumentError
-from vae_runtime.files import write_error
+from vae_runtime.files import beside, write_error
 from vae_runtime.likelihoods import Bernoulli
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
@@ -134,10 +134,10 @@ def _exchange(a: Path, b: Path) -> bool:
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
     """A folder next to `out`, on the same file system, that is removed at the end if it is still there."""
-    with _write_errors(out):
-        staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    staging = beside(out)  # named before it is made, so that a signal in between leaves nothing
     try:
-        staging.chmod(0o755)
+        with _write_errors(out):
+            staging.mkdir()
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_runtime.threads import available_cores
+from vae_runtime.errors import EnvironmentUnfit
+from vae_runtime.threads import count
 from vae_runtime.vae import VAE
 
 _LATENCY_RUNS = 300
@@ -55,16 +56,22 @@ class Measurement:
         return "\n".join(lines)
 
 
-def bench(path: Path | None = None, seconds: float = 1.0) -> Measurement:
-    """Measure the bundle at `path`, or the one that ships, spending about `seconds` on each figure of throughput."""
+def bench(
+    path: Path | None = None, *, threads: int | None = None, memory: int | None = None, seconds: float = 1.0
+) -> Measurement:
+    """Measure the bundle at `path`, or the one that ships, spending about `seconds` on each figure of throughput.
+
+    threads, memory: as `VAE.load` takes them; the sweep ends at so many threads. Raises what `VAE.load` raises.
+    """
+    sweep = _sweep(count(threads))
+    one = VAE.load(path, 1, memory)
     starts = [_process(path) for _ in range(5)]
-    one = VAE.load(path, threads=1)
     x = np.clip(one.sample(64, seed=1), 0, 1)  # a Gaussian likelihood's samples may leave [0, 1]
     mu, _ = one.encode(x[:1])
     encode, decode = _latency(lambda: one.encode(x[:1])), _latency(lambda: one.decode(mu))
-    vaes = {threads: VAE.load(path, threads=threads) for threads in _sweep(available_cores())}
-    sampled = {threads: _rate(lambda: len(vae.sample(1024)), seconds) for threads, vae in vaes.items()}  # noqa: B023
-    scored = {threads: _rate(lambda: 64 * len(vae.log_likelihood(x)), seconds) for threads, vae in vaes.items()}  # noqa: B023
+    vaes = {several: VAE.load(path, several, memory) for several in sweep}
+    sampled = {several: _rate(lambda: len(vae.sample(1024)), seconds) for several, vae in vaes.items()}  # noqa: B023
+    scored = {several: _rate(lambda: 64 * len(vae.log_likelihood(x)), seconds) for several, vae in vaes.items()}  # noqa: B023
     return Measurement(
         statistics.median(elapsed for elapsed, _ in starts), max(memory for _, memory in starts),
         *encode, *decode, sampled, scored,
@@ -76,8 +83,12 @@ def _process(path: Path | None) -> tuple[float, int]:
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     start = time.perf_counter()
     command = [sys.executable, "-c", _CHILD, str(path or "")]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
-    return time.perf_counter() - start, int(done.stdout) * 1024
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    elapsed = time.perf_counter() - start
+    if done.returncode or not done.stdout.strip().isdecimal():
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}, {done.stdout!r}"])[-1]
+        raise EnvironmentUnfit("a process of its own cannot be measured", reason, "bench needs Linux and free memory")
+    return elapsed, int(done.stdout) * 1024
 
 
 def _latency(work: Callable[[], object]) -> tuple[float, float]:

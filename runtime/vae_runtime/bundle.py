@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ METADATA_KEY = "vae_edge"
 ENCODER, DECODER = GRAPHS = ("encoder.onnx", "decoder.onnx")
 FILES = (*GRAPHS, "golden.npz")  # beside manifest.json
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
+_GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 _NO_DIGEST = "0" * 64
 
 
@@ -36,11 +39,17 @@ class Bundle:
         return dict(self.manifest["contract"])
 
     def golden(self) -> "dict[str, NDArray[np.float32]]":
-        """The golden vectors by name; docs/bundle.md lists them."""
+        """The golden vectors by name; docs/bundle.md lists them. Raises BundleError where they cannot be read."""
         import numpy as np
 
-        with np.load(io.BytesIO(self.files["golden.npz"]), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        try:
+            with np.load(io.BytesIO(self.files["golden.npz"]), allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > _GOLDEN_LIMIT:
+                    raise ValueError("the archive inflates to too much")
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged archives
+            which = f"{self.path / 'golden.npz'} ({type(error).__name__}: {str(error)[:120]})"
+            raise BundleError("golden vectors unreadable", which, "export it again") from None
 
 
 def shipped() -> Path:
@@ -90,19 +99,23 @@ def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
     """Check a manifest's own digest, its format and the fields that the runtime relies on."""
     file = path / "manifest.json"
     try:
-        manifest = json.loads(raw)
+        manifest = json.loads(raw, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
         digest = manifest["sha256"]
         if not isinstance(digest, str) or manifest_digest(raw, digest) != digest:
             raise BundleError("bundle damaged (the manifest's sha256 differs)", file, "copy or export it again")
         contract = manifest["contract"]
         if contract["format"] != FORMAT:
-            raise BundleError(f"bundle of format {contract['format']!r}", file, f"this release reads format {FORMAT}")
+            raise BundleError(
+                f"bundle of format {repr(contract['format'])[:40]}", file, f"this release reads format {FORMAT}"
+            )
         shape = [contract["image"][side] for side in ("channels", "height", "width")]
         sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
         if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
             raise ValueError("a size is not a positive integer")
         if contract["prior"] != "standard-normal":
             raise ValueError("unknown prior")
+        if "likelihood" not in contract:
+            raise KeyError("likelihood")
         if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
             raise ValueError("a sha256 is not a string")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -122,11 +135,30 @@ def dump_manifest(manifest: dict[str, Any]) -> bytes:
     return raw.replace(_NO_DIGEST.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of two equal keys, one reader would take the first and another the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key comes twice")
+    return made
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can hold: not NaN, and not infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"a number is {number}")
+    return number
+
+
 def _read_file(path: Path, limit: int) -> bytes:
     """At most limit + 1 bytes, so that a longer file is noticed and never read whole."""
     try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe or a terminal makes one wait
+            raise BundleError("bundle unreadable (no regular file)", path, "name a folder that vae-export wrote")
         with path.open("rb") as file:
-            return file.read(limit + 1)
+            return file.read(min(limit, status.st_size) + 1)  # so many bytes are allocated beforehand
     except OSError as error:
         what = "bundle not found" if isinstance(error, FileNotFoundError) else f"bundle unreadable ({error.strerror})"
         raise BundleError(what, path, "name a folder that vae-export wrote") from None

@@ -10,14 +10,14 @@ from vae_runtime.errors import ArgumentError, InputError
 Floats = NDArray[np.float32]
 
 
-def images(values: Any, shape: tuple[int, int, int]) -> Floats:
-    """Images [batch, C, H, W] in [0, 1]. Raises InputError, naming the row."""
+def images(values: Any, shape: tuple[int, int, int], start: int = 0) -> Floats:
+    """Images start.. [batch, C, H, W] in [0, 1]. Raises InputError, naming the image."""
     x = _floats(values, "images")
     if x.ndim != 4 or x.shape[1:] != shape:
         expected = "[batch, {}, {}, {}]".format(*shape)
         raise InputError("images of the wrong shape", list(x.shape), f"this model takes {expected}")
-    _refuse_rows(x, ~np.isfinite(x), "NaN or infinite pixels", "image", "clean the data")
-    _refuse_rows(x, (x < 0) | (x > 1), "pixels outside [0, 1]", "image", "divide 8-bit levels by 255")
+    _refuse_rows(x, ~np.isfinite(x), "NaN or infinite pixels", "image", "clean the data", start)
+    _refuse_rows(x, (x < 0) | (x > 1), "pixels outside [0, 1]", "image", "divide 8-bit levels by 255", start)
     return x
 
 
@@ -38,6 +38,15 @@ def integer(value: Any, what: str, least: int, most: int) -> int:
     return int(value)
 
 
+def finite(outputs: Floats, unit: str, start: int) -> Floats:
+    """What a graph gave for rows start.. of a batch. Raises InputError, naming the row, where it is not finite."""
+    good = np.isfinite(outputs)
+    if not good.all():
+        which = f"{unit} {start + int(np.argmin(good.reshape(len(good), -1).all(axis=1)))}"
+        raise InputError("the model gives no finite figure", which, f"check the {unit} and the model")
+    return outputs
+
+
 def _floats(values: Any, what: str) -> Floats:
     try:
         array = np.asarray(values)
@@ -49,7 +58,7 @@ def _floats(values: Any, what: str) -> Floats:
         return np.ascontiguousarray(array, np.float32)
 
 
-def _refuse_rows(array: Floats, bad: NDArray[np.bool_], what: str, unit: str, todo: str) -> None:
+def _refuse_rows(array: Floats, bad: NDArray[np.bool_], what: str, unit: str, todo: str, start: int = 0) -> None:
     if bad.any():
-        row = int(np.argmax(bad.reshape(len(array), -1).any(axis=1)))
+        row = start + int(np.argmax(bad.reshape(len(array), -1).any(axis=1)))
         raise InputError(what, f"{unit} {row}", todo)

@@ -15,6 +15,7 @@ import click
 
 from vae_runtime import files
 from vae_runtime.command import run
+from vae_runtime.errors import printable
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
     from vae_runtime.bundle import Bundle
@@ -114,24 +115,23 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> Non
 )
 @_FIXED_SEED
 @click.option(
-    "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), default="table", show_default=True,
-    help="How to print.",
+    "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
 @_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
-def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str, output: Path | None) -> None:
+def elbo(
+    options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str | None, output: Path | None
+) -> None:
     """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
 
     Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
     """
-    if output:
-        files.check_output(output, ".csv", ".json", ".jsonl")
+    style = _style(style, output, "table", ".csv", ".json", ".jsonl")
     vae = _load(options)
     from vae_runtime.reports import format_scores, score
 
     images, batches = _read(sources, vae, vae.images_per_run(samples))
     scores = score(vae, batches, samples, seed)
-    style = output.suffix[1:] if output else style
     lines = format_scores(scores, images.names(), style, samples, seed)
     _print(lines, output, f"scores of {_count(len(images), 'image')}, {_count(samples, 'draw')} of z each, seed {seed}")
     _say_fitted(images)
@@ -142,15 +142,12 @@ def elbo(options: Options, sources: tuple[str, ...], samples: int, seed: int, st
 
 @cli.command()
 @_sources
-@click.option(
-    "--format", "style", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True, help="How to print."
-)
+@click.option("--format", "style", type=click.Choice(["csv", "jsonl"]), help="How to print.  [default: csv]")
 @_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
-def encode(options: Options, sources: tuple[str, ...], style: str, output: Path | None) -> None:
+def encode(options: Options, sources: tuple[str, ...], style: str | None, output: Path | None) -> None:
     """Print or save mu and logsigma of q(z|x) for each image."""
-    if output:
-        files.check_output(output, ".npz", ".csv", ".jsonl")
+    style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
     vae = _load(options)
     import numpy as np
 
@@ -165,7 +162,6 @@ def encode(options: Options, sources: tuple[str, ...], style: str, output: Path 
     else:
         from vae_runtime.reports import format_latents
 
-        style = output.suffix[1:] if output else style
         _print(format_latents(images.names(), mu, logsigma, style), output, what)
     _say_fitted(images)
 
@@ -190,9 +186,7 @@ def decode(options: Options, latents: str, output: Path) -> None:
 @cli.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option(
-    "--steps", type=click.IntRange(2, 10_000), default=9, show_default=True, help="Images, both ends included."
-)
+@click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="Images, both ends included.")
 @click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
 @_output("One row of images, an animated .gif, array or folder.", "interpolation.png")
 @click.pass_obj
@@ -202,18 +196,19 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     vae = _load(options)
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
+    from vae_runtime.sources import Images
 
-    images, batches = _read((a, b), vae)
-    x = next(batches)
-    theta = walk(vae, x[0], x[-1], steps, linear)
+    ends = [Images([source], vae.image_shape) for source in (a, b)]
+    first, last = (next(images.batches(1))[0] for images in ends)
+    theta = walk(vae, first, last, steps, linear)
     outputs.write(output, steps, vae.image_shape, [theta], columns=steps)
-    _say_fitted(images)
+    _say_fitted(*ends)
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 
 @cli.command()
 @click.argument("sources", metavar="[IMAGES]...", nargs=-1)
-@click.option("--steps", type=click.IntRange(2, 10_000), default=11, show_default=True, help="Images per latent.")
+@click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="Images per latent.")
 @click.option(
     "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
 )
@@ -233,7 +228,7 @@ def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float
     from vae_runtime.sources import Images
 
     images = Images(sources, vae.image_shape) if sources else None
-    x = next(images.batches(_TRAVERSED)) if images else None
+    x = next(images.batches(_TRAVERSED))[:_TRAVERSED] if images else None
     walked = walk(vae, x, steps, span, most)
     outputs.write(output, len(walked.latents) * steps, vae.image_shape, walked.images, columns=steps)
     if images:
@@ -284,10 +279,15 @@ def doctor() -> None:
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each throughput.")
 @click.pass_obj
 def bench(options: Options, as_json: bool, seconds: float) -> None:
-    """Measure start-up, latency, throughput by number of threads, and memory on this machine."""
+    """Measure start-up, latency, throughput by number of threads, and memory on this machine.
+
+    --threads is the most of the sweep.
+    """
     from vae_runtime.bench import bench as measure
 
-    found = measure(options[0], seconds)
+    bundle, threads, memory = options
+    gc.enable()
+    found = measure(bundle, threads=threads, memory=memory, seconds=seconds)
     click.echo(found.json() if as_json else found.table())
 
 
@@ -348,12 +348,23 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[F
             bar.update(len(batch))
 
 
-def _say_fitted(images: "Images") -> None:
+def _say_fitted(*sources: "Images") -> None:
     """Say which images were changed to fit the model, one line for each kind of change."""
-    for change, count in Counter(images.fitted.values()).items():
-        first = next(name for name, note in images.fitted.items() if note == change)
+    fitted = {name: note for images in sources for name, note in images.fitted.items()}
+    for change, count in Counter(fitted.values()).items():
+        first = next(name for name, note in fitted.items() if note == change)
         which = first if count == 1 else f"{count} images, {first} first,"
-        click.echo(f"vae-infer: note: {which} fitted {change}", err=True)
+        click.echo(printable(f"vae-infer: note: {which} fitted {change}"), err=True)
+
+
+def _style(given: str | None, output: Path | None, default: str, *kinds: str) -> str:
+    """How to write text: as the output's suffix says, or else as --format does."""
+    if output is None:
+        return given or default
+    if given:
+        raise click.UsageError("--format is for printing; with --output, the name's suffix says it")
+    files.check_output(output, *kinds)
+    return output.suffix[1:]
 
 
 def _count(number: int, thing: str) -> str:

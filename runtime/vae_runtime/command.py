@@ -6,10 +6,10 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
-from click.shell_completion import shell_complete
 
 from vae_runtime.errors import VaeError
 
@@ -28,7 +28,8 @@ def run(command: click.Command, prog: str) -> None:
         sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
     code = _guarded(command, prog)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as in some services
+            sys.stdout.flush()
     except OSError as error:  # a full disk, or a reader, `head` say, that has what it wanted
         if error.errno != errno.EPIPE:
             code = _fail(prog, f"cannot write: standard output ({error.strerror}); free some space", 5)
@@ -39,6 +40,8 @@ def run(command: click.Command, prog: str) -> None:
 def _guarded(command: click.Command, prog: str) -> int:
     try:
         if instruction := os.environ.get(variable := f"_{prog}_COMPLETE".replace("-", "_").upper()):
+            from click.shell_completion import shell_complete
+
             return shell_complete(command, {}, prog, variable, instruction)
         with command.make_context(prog, sys.argv[1:]) as context:
             command.invoke(context)
@@ -77,5 +80,7 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _fail(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # else print would take stdout
+        with suppress(OSError):  # the exit code says it too
+            print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code

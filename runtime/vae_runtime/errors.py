@@ -1,5 +1,12 @@
 """The one error tree of vae-edge: every failure says what, which, and what to do, and knows its exit code."""
 
+_LONGEST = 2000  # characters of what a message quotes: a screen, not a book
+
+
+def printable(text: str) -> str:
+    """The text with every character that would steer a terminal written as its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class VaeError(Exception):
     """Base of all errors that vae-edge raises on purpose.
@@ -10,11 +17,12 @@ class VaeError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, which: object, todo: str) -> None:
-        super().__init__(what, which, todo)
+        super().__init__(what, str(which), todo)
         self.what, self.which, self.todo = what, str(which), todo
 
     def __str__(self) -> str:
-        return " ".join(f"{self.what}: {self.which}; {self.todo}".split())
+        what, which = (part if len(part) <= _LONGEST else f"{part[:_LONGEST]}..." for part in (self.what, self.which))
+        return printable(" ".join(f"{what}: {which}; {self.todo}".split()))
 
 
 class ArgumentError(VaeError, ValueError):

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises ArgumentError where `path` cannot be written, ResourceError where the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary = beside(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -31,10 +30,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
+def beside(path: Path) -> Path:
+    """A name for what will take the place of `path`, hidden, unlike any other, in the same folder."""
+    path = path.absolute()  # even "." has a name then
+    return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text in one step."""
     with replacing(path) as file:
-        file.writelines(f"{line}\n".encode() for line in lines)
+        file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in lines)  # names of any bytes
 
 
 def check_output(path: Path, *kinds: str) -> None:

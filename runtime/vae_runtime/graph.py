@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from vae_runtime.errors import BundleError
 
 _CONTROL = (b"If", b"Loop", b"Scan", b"SequenceMap")
-_RANDOM = (b"RandomNormal", b"RandomNormalLike", b"RandomUniform", b"RandomUniformLike", b"Multinomial", b"Bernoulli")
+_RANDOM = (
+    b"RandomNormal",
+    b"RandomNormalLike",
+    b"RandomUniform",
+    b"RandomUniformLike",
+    b"Multinomial",
+    b"Bernoulli",
+    b"Dropout",
+)
 
 # Field numbers of onnx.proto: the messages to look into, and what is refused wherever it is found. No message holds
 # itself here, so the depth of the walk is bounded.

@@ -21,7 +21,11 @@ def fit(image: "Image.Image", shape: Shape) -> tuple[Floats, str]:
     from PIL import Image, ImageOps
 
     channels, height, width = shape
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of an unknown range")
     before = f"{image.width}x{image.height} {image.mode}"
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        before += f", the first of {frames} frames,"
     if image.getexif().get(0x0112, 1) != 1:
         before += " turned"
     image = ImageOps.exif_transpose(image)

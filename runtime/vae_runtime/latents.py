@@ -1,8 +1,5 @@
 """Walks through latent space: between two images, and along one latent at a time."""
 
-import io
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +7,13 @@ from numpy.typing import ArrayLike
 
 from vae_runtime import checks
 from vae_runtime.elbo import Floats, Nats, kl_per_dimension
-from vae_runtime.errors import InputError
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.sources import read_array
 from vae_runtime.vae import VAE
+
+MOST_STEPS = 1000
+_SAMPLES = 500
+_WIDEST = 1e6
 
 
 class Traversal(NamedTuple):
@@ -27,8 +29,8 @@ def interpolate(vae: VAE, a: ArrayLike, b: ArrayLike, steps: int = 9, linear: bo
 
     z runs from mu(a) to mu(b), on the great circle between them unless `linear`.
     """
-    mu, _ = vae.encode(np.stack([np.asarray(image) for image in (a, b)]))
-    return vae.decode(path(mu[0], mu[1], steps, linear))
+    start, end = (vae.encode(np.asarray(image)[None])[0][0] for image in (a, b))
+    return vae.decode(path(start, end, steps, linear))
 
 
 def path(a: Floats, b: Floats, steps: int, linear: bool = False) -> Floats:
@@ -37,7 +39,7 @@ def path(a: Floats, b: Floats, steps: int, linear: bool = False) -> Floats:
     Spherical interpolation (Shoemake 1985; White 2016, arXiv:1609.04468) keeps to lengths that the prior knows, where a
     straight line cuts through the thinly populated middle. Parallel and opposite ends are joined by a straight line.
     """
-    checks.integer(steps, "steps", 2, 10_000)
+    checks.integer(steps, "steps", 2, MOST_STEPS)
     t = np.linspace(0, 1, steps)[:, None]
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a64) * np.linalg.norm(b64)
@@ -57,10 +59,14 @@ def traverse(
     x: images [batch, C, H, W] that say how large each latent's KL is, the first of which the others rest at. Without
     them, 500 samples of the model say it, and the others rest at 0. `most`: how many latents at most.
     """
-    checks.integer(steps, "steps", 2, 10_000)
+    checks.integer(steps, "steps", 2, MOST_STEPS)
     checks.integer(most, "number of latents", 1, 2**31)
-    images = vae.sample(500, seed) if x is None else x
-    mu, logsigma = vae.encode(images)
+    if not 0 < abs(span) <= _WIDEST:
+        raise ArgumentError("span out of range", span, f"give a number up to {_WIDEST:g}")
+    # a Gaussian likelihood's samples may leave [0, 1]
+    mu, logsigma = vae.encode(np.clip(vae.sample(_SAMPLES, seed), 0, 1) if x is None else x)
+    if not len(mu):
+        raise InputError("no images", "an empty array", "give one or more, or none at all")
     kl = kl_per_dimension(mu, logsigma).mean(axis=0)
     latents = np.argsort(-kl, kind="stable")[:most]
     z = np.tile(np.zeros_like(mu[0]) if x is None else mu[0], (len(latents), steps, 1))
@@ -75,17 +81,11 @@ def read(source: str, latent_dim: int) -> Floats:
 
     "-" stands for standard input. Raises InputError, naming the file.
     """
+    name, values = read_array(source, "z", "mu")
     try:
-        loaded = np.load(io.BytesIO(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()))
-        if not isinstance(loaded, np.ndarray):
-            name = next((name for name in ("z", "mu") if name in loaded), loaded.files[0])
-            loaded = loaded[name]
-        return checks.latents(loaded, latent_dim)
+        z = checks.latents(values, latent_dim)
     except InputError as error:
-        raise InputError(error.what, f"{source} ({error.which})", error.todo) from None
-    except MemoryError:
-        raise
-    except FileNotFoundError:
-        raise InputError("latents not found", source, "check the path") from None
-    except Exception as error:  # NumPy raises many kinds for damaged archives
-        raise InputError(f"latents cannot be read ({error})", source, "give what vae-infer encode -o wrote") from None
+        raise InputError(error.what, f"{name} ({error.which})", error.todo) from None
+    if not len(z):
+        raise InputError("no latents", name, "give one row or more")
+    return z

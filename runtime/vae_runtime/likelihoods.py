@@ -5,7 +5,6 @@ broadcast, so that x [batch, 1, C, H, W] meets parameters [batch, draws, C, H, W
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,10 +14,8 @@ from numpy.typing import NDArray
 from vae_runtime.errors import BundleError, InputError
 
 Floats = NDArray[np.float32]
-LogProb = Callable[[Floats, Floats], NDArray[np.float64]]
 
 _LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
-_BLOCK = 128  # rows at a time: few enough for a core's cache, enough to hide the cost of each call
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -39,8 +36,8 @@ class Likelihood(Protocol):
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """log p(x|z), nats, float64 [...], summed over channels and pixels."""
 
-    def check(self, x: Floats) -> None:
-        """Raise InputError, naming the row, where an image of x [batch, C, H, W] is outside the support."""
+    def check(self, x: Floats, start: int = 0) -> None:
+        """Raise InputError where an image of x [batch, C, H, W] is outside the support; they count from `start`."""
 
 
 class Bernoulli:
@@ -67,11 +64,11 @@ class Bernoulli:
         With s = logits where x = 1 and -logits where x = 0, a pixel's term is min(s, 0) - log(1 + exp(-|s|)): no two
         large numbers cancel. One logarithm serves 16 pixels, since the factors lie in (1, 2].
         """
-        return _by_blocks(_bernoulli_log_prob, 2 * x - 1, parameters)
+        return _bernoulli_log_prob(2 * x - 1, parameters)
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
-        _refuse(x, (x == 0) | (x == 1), "grey pixels under a Bernoulli likelihood", "use binarise(x, seed) first")
+        _refuse(x, (x == 0) | (x == 1), "grey pixels under a Bernoulli likelihood", "use observe(x, seed) first", start)
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Gaussian:
         squares: NDArray[np.float64] = np.square(scaled).sum(axis=(-3, -2, -1), dtype=np.float64)
         return -0.5 * squares - constant * math.prod(x.shape[-3:])
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Every real value is in the support."""
 
 
@@ -112,7 +109,8 @@ class DiscretisedLogistic:
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
         loc, scale = self._split(parameters)
-        return scale * (_softplus(loc / scale) - _softplus((loc - 1) / scale))
+        mean: Floats = np.clip(scale * (_softplus(loc / scale) - _softplus((loc - 1) / scale)), 0, 1)
+        return mean
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:
         """The level in whose bin the logistic's quantile of the uniform draw falls."""
@@ -137,11 +135,11 @@ class DiscretisedLogistic:
         log_prob: NDArray[np.float64] = terms.sum(axis=(-3, -2, -1), dtype=np.float64)
         return log_prob
 
-    def check(self, x: Floats) -> None:
+    def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is no 8-bit level."""
         levels = x * np.float32(255)
         on_level = np.abs(levels - np.rint(levels)) < 1e-3
-        _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255")
+        _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
 
     @staticmethod
     def _split(parameters: Floats) -> tuple[Floats, Floats]:
@@ -161,36 +159,13 @@ def from_contract(contract: dict[str, Any]) -> Likelihood:
     raise BundleError("unknown likelihood", repr(contract)[:120], "use a newer release of vae-edge, or export again")
 
 
-def _by_blocks(log_prob: LogProb, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-    """`log_prob` of x and parameters with their leading axes broadcast, a cache-sized block of rows at a time."""
-    lead = np.broadcast_shapes(x.shape[:-3], parameters.shape[:-3])
-    x = np.broadcast_to(x, (*lead, *x.shape[-3:]))
-    parameters = np.broadcast_to(parameters, (*lead, *parameters.shape[-3:]))
-    result = np.empty(lead)
-    for block in _blocks(lead):
-        result[block] = log_prob(x[block], parameters[block])
-    return result
-
-
-def _blocks(lead: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
-    """Indices that cover an array's leading axes, each of about _BLOCK rows at most."""
-    inner = math.prod(lead[1:])
-    if not lead:
-        yield ()
-    elif inner > _BLOCK:
-        yield from ((i, *rest) for i in range(lead[0]) for rest in _blocks(lead[1:]))
-    else:
-        step = max(1, _BLOCK // max(1, inner))
-        yield from ((slice(i, i + step),) for i in range(0, lead[0], step))
-
-
 def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
     """Sum over pixels of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits, float64 [...]."""
-    pixels = (*logits.shape[:-3], -1)
-    s = signs.reshape(pixels) * logits.reshape(pixels)
-    negative = (s.view(np.uint32) | np.uint32(0x80000000)).view(np.float32)  # -|s| in one pass
+    s = signs.reshape(*signs.shape[:-3], -1) * logits.reshape(*logits.shape[:-3], -1)  # [..., pixels]
+    negative = np.abs(s)
+    np.negative(negative, out=negative)
     s += negative  # 2 min(s, 0), exactly
-    linear: NDArray[np.float64] = 0.5 * np.einsum("...i->...", s).astype(np.float64)  # twice as fast as sum
+    linear: NDArray[np.float64] = 0.5 * s.sum(axis=-1).astype(np.float64)
     factors = np.exp(negative, out=negative)
     factors += 1
     for _ in range(_SOFTPLUS_HALVINGS):
@@ -207,7 +182,7 @@ def _softplus(x: Floats) -> Floats:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def _refuse(x: Floats, good: NDArray[np.bool_], what: str, todo: str) -> None:
+def _refuse(x: Floats, good: NDArray[np.bool_], what: str, todo: str, start: int) -> None:
     bad = ~good.all(axis=tuple(range(1, x.ndim)))
     if bad.any():
-        raise InputError(what, f"image {int(np.argmax(bad))}", todo)
+        raise InputError(what, f"image {start + int(np.argmax(bad))}", todo)

@@ -18,10 +18,11 @@ _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment, 2^64 / golden ratio
 _MASK = 2**64 - 1
 
 
-def check_seed(seed: int) -> None:
-    """Raise ArgumentError unless seed is an integer, 0 <= seed < 2^64."""
+def check_seed(seed: int) -> int:
+    """The seed as Python's integer. Raises ArgumentError unless 0 <= seed < 2^64."""
     if not isinstance(seed, int | np.integer) or not 0 <= seed <= _MASK:
         raise ArgumentError("seed out of range", seed, "give an integer from 0 to 2^64 - 1")
+    return int(seed)
 
 
 def splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -41,8 +42,7 @@ def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDA
     Seed, stream and row are folded in one after the other, each through splitmix64; the words of a row are then
     SplitMix64's own sequence from that state. Raises ArgumentError unless 0 <= seed < 2^64.
     """
-    check_seed(seed)
-    key = splitmix64(np.array([seed], np.uint64))
+    key = splitmix64(np.array([check_seed(seed)], np.uint64))
     key = splitmix64(key + np.uint64((stream + 1) * _GAMMA & _MASK))
     gamma = np.uint64(_GAMMA)
     states = splitmix64(key + (np.atleast_1d(np.asarray(rows, np.uint64)) + np.uint64(1)) * gamma)  # [rows]

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from vae_runtime.elbo import Floats, Nats
-from vae_runtime.errors import BundleError
-from vae_runtime.likelihoods import Bernoulli
+from vae_runtime.errors import BundleError, printable
 from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
 
@@ -51,6 +50,7 @@ class Scores:
 def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Scores:
     """Score a stream of batches of images [batch, C, H, W], in constant memory but for a few figures per image."""
     rows = vae.images_per_run(num_samples)
+    vae.percentile(0.0)  # a bundle that cannot say it is refused now, not after hours
 
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = 0
@@ -60,16 +60,17 @@ def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int =
 
     def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
         start, x = piece
-        scored = vae.binarise(x, seed, start) if isinstance(vae.likelihood, Bernoulli) else x
+        scored = vae.observe(x, seed, start)
         terms = vae.terms(scored, num_samples, seed, start)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
         changed = (scored != x).reshape(len(x), -1).any(axis=1)
-        return figures, terms.kl_per_dimension.sum(axis=0), int(changed.sum())
+        return figures, terms.kl_per_dimension, int(changed.sum())
 
     figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
     for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
-        kl += kl_of_part
+        for row in kl_of_part:  # one after the other, so that no bit depends on the parts
+            kl += row
         binarised += binarised_of_part
     elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
     mean_kl = kl / max(1, len(elbo))
@@ -99,7 +100,7 @@ def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples:
             yield _csv(["image", *columns])
             yield from (_csv([name, *map(float, figures)]) for name, *figures in rows)
         case _:
-            yield from _table(scores, list(names), num_samples, seed)
+            yield from _table(scores, [name for name, *_ in rows], num_samples, seed)
 
 
 def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Iterator[str]:
@@ -110,7 +111,7 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
     for i, name in enumerate(names):
         error = f" {scores.standard_error[i]:5.2f}" if several else ""
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f} {_percent(scores.percentile[i]):>11}"
-        yield f"{name:{width}} {scores.elbo[i]:10.2f}{error} {figures}"
+        yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean, error_of_mean = _mean(scores.elbo)
     error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
@@ -148,7 +149,7 @@ def format_info(manifest: dict[str, Any], as_json: bool) -> str:
         return json.dumps(manifest, indent=1)
     try:
         return _describe(manifest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError("bundle's manifest lacks what info prints", error, "export it again") from None
 
 
@@ -171,11 +172,11 @@ def _describe(manifest: dict[str, Any]) -> str:
     rows = manifest["parity"]["rows"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
     lines["gate"] = f"{len(rows)} comparisons with PyTorch passed; ELBO of real images within {nats:.1e} nats"
-    return "\n".join(f"{name:22} {text}" for name, text in lines.items())
+    return "\n".join(printable(f"{name:22} {text}") for name, text in lines.items())
 
 
 def _csv(row: list[Any]) -> str:
     """One line of CSV."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(row)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerow(row)  # so that a line end within a name is quoted
+    return buffer.getvalue().removesuffix("\r\n")

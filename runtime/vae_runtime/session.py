@@ -40,6 +40,8 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
         _trim()
+        if {node.type for node in (*self._session.get_inputs(), *self._session.get_outputs())} != {"tensor(float)"}:
+            raise BundleError("graph of other types than float32", name, "export it again")
         self.inputs = {node.name: list(node.shape[1:]) for node in self._session.get_inputs()}
         self.outputs = {node.name: list(node.shape[1:]) for node in self._session.get_outputs()}
 
@@ -47,18 +49,22 @@ class Session:
         """Run the graph on its one input and return the outputs in the order asked for."""
         feed = {next(iter(self.inputs)): np.ascontiguousarray(x, np.float32)}
         try:
-            return list(self._session.run(list(outputs), feed))
+            results = list(self._session.run(list(outputs), feed))
         except MemoryError:
             raise ResourceError("out of memory", f"running {self.name}", "free memory or use smaller batches") from None
         except Exception as error:  # as above
-            message = _short(error)
-            if "bad allocation" in message or "Failed to allocate" in message:
+            if "bad allocation" in str(error) or "Failed to allocate" in str(error):
                 raise ResourceError(
                     "out of memory", f"running {self.name}", "free memory or use smaller batches"
                 ) from None
             raise BundleError(
-                "onnxruntime cannot run the graph", f"{self.name} ({message})", "export it again"
+                "onnxruntime cannot run the graph", f"{self.name} ({_short(error)})", "export it again"
             ) from None
+        for output, result in zip(outputs, results, strict=True):
+            if result.shape != (len(x), *self.outputs[output]):
+                which = f"{self.name} ({output} {list(result.shape)})"
+                raise BundleError("graph gives another shape than it declares", which, "export it again")
+        return results
 
 
 def _trim() -> None:

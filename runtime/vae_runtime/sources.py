@@ -6,7 +6,7 @@ import io
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +14,21 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError, VaeError
 from vae_runtime.images import Floats, Shape, fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_MOST_FORTRAN = 1 << 28  # bytes
+_PIECE = 1 << 20  # bytes: a header may claim more than there is
 _SCALES = {"uint8": 255, "uint16": 65535}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
+
+
+Source = str | Path | bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Batch:
     fitted: dict[str, str]
 
 
-def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
+def load(sources: Iterable[Source], shape: Shape) -> Batch:
     """All images of the sources at once; `Images` says which sources there are, and what is raised."""
     images = Images(sources, shape)
     x = np.concatenate(list(images.batches(256)))
@@ -40,17 +48,19 @@ def load(sources: Iterable[str | Path], shape: Shape) -> Batch:
 
 
 class Images:
-    """The images of image files, folders, patterns, .npy, .npz and IDX files (gzipped too); "-" is standard input.
+    """The images of image files, folders, patterns, .npy, .npz and IDX files (gzipped too).
+
+    "-" is standard input, and bytes are the content of a file.
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
     where the model has one channel: 8- or 16-bit levels, booleans or floats in [0, 1]. An .npz has one, or one named x.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
-    def __init__(self, sources: Iterable[str | Path], shape: Shape) -> None:
+    def __init__(self, sources: Iterable[Source], shape: Shape) -> None:
         self.shape = shape
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self._files = [_examine(path, shape) for source in sources for path in _paths(str(source))]
+        self._files = [_examine(path, shape) for source in sources for path in _paths(source)]
         if not self._files:
             raise InputError("no images", "none named", "name image files, folders or arrays")
 
@@ -76,7 +86,7 @@ class Images:
     def _read(self, file: "_File", rows: int) -> Iterator[Floats]:
         with _reading(file.name), file.open() as stream:
             if file.rows is not None:
-                yield from _array(stream, file.name, self.shape, rows)
+                yield from _array(stream, file, self.shape, rows)
                 return
             x, note = _image(stream, file.name, self.shape)
             if note:
@@ -102,29 +112,58 @@ class _Array(NamedTuple):
     values: IO[bytes]
 
 
-def _paths(source: str) -> Iterable[str]:
+def _paths(source: Source) -> Iterable[str | bytes]:
     """The files behind a source: a folder stands for the images in it, a pattern for its matches, sorted by name."""
-    path = Path(source)
-    if source != "-" and path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
-        return map(str, inside)
-    if glob.has_magic(source) and not path.exists():
-        matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
-        if not matches:
-            raise InputError("no file matches", source, "check the pattern")
-        return matches
+    if isinstance(source, bytes):
+        return [source]
+    source, path = str(source), Path(source)
+    if not source:
+        raise InputError("file not found", "an empty name", "name a file")
+    with _reading(source):
+        if source != "-" and path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
+            return map(str, inside)
+        if glob.has_magic(source) and not path.exists():
+            matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
+            if not matches:
+                raise InputError("no file matches", source, "check the pattern")
+            return matches
     return [source]
 
 
-def _examine(source: str, shape: Shape) -> _File:
+def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
+    """What to call a source, and its whole array: of an .npy or .npz file, or of standard input ("-").
+
+    Of an .npz, the array that has the first of `names`, or its only one.
+
+    Raises InputError, naming the file.
+    """
+    name, opener = _opener(source)
+    with _reading(name), opener() as stream:
+        if (array := _header(stream, names)) is None:
+            raise ValueError("it is no array")
+        values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
+        _to_the_end(array.values)
+        return name, values.reshape(array.shape, order="F" if array.fortran else "C")
+
+
+def _examine(source: str | bytes, shape: Shape) -> _File:
     """Look at a file's first bytes, and for an array at its shape."""
-    name = "standard input" if source == "-" else source
-    opener = partial(io.BytesIO, sys.stdin.buffer.read()) if source == "-" else partial(_open, source)
+    name, opener = _opener(source)
     with _reading(name), opener() as stream:
         array = _header(stream)
         return _File(name, None if array is None else _count(array, name, shape), opener)
+
+
+def _opener(source: str | bytes) -> tuple[str, Callable[[], IO[bytes]]]:
+    """What to call a source, and how to open it."""
+    if source == "-":
+        return "standard input", partial(io.BytesIO, sys.stdin.buffer.read())
+    if isinstance(source, bytes):
+        return "bytes", partial(io.BytesIO, source)
+    return source, partial(_open, source)
 
 
 def _open(path: str) -> IO[bytes]:
@@ -141,22 +180,23 @@ def _reading(name: str) -> Iterator[None]:
     except (VaeError, MemoryError):
         raise
     except Exception as error:  # Pillow, NumPy and the archives raise many kinds for damaged files
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)[:200]
         raise InputError(f"file cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
 
 
-def _header(stream: IO[bytes]) -> _Array | None:
+def _header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> _Array | None:
     """The array that a stream holds, or None where it holds something else."""
     magic = stream.read(4)
     stream.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        return _header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)))
+        return _header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)), names)
     if magic == b"PK\x03\x04":
-        return _header(_member(zipfile.ZipFile(stream)))
+        return _header(_member(zipfile.ZipFile(stream), names), names)
     if magic == b"\x93NUM":
         version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"its format is {version[0]}.{version[1]}")
+        shape, fortran, dtype = _NPY_HEADERS[version](stream)
         return _Array(shape, dtype, fortran, stream)
     if magic.startswith(b"\0\0\x08"):  # IDX, the format of MNIST: unsigned bytes, then the number of axes
         sizes = stream.read(4 + 4 * magic[3])[4:]
@@ -164,13 +204,13 @@ def _header(stream: IO[bytes]) -> _Array | None:
     return None
 
 
-def _member(archive: zipfile.ZipFile) -> IO[bytes]:
-    """The array `x` of an .npz archive, or its only one."""
-    names = archive.namelist()
-    if "x.npy" not in names and len(names) != 1:
-        held = ", ".join(name.removesuffix(".npy") for name in names)
-        raise ValueError(f"it holds {held or 'nothing'}, and none is named x")
-    return archive.open("x.npy" if "x.npy" in names else names[0])
+def _member(archive: zipfile.ZipFile, names: Sequence[str]) -> IO[bytes]:
+    """The array of an .npz archive that has the first of `names`, or its only one."""
+    held = [name.removesuffix(".npy") for name in archive.namelist()]
+    wanted = next((name for name in names if name in held), None)
+    if wanted is None and len(held) != 1:
+        raise ValueError(f"it holds {', '.join(held) or 'nothing'}, and none is named {' or '.join(names)}")
+    return archive.open(archive.namelist()[held.index(wanted) if wanted else 0])
 
 
 def _count(array: _Array, name: str, shape: Shape) -> int:
@@ -178,19 +218,22 @@ def _count(array: _Array, name: str, shape: Shape) -> int:
     if array.dtype.name not in _SCALES and array.dtype.kind not in "fb":
         raise InputError(f"array of type {array.dtype}", name, "give uint8 levels or floats in [0, 1]")
     grey = shape[0] == 1 and len(array.shape) in (2, 3) and array.shape[-2:] == shape[1:]
-    if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or 0 in array.shape:
+    if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or min(array.shape) < 1:
         expected = "[n, {}, {}, {}]".format(*shape)
         raise InputError(f"array of shape {list(array.shape)}", name, f"this model takes {expected}")
     return array.shape[0] if len(array.shape) > 2 else 1
 
 
-def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Floats]:
+def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[Floats]:
     """The images of an array, at most `rows` at a time."""
-    array = _header(stream)
-    assert array is not None  # it was one when it was examined
-    count = _count(array, name, shape)
+    array, name = _header(stream), file.name
+    if array is None or (count := _count(array, name, shape)) != file.rows:
+        raise ValueError("it has changed since it was looked at")
     scale, size = np.float32(_SCALES.get(array.dtype.name, 1)), math.prod(shape)
+    compressed = array.values
     if array.fortran:  # no part of it lies together: read it whole
+        if count * size * array.dtype.itemsize > _MOST_FORTRAN:
+            raise ValueError("it is large and in Fortran's order; save it in C's, with numpy.ascontiguousarray")
         values = np.frombuffer(_exactly(array, count * size), array.dtype).reshape(array.shape, order="F")
         array = array._replace(values=io.BytesIO(values.tobytes()))
     for start in range(0, count, rows):
@@ -203,21 +246,30 @@ def _array(stream: IO[bytes], name: str, shape: Shape, rows: int) -> Iterator[Fl
             which = f"{name}[{start + int(np.argmin(good))}]"
             raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1]")
         yield x
+    _to_the_end(compressed)
 
 
 def _exactly(array: _Array, count: int) -> bytes:
     """The next `count` values."""
-    data = array.values.read(count * array.dtype.itemsize)
-    if len(data) != count * array.dtype.itemsize:
-        raise ValueError(f"it ends before its {array.shape[0]} images do")
-    return data
+    wanted, data = count * array.dtype.itemsize, bytearray()
+    while len(data) < wanted:
+        if not (piece := array.values.read(min(wanted - len(data), _PIECE))):
+            raise ValueError(f"it ends before its {array.shape[0]} rows do")
+        data += piece
+    return bytes(data)
+
+
+def _to_the_end(stream: IO[bytes]) -> None:
+    """Read what is left: where a file is compressed, its checksum stands at its end."""
+    while stream.read(_PIECE):
+        pass
 
 
 def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(stream)
+        image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
     with image:

@@ -5,7 +5,9 @@ thread runs whole chunks through a session that itself uses one thread; NumPy an
 interpreter's lock, so the chunks run side by side, and no thread waits in a spinning loop.
 """
 
+import operator
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -29,9 +31,13 @@ def count(given: int | None = None) -> int:
         given = int(text)
     if given is None:
         return available_cores()
-    if not isinstance(given, int) or not 1 <= given <= _MOST:
+    try:
+        threads = operator.index(given)  # NumPy's integers too
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= _MOST:
         raise ArgumentError("threads out of range", given, f"give 1 to {_MOST}")
-    return given
+    return threads
 
 
 def available_cores() -> int:
@@ -42,6 +48,17 @@ def available_cores() -> int:
         return max(1, min(cores, -(-int(quota) // int(period))))
     except (OSError, ValueError):  # no control groups, or no quota ("max")
         return cores
+
+
+_pool = threading.local()
+
+
+def go_on() -> None:
+    """Asked amid long work of an `ordered_map`: raises CancelledError where nobody waits for the result any more."""
+    if getattr(_pool, "left", None) is not None and _pool.left.is_set():
+        from concurrent.futures import CancelledError
+
+        raise CancelledError
 
 
 def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -57,7 +74,8 @@ def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Ite
     from concurrent.futures import Future, ThreadPoolExecutor  # milliseconds that a short run need not wait for
 
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    left = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=setattr, initargs=(_pool, "left", left)) as pool:
         try:
             for item in chain(first, items):
                 pending.append(pool.submit(work, item))
@@ -66,4 +84,5 @@ def ordered_map(threads: int, work: Callable[[T], R], items: Iterable[T]) -> Ite
             while pending:
                 yield pending.popleft().result()
         finally:
+            left.set()
             pool.shutdown(cancel_futures=True)

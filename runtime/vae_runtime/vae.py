@@ -27,6 +27,7 @@ MEMORY = 8 << 20  # bytes for the arrays of the chunks in work
 # scored, and of each draw of z for it
 _BYTES_TO_SAMPLE, _BYTES_TO_SCORE, _BYTES_TO_WEIGH = 40, 100, 24
 _MOST_ROWS = 512  # per run: more bring no speed
+_MOST_DRAWS = 1024  # of z whose noise is made at once: many short calls would keep threads from running side by side
 
 
 class VAE:
@@ -43,7 +44,7 @@ class VAE:
     def __init__(self, bundle: bundles.Bundle, num_threads: int | None = None, memory: int | None = None) -> None:
         self.threads = threads.count(num_threads)
         self.memory = checks.integer(MEMORY if memory is None else memory, "memory", 1, 2**63 - 1)
-        self.path = bundle.path
+        self.path = bundle.path.absolute()
         self._manifest = bundle.manifest
         contract = bundle.contract
         self._likelihood = likelihoods.from_contract(contract["likelihood"])
@@ -55,7 +56,7 @@ class VAE:
         row = self.threads * math.prod(self._parameter_shape)
         self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
         self._draws = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH)))
-        self._lock = threading.RLock()
+        self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
         self._sessions: dict[str, Session] | None = {}
         self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
         self._process = os.getpid()
@@ -68,7 +69,7 @@ class VAE:
 
         threads: None for the environment variable VAE_EDGE_THREADS, or else all cores that this process may use.
         memory: about how many bytes the arrays of the chunks in work may take, results and the graphs' own apart; None
-        for 8 MiB. It sets `rows`, how many rows a run takes at most; no result depends on it.
+        for 8 MiB. It sets `rows`, how many images are drawn or decoded in a run; no result depends on it.
         Raises BundleError where the bundle is missing, damaged or of another format. Each graph is opened when it
         is first used.
         """
@@ -88,33 +89,43 @@ class VAE:
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """q(z|x) of each image: (mu, logsigma), float32 [batch, latent_dim] each."""
         images = checks.images(x, self.image_shape)
-        both = (2 * self.latent_dim,)
-        joined = self._gather(len(images), both, lambda chunk: np.hstack(self._posterior(images[chunk])))
+
+        def work(chunk: slice) -> Floats:
+            return checks.finite(np.hstack(self._posterior(images[chunk])), "image", chunk.start)
+
+        joined = self._gather(len(images), (2 * self.latent_dim,), work)
         mu, logsigma = np.hsplit(joined, 2)
         return np.ascontiguousarray(mu), np.ascontiguousarray(logsigma)
 
     def decode(self, z: ArrayLike) -> Floats:
         """theta = E[x|z]: float32 [batch, C, H, W], from z [batch, latent_dim]."""
         latents = checks.latents(z, self.latent_dim)
-        mean = self._likelihood.mean
-        return self._gather(len(latents), self.image_shape, lambda chunk: mean(self._parameters(latents[chunk])))
+
+        def work(chunk: slice) -> Floats:
+            return self._likelihood.mean(self._finite_parameters(latents[chunk], chunk.start))
+
+        return self._gather(len(latents), self.image_shape, work)
 
     def parameters(self, z: ArrayLike) -> Floats:
         """The likelihood's natural parameters, for Bernoulli the logits: float32 [batch, C, H, W] from z."""
         latents = checks.latents(z, self.latent_dim)
-        return self._gather(len(latents), self._parameter_shape, lambda chunk: self._parameters(latents[chunk]))
+
+        def work(chunk: slice) -> Floats:
+            return self._finite_parameters(latents[chunk], chunk.start)
+
+        return self._gather(len(latents), self._parameter_shape, work)
 
     def sample(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Floats:
         """Draw images start..start+n-1 of this seed, x ~ p(x|z) with z ~ p(z): float32 [n, C, H, W].
 
         With `mean`, E[x|z] instead of draws.
         """
-        self._check_range(seed, start, n)
+        seed, start, n = self._check_range(seed, start, n)
         return self._gather(n, self.image_shape, lambda chunk: self._draw(chunk, seed, mean, start))
 
     def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Floats]:
         """The images of `sample` as a stream of batches [at most `rows`, C, H, W], in constant memory."""
-        self._check_range(seed, start, n)
+        seed, start, n = self._check_range(seed, start, n)
         return self._map(lambda chunk: self._draw(chunk, seed, mean, start), _chunks(n, self.rows))
 
     def reconstruct(self, x: ArrayLike) -> Floats:
@@ -126,8 +137,8 @@ class VAE:
 
         x are images start..start+batch-1 of this seed. Binary images stay as they are.
         """
-        images = checks.images(x, self.image_shape)
-        self._check_range(seed, start)
+        seed, start, _ = self._check_range(seed, start)
+        images = checks.images(x, self.image_shape, start)
         pixels = math.prod(self.image_shape)
 
         def draw(chunk: slice) -> Floats:
@@ -137,12 +148,18 @@ class VAE:
 
         return self._gather(len(images), self.image_shape, draw)
 
+    def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
+        """Images as the likelihood knows them, ready to be scored: binarised for Bernoulli, as they are for others."""
+        if isinstance(self._likelihood, likelihoods.Bernoulli):
+            return self.binarise(x, seed, start)
+        return checks.images(x, self.image_shape, start)
+
     def terms(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL.
 
         x are images start..start+batch-1 of this seed: scored in parts, they get the figures that they get together.
         """
-        parts = [draws.terms() for draws in self._weigh(x, num_samples, seed, start)]
+        parts = list(self._weigh(Draws.terms, x, num_samples, seed, start))
         return Terms(
             _join([part.reconstruction for part in parts]),
             _join([part.kl_per_dimension for part in parts], self.latent_dim),
@@ -153,10 +170,10 @@ class VAE:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats per image, float64 [batch]; higher is better.
 
         Kingma and Welling (2014, arXiv:1312.6114), eq. 7, with `num_samples` draws of z per image.
-        x must lie in the likelihood's support: for Bernoulli, binary (see `binarise`). An iterator over such batches is
+        x must lie in the likelihood's support: for Bernoulli, binary (see `observe`). An iterator over such batches is
         scored as one long batch, in constant memory. `start` as in `terms`.
         """
-        return _join([draws.terms().elbo for draws in self._weigh(x, num_samples, seed, start)])
+        return _join([terms.elbo for terms in self._weigh(Draws.terms, x, num_samples, seed, start)])
 
     def log_likelihood(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
@@ -165,29 +182,33 @@ class VAE:
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
         """
-        return _join([draws.bound() for draws in self._weigh(x, num_samples, seed, start)])
+        return _join(list(self._weigh(Draws.bound, x, num_samples, seed, start)))
 
     def images_per_run(self, num_samples: int) -> int:
-        """How many images with `num_samples` draws of z each are scored in one run, by one thread."""
-        image = self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + num_samples * _BYTES_TO_WEIGH)
-        return max(1, min(_MOST_ROWS, self.memory // image))
+        """How many images with `num_samples` draws of z each a thread scores at a time."""
+        most = self.memory // (self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + _BYTES_TO_WEIGH))
+        return max(1, min(_MOST_DRAWS // num_samples, most))
 
     def percentile(self, elbo: ArrayLike) -> Nats:
         """How many percent of the model's test images have a lower ELBO: float64 of elbo's shape.
 
-        Interpolated between the quantiles that the bundle keeps; 0.1 and 99.9 stand for all beyond them. Raises
-        BundleError where it keeps none.
+        Interpolated between the quantiles that the bundle keeps, of one draw of z for each test image; 0.1 and 99.9
+        stand for all beyond them. Raises BundleError where it keeps none.
         """
         try:
             quantiles = self._manifest["evaluation"]["quantiles"]
             percentile: Nats = 100 * np.interp(np.asarray(elbo, np.float64), quantiles["elbo"], quantiles["levels"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise BundleError("bundle's manifest lacks the test images' quantiles", error, "export it again") from None
         return percentile
 
     def close(self) -> None:
         """Free the sessions. A closed VAE raises ArgumentError when it is used."""
-        self._sessions = None
+        with self._lock():
+            self._sessions, self._unopened = None, {}
+
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def __enter__(self) -> "VAE":
         return self
@@ -206,7 +227,7 @@ class VAE:
     def _session(self, name: str) -> Session:
         """The session of a graph, opened at its first use, and anew after a fork, where an inherited one may hang."""
         if self._process != os.getpid() or name not in (self._sessions or ()):
-            with self._lock:
+            with self._lock():
                 self._open(name)
         if (sessions := self._sessions) is None:
             raise ArgumentError("closed VAE", self.path, "load it again")
@@ -221,7 +242,6 @@ class VAE:
         if name in self._sessions:
             return
         graph = self._unopened.get(name) or bundles.read_file(self.path, name, self._manifest)
-        self._unopened = {}  # one graph is often enough: the other's bytes are read again when they are needed
         session = Session(graph, str(self.path / name))
         latent = [self.latent_dim]
         if name == bundles.ENCODER:
@@ -229,6 +249,7 @@ class VAE:
         else:
             _check_shapes(session, {"z": latent}, {self._likelihood.output: list(self._parameter_shape)})
         self._sessions[name] = session
+        self._unopened.pop(name, None)
 
     def _posterior(self, x: Floats) -> tuple[Floats, Floats]:
         """mu and logsigma for one chunk of images."""
@@ -239,10 +260,15 @@ class VAE:
         """The likelihood's natural parameters for one chunk of z."""
         return self._session(bundles.DECODER).run((self._likelihood.output,), z)[0]
 
+    def _finite_parameters(self, z: Floats, start: int) -> Floats:
+        """The same for rows start.., or InputError."""
+        return checks.finite(self._parameters(z), "row", start)
+
     def _draw(self, chunk: slice, seed: int, mean: bool, start: int) -> Floats:
         """The samples of one chunk, counted from `start`."""
         index = np.arange(start + chunk.start, start + chunk.stop, dtype=np.uint64)
-        parameters = self._parameters(noise.normal(seed, noise.PRIOR, index, self.latent_dim))
+        z = noise.normal(seed, noise.PRIOR, index, self.latent_dim)
+        parameters = self._finite_parameters(z, int(index[0]))
         if mean:
             return self._likelihood.mean(parameters)
         draw = noise.uniform if self._likelihood.noise == "uniform" else noise.normal
@@ -250,39 +276,47 @@ class VAE:
         return self._likelihood.sample(parameters, pixels.reshape(-1, *self.image_shape))
 
     def _weigh(
-        self, x: ArrayLike | Iterator[ArrayLike], num_samples: int, seed: int, start: int = 0
-    ) -> Iterator[Draws]:
-        """For a few images at a time, `num_samples` draws from q(z|x) each, weighed by the model."""
-        self._check_range(seed, start)
-        checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
+        self,
+        summary: Callable[[Draws], R],
+        x: ArrayLike | Iterator[ArrayLike],
+        num_samples: int,
+        seed: int,
+        start: int,
+    ) -> Iterator[R]:
+        """For a few images at a time, a summary of `num_samples` draws from q(z|x) each, weighed by the model."""
+        seed, start, _ = self._check_range(seed, start)
+        num_samples = checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
         images_per_run = self.images_per_run(num_samples)
         batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
         def blocks() -> Iterator[tuple[int, Floats]]:
             seen = start
             for batch in batches:
-                images = checks.images(batch, self.image_shape)
-                self._likelihood.check(images)
+                images = checks.images(batch, self.image_shape, seen)
+                self._likelihood.check(images, seen)
                 for i in range(0, len(images), images_per_run):
                     yield seen + i, images[i : i + images_per_run]
                 seen += len(images)
 
-        return self._map(lambda block: self._weigh_block(block[0], block[1], num_samples, seed), blocks())
+        return self._map(lambda block: summary(self._weigh_block(*block, num_samples, seed)), blocks())
 
+    @np.errstate(all="ignore")  # what is not finite in the end is refused, with its row
     def _weigh_block(self, start: int, x: Floats, num_samples: int, seed: int) -> Draws:
         mu, logsigma = self._posterior(x)  # [images, latent_dim]
         sigma = np.exp(logsigma)[:, None]
         index = np.arange(start, start + len(x), dtype=np.uint64)
         log_likelihood, ratio = np.empty((2, len(x), num_samples))
-        for k in _chunks(num_samples, self._draws):
+        for k in _chunks(num_samples, _MOST_DRAWS):
             draws = k.stop - k.start
             eps = noise.normal(seed, noise.POSTERIOR, index, draws * self.latent_dim, start=k.start * self.latent_dim)
             eps = eps.reshape(len(x), draws, self.latent_dim)
             z = (mu[:, None] + sigma * eps).astype(np.float32, copy=False)
-            parameters = self._parameters(z.reshape(-1, self.latent_dim))
-            parameters = parameters.reshape(len(x), draws, *self._parameter_shape)
-            log_likelihood[:, k] = self._likelihood.log_prob(x[:, None], parameters)
             ratio[:, k] = log_ratio(z, eps, logsigma[:, None])
+            for i, j in _blocks(len(x), draws, self._draws):
+                threads.go_on()
+                parameters = self._parameters(z[i, j].reshape(-1, self.latent_dim))
+                parameters = parameters.reshape(*z[i, j].shape[:2], *self._parameter_shape)
+                log_likelihood[:, k][i, j] = self._likelihood.log_prob(x[i, None], parameters)
         kl = kl_per_dimension(mu, logsigma)
         finite = [np.isfinite(figures).all(axis=1) for figures in (log_likelihood, ratio, kl)]
         if not np.all(finite):
@@ -304,10 +338,10 @@ class VAE:
         return result
 
     @staticmethod
-    def _check_range(seed: int, start: int, n: int = 1) -> None:
-        noise.check_seed(seed)
-        checks.integer(n, "number of samples", 1, 2**63 - 1)
-        checks.integer(start, "start", 0, 2**63 - 1)
+    def _check_range(seed: int, start: int, n: int = 1) -> tuple[int, int, int]:
+        """The three as Python's integers, which do not overflow as NumPy's do."""
+        start = checks.integer(start, "start", 0, 2**63 - 1)
+        return noise.check_seed(seed), start, checks.integer(n, "number of samples", 1, 2**63 - 1)
 
 
 def _reread(path: Path, sha256: str) -> bundles.Bundle:
@@ -328,6 +362,13 @@ def _check_shapes(session: Session, inputs: dict[str, list[int]], outputs: dict[
 def _chunks(n: int, rows: int) -> Iterator[slice]:
     """Slices of at most `rows` rows that cover 0..n-1."""
     return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def _blocks(images: int, draws: int, rows: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of images and of their draws that cover all, with at most `rows` draws each."""
+    for i in _chunks(images, max(1, rows // draws)):
+        for j in _chunks(draws, rows):
+            yield i, j
 
 
 def _join(parts: list[Nats], *shape: int) -> Nats:

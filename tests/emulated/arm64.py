@@ -34,6 +34,7 @@ from vae_runtime import VAE, noise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
+MARK = ".vae-edge-arm64"  # a file in each userland that this program made
 PACKAGES = "python3,python3-venv,ca-certificates"
 INFER = Path(sys.executable).with_name("vae-infer")
 HOME = "vae-edge"  # in the userland: the wheel, the virtual environment and what the commands write
@@ -115,6 +116,8 @@ def compare_machines(root: Path, cpu: str) -> list[Row]:
     with emulation():
         if not root.exists():
             bootstrap(root)
+        elif not (root / MARK).exists():  # what follows writes and unmounts there, as root
+            raise Failure("folder is no userland of this program", root, "name one that does not exist, or its own")
         unmount_below(root)  # what a killed run has left
         copy_settings(root)
         with mounted(root, cpu), tempfile.TemporaryDirectory() as here:
@@ -181,6 +184,7 @@ def bootstrap(root: Path) -> None:
         call(["debootstrap", *arguments, SUITE, str(partial), *mirror], "debootstrap failed", log)
     finally:
         unmount_below(partial)
+    (partial / MARK).touch()
     partial.rename(root)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vae_runtime.bundle import shipped
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {  # command: where it is tested
@@ -62,18 +64,22 @@ FIGURE = re.compile(r"-?\d+\.\d+")
 
 
 def same(shown: str, printed: str) -> bool:
-    """Whether two lines have the same words, and figures that agree to 2 percent."""
+    """Whether two lines have the same words, and figures that agree to 5 percent."""
     shown, printed = (TIMINGS.sub("", line) for line in (shown, printed))
     if FIGURE.sub("#", shown).split() != FIGURE.sub("#", printed).split():
         return False
     pairs = zip(FIGURE.findall(shown), FIGURE.findall(printed), strict=True)
-    return all(abs(float(a) - float(b)) <= 0.02 * abs(float(a)) + 0.02 for a, b in pairs)
+    return all(abs(float(a) - float(b)) <= 0.05 * abs(float(a)) + 0.02 for a, b in pairs)
 
 
-def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's Python lines run as they stand."""
+PYTHON = [
+    pytest.param(block, id=f"{page.name}-{i}") for page in PAGES for i, block in enumerate(blocks(page, "python"))
+]
+
+
+@pytest.mark.parametrize("example", PYTHON)
+def test_shown_python_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python lines of a page run as they stand, in a folder that holds the shipped decoder."""
     monkeypatch.chdir(tmp_path)
-    examples = blocks(ROOT / "README.md", "python")
-    assert examples
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+    shutil.copy(shipped() / "decoder.onnx", tmp_path)
+    exec(compile(example, "page", "exec"), {})

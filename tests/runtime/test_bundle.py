@@ -4,7 +4,9 @@ import json
 import random
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,10 +24,11 @@ def copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
 
 
-def refuses(path: Path, words: str) -> str:
-    """Loading the bundle raises BundleError with `words` in a text of one line; returns the text."""
+def refuses(path: Path, words: str, use: Callable[[VAE], object] | None = None) -> str:
+    """Loading the bundle, or `use` of what it gave, raises BundleError with `words` in one line; returns the text."""
+    vae = VAE.load(path) if use else None
     with pytest.raises(BundleError) as caught:
-        VAE.load(path)
+        use(vae) if use and vae else VAE.load(path)
     text = str(caught.value)
     assert words in text
     assert "\n" not in text
@@ -105,12 +108,35 @@ def test_a_truncated_or_longer_file_is_noticed(copy: Path, name: str):
         refuses(copy, str(copy / name))
 
 
-def restamp(graph: bytes, **change: object) -> bytes:
-    """A graph with fields of its stamped contract changed."""
+def restamp(graph: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A graph whose stamped contract was changed."""
     model = onnx.load_from_string(graph)
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = json.dumps({**json.loads(entry.value), **change})
+    contract = json.loads(entry.value)
+    change(contract)
+    entry.value = json.dumps(contract)
     return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def another_contract(tiny_bundle: Path, forge) -> Callable[..., Path]:
+    """Forge the tiny bundle with a changed contract, the same one in the manifest and in both graphs."""
+
+    def make(change: Callable[[dict[str, Any]], object]) -> Path:
+        graphs = {name: restamp((tiny_bundle / name).read_bytes(), change) for name in GRAPHS}
+        return Path(forge(graphs, lambda manifest: change(manifest["contract"])))
+
+    return make
+
+
+def decode(vae: VAE) -> object:
+    """The first use of the decoder."""
+    return vae.decode(np.zeros((1, vae.latent_dim), np.float32))
+
+
+def encode(vae: VAE) -> object:
+    """The first use of the encoder."""
+    return vae.encode(np.zeros((1, *vae.image_shape), np.float32))
 
 
 def test_forging_is_possible(tiny_bundle: Path, forge):
@@ -122,7 +148,7 @@ def test_forging_is_possible(tiny_bundle: Path, forge):
 @pytest.mark.parametrize("role", ["encoder", "decoder"])
 def test_a_graph_of_another_export_is_refused(tiny_bundle: Path, forge, role: str):
     """A graph of the same network from another export has another pair id, and does not load beside this one."""
-    other = restamp((tiny_bundle / f"{role}.onnx").read_bytes(), pair="0123456789abcdef")
+    other = restamp((tiny_bundle / f"{role}.onnx").read_bytes(), lambda it: it.update(pair="0123456789abcdef"))
     out = forge({f"{role}.onnx": other})
     refuses(out, f"graph belongs to another bundle: {out / role}.onnx; keep the files of one export together")
 
@@ -152,13 +178,19 @@ def test_a_graph_without_a_contract_is_refused(tiny_bundle: Path, forge, value: 
     refuses(forge({"decoder.onnx": model.SerializeToString()}), "graph belongs to another bundle")
 
 
-@pytest.mark.parametrize("graph", [b"", b"not a graph", b"\x08\x08" + b"\xff" * 100])
-def test_bytes_that_are_no_graph_are_refused(forge, capfd: pytest.CaptureFixture[str], graph: bytes):
-    """What onnxruntime cannot open is a BundleError with the file, or a size that cannot be; nothing is printed."""
-    refuses(
-        forge({"encoder.onnx": graph}), "manifest not understood" if graph == b"" else "onnxruntime refuses the graph"
-    )
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("graph", [b"", b"not a graph", b"\x08\x08" + b"\xff" * 100, b"PK\x03\x04" + bytes(100)])
+def test_bytes_that_are_no_graph_are_refused(forge, capfd: pytest.CaptureFixture[str], graph: bytes, name: str):
+    """What is no protobuf is a BundleError with the file, or a size that cannot be; nothing is printed."""
+    out = forge({name: graph})
+    refuses(out, "manifest not understood" if graph == b"" else f"graph damaged: {out}/{name} (no protobuf: ")
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_empty_protobuf_is_no_graph_of_this_bundle(forge):
+    """A protobuf of a few fields and nothing else holds no contract, and is refused for that."""
+    out = forge({"encoder.onnx": onnx.ModelProto(ir_version=8).SerializeToString()})
+    refuses(out, f"graph belongs to another bundle: {out}/encoder.onnx")
 
 
 def test_weights_outside_the_graph_are_refused(tiny_bundle: Path, forge, monkeypatch: pytest.MonkeyPatch):
@@ -171,17 +203,66 @@ def test_weights_outside_the_graph_are_refused(tiny_bundle: Path, forge, monkeyp
     out = forge({"encoder.onnx": model.SerializeToString()})
     (out / "weights.bin").write_bytes(data)
     monkeypatch.chdir(out)
-    refuses(out, "onnxruntime refuses the graph")
+    refuses(out, f"graph holds what no VAE needs: {out}/encoder.onnx (weights in another file); export it again")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("latent_dim", 5), ("image", {"channels": 1, "height": 28, "width": 27, "range": [0, 1]})],
+    ("change", "uses"),
+    [
+        (lambda it: it.update(latent_dim=5), {"encoder.onnx": encode, "decoder.onnx": decode}),
+        (lambda it: it["image"].update(width=27), {"encoder.onnx": encode, "decoder.onnx": decode}),
+        (lambda it: it["image"].update(channels=3), {"encoder.onnx": encode, "decoder.onnx": decode}),
+        (lambda it: it.update(likelihood={"name": "discretised-logistic"}), {"decoder.onnx": decode}),
+        (lambda it: it.update(likelihood={"name": "gaussian", "logsigma": 0.0}), {"decoder.onnx": decode}),
+    ],
+    ids=["latents", "width", "channels", "parameters", "output name"],
 )
-def test_graphs_of_other_sizes_than_the_contract_are_refused(tiny_bundle: Path, forge, field: str, value: object):
-    """A contract whose sizes are not those of the graphs is a BundleError at load, not another error at first use."""
-    stamped = {name: restamp((tiny_bundle / name).read_bytes(), **{field: value}) for name in GRAPHS}
-    refuses(forge(stamped, lambda manifest: manifest["contract"].update({field: value})), "")
+def test_graphs_of_other_sizes_than_the_contract_are_refused(another_contract, change, uses: dict[str, Any]):
+    """A contract that all files share, but whose sizes are not those of the graphs, is a BundleError at first use."""
+    out = another_contract(change)
+    for name, use in uses.items():
+        refuses(out, f"graph's shapes are not the contract's: {out}/{name} (", use)
+    refuses(out, "graph's shapes are not the contract's", lambda vae: vae.sample(1))
+    refuses(out, "graph's shapes are not the contract's", lambda vae: list(vae.sample_batches(1)))
+
+
+def test_a_wrong_graph_is_refused_at_every_use(another_contract):
+    """What was refused once is refused again, with the same words: no half-opened graph stays behind."""
+    vae = VAE.load(another_contract(lambda contract: contract.update(latent_dim=5)))
+    texts = []
+    for _ in range(2):
+        with pytest.raises(BundleError, match="graph's shapes are not the contract's") as caught:
+            decode(vae)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(("name", "use", "other"), [("encoder.onnx", encode, decode), ("decoder.onnx", decode, encode)])
+def test_a_graph_that_only_onnxruntime_refuses_is_named_at_first_use(
+    tiny_bundle: Path, forge, capfd: pytest.CaptureFixture[str], name: str, use, other
+):
+    """An operator that does not exist is a BundleError when the graph is first used; the other graph works."""
+    model = onnx.load(tiny_bundle / name)
+    model.graph.node[0].op_type = "Frobnicate"
+    out = forge({name: model.SerializeToString()})
+    refuses(out, f"onnxruntime refuses the graph: {out}/{name} (", use)
+    other(VAE.load(out))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_graph_that_fails_while_it_runs_is_named(tiny_bundle: Path, forge, capfd: pytest.CaptureFixture[str]):
+    """A graph that opens and then cannot be run, a Reshape to a wrong size, is a BundleError with the file."""
+    model = onnx.load(tiny_bundle / "decoder.onnx")
+    (output,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == output.name else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 1, 28, 29]), "wrong"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["inner", "wrong"], ["reshaped"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 1, 28, 28]), "right"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["reshaped", "right"], [output.name]))
+    out = forge({"decoder.onnx": model.SerializeToString()})
+    refuses(out, f"onnxruntime cannot run the graph: {out}/decoder.onnx (", decode)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("value", [0, 2, "1", None, [1], 1.5])
@@ -192,10 +273,23 @@ def test_another_format_is_named(forge, value: object):
 
 
 @pytest.mark.parametrize("key", ["format", "image", "latent_dim", "prior", "likelihood"])
-def test_a_contract_without_a_key_is_refused(forge, key: str):
-    """Each field of the contract is needed; the text names the manifest and the missing field."""
+def test_a_contract_without_a_key_is_refused(another_contract, key: str):
+    """Each field of the contract is needed, though the graphs lack it too; the text names the missing field."""
+    refuses(another_contract(lambda contract: contract.pop(key)), key)
+
+
+@pytest.mark.parametrize("key", ["format", "image", "latent_dim", "prior"])
+def test_a_manifest_whose_contract_lacks_a_key_is_named(forge, key: str):
+    """Where the manifest's contract lacks a field, the text names the manifest and that field."""
     out = forge(change=lambda manifest: manifest["contract"].pop(key))
     assert f"'{key}'" in refuses(out, f"{out}/manifest.json")
+
+
+@pytest.mark.parametrize("value", [{"name": "laplace"}, {"name": "gaussian", "logsigma": 0.0}, {}])
+def test_a_likelihood_that_the_graphs_do_not_carry_is_refused(forge, value: object):
+    """A manifest whose likelihood was changed, but not its graphs, is refused as a mixed bundle."""
+    out = forge(change=lambda manifest: manifest["contract"].update(likelihood=value))
+    refuses(out, f"graph belongs to another bundle: {out}/encoder.onnx; keep the files of one export together")
 
 
 @pytest.mark.parametrize("key", ["contract", "files"])
@@ -224,11 +318,21 @@ def test_impossible_sizes_are_refused(forge, key: str, value: object):
     )
 
 
-@pytest.mark.parametrize("value", ["laplace", {"name": "laplace"}, {"name": []}, None, 3, [], {}])
-@pytest.mark.parametrize("key", ["likelihood", "prior"])
-def test_unknown_likelihoods_and_priors_are_refused(forge, key: str, value: object):
-    """A likelihood or prior that this release does not know is a BundleError."""
-    refuses(forge(change=lambda manifest: manifest["contract"].update({key: value})), "manifest not understood")
+UNKNOWN = ["laplace", {"name": "laplace"}, {"name": []}, None, 3, [], {}]
+
+
+@pytest.mark.parametrize("value", UNKNOWN)
+def test_unknown_priors_are_refused(another_contract, value: object):
+    """A prior that this release does not know is a BundleError."""
+    refuses(another_contract(lambda contract: contract.update(prior=value)), "manifest not understood")
+
+
+@pytest.mark.parametrize("value", [*UNKNOWN, "bernoulli", {"name": "gaussian"}, {"name": "gaussian", "logsigma": 1e9}])
+def test_unknown_likelihoods_are_refused(another_contract, value: object):
+    """A likelihood that this release does not know is a BundleError that shows it, though the graphs carry it too."""
+    text = refuses(another_contract(lambda contract: contract.update(likelihood=value)), "likelihood")
+    if isinstance(value, dict):
+        assert text.startswith(f"unknown likelihood: {value!r}; use a newer release of vae-edge")
 
 
 @pytest.mark.parametrize("value", [None, 3, [], "", "0" * 64, "f" * 64])

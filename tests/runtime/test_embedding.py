@@ -1,4 +1,4 @@
-"""The VAE inside a larger program: pickled, shared by threads, forked, closed, fed by iterators."""
+"""The VAE inside a larger program: pickled, shared by threads, forked, closed, fed by iterators, short of memory."""
 
 import copy
 import math
@@ -13,18 +13,33 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vae_runtime import VAE, ArgumentError, BundleError, noise
+from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
+
+EXAMPLES = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+SEEDS = st.sampled_from([0, 1, 17, 2**64 - 1])
 
 
 def test_pickles_and_copies_give_the_same_numbers(loaded):
     """A VAE from a pickle or a deep copy has the same path, threads, samples and ELBOs, to the last bit."""
     for twin in (pickle.loads(pickle.dumps(loaded.vae)), copy.deepcopy(loaded.vae)):
         assert (twin.path, twin.threads, twin.info) == (loaded.vae.path, loaded.vae.threads, loaded.vae.info)
+        assert (twin.memory, twin.rows) == (loaded.vae.memory, loaded.vae.rows)
         np.testing.assert_array_equal(twin.sample(5, seed=1), loaded.vae.sample(5, seed=1))
         np.testing.assert_array_equal(twin.elbo(loaded.x), loaded.vae.elbo(loaded.x))
+
+
+@pytest.mark.parametrize(("threads", "memory"), [(1, 1), (3, 123_456), (2, 1 << 40)])
+def test_pickles_keep_threads_and_memory(tiny_bundle: Path, threads: int, memory: int):
+    """What the VAE was given, and not this machine's default, goes into the pickle."""
+    vae = VAE.load(tiny_bundle, threads, memory)
+    for twin in (pickle.loads(pickle.dumps(vae)), copy.copy(vae), copy.deepcopy(vae)):
+        assert (twin.threads, twin.memory, twin.rows) == (threads, memory, vae.rows)
 
 
 def test_a_pickle_of_a_changed_bundle_is_refused(tiny_bundle: Path, tmp_path: Path, forge: Callable[..., Path]):
@@ -105,6 +120,215 @@ def test_batches_and_offsets_are_parts_of_one_sample(loaded, start: int, mean: b
     batches = list(loaded.vae.sample_batches(600, seed=7, mean=mean, start=start))
     assert len(batches) > 1
     np.testing.assert_array_equal(np.concatenate(batches), whole)
+
+
+@pytest.fixture(scope="module")
+def variants(loaded) -> list[VAE]:
+    """The same bundle with one to three threads and from one byte to 1 GiB of memory."""
+    options = [(1, 1), (2, 1), (1, 100_000), (2, 400_000), (3, None), (1, 1 << 30)]
+    return [VAE.load(loaded.path, threads, memory) for threads, memory in options]
+
+
+def test_the_variants_differ(variants: list[VAE]):
+    """Memory and threads do set how many rows a run takes, from 1 to 512."""
+    assert [vae.rows for vae in variants][:2] == [1, 1]
+    assert len({vae.rows for vae in variants}) >= 4
+    assert max(vae.rows for vae in variants) == 512
+
+
+@EXAMPLES
+@given(which=st.integers(0, 5), start=st.integers(0, 39), n=st.integers(1, 60), seed=SEEDS, mean=st.booleans())
+def test_samples_are_parts_of_one_sample(
+    loaded, variants: list[VAE], which: int, start: int, n: int, seed: int, mean: bool
+):
+    """Images start..start+n-1 of a seed are the same bits alone, in batches, with any memory and threads."""
+    whole = loaded.vae.sample(100, seed, mean)[start : start + n]
+    vae = variants[which]
+    np.testing.assert_array_equal(vae.sample(n, seed, mean, start), whole)
+    batches = list(vae.sample_batches(n, seed, mean, start))
+    assert max(map(len, batches)) <= vae.rows
+    np.testing.assert_array_equal(np.concatenate(batches), whole)
+
+
+@EXAMPLES
+@given(which=st.integers(0, 5), start=st.integers(0, 11), n=st.integers(0, 12), seed=SEEDS, k=st.integers(1, 7))
+def test_scores_are_parts_of_one_score(loaded, variants: list[VAE], which: int, start: int, n: int, seed: int, k: int):
+    """ELBO, its terms and the bound of images start.. are the same bits alone, with any memory and threads."""
+    x, vae = loaded.x[:24], variants[which]
+    part = x[start : start + n]
+    whole, got = loaded.vae.terms(x, k, seed), vae.terms(part, k, seed, start)
+    for name in ("reconstruction", "kl_per_dimension", "standard_error", "kl", "elbo"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(whole, name)[start : start + n], err_msg=name)
+    np.testing.assert_array_equal(vae.elbo(part, k, seed, start), whole.elbo[start : start + n])
+    bound = loaded.vae.log_likelihood(x, k, seed)[start : start + n]
+    np.testing.assert_array_equal(vae.log_likelihood(part, k, seed, start), bound)
+    np.testing.assert_array_equal(vae.log_likelihood(iter([part[:1], part[1:]]), k, seed, start), bound)
+
+
+@EXAMPLES
+@given(which=st.integers(0, 5), start=st.integers(0, 59), n=st.integers(0, 60), seed=SEEDS)
+def test_binary_draws_are_parts_of_one_draw(loaded, variants: list[VAE], which: int, start: int, n: int, seed: int):
+    """The binary draw of images start.. is the same bits alone, with any memory and threads."""
+    grey = np.random.default_rng(1).random((120, *loaded.vae.image_shape), np.float32)
+    whole = loaded.vae.binarise(grey, seed)[start : start + n]
+    np.testing.assert_array_equal(variants[which].binarise(grey[start : start + n], seed, start), whole)
+
+
+@EXAMPLES
+@given(which=st.integers(0, 5), start=st.one_of(st.integers(0, 2**63 - 1), st.integers(2**63 - 9, 2**63 - 1)))
+def test_a_seed_reaches_far(loaded, variants: list[VAE], which: int, start: int):
+    """Up to image 2^63 - 1 and a few beyond, an image and its scores do not depend on where a call starts."""
+    vae, x = variants[which], loaded.x[:3]
+    later = [min(start + i, 2**63 - 1) for i in range(3)]  # where a call may start
+    samples = vae.sample(3, 5, start=start)
+    terms = vae.terms(x, 2, 5, start)
+    grey = np.full_like(x, 0.5)
+    for i, first in enumerate(later):
+        skip = start + i - first  # what lies beyond the last start
+        np.testing.assert_array_equal(vae.sample(1 + skip, 5, start=first)[skip], samples[i])
+        padded = np.concatenate([x[:skip], x[i : i + 1]])
+        assert vae.terms(padded, 2, 5, first).elbo[skip] == terms.elbo[i]
+        np.testing.assert_array_equal(
+            vae.binarise(np.repeat(grey[:1], 1 + skip, axis=0), 5, first)[skip], vae.binarise(grey, 5, start)[i]
+        )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+def test_numpys_integers_count_as_pythons(loaded, kind: type):
+    """Counts, seeds and starts of any NumPy integer type give what the same Python integers give."""
+    vae, x = loaded.vae, loaded.x[:60]
+    most = min(200, int(np.iinfo(kind).max))
+    for got, expected in (
+        (vae.sample(60, kind(3), start=kind(most)), vae.sample(60, 3, start=most)),
+        (vae.sample(kind(most), 3), vae.sample(most, 3)),
+        (vae.binarise(0.5 * x, kind(3), kind(most)), vae.binarise(0.5 * x, 3, most)),
+        (vae.elbo(x, kind(2), kind(3), kind(most)), vae.elbo(x, 2, 3, most)),
+        (vae.elbo(x[:2], kind(most)), vae.elbo(x[:2], most)),
+        (vae.log_likelihood(x[:2], kind(most), kind(3), kind(most)), vae.log_likelihood(x[:2], most, 3, most)),
+    ):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("memory", [0, -1, 1.5, "16", 2**63, 10**30])
+def test_a_bad_memory_argument_is_refused(tiny_bundle: Path, memory):
+    """Memory that is no positive integer raises ArgumentError with the value."""
+    with pytest.raises(ArgumentError, match=f"memory out of range: {memory}; give 1 or more"):
+        VAE.load(tiny_bundle, memory=memory)
+
+
+def test_rows_follow_memory_and_threads(loaded):
+    """Twice the memory gives twice the rows, twice the threads half of them, between 1 and 512 a run."""
+    for threads in (1, 2, 5):
+        rows = [VAE.load(loaded.path, threads, 1 << power).rows for power in range(0, 60, 4)]
+        assert rows == sorted(rows)
+        assert (rows[0], rows[-1]) == (1, 512)
+    one, two = (VAE.load(loaded.path, 1, memory).rows for memory in (2_000_000, 4_000_000))
+    assert abs(two - 2 * one) <= 1
+    assert abs(VAE.load(loaded.path, 2, 4_000_000).rows - one) <= 1
+    for k in (1, 10, 10**6):
+        assert 1 <= VAE.load(loaded.path).images_per_run(k) <= 512
+
+
+def test_a_loaded_vae_needs_its_folder_no_more(tiny_bundle: Path, tmp_path: Path):
+    """What was loaded was read whole: without its folder, or with other files in it, every verb works on, in threads
+    too; only a pickle's or a fork's second reading is a BundleError that names what is missing.
+    """
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    vae, again, whole = VAE.load(path, threads=2), VAE.load(path), VAE.load(tiny_bundle)
+    pickled = pickle.dumps(vae)
+    shutil.rmtree(path)
+    np.testing.assert_array_equal(vae.sample(300), whole.sample(300))
+    np.testing.assert_array_equal(vae.elbo(vae.sample(9), 3), whole.elbo(whole.sample(9), 3))
+    with pytest.raises(BundleError, match=f"bundle not found: {path}/manifest.json"):
+        pickle.loads(pickled)
+    path.mkdir()
+    (path / "decoder.onnx").write_bytes(b"changed")
+    np.testing.assert_array_equal(again.reconstruct(vae.sample(2)), whole.reconstruct(whole.sample(2)))
+
+
+def test_a_relative_path_survives_another_folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A VAE loaded from a relative path is unpickled from the same folder after the working folder has changed."""
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    vae = VAE.load("bundle")
+    pickled = pickle.dumps(vae)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(pickle.loads(pickled).sample(2), vae.sample(2))
+
+
+def spread(tiny_bundle: Path, value: float) -> bytes:
+    """The tiny encoder, but with `value` times the image's largest pixel added to each logsigma."""
+    model = onnx.load(tiny_bundle / "encoder.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == "logsigma" else name for name in node.output]
+    constants = {"value": np.array(value, np.float32), "column": np.array([-1, 1])}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMax", ["x"], ["top"], axes=[1, 2, 3], keepdims=0),
+            onnx.helper.make_node("Reshape", ["top", "column"], ["top column"]),
+            onnx.helper.make_node("Mul", ["top column", "value"], ["added"]),
+            onnx.helper.make_node("Add", ["inner", "added"], ["logsigma"]),
+        ]
+    )
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("value", [20, 45, 80, 88.5, 95, 200, 1e4, 1e30, math.inf, math.nan])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("num_samples", [1, 5])
+def test_extreme_encoders_give_finite_figures_or_name_the_image(
+    tiny_bundle: Path, forge: Callable[..., Path], value: float, sign: int, num_samples: int
+):
+    """logsigma from -10^30 to 10^30, and NaN, give finite figures, or InputError that names the first such image and no
+    warning; the images before it are scored as ever.
+    """
+    vae = VAE.load(forge({"encoder.onnx": spread(tiny_bundle, sign * value)}))
+    x = np.zeros((9, 1, 28, 28), np.float32)
+    x[4:, 0, 10:14, 10:14] = 1
+    if not math.isfinite(value):
+        with pytest.raises(
+            InputError, match="the model gives no finite figure: image 0; check the image and the model"
+        ):
+            vae.encode(x)
+    else:
+        usual = VAE.load(tiny_bundle)
+        np.testing.assert_array_equal(vae.elbo(x[:4], num_samples), usual.elbo(x[:4], num_samples))
+        mu, logsigma = vae.encode(x)
+        assert np.isfinite(mu).all()
+        np.testing.assert_allclose(logsigma[4:], usual.encode(x)[1][4:] + np.float32(sign * value), rtol=1e-6)
+    scores = [vae.elbo, vae.log_likelihood, lambda *call: vae.terms(*call).standard_error]
+    for score in scores[: 2 if num_samples == 1 else 3]:  # of one draw there is no standard error
+        try:
+            figures = score(x, num_samples)
+        except InputError as error:
+            first = 4 if math.isfinite(value) else 0
+            assert str(error).startswith(f"the model gives no finite figure: image {first}; ")
+            assert sign > 0 or not math.isfinite(value)
+        else:
+            assert np.isfinite(figures).all()
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+def test_extreme_decoders_give_finite_figures(tiny_bundle: Path, forge: Callable[..., Path], scale: float):
+    """Logits of 10,000 and beyond give finite samples, means, ELBOs and bounds, with torch's ELBO in float64."""
+    model = onnx.load(tiny_bundle / "decoder.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == "logits" else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale, np.float32), "scale"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["inner", "scale"], ["logits"]))
+    vae = VAE.load(forge({"decoder.onnx": model.SerializeToString()}))
+    x = VAE.load(tiny_bundle).sample(20, seed=2)
+    mu, logsigma = vae.encode(x)
+    z = mu + np.exp(logsigma) * noise.normal(0, noise.POSTERIOR, np.arange(20), 4)
+    logits = vae.parameters(z)
+    assert np.abs(logits).max() > 1e3
+    pixels = torch.distributions.Bernoulli(logits=torch.from_numpy(logits).double())
+    expected = pixels.log_prob(torch.from_numpy(x).double()).sum((1, 2, 3))
+    np.testing.assert_allclose(vae.terms(x).reconstruction, expected, rtol=1e-5)
+    for figures in (vae.elbo(x, 5), vae.log_likelihood(x, 5), vae.sample(9), vae.sample(9, mean=True), vae.decode(mu)):
+        assert np.isfinite(figures).all()
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 300])

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from vae_runtime import ArgumentError, VaeError
-from vae_runtime.files import replacing
+from vae_runtime.files import check_output, replacing, write_lines
 
 
 @pytest.mark.parametrize("old", [None, b"a longer old content"])
@@ -87,6 +88,93 @@ def test_an_impossible_place_is_named(tmp_path: Path, where: str, reason: str):
             file.write(b"new")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_lines_are_written_as_utf8(tmp_path: Path):
+    """Each line ends in one line feed, in UTF-8, in the place of what was there before; no lines make an empty file."""
+    path = tmp_path / "out.csv"
+    path.write_bytes(b"old")
+    write_lines(path, iter(["image,elbo", "ё,-1.5", "\U0001f600"]))
+    assert path.read_bytes() == b"image,elbo\n\xd1\x91,-1.5\n\xf0\x9f\x98\x80\n"
+    write_lines(path, [])
+    assert path.read_bytes() == b""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_that_fail_change_nothing(tmp_path: Path):
+    """When the lines' own generator raises, the old content stays."""
+    path = tmp_path / "out.csv"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError):
+        write_lines(path, (str(1 / n) for n in (1, 0)))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+ANY = (".png", ".npy", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "words"),
+    [
+        ("new.png", ANY, None),
+        ("old.png", ANY, None),
+        ("new", ANY, None),
+        ("empty", ANY, None),
+        ("empty/", ANY, None),
+        ("used/x.npy", ANY, None),
+        ("used/new", ANY, None),
+        (".png", ANY, None),  # a hidden name has no suffix
+        ("new.PNG", ANY, "output of an unknown kind: {}; end its name in .png or .npy or no suffix (a folder)"),
+        ("new.txt", ANY, "output of an unknown kind: {}; end its name in .png or .npy or no suffix (a folder)"),
+        ("new", (".csv", ".json"), "output of an unknown kind: {}; end its name in .csv or .json"),
+        ("missing/new.png", ANY, "output folder not found: {parent}; make it first"),
+        ("missing/new", ANY, "output folder not found: {parent}; make it first"),
+        ("old.png/new.png", ANY, "output folder not found: {parent}; make it first"),
+        ("folder.png", ANY, "output is a folder: {}; name a file"),
+        ("used", ANY, "output exists and is no empty folder: {}; name a new folder"),
+        ("file", ANY, "output exists and is no empty folder: {}; name a new folder"),
+        ("x" * 300 + ".png", ANY, "cannot write: {} (File name too long); choose another output"),
+        ("x" * 300, ANY, "cannot write: {} (File name too long); choose another output"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_outputs_are_checked_before_the_work(tmp_path: Path, name: str, kinds: tuple[str, ...], words: str | None):
+    """An output of another kind, in a missing folder, or in the place of a folder or of files raises ArgumentError; any
+    other passes; the check itself changes nothing.
+    """
+    (tmp_path / "old.png").write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"old")
+    for folder in ("empty", "used", "folder.png"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "used" / "x.npy").write_bytes(b"old")
+    before = sorted(tmp_path.rglob("*"))
+    path = tmp_path / name
+    if words is None:
+        check_output(path, *kinds)
+    else:
+        with pytest.raises(ArgumentError) as caught:
+            check_output(path, *kinds)
+        assert str(caught.value) == words.format(path, parent=path.parent)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_two_threads_write_is_whole(tmp_path: Path):
+    """Eight threads that replace one file again and again leave the content of one of them, and no other file."""
+    path = tmp_path / "out.bin"
+    contents = [bytes([i]) * 100_000 for i in range(8)]
+
+    def work(content: bytes) -> None:
+        for _ in range(5):
+            with replacing(path) as file:
+                file.write(content[:50_000])
+                file.write(content[50_000:])
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, contents))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -51,6 +51,20 @@ def test_the_bare_package_is_light(code: str):
     assert not modules & {*HEAVY, "click", "PIL", "numpy", "onnxruntime"}
 
 
+@pytest.mark.parametrize("verb", [["sample", "-o", "x.npy"], ["info"], ["decode", "z.npy", "-o", "x.npz"]])
+def test_verbs_without_pictures_do_not_wait_for_pillow(tmp_path: Path, verb: list[str]):
+    """`vae-infer` with arrays alone loads neither Pillow nor any heavy package."""
+    code = (
+        f"import os, sys; os.chdir({str(tmp_path)!r})\n"
+        "import numpy; numpy.save('z.npy', numpy.zeros((2, 32), 'f4'))\n"
+        f"sys.argv = ['vae-infer', *{verb}]\nfrom vae_runtime.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code"
+    )
+    modules = modules_after(code)
+    assert modules >= {"numpy", "onnxruntime", "click"}
+    assert not modules & {*HEAVY, "PIL"}
+
+
 @pytest.mark.parametrize(
     ("code", "module"), [("import PIL.Image", "PIL"), ("import vae_runtime.cli", "click"), ("import onnx", "onnx")]
 )
@@ -59,7 +73,9 @@ def test_the_checker_can_fail(code: str, module: str):
     assert module in modules_after(code)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sample", "--help"], ["elbo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([verb, "--help"] for verb in ("sample", "elbo", "decode", "traverse", "bench"))]
+)
 def test_help_does_not_wait_for_numpy(arguments: list[str]):
     """`vae-infer --help`, of a verb too, prints its text without importing NumPy, onnxruntime or Pillow."""
     code = f"import sys; sys.argv = ['vae-infer', *{arguments}]\nfrom vae_runtime.cli import main\n"

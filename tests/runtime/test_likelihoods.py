@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_runtime import InputError, noise
+from vae_runtime import BundleError, InputError, noise
 from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, from_contract
 
 BERNOULLI = Bernoulli()
@@ -91,8 +91,10 @@ def test_check_names_the_first_grey_image(row: int):
     BERNOULLI.check(x)
     BERNOULLI.check(1 - x)
     x[row:, 0, 2, 2] = 0.5
-    with pytest.raises(InputError, match=rf"grey pixels under a Bernoulli likelihood: image {row}; use binarise"):
+    with pytest.raises(InputError, match=rf"grey pixels under a Bernoulli likelihood: image {row}; use observe"):
         BERNOULLI.check(x)
+    with pytest.raises(InputError, match=rf"image {row + 100}; "):
+        BERNOULLI.check(x, start=100)
 
 
 @pytest.mark.parametrize("logsigma", [-3.0, 0.0, 1.5])
@@ -207,6 +209,7 @@ def test_from_contract_knows_three_likelihoods():
     + [{"name": "gaussian", "logsigma": value} for value in ("0", None, math.nan, math.inf, -80.0, [0.0])],
 )
 def test_from_contract_refuses_what_it_does_not_know(contract):
-    """An unknown or malformed contract raises ValueError that shows it."""
-    with pytest.raises(ValueError, match="unknown likelihood"):
+    """An unknown or malformed contract raises BundleError that shows it and says what to do."""
+    with pytest.raises(BundleError) as caught:
         from_contract(contract)
+    assert str(caught.value) == f"unknown likelihood: {contract!r}; use a newer release of vae-edge, or export again"

@@ -208,6 +208,39 @@ def test_a_black_pixel_stays_black_at_the_smallest_draw(loaded):
     np.testing.assert_array_equal(loaded.vae.binarise(np.zeros((8, 1, 28, 28), np.float32), 415), 0)
 
 
+def test_percentiles_are_those_of_the_bundles_quantiles(loaded):
+    """An ELBO that is a quantile has its level; between two it is interpolated; beyond both ends they stand for all."""
+    quantiles = loaded.vae.info["evaluation"]["quantiles"]
+    levels, elbo = np.array(quantiles["levels"]), np.array(quantiles["elbo"])
+    assert (np.diff(elbo) > 0).all()
+    percentile = loaded.vae.percentile
+    np.testing.assert_allclose(percentile(elbo), 100 * levels, rtol=1e-9)
+    weight = np.random.default_rng(0).random(len(levels) - 1)
+    between = elbo[:-1] + weight * np.diff(elbo)
+    np.testing.assert_allclose(percentile(between), 100 * (levels[:-1] + weight * np.diff(levels)), rtol=1e-6)
+    np.testing.assert_allclose(percentile([-1e9, -math.inf, 0, math.inf]), [0.1, 0.1, 99.9, 99.9], rtol=1e-9)
+    assert (np.diff(percentile(np.linspace(elbo[0] - 9, elbo[-1] + 9, 500))) >= 0).all()
+
+
+def test_percentiles_keep_the_shape(loaded):
+    """Numbers, lists and arrays of any shape and type give float64 of the same shape."""
+    for elbo in (-100, [-100.0, -90], np.full((2, 3), -95, np.float32), np.zeros(0), loaded.vae.elbo(loaded.x[:4])):
+        percentile = loaded.vae.percentile(elbo)
+        assert np.shape(percentile) == np.shape(elbo)
+        assert np.asarray(percentile).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "quantiles", [None, {}, [], 3, {"elbo": [], "levels": []}, {"elbo": [1, 2], "levels": [0.5]}, {"elbo": "ab"}]
+)
+def test_a_bundle_without_quantiles_says_so(forge, quantiles: object):
+    """Where the manifest keeps no usable quantiles, `percentile` raises BundleError, and everything else works."""
+    vae = VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(quantiles=quantiles)))
+    with pytest.raises(BundleError, match="bundle's manifest lacks the test images' quantiles"):
+        vae.percentile([-100.0])
+    assert np.isfinite(vae.elbo(vae.sample(2))).all()
+
+
 def test_info_is_a_copy(loaded):
     """`info` is the manifest on disk; changing what it returns changes nothing in the VAE."""
     info = loaded.vae.info
@@ -302,13 +335,36 @@ def test_levels_of_8_bits_are_refused(loaded):
 
 @pytest.mark.parametrize("verb", ["elbo", "log_likelihood", "terms"])
 def test_grey_pixels_have_no_bernoulli_likelihood(loaded, verb: str):
-    """Scoring a grey image raises InputError that names the image and `binarise`."""
+    """Scoring a grey image raises InputError that names the image, by its place in a stream too, and `observe`."""
     x = loaded.x[:70].copy()
     x[66, 0, 5, 5] = 0.5
-    with pytest.raises(
-        InputError, match=r"grey pixels under a Bernoulli likelihood: image 66; use binarise\(x, seed\)"
-    ):
-        getattr(loaded.vae, verb)(x)
+    words = r"grey pixels under a Bernoulli likelihood: image 66; use observe\(x, seed\) first"
+    for images in (x, iter([x]), iter([x[:30], x[30:66], x[66:]])):
+        with pytest.raises(InputError, match=words):
+            getattr(loaded.vae, verb)(images)
+    with pytest.raises(InputError, match="image 1066; "):
+        getattr(loaded.vae, verb)(x, start=1000)
+
+
+@pytest.mark.parametrize("verb", ["elbo", "log_likelihood", "terms"])
+def test_a_bad_pixel_in_a_stream_is_named_by_its_place(loaded, verb: str):
+    """NaN in the second batch of an iterator is told by its place in the whole stream, counted from `start`."""
+    x = loaded.x[:20].copy()
+    x[13, 0, 0, 0] = np.nan
+    for start in (0, 500):
+        with pytest.raises(InputError, match=f"NaN or infinite pixels: image {start + 13}; "):
+            getattr(loaded.vae, verb)(iter([x[:9], x[9:]]), start=start)
+
+
+def test_observe_makes_images_ready_to_be_scored(loaded):
+    """Under a Bernoulli likelihood `observe` is `binarise`, with seed and start, and what it gives can be scored."""
+    grey = 0.6 * loaded.x[:30]
+    for seed, start in ((0, 0), (5, 0), (5, 17)):
+        observed = loaded.vae.observe(grey, seed, start)
+        np.testing.assert_array_equal(observed, loaded.vae.binarise(grey, seed, start))
+        assert np.isfinite(loaded.vae.elbo(observed)).all()
+    with pytest.raises(InputError, match="pixels outside"):
+        loaded.vae.observe(2 * loaded.x[:1])
 
 
 def test_bad_latents_are_refused(loaded):

@@ -1,0 +1,78 @@
+"""Serve one VAE over HTTP, pictures of samples and scores of images: `python examples/service.py --port 8000`."""
+
+import argparse
+import socket
+import sys
+
+from flask import Flask, Response, request
+from waitress import create_server
+from werkzeug.exceptions import HTTPException
+
+from vae_runtime import VAE, ArgumentError, InputError, VaeError
+from vae_runtime.outputs import grid, png
+from vae_runtime.sources import Images
+
+MOST_IMAGES, MOST_DRAWS, MOST_BYTES = 256, 1000, 4 << 20
+
+
+def make_app(vae: VAE) -> Flask:
+    """The service of one VAE, which all request threads share."""
+    app = Flask("service")
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+
+    @app.get("/health")
+    def health() -> dict[str, object]:
+        return {"status": "ok", "image_shape": vae.image_shape}
+
+    @app.get("/sample")
+    def sample() -> Response:
+        n, seed = integer("n", 16, MOST_IMAGES), integer("seed", 0)
+        x = vae.sample(n, seed)  # float32 [n, C, H, W]
+        return Response(png(grid(n, vae.image_shape, [x]), scale=1), mimetype="image/png")
+
+    @app.post("/score")
+    def score() -> dict[str, float]:
+        draws, seed = integer("samples", 16, MOST_DRAWS), integer("seed", 0)
+        x = next(Images([request.get_data()], vae.image_shape).batches(1))[:1]  # float32 [1, C, H, W]
+        terms = vae.terms(vae.observe(x, seed), draws, seed)  # float64 [1] each
+        nats = {"elbo_nats": terms.elbo[0], "reconstruction_nats": terms.reconstruction[0], "kl_nats": terms.kl[0]}
+        return {**nats, "percentile_percent": vae.percentile(terms.elbo)[0], "samples": draws, "seed": seed}
+
+    @app.errorhandler(VaeError)
+    @app.errorhandler(HTTPException)  # an unknown path, a body that is too long
+    def refuse(error: VaeError | HTTPException) -> tuple[dict[str, str], int]:
+        status = 400 if isinstance(error, ArgumentError | InputError) else 500
+        return {"error": str(error)}, getattr(error, "code", status)
+
+    return app
+
+
+def integer(name: str, default: int, most: int = 2**64 - 1) -> int:
+    """An integer from the request's query."""
+    text = request.args.get(name, str(default))
+    if not (text.isdecimal() and len(text) <= 20 and int(text) <= most):
+        raise ArgumentError(f"{name} out of range", text[:20], f"give an integer up to {most:,}")
+    return int(text)
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Serve one VAE over HTTP, to this machine.")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
+    parser.add_argument("--bundle", help="bundle folder (default: the one that ships with the package)")
+    arguments = parser.parse_args()
+    try:
+        vae = VAE.load(arguments.bundle, threads=1)  # a request keeps one core busy; eight run side by side
+        vae.reconstruct(vae.sample(1))  # opens both graphs: a bad bundle shows now, and the first request is fast
+        listener = socket.create_server(("127.0.0.1", arguments.port))
+        most = 4 * MOST_BYTES  # a body that is longer still is not even read
+        server = create_server(make_app(vae), sockets=[listener], threads=8, max_request_body_size=most)
+        print("serving http://{}:{}, Ctrl-C ends it".format(*listener.getsockname()), flush=True)
+        server.run()
+    except (VaeError, OSError, OverflowError) as error:
+        print(f"service.py: error: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The Dask example, on real clusters of two worker processes: its figures, its errors and how it ends."""
+
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vae_runtime import VAE, outputs
+from vae_runtime.cli import main
+
+CLUSTER = """
+import sys
+from dask.distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster that runs by itself, with another working folder."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "cluster.py").write_text(CLUSTER)
+    command = [sys.executable, "cluster.py"]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """46 images, grey and of two sizes, in the folder `images` of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    vae = VAE.load()
+    outputs.write(Path("images"), 40, vae.image_shape, vae.sample_batches(40, seed=3, mean=True))
+    for file in (examples / "digits").iterdir():
+        Path("images", file.name).write_bytes(file.read_bytes())
+    return Path("images")
+
+
+def rows(table: str) -> list[list[str]]:
+    """Name and figures of each image of a CSV, as text."""
+    columns = ("image", "elbo", "reconstruction", "kl", "percentile")
+    return [[row[column] for column in columns] for row in csv.DictReader(table.splitlines())]
+
+
+@pytest.mark.parametrize("part", [1, 7, 1000])
+def test_figures_do_not_depend_on_the_parts(start, command, cluster: str, folder: Path, part: int):
+    """On a running cluster every part size gives the table of `vae-infer elbo`, character by character."""
+    words = ("--scheduler", cluster, "--part", part, "--samples", 3)
+    assert start("batch.py", folder, "-o", "scores.csv", *words).end() == (
+        0,
+        "scores.csv: scores of 46 of 46 images\n",
+        "",
+    )
+    expected = rows(command(main, "elbo", folder, "--samples", 3, "--format", "csv").out)
+    assert rows(Path("scores.csv").read_text()) == expected
+    assert len(expected) == 46
+
+
+def test_it_brings_its_own_cluster(start, command, folder: Path):
+    """Without a scheduler two workers are started, give the same table, and are gone at the end."""
+    code, out, err = start("batch.py", folder, "-o", "scores.csv", "--workers", 2, "--part", 10).end()
+    assert (code, out, err) == (0, "scores.csv: scores of 46 of 46 images\n", "")
+    assert rows(Path("scores.csv").read_text()) == rows(command(main, "elbo", folder, "--format", "csv").out)
+
+
+def test_an_unreadable_image_does_not_stop_the_others(start, command, cluster: str, folder: Path):
+    """It is named on stderr and left out, the exit code is 4, and the others keep their figures."""
+    expected = rows(command(main, "elbo", folder, "--format", "csv").out)
+    damaged = [folder / "05.png", folder / "two.png"]
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:100])
+    code, out, err = start("batch.py", folder, "-o", "scores.csv", "--scheduler", cluster, "--part", 4).end()
+    assert (code, out) == (4, "scores.csv: scores of 44 of 46 images\n")
+    assert all(f"{file.absolute()};" in line for file, line in zip(damaged, err.splitlines(), strict=True))
+    names = {str(file) for file in damaged}
+    assert rows(Path("scores.csv").read_text()) == [row for row in expected if row[0] not in names]
+
+
+def test_ctrl_c_ends_it_and_its_workers(start, folder: Path):
+    """Ctrl-C in the middle of the work ends all processes, with one line and exit code 130, and writes nothing."""
+    batch = start("batch.py", folder, "-o", "scores.csv", "--workers", 2, "--part", 1, "--samples", 100_000)
+    busy: list[float] = []
+    while len(busy) < 2:  # workers past their start, which takes a quarter of this
+        time.sleep(0.1)
+        assert batch.process.poll() is None
+        workers = [process for process in batch.running() if "spawn_main" in " ".join(process.cmdline())]
+        busy = [seconds for process in workers if (seconds := process.cpu_times().user) > 1]
+    assert batch.interrupt() == (130, "", "batch.py: interrupted\n")
+    assert not Path("scores.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "message"),
+    [
+        (["images", "-o", "scores.csv", "--part", "0"], 2, "--part, --workers and --samples take 1 or more"),
+        (["images", "-o", "nowhere/scores.csv"], 2, "output folder not found: nowhere"),
+        (["nowhere", "-o", "scores.csv"], 4, "no images in the folder: nowhere"),
+        (["images", "-o", "scores.csv", "--bundle", "nowhere"], 3, "bundle not found: "),
+    ],
+)
+def test_wrong_arguments_are_refused(start, folder: Path, words: list[str], expected: int, message: str):
+    """What cannot be done is said in one line, before a cluster is started."""
+    code, out, err = start("batch.py", *words).end()
+    assert (code, out) == (expected, "")
+    assert f"batch.py: error: {message}" in err.splitlines()[-1]

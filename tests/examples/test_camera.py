@@ -1,0 +1,102 @@
+"""The camera example: its figures, the frames that it flags, and how it ends."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from vae_runtime import VAE
+from vae_runtime.cli import main
+
+
+def scores(command, *sources: Path) -> list[list[str]]:
+    """Name, ELBO and percentile of each image by `vae-infer elbo`, as the camera prints them."""
+    table = command(main, "elbo", *sources, "--samples", 16, "--format", "csv").out
+    rows = csv.DictReader(table.splitlines())
+    return [[row["image"], f"{float(row['elbo']):.2f} nats", f"{float(row['percentile']):.1f}%"] for row in rows]
+
+
+def test_a_folder_is_watched_in_order(start, command, examples: Path):
+    """A line per image with the figures of `vae-infer elbo`; the drawing that is no digit is the odd one."""
+    code, out, err = start("camera.py", examples / "digits").end()
+    *lines, last = [line.split("  ") for line in out.splitlines()]
+    expected = scores(command, examples / "digits")
+    assert (code, err) == (0, "")
+    assert [line[:3] for line in lines] == expected
+    assert [Path(line[0]).name for line in lines if line[3:] == ["ODD"]] == ["not-a-digit.png"]
+    mean = np.mean([float(elbo.split()[0]) for _, elbo, _ in expected])
+    words, figure = last[0].rsplit(": ", 1)
+    assert words == "6 frames, 1 odd, mean ELBO of the last 6"
+    assert float(figure.split()[0]) == pytest.approx(mean, abs=0.011)
+
+
+def test_the_threshold_decides_what_is_odd(start, examples: Path):
+    """With a threshold of 100 percent every frame is odd."""
+    _, out, _ = start("camera.py", examples / "digits", "--threshold", 100).end()
+    assert out.count("  ODD\n") == 6
+
+
+def test_a_damaged_frame_is_passed_over(start, examples: Path, tmp_path: Path):
+    """A frame that cannot be read is named on stderr, and the next one is watched."""
+    (tmp_path / "1.png").write_bytes((examples / "digits" / "two.png").read_bytes()[:300])
+    Image.open(examples / "digits" / "two.png").save(tmp_path / "2.png")
+    code, out, err = start("camera.py", tmp_path).end()
+    assert code == 0
+    assert out.startswith(f"{tmp_path / '2.png'}  ")
+    assert err.startswith("camera.py: file cannot be read")
+    assert err.count("\n") == 1
+    assert str(tmp_path / "1.png") in err
+
+
+def test_a_stream_is_watched_until_ctrl_c(start, command, tmp_path: Path):
+    """Frames from standard input get the figures of the same levels in an array; Ctrl-C ends with the summary."""
+    levels = np.rint(VAE.load().sample(5, seed=3, mean=True) * 255).astype(np.uint8)  # [5, 1, 28, 28]
+    np.save(tmp_path / "frames.npy", levels)
+    camera = start("camera.py", "-")
+    camera.process.stdin.write(levels.tobytes())
+    camera.process.stdin.flush()
+    lines = [camera.process.stdout.readline().decode().rstrip("\n").split("  ") for _ in levels]
+    code, out, err = camera.interrupt()
+    assert [line[1:3] for line in lines] == [row[1:] for row in scores(command, tmp_path / "frames.npy")]
+    assert [line[0] for line in lines] == [f"frame {i}" for i in range(1, 6)]
+    assert (code, err) == (0, "")
+    assert out.startswith("5 frames, 0 odd, mean ELBO of the last 5: ")
+
+
+def test_memory_does_not_grow_with_the_stream(start):
+    """The process is no larger after 1,500 frames than after 200, but for a megabyte of noise."""
+    camera = start("camera.py", "-")
+    memory = []
+    for frames in (200, 1300):
+        for _ in range(frames):
+            camera.process.stdin.write(bytes(28 * 28))
+            camera.process.stdin.flush()
+            camera.process.stdout.readline()
+        memory.append(psutil.Process(camera.process.pid).memory_info().rss)
+    code, out, _ = camera.end()
+    assert code == 0
+    assert out.startswith("1500 frames, 0 odd, mean ELBO of the last 100: ")
+    assert memory[1] - memory[0] < 1 << 20
+
+
+def test_a_stream_that_ends_within_a_frame_is_refused(start):
+    """Half a frame, as of another camera's size, ends in one line that names it, and exit code 4."""
+    camera = start("camera.py", "-")
+    camera.process.stdin.write(bytes(784 + 300))
+    code, out, err = camera.end()
+    assert (code, out.count("\n")) == (4, 1)
+    assert err == "camera.py: error: stream ends within a frame: frame 2; send 28x28, 784 bytes\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "message"),
+    [(["nowhere"], 4, "no images in the folder"), (["nowhere", "--bundle", "nowhere"], 3, "bundle not found")],
+)
+def test_wrong_arguments_end_in_one_line(start, words: list[str], expected: int, message: str):
+    """A folder or bundle that is not there is named in one line, with the runtime's exit codes."""
+    code, out, err = start("camera.py", *words).end()
+    assert (code, out, err.count("\n")) == (expected, "", 1)
+    assert err.startswith(f"camera.py: error: {message}")

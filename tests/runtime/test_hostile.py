@@ -1,0 +1,976 @@
+"""A hostile world: forged bundles with valid hashes, too little memory or disk, signals, closed streams, no home."""
+
+import codecs
+import copy
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from vae_runtime import VAE, BundleError, VaeError, bundle
+from vae_runtime.bundle import FILES, METADATA_KEY
+from vae_runtime.cli import cli, main
+from vae_runtime.verify import verify
+
+ALL = (*FILES, "manifest.json")
+ZEROS = "0" * 64
+Forge = Callable[..., Path]
+LONGEST = 2500  # characters of an error's text, beside the path in it
+linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc as on Linux")
+
+
+def examples(number: int) -> settings:
+    """So many examples, the same ones in every run."""
+    return settings(max_examples=number, derandomize=True, deadline=None, database=None)
+
+
+class Bench:
+    """A copy of the tiny bundle, its files' bytes, and its manifest, not yet sealed, its long lists cut short."""
+
+    def __init__(self, path: Path) -> None:  # no dataclass: hypothesis would print all of it
+        self.path = path
+        self.files = {name: (path / name).read_bytes() for name in ALL}
+        self.manifest: dict[str, Any] = {**json.loads(self.files["manifest.json"]), "sha256": ZEROS}
+        parity, quantiles = self.manifest["parity"], self.manifest["evaluation"]["quantiles"]
+        parity["rows"] = [row for row in parity["rows"] if row["tensor"] == "ELBO"][:2]
+        quantiles.update({name: values[:2] for name, values in quantiles.items()})
+
+    @contextmanager
+    def holding(self, changes: Mapping[str, bytes | None]) -> Iterator[Path]:
+        """The folder with some files changed or, for None, missing; whole again afterwards."""
+        try:
+            for name, data in changes.items():
+                if data is None:
+                    (self.path / name).unlink()
+                else:
+                    (self.path / name).write_bytes(data)
+            yield self.path
+        finally:
+            for name in changes:
+                (self.path / name).write_bytes(self.files[name])
+
+    def sealed(self, old: str, new: str) -> bytes:
+        """The manifest's text with one thing replaced, and its own sha256 valid."""
+        text = json.dumps(self.manifest, indent=1)
+        assert text.count(old) == 1
+        return seal(text.replace(old, new).encode())
+
+
+def seal(raw: bytes) -> bytes:
+    """A manifest's text with its sha256 in the place of the first 64 zeros."""
+    return raw.replace(ZEROS.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A copy of the tiny bundle to damage."""
+    return Bench(Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("hostile") / "bench")))
+
+
+def one_line(error: VaeError) -> str:
+    """The text of the error, which is one line of printable characters, and not endless."""
+    assert str(error).isprintable(), str(error)[:200]
+    assert len(str(error)) < LONGEST
+    return str(error)
+
+
+# Damage: whatever happens to the files' bytes, hashes notice it.
+
+
+def swapped(data: bytes, a: int, b: int, size: int) -> bytes:
+    """The data with two ranges of `size` bytes exchanged, or as they are where the ranges overlap."""
+    a, b = sorted((a, b))
+    if a + size > b or b + size > len(data):
+        return data
+    return data[:a] + data[b : b + size] + data[a + size : b] + data[a : a + size] + data[b + size :]
+
+
+DAMAGES: dict[str, Callable[[bytes, int, int, int], bytes]] = {
+    "bit": lambda data, a, b, byte: data[:a] + bytes([data[a] ^ 1 << byte % 8]) + data[a + 1 :],
+    "byte": lambda data, a, b, byte: data[:a] + bytes([byte]) + data[a + 1 :],
+    "truncate": lambda data, a, b, byte: data[:a],
+    "append": lambda data, a, b, byte: data + bytes([byte]) * (1 + b % 5),
+    "duplicate": lambda data, a, b, byte: data[:a] + data[a : a + 1 + byte] * 2 + data[a + 1 + byte :],
+    "remove": lambda data, a, b, byte: data[:a] + data[a + 1 + byte :],
+    "exchange": lambda data, a, b, byte: swapped(data, a, b, 1 + byte),
+}
+
+
+@examples(10_000)
+@given(
+    kind=st.sampled_from([*DAMAGES] * 10 + ["files", "delete"]),
+    name=st.sampled_from(ALL),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
+    """10,000 changes of a file's bytes, deletions and swaps of two files raise BundleError that names the file."""
+    good, generator = bench.files[name], random.Random(seed)  # the same chance for every byte of the file
+    bad: dict[str, bytes | None] = {name: None}
+    if kind == "files":
+        other = generator.choice(ALL)
+        bad = {name: bench.files[other], other: good}
+    elif kind != "delete":
+        a, b = (generator.randrange(len(good)) for _ in range(2))
+        bad = {name: DAMAGES[kind](good, a, b, generator.randrange(256))}
+    assume(any(changed != bench.files[file] for file, changed in bad.items()))
+    with bench.holding(bad) as path, pytest.raises(BundleError) as caught:
+        bundle.read(path)
+    assert any(str(path / file) in one_line(caught.value) for file in bad)
+
+
+def test_the_bench_is_whole_again(bench: Bench):
+    """The files that the examples damaged and restored load, so that what they saw was their own damage."""
+    assert {name: (bench.path / name).read_bytes() for name in ALL} == bench.files
+    VAE.load(bench.path).sample(1)
+
+
+# Manifests: valid hashes over anything at all.
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+    st.sampled_from([
+        0, -1, 2**31, 2**63, 10**400, 1e308, float("nan"), float("inf"), float("-inf"), "", ZEROS, "encoder.onnx",
+        "../../../../etc/passwd", "/etc/passwd", "\x1b[2J\n\r\0", "\ud800", "\u202e", "A" * 10_000,
+        "@[80@", "@[400@", "@[930@", "@[100000@", "@9000@", "@-4200@",
+    ]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "set", "set", "delete", "rename", "add", "escape"]), st.integers(0, 2**16), VALUES
+    ),
+    max_size=3,
+)
+TEXTS = st.lists(
+    st.tuples(
+        st.sampled_from(["repeat", "bom", "utf-16", "byte", "pad", "huge", "cut"]), st.integers(0, 2**16)
+    ),
+    max_size=1,
+)  # fmt: skip
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) in a JSON tree."""
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    below = [place for _, inner in items if isinstance(inner, dict | list) for place in places(inner)]
+    return [*((value, key) for key, _ in items), *below]
+
+
+def edit(manifest: dict[str, Any], kind: str, where: int, value: Any) -> None:
+    """One change somewhere in the tree."""
+    container, key = random.Random(where).choice(places(manifest))
+    if kind == "escape":
+        entries = manifest.get("files")
+        if isinstance(entries, dict):
+            manifest["files"] = {**{f"../../{name}": {"size": 10} for name in entries}, **entries, "/etc/passwd": {}}
+    elif kind == "set":
+        container[key] = value
+    elif kind == "add" and isinstance(container, dict):
+        container[str(value)[:20]] = value
+    elif kind == "rename" and isinstance(container, dict):
+        container[f"{key} "] = container.pop(key)
+    elif kind == "delete":
+        del container[key]
+
+
+def forged(manifest: dict[str, Any], edits: list[Any], texts: list[Any], sealed: bool) -> bytes:
+    """The manifest after the edits of its tree, then those of its text, with its own sha256 valid again if `sealed`."""
+    tree = json.loads(json.dumps(manifest))
+    for kind, where, value in edits:
+        if tree:
+            edit(tree, kind, where, copy.deepcopy(value))
+    text = json.dumps(tree, indent=1)
+    text = re.sub(r'"@\[(\d+)@"', lambda m: "[" * int(m[1]) + "]" * int(m[1]), text)  # nesting
+    text = re.sub(r'"@(-?)(\d+)@"', lambda m: m[1] + "9" * int(m[2]), text)  # digits
+    raw = text.encode()
+    for kind, where in texts:
+        lines = raw.split(b"\n")
+        position = where % len(raw)
+        if kind == "repeat":
+            line = lines[where % len(lines)]
+            lines.insert(where % len(lines), line if line.endswith(b",") else line + b",")
+            raw = b"\n".join(lines)
+        elif kind == "byte":
+            raw = raw[:position] + bytes([128 + where % 128]) + raw[position:]
+        elif kind == "cut":
+            raw = raw[:position]
+        else:
+            raw = {
+                "bom": b"\xef\xbb\xbf" + raw,
+                "utf-16": raw.decode().encode("utf-16"),
+                "pad": raw + b" " * (1 << 19),
+                "huge": raw + b"\n" * (4 << 20),
+            }[kind]
+    return seal(raw) if sealed else raw
+
+
+_opened: list[str] | None = None
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened is not None and event == "open":
+        _opened.append(os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else "")
+
+
+@pytest.fixture(scope="module")
+def opened() -> Callable[[], Any]:
+    """`with opened() as paths:` lists the files that Python opens in the block."""
+    sys.addaudithook(_hear)  # there is no way to remove one
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        codecs.lookup(encoding)  # which Python imports when it is first used
+
+    @contextmanager
+    def watch() -> Iterator[list[str]]:
+        global _opened
+        _opened = paths = []
+        try:
+            yield paths
+        finally:
+            _opened = None
+
+    return watch
+
+
+@examples(2000)
+@given(edits=EDITS, texts=TEXTS, sealed=st.sampled_from([True] * 9 + [False]))
+def test_a_hostile_manifest_is_refused_or_loads(bench: Bench, opened: Any, edits: Any, texts: Any, sealed: bool):
+    """2,000 manifests with anything in them, most with valid hashes: VaeError, or a VAE of the graphs' contract.
+
+    Never another exception, a warning, or a file outside the bundle's folder that is opened.
+    """
+    with bench.holding({"manifest.json": forged(bench.manifest, edits, texts, sealed)}) as path, opened() as paths:
+        try:
+            with VAE.load(path, threads=1) as vae:
+                assert vae.info["contract"] == bench.manifest["contract"]
+        except VaeError as error:
+            one_line(error)
+        assert str(path / "manifest.json") in paths
+        assert set(paths) <= {str(path / name) for name in ALL}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "words", -1, 0.5, 10**400, [], [1], {}, "\x1b[2J\u202e", "A" * 10_000],
+    ids=lambda value: repr(value)[:12],
+)
+def test_verbs_survive_any_entry_of_a_manifest(bench: Bench, command: Any, value: Any):
+    """With any one entry replaced, each verb ends well or in exit code 3 and one line, and prints nothing odd."""
+    np.save(bench.path.parent / "x.npy", np.zeros((1, 28, 28), np.uint8))
+    verbs = (["info"], ["info", "--json"], ["elbo", bench.path.parent / "x.npy"], ["verify"])
+    codes = set()
+    for i in range(len(places(bench.manifest))):
+        tree = copy.deepcopy(bench.manifest)
+        container, key = places(tree)[i]
+        container[key] = value
+        with bench.holding({"manifest.json": seal(json.dumps(tree).encode())}) as path:
+            for verb in verbs:
+                result = command(main, "--bundle", path, *verb)
+                codes.add(result.code)
+                assert result.code in (0, 3), (key, verb)
+                assert all(line.isprintable() for line in result.out.splitlines()), (key, verb)
+                assert (result.err == "") is (result.code == 0), (key, verb)
+                assert len(result.err) < LONGEST, (key, verb)
+                assert result.err.rstrip("\n").isprintable(), (key, verb)
+    assert codes == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1,', '"format": 1, "format": 1,'),
+        ('"contract": {', '"contract": {}, "contract": {'),
+        ('"latent_dim": 4,', '"latent_dim": 7, "latent_dim": 4,'),
+        ('"onnx": {', '"onnx": {"a": 1, "a": 2, '),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(bench: Bench, old: str, new: str):
+    """Two readers may take different ones of two equal keys, so a manifest with such is not understood."""
+    with bench.holding({"manifest.json": bench.sealed(old, new)}) as path:
+        with pytest.raises(BundleError, match="manifest not understood") as caught:
+            bundle.read(path)
+        one_line(caught.value)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_a_manifest_with_nan_is_refused(bench: Bench, number: str):
+    """NaN and infinities are no JSON, and `info --json` would hand them on: such a manifest is not understood."""
+    with bench.holding({"manifest.json": bench.sealed('"onnx": {', f'"onnx": {{"a": {number}, ')}) as path:
+        with pytest.raises(BundleError, match="manifest not understood") as caught:
+            bundle.read(path)
+        one_line(caught.value)
+
+
+@pytest.mark.parametrize("depth", [100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 980, 1000, 10_000])
+def test_a_nested_manifest_is_refused_or_printed(bench: Bench, depth: int):
+    """However deep a manifest is nested, it is not understood, or every verb that prints it does so."""
+    nested = f'"onnx": {{"a": {"[" * depth}{"]" * depth}, '
+    with bench.holding({"manifest.json": bench.sealed('"onnx": {', nested)}) as path:
+        try:
+            vae = VAE.load(path)
+        except BundleError as error:
+            one_line(error)
+            return
+        assert len(str(vae.info)) > 2 * depth
+        result = CliRunner().invoke(cli, ["--bundle", str(path), "info", "--json"])
+        assert result.exception is None
+        assert json.loads(result.stdout) == vae.info
+
+
+# The command in a process of its own.
+
+START = """
+import json, resource, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have left it ignored
+for name, limit in json.loads(sys.argv[1]).items():
+    resource.setrlimit(getattr(resource, name), (limit, limit))
+sys.argv = ["vae-infer", *sys.argv[2:]]
+from vae_runtime.cli import main
+main()
+"""
+
+
+def command_line(*arguments: object, **limits: int) -> list[str]:
+    """vae-infer with these arguments, under limits such as RLIMIT_AS=bytes."""
+    return [sys.executable, "-c", START, json.dumps(limits), *map(str, arguments)]
+
+
+def clean(**changes: str) -> dict[str, str]:
+    """This environment without what steers the command, and without Python's own files."""
+    hidden = ("VAE_EDGE_BUNDLE", "VAE_EDGE_THREADS", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", **changes}
+
+
+def infer(cwd: Path, *arguments: object, timeout: float = 30, **limits: int) -> subprocess.CompletedProcess[str]:
+    """Run vae-infer in the folder `cwd`."""
+    return subprocess.run(
+        command_line(*arguments, **limits), cwd=cwd, env=clean(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def fails(done: subprocess.CompletedProcess[str], *codes: int) -> str:
+    """The command ended in one of the exit codes, with one printable line on stderr and nothing on stdout."""
+    assert done.returncode in codes, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("vae-infer: error: ")
+    assert done.stderr.endswith("\n")
+    assert done.stderr[:-1].isprintable()
+    assert len(done.stderr) < LONGEST
+    return done.stderr
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty working folder."""
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
+
+
+# Files that are no files.
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_link_to_the_same_bytes_loads(bench: Bench, tmp_path: Path, name: str):
+    """A link in a file's place, also one that leaves the folder, is followed: the hash decides, not the place."""
+    out = Path(shutil.copytree(bench.path, tmp_path / "linked"))
+    (out / name).rename(tmp_path / "elsewhere")
+    (out / name).symlink_to("../elsewhere")
+    np.testing.assert_array_equal(VAE.load(out).sample(2), VAE.load(bench.path).sample(2))
+    (tmp_path / "elsewhere").write_bytes(b"other bytes")
+    with pytest.raises(BundleError, match=re.escape(str(out / name))):
+        VAE.load(out)
+
+
+@linux
+@pytest.mark.parametrize("target", ["nowhere", "golden.npz", "/dev/zero", "/dev/null", "/dev/full", "/etc/passwd", "/"])
+def test_a_link_to_anything_else_is_refused(bench: Bench, tmp_path: Path, target: str):
+    """Links to nothing, to themselves, to devices, to other files and to folders raise BundleError with the file."""
+    out = Path(shutil.copytree(bench.path, tmp_path / "linked"))
+    (out / "golden.npz").unlink()
+    (out / "golden.npz").symlink_to(target)
+    with pytest.raises(BundleError, match=re.escape(str(out / "golden.npz"))) as caught:
+        VAE.load(out)
+    one_line(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["golden.npz", "manifest.json"])
+def test_a_named_pipe_is_refused_at_once(bench: Bench, tmp_path: Path, work: Path, name: str):
+    """A named pipe in a file's place, which nobody writes to, is refused; nothing waits for it."""
+    out = Path(shutil.copytree(bench.path, tmp_path / "piped"))
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    assert str(out / name) in fails(infer(work, "--bundle", out, "info", timeout=5), 3)
+
+
+@linux
+def test_a_claimed_size_is_not_allocated(bench: Bench, work: Path):
+    """A manifest that claims 2 GiB for a file of 8 kB is refused as damaged, under a limit of 1 GiB of memory."""
+    lie = bench.sealed(f'"size": {bench.manifest["files"]["golden.npz"]["size"]},', f'"size": {2**31 - 1},')
+    with bench.holding({"manifest.json": lie}) as path:
+        error = fails(infer(work, "--bundle", path, "info", RLIMIT_AS=1 << 30), 3)
+    assert f"bundle damaged (size or sha256 differs): {path}/golden.npz" in error
+
+
+# Graphs under valid hashes.
+
+
+def ints(name: str, *values: int) -> TensorProto:
+    """An int64 vector."""
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+
+
+def whole(name: str, value: int) -> TensorProto:
+    """An int64 number."""
+    return helper.make_tensor(name, TensorProto.INT64, [], [value])
+
+
+node = helper.make_node
+Nodes = tuple[onnx.NodeProto, ...]
+STEPS = (  # from z [batch, latent_dim] to its mean as four [batch, 1, 1, 1], and the shape wanted of the logits
+    node("ReduceMean", ["z"], ["mean"], axes=[1], keepdims=1),
+    node("Reshape", ["mean", "ones"], ["four"]),
+    node("Shape", ["z"], ["shape"]),
+    node("Gather", ["shape", "zero"], ["batch"]),
+    node("Concat", ["batch", "rest"], ["wanted"], axis=0),
+)
+END = (node("Expand", ["four", "wanted"], ["logits"]),)
+
+
+def decoder(
+    bench: Bench,
+    *nodes: onnx.NodeProto,
+    constants: tuple[TensorProto, ...] = (),
+    end: Nodes = END,
+    kind: int = TensorProto.FLOAT,
+    domain: str = "",
+) -> bytes:
+    """A decoder that bears the contract: the mean of z as the logit of every pixel, with more nodes and constants."""
+    contract = bench.manifest["contract"]
+    weights = [ints("ones", -1, 1, 1, 1), ints("zero", 0), ints("rest", 1, 28, 28), *constants]
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", contract["latent_dim"]])
+    logits = helper.make_tensor_value_info("logits", kind, ["batch", 1, 28, 28])
+    graph = helper.make_graph([*STEPS, *nodes, *end], "g", [z], [logits], initializer=weights)
+    opsets = [helper.make_opsetid(name, 1 if name else 17) for name in sorted({"", domain})]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, "role": "decoder"})})
+    return bytes(model.SerializeToString())
+
+
+def added(value: str) -> Nodes:
+    """The end of a decoder that needs the sum of `value` too."""
+    total = node("ReduceSum", [value], ["total"], keepdims=0)
+    return (total, node("Add", ["four", "total"], ["both"]), node("Expand", ["both", "wanted"], ["logits"]))
+
+
+def draw(work: Path, out: Path, **limits: int) -> subprocess.CompletedProcess[str]:
+    """Draw two samples with the bundle `out` into x.npy."""
+    return infer(work, "--bundle", out, "sample", "-n", 2, "--mean", "--seed", 1, "-o", "x.npy", **limits)
+
+
+def refused(work: Path, out: Path, *codes: int, **limits: int) -> str:
+    """Drawing samples ends in one of the exit codes and a line that names the decoder, and leaves no file."""
+    error = fails(draw(work, out, **limits), *codes)
+    assert str(out / "decoder.onnx") in error
+    assert not (work / "x.npy").exists()
+    return error
+
+
+def test_a_decoder_made_by_hand_runs(bench: Bench, forge: Forge, work: Path):
+    """The decoder that the next tests spoil loads and runs, so that what they see is what they spoilt."""
+    done = draw(work, forge({"decoder.onnx": decoder(bench)}))
+    assert (done.returncode, done.stderr) == (0, "")
+    x = np.load(work / "x.npy")
+    assert x.shape == (2, 1, 28, 28)
+    assert (x == x[:, :, :1, :1]).all()
+
+
+def outside(location: str) -> TensorProto:
+    """Weights that lie in another file."""
+    tensor = TensorProto(name="outside", data_type=TensorProto.UINT8, dims=[20], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", "0"), ("length", "20")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../x", "golden.npz", "/proc/self/environ", "/dev/zero"])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
+def test_weights_in_other_files_are_refused(bench: Bench, forge: Forge, work: Path, location: str, place: str):
+    """A graph whose weights lie in another file, of the bundle or not, ends in exit code 3."""
+    inside = (node("Constant", [], ["outside"], value=outside(location)),) if place == "constant" else ()
+    constants = () if inside else (outside(location),)
+    end = (node("Cast", ["outside"], ["cast"], to=TensorProto.FLOAT), *added("cast"))
+    out = forge({"decoder.onnx": decoder(bench, *inside, constants=constants, end=end)})
+    (out.parent / "x").write_bytes(b"secrets" * 10)
+    assert "weights in another file" in refused(work, out, 3)
+
+
+def endless(bench: Bench) -> bytes:
+    """A decoder with a loop of 2^63 - 1 turns."""
+    values = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "n": TensorProto.FLOAT}
+    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in values.items()]
+    outputs = [helper.make_tensor_value_info(f"{name} on", values[name], []) for name in ("go", "n")]
+    turn = [node("Identity", ["go"], ["go on"]), node("Cos", ["n"], ["n on"])]
+    start = node("ReduceSum", ["z"], ["start"], keepdims=0)
+    loop = node("Loop", ["turns", "", "start"], ["end"], body=helper.make_graph(turn, "body", inputs, outputs))
+    return decoder(bench, start, loop, constants=(whole("turns", 2**63 - 1),), end=added("end"))
+
+
+def test_an_endless_loop_is_refused(bench: Bench, forge: Forge, work: Path):
+    """A loop with which bare onnxruntime is still busy after a second ends in exit code 3 at once."""
+    out = forge({"decoder.onnx": endless(bench)})
+    code = (
+        "import numpy, onnxruntime, sys; session = onnxruntime.InferenceSession(sys.argv[1]); print(flush=True)\n"
+        "session.run(None, {'z': numpy.ones((1, 4), numpy.float32)})"
+    )
+    bare = [sys.executable, "-c", code, str(out / "decoder.onnx")]
+    with subprocess.Popen(bare, env=clean(ORT_DISABLE_TELEMETRY="1"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        time.sleep(1)
+        assert process.poll() is None
+        process.kill()
+    assert "control flow, Loop" in refused(work, out, 3)
+
+
+def _varint(number: int) -> bytes:
+    groups = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes, as protobuf writes it; two messages in a row are one, so fields can be added at the end."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+@pytest.mark.parametrize("kind", ["branches", "types"])
+def test_depth_is_refused(bench: Bench, forge: Forge, work: Path, kind: str):
+    """Branches in branches and sequences of sequences, 20,000 deep, end in exit code 3, not in a crash."""
+    inner = b""
+    for _ in range(20_000):
+        inner = field(4, field(1, inner)) if kind == "types" else field(5, field(6, field(1, inner)))
+    more = field(13, field(1, b"deep") + field(2, inner)) if kind == "types" else field(1, inner)
+    refused(work, forge({"decoder.onnx": decoder(bench) + field(7, more)}), 3)
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "words"),
+    [
+        ("Gelu", "com.microsoft", "an operator of the domain 'com.microsoft'"),
+        ("Relu", "evil", "an operator of the domain 'evil'"),
+        ("RandomNormalLike", "", "a random operator, RandomNormalLike"),
+        ("Bernoulli", "", "a random operator, Bernoulli"),
+        ("\x1b[2J\x07\u202e\nRelu", "", ""),
+        ("Relu", "\x1b[2J\x07\u202e\n", "an operator of the domain"),
+    ],
+)
+def test_foreign_operators_are_refused(bench: Bench, forge: Forge, work: Path, operator: str, domain: str, words: str):
+    """Random operators, those of other domains, and names that would steer a terminal end in one printable line."""
+    more = node(operator, ["mean"], ["more"], domain=domain)
+    assert words in refused(work, forge({"decoder.onnx": decoder(bench, more, end=added("more"), domain=domain)}), 3)
+
+
+def test_onnxruntimes_own_format_is_refused(bench: Bench, forge: Forge, work: Path):
+    """A decoder in the format that onnxruntime writes and opens too, which may hold anything, is refused."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.optimized_model_filepath = str(work / "decoder.ort")
+    onnxruntime.InferenceSession(decoder(bench), options)
+    out = forge({"decoder.onnx": (work / "decoder.ort").read_bytes()})
+    assert onnxruntime.InferenceSession((out / "decoder.onnx").read_bytes()).get_inputs()[0].name == "z"
+    assert "onnxruntime's own format" in refused(work, out, 3)
+
+
+ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+BATCHFUL = (node("Mul", ["shape", "n"], ["many"]), node("ConstantOfShape", ["many"], ["big"], value=ONE))
+GREEDY: dict[str, tuple[Nodes, tuple[TensorProto, ...]]] = {  # 40 GB each, by operators that pass
+    "ConstantOfShape": ((node("ConstantOfShape", ["n"], ["big"], value=ONE),), (ints("n", 10**10),)),
+    "ConstantOfShape of the batch": (BATCHFUL, (ints("n", 10**5, 25_000),)),  # unknown before it runs
+    "Expand": ((node("Expand", ["one", "n"], ["big"]),), (ONE, ints("n", 10**10))),
+    "Tile": ((node("Tile", ["mean", "n"], ["big"]),), (ints("n", 10**5, 10**5),)),
+    "Range": (
+        (node("Range", ["from", "to", "by"], ["all"]), node("Cast", ["all"], ["big"], to=TensorProto.FLOAT)),
+        (whole("from", 0), whole("to", 5 * 10**9), whole("by", 1)),
+    ),
+}
+
+
+@linux
+@pytest.mark.parametrize("kind", GREEDY)
+def test_forty_gigabytes_are_refused(bench: Bench, forge: Forge, work: Path, kind: str):
+    """A graph that asks for 40 GB, at load or at run, ends in exit code 5, or 3 where onnxruntime does not try."""
+    nodes, constants = GREEDY[kind]
+    out = forge({"decoder.onnx": decoder(bench, *nodes, constants=constants, end=added("big"))})
+    refused(work, out, 3, 5, RLIMIT_AS=4 << 30)
+
+
+@linux
+@pytest.mark.parametrize("kind", ["ConstantOfShape of the batch", "Range"])
+def test_memory_that_runs_out_is_no_fault_of_the_bundle(bench: Bench, forge: Forge, work: Path, kind: str):
+    """An allocation that fails inside onnxruntime ends in exit code 5, which advises memory and not another export."""
+    nodes, constants = GREEDY[kind]
+    out = forge({"decoder.onnx": decoder(bench, *nodes, constants=constants, end=added("big"))})
+    assert "out of memory: running" in refused(work, out, 5, RLIMIT_AS=4 << 30)
+
+
+@pytest.mark.parametrize("kind", ["INT64", "DOUBLE", "FLOAT16", "BOOL", "STRING"])
+def test_outputs_of_other_types_are_refused(bench: Bench, forge: Forge, work: Path, kind: str):
+    """A decoder whose logits are not float32 ends in exit code 3."""
+    number = getattr(TensorProto, kind)
+    end = (node("Expand", ["four", "wanted"], ["floats"]), node("Cast", ["floats"], ["logits"], to=number))
+    refused(work, forge({"decoder.onnx": decoder(bench, end=end, kind=number)}), 3)
+
+
+@pytest.mark.parametrize("kind", ["a pixel for all", "a row too many", "no rows"])
+def test_outputs_of_other_shapes_are_refused(bench: Bench, forge: Forge, work: Path, kind: str):
+    """A decoder whose logits, once it runs, do not have the shape that the graph declares ends in exit code 3."""
+    unit = node("Div", ["batch", "batch"], ["unit"])  # [1], which onnxruntime does not know beforehand
+    rows = {
+        "a pixel for all": [unit, node("Concat", ["batch", "unit", "unit", "unit"], ["other"], axis=0)],
+        "a row too many": [unit, node("Add", ["batch", "unit"], ["more"])],
+        "no rows": [node("Sub", ["batch", "batch"], ["more"])],
+    }[kind]
+    if kind != "a pixel for all":
+        rows.append(node("Concat", ["more", "rest"], ["other"], axis=0))
+    one = node("ReduceMean", ["four"], ["one row"], axes=[0], keepdims=1)
+    end = (*rows, one, node("Expand", ["one row", "other"], ["logits"]))
+    refused(work, forge({"decoder.onnx": decoder(bench, end=end)}), 3)
+
+
+# Golden vectors under valid hashes.
+
+
+def zip_bomb(head: bytes, megabytes: int) -> bytes:
+    """A small zip archive with one member, seed.npy, that inflates to `head` and so many MB of zeros."""
+
+    def deflated(data: bytes, flush: int) -> bytes:
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+        return deflate.compress(data) + deflate.flush(flush)
+
+    zeros = deflated(bytes(1 << 20), zlib.Z_FULL_FLUSH)  # after which the stream can go on with anything
+    stream = deflated(head, zlib.Z_FULL_FLUSH) + zeros * megabytes + deflated(b"", zlib.Z_FINISH)
+    name, size = b"seed.npy", len(head) + (megabytes << 20)
+    entry = struct.pack("<HHHHLLLHH", 0, 8, 0, 0, 0, len(stream), size, len(name), 0)
+    local = struct.pack("<4sH", b"PK\3\4", 20) + entry + name + stream
+    central = struct.pack("<4sHH", b"PK\1\2", 20, 20) + entry + struct.pack("<HHHLL", 0, 0, 0, 0, 0) + name
+    return local + central + struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+
+
+def npy_header(*shape: int) -> bytes:
+    """The header of an .npy file of float32."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+@linux
+@pytest.mark.parametrize(
+    "head", [npy_header(3 << 28), npy_header(1 << 50), b"no header"], ids=["array", "huge array", "no array"]
+)
+def test_a_zip_bomb_is_refused(forge: Forge, work: Path, head: bytes):
+    """Golden vectors of 3 MB that inflate to 3 GB end in exit code 3 or 5 under a limit of 1.5 GB of memory."""
+    raw = zip_bomb(head, 3 << 10)
+    assert len(raw) < 4 << 20
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive, archive.open("seed.npy") as member:
+        assert member.read(len(head) + (2 << 20)) == head + bytes(2 << 20)
+    fails(infer(work, "--bundle", forge({"golden.npz": raw}), "verify", RLIMIT_AS=1500 << 20), 3, 5)
+
+
+def marked(raw: bytes, offset: int, value: int) -> bytes:
+    """A zip archive with one byte changed in the header and in the directory's entry of each member."""
+    changed = bytearray(raw)
+    for mark, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+        for found in re.finditer(re.escape(mark), raw):
+            changed[found.start() + offset + shift] = value
+    return bytes(changed)
+
+
+def rewritten(raw: bytes, **changes: Any) -> bytes:
+    """Golden vectors with some arrays replaced."""
+    buffer = io.BytesIO()
+    with np.load(io.BytesIO(raw)) as archive:
+        np.savez_compressed(buffer, **{**archive, **changes})
+    return buffer.getvalue()
+
+
+def of_brackets(raw: bytes) -> bytes:
+    """An archive whose one array has a header of nothing but opening brackets."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("seed.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 200) + b"(" * 200)
+    return buffer.getvalue()
+
+
+GOLDEN: dict[str, Callable[[bytes], bytes]] = {
+    "no archive": lambda raw: b"junk" * 10,
+    "the start of one": lambda raw: raw[:100],
+    "its end missing": lambda raw: raw[:-1],
+    "a wrong checksum": lambda raw: raw[:200] + bytes([raw[200] ^ 255]) + raw[201:],
+    "encrypted": lambda raw: marked(raw, 6, 1),
+    "unknown compression": lambda raw: marked(raw, 8, 99),
+    "brackets": of_brackets,
+    "infinite seed": lambda raw: rewritten(raw, seed=np.array(np.inf)),
+    "seed of NaN": lambda raw: rewritten(raw, seed=np.array(np.nan)),
+    "huge logsigma": lambda raw: rewritten(raw, logsigma=np.full((2, 4), 1e9, np.float32)),
+    "words": lambda raw: rewritten(raw, mu=np.full((2, 4), "word")),
+    "dates": lambda raw: rewritten(raw, elbo=np.zeros(2, "M8[s]")),
+    "other rows": lambda raw: rewritten(raw, z=np.zeros((3, 4), np.float32)),
+    "no rows": lambda raw: rewritten(raw, z=np.zeros((0, 4), np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_hostile_golden_vectors_are_refused(bench: Bench, forge: Forge, work: Path, kind: str):
+    """Golden vectors that are no archive, a damaged one, or nonsense, under valid hashes, end in exit code 3."""
+    out = forge({"golden.npz": GOLDEN[kind](bench.files["golden.npz"])})
+    assert str(out) in fails(infer(work, "--bundle", out, "verify"), 3)
+
+
+def verified(read: bundle.Bundle, raw: bytes) -> None:
+    """`verify` with these golden vectors gives rows, or raises VaeError, without a warning."""
+    try:
+        assert verify(replace(read, files={**read.files, "golden.npz": raw}))
+    except VaeError as error:
+        one_line(error)
+
+
+@examples(300)
+@given(
+    kinds=st.lists(st.sampled_from(list(DAMAGES)), min_size=1, max_size=3),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_damaged_golden_vectors_give_rows_or_an_error(bench: Bench, kinds: list[str], seed: int):
+    """300 random damages of golden vectors whose hashes were then made valid: rows or VaeError, nothing else."""
+    raw, generator = bench.files["golden.npz"], random.Random(seed)
+    for kind in kinds:
+        a, b = (generator.randrange(len(raw)) if raw else 0 for _ in range(2))
+        raw = DAMAGES[kind](raw, a, b, generator.randrange(256)) if raw else raw
+    verified(bundle.read(bench.path), raw)
+
+
+@pytest.mark.parametrize("name", ["z", "eps", "x", "mu", "logsigma", "logits", "elbo"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e300, 2**62])
+def test_golden_figures_out_of_range_give_rows_or_an_error(bench: Bench, name: str, value: float):
+    """Golden arrays of NaN, infinities and numbers that float32 cannot hold: rows or VaeError, and no warning."""
+    read = bundle.read(bench.path)
+    verified(read, rewritten(bench.files["golden.npz"], **{name: np.full(read.golden()[name].shape, value)}))
+
+
+# Memory, disk, signals and streams.
+
+
+@linux
+def test_many_samples_fit_into_little_memory(work: Path):
+    """200,000 samples, 627 MB, are written as .npy by a process that may have 400 MB of addresses."""
+    done = infer(work, "--threads", 2, "sample", "-n", 200_000, "--seed", 1, "-o", "x.npy", RLIMIT_AS=400 << 20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.npy: 200000 samples, seed 1\n", "")
+    written = np.load(work / "x.npy", mmap_mode="r")
+    assert written.shape == (200_000, 1, 28, 28)
+    np.testing.assert_array_equal(written[-1:], VAE.load().sample(1, seed=1, start=199_999))
+    (work / "x.npy").unlink()
+
+
+@linux
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.png"])
+@pytest.mark.parametrize("old", [None, b"an older file"])
+def test_a_full_disk_leaves_nothing(work: Path, name: str, old: bytes | None):
+    """Where files may not grow past 64 kB, samples end in exit code 5, an older file stays, and no other is left."""
+    if old is not None:
+        (work / name).write_bytes(old)
+    done = infer(work, "sample", "-n", 2000, "-o", name, RLIMIT_FSIZE=1 << 16)
+    assert f"disk full: {name}; free some space" in fails(done, 5)
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == ({} if old is None else {name: old})
+
+
+def interrupted(work: Path, ready: Callable[[int], bool], *arguments: object) -> tuple[float, int, str, str]:
+    """Seconds until vae-infer left after SIGINT, sent once it is `ready`, with its exit code, stdout and stderr."""
+    with subprocess.Popen(
+        command_line(*arguments), cwd=work, env=clean(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for _ in range(1000):
+                if ready(process.pid):
+                    break
+                time.sleep(0.01)
+            assert process.poll() is None
+            time.sleep(0.2)  # into the work
+            start = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            return time.perf_counter() - start, process.returncode, out, err
+        finally:
+            process.kill()
+
+
+LEFT = "vae-infer: error: interrupted: vae-infer; run it again when it suits\n"
+
+
+@linux
+def test_ctrl_c_stops_sampling(work: Path):
+    """SIGINT amid five million samples: exit code 130 within a second, one line, and no file."""
+    seconds, *rest = interrupted(
+        work, lambda pid: any(work.iterdir()), "--threads", 2, "sample", "-n", 5_000_000, "-o", "x.npy"
+    )
+    assert rest == [130, "", LEFT]
+    assert list(work.iterdir()) == []
+    assert seconds < 1
+
+
+@linux
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("draws", [100_000, 1_000_000])
+def test_ctrl_c_stops_scoring(work: Path, threads: int, draws: int):
+    """SIGINT amid many draws of z for each image: exit code 130 within a second, on one thread and on two."""
+    np.save(work / "many.npy", np.zeros((500, 28, 28), np.float32))
+
+    def at_work(pid: int) -> bool:
+        """Whether half a second of processor time is spent, and so the imports are behind."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12]) > os.sysconf("SC_CLK_TCK") // 2
+
+    call = ("--threads", threads, "elbo", "many.npy", "--samples", draws)
+    seconds, *rest = interrupted(work, at_work, *call)
+    assert rest == [130, "", LEFT]
+    assert seconds < 1
+
+
+def redirected(work: Path, redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run vae-infer with a redirection of the shell."""
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command_line(*arguments)]
+    return subprocess.run(shell, cwd=work, env=clean(), capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("call", [["info"], ["info", "--json"], ["--help"], ["--version"], ["verify"], ["doctor"]])
+def test_a_full_stdout_is_one_line(work: Path, call: list[str]):
+    """A stdout that takes nothing, /dev/full, ends in exit code 5 and one line, without a traceback."""
+    assert "No space left on device" in fails(redirected(work, ">/dev/full", *call), 5)
+
+
+def test_a_closed_stdout_is_no_error(work: Path):
+    """Without a stdout, as some services are started, what was asked for is done, and nothing is said."""
+    done = redirected(work, ">&-", "sample", "-n", 2, "-o", "x.npy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.load(work / "x.npy").shape == (2, 1, 28, 28)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_an_error_without_stderr_keeps_its_exit_code(work: Path, redirection: str):
+    """Where stderr is closed or takes nothing, the exit code still says what went wrong, and stdout stays empty."""
+    done = redirected(work, redirection, "--bundle", "nowhere", "info")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@linux
+@pytest.mark.parametrize("home", ["/nonexistent/home", "/proc", "/dev/null", "", None])
+def test_no_home_is_needed(work: Path, home: str | None):
+    """A home that is missing, cannot be written, even by root, or is no folder changes nothing, and nothing is said."""
+    environment = {name: value for name, value in clean(HOME=home or "").items() if not name.startswith("XDG_")}
+    if home is None:
+        del environment["HOME"]
+    call = command_line("sample", "-n", 1, "--seed", 1, "-o", "x.npy")
+    done = subprocess.run(call, cwd=work, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x.npy: 1 sample, seed 1\n", "")
+
+
+PROBE = """
+import json, os, sys, time, numpy
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+exec(sys.argv[1])
+time.sleep(0.5)
+links = []
+for name in os.listdir("/proc/self/fd"):
+    try:
+        links.append(os.readlink(f"/proc/self/fd/{name}"))
+    except OSError:  # the one that listed the folder
+        pass
+home = os.path.realpath(os.environ["HOME"])
+found = [link for link in links if link.startswith(("socket:", home))]
+print(json.dumps({"threads": threads() - before, "open": found}))
+"""
+
+
+def traces(tmp_path: Path, code: str) -> dict[str, Any]:
+    """What `code` leaves behind on a user's machine: threads, open sockets and files, and files in an empty home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    hidden = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY")
+    kept = {name: value for name, value in clean().items() if name not in hidden and not name.startswith("XDG_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, code],
+        cwd=tmp_path, env={**kept, "HOME": str(home)}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return {**json.loads(done.stdout), "home": [path.name for path in home.rglob("*")]}
+
+
+QUIET = {"threads": 0, "open": [], "home": []}
+
+
+@linux
+def test_nothing_is_reported_home(tmp_path: Path):
+    """Half a second after a sample there is no thread, socket, open file or file in the home that was not asked for."""
+    assert traces(tmp_path, "import vae_runtime; vae_runtime.VAE.load().sample(1)") == QUIET
+
+
+@linux
+def test_the_probe_sees_telemetry(tmp_path: Path):
+    """The same probe does see the telemetry of onnxruntimes that have it, where it is left on."""
+    found = traces(tmp_path, "import onnxruntime; print(end='')")
+    if found == QUIET:
+        pytest.skip("this onnxruntime has no telemetry to see")
+    assert found["threads"] > 0
+    assert any("onnxruntime" in name for name in found["home"])
+    assert found["open"]
+
+
+def test_eight_threads_run_a_thousand_times_each(tiny_bundle: Path):
+    """8,000 runs of one VAE on single images from eight threads at once give the bits that each gives alone."""
+    vae = VAE.load(tiny_bundle)
+    z = np.random.default_rng(0).standard_normal((8, 1, vae.latent_dim), np.float32)
+    x = vae.sample(8, seed=3)[:, None]
+    alone = [(vae.decode(z[i]).tobytes(), vae.elbo(x[i], seed=i).tobytes()) for i in range(8)]
+    assert len(set(alone)) == 8
+
+    def work(thread: int) -> int:
+        wrong = 0
+        for run in range(500):
+            i = (thread + run) % 8
+            wrong += (vae.decode(z[i]).tobytes(), vae.elbo(x[i], seed=i).tobytes()) != alone[i]
+        return wrong
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == [0] * 8

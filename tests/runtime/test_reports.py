@@ -1,0 +1,368 @@
+"""Scores and latents as text: streams score as whole arrays do, and every format carries the same figures."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.distributions import Independent, Normal, kl_divergence
+
+from vae_runtime import VAE, InputError, noise
+from vae_runtime.bundle import METADATA_KEY
+from vae_runtime.likelihoods import from_contract
+from vae_runtime.reports import Scores, format_latents, format_scores, score
+
+FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_pixel")
+LOGSIGMA = -1.2
+LIKELIHOODS: dict[str, dict[str, Any]] = {
+    "bernoulli": {"name": "bernoulli"},
+    "gaussian": {"name": "gaussian", "logsigma": LOGSIGMA},
+    "logistic": {"name": "discretised-logistic"},
+}
+each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
+
+
+def graph(
+    kind: str, inputs: dict[str, list], outputs: dict[str, list], weights: dict[str, Any], contract: dict
+) -> bytes:
+    """Linear graph: each output is the flat input times its weights plus its bias, in the output's shape."""
+    ((name, shape),) = inputs.items()
+    nodes = [helper.make_node("Flatten", [name], ["flat"])]
+    constants = []
+    for output, size in outputs.items():
+        parts = {"w": weights[output], "b": weights[f"{output} bias"], "shape": np.array([-1, *size])}
+        constants += [numpy_helper.from_array(value, f"{output} {part}") for part, value in parts.items()]
+        nodes.append(helper.make_node("Gemm", ["flat", f"{output} w", f"{output} b"], [f"{output} flat"]))
+        nodes.append(helper.make_node("Reshape", [f"{output} flat", f"{output} shape"], [output]))
+    values = [
+        [helper.make_tensor_value_info(it, TensorProto.FLOAT, ["batch", *size]) for it, size in side.items()]
+        for side in ({name: shape}, outputs)
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, kind, *values, initializer=constants),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, "role": kind})})
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def linear(forge, tiny_bundle: Path) -> Callable[..., VAE]:
+    """A VAE of two linear graphs with a likelihood of choice: 3 latents, images of 2 x 5 x 6 or 1 x 5 x 6."""
+
+    def make(likelihood: str, scale: float = 1.0, channels: int = 2, **load: int) -> VAE:
+        image, dim = [channels, 5, 6], 3
+        kind = from_contract(LIKELIHOODS[likelihood])
+        parameters = [channels * kind.parameters_per_pixel, 5, 6]
+        generator = np.random.default_rng(7)
+        pixels, outputs = math.prod(image), math.prod(parameters)
+        sizes = {
+            "mu": ((pixels, dim), 0.3),
+            "logsigma": ((pixels, dim), 0.02),
+            kind.output: ((dim, outputs), 0.2 * scale),
+            "mu bias": (dim, 0.5),
+            "logsigma bias": (dim, 0.5),
+            f"{kind.output} bias": (outputs, 0.1),
+        }
+        weights = {
+            name: (size * generator.standard_normal(shape)).astype(np.float32) for name, (shape, size) in sizes.items()
+        }
+        manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+        change = {
+            "image": {"channels": channels, "height": 5, "width": 6, "range": [0, 1]},
+            "latent_dim": dim,
+            "likelihood": LIKELIHOODS[likelihood],
+        }
+        contract = {**manifest["contract"], **change}
+        files = {
+            "encoder.onnx": graph("encoder", {"x": image}, {"mu": [dim], "logsigma": [dim]}, weights, contract),
+            "decoder.onnx": graph("decoder", {"z": [dim]}, {kind.output: parameters}, weights, contract),
+        }
+        return VAE.load(forge(files, lambda manifest: manifest.update(contract=contract)), **load)
+
+    return make
+
+
+def levels(n: int, vae: VAE, seed: int = 0) -> np.ndarray:
+    """Images of 8-bit levels, which each likelihood takes: float32 [n, C, H, W]."""
+    values = np.random.default_rng(seed).integers(0, 256, (n, *vae.image_shape))
+    return (values / 255).astype(np.float32)
+
+
+def cut(x: np.ndarray, *sizes: int) -> Iterator[np.ndarray]:
+    """The images in batches of these sizes, the last one of what is left."""
+    for size in sizes:
+        yield x[:size]
+        x = x[size:]
+    yield x
+
+
+def grey(loaded) -> np.ndarray:
+    """Ninety images, every third of them grey."""
+    x = loaded.x[:90].copy()
+    x[::3] *= 0.7
+    return x
+
+
+CUTS = [(1,) * 89, (7,) * 12, (89,), (64,), (0, 30, 0, 1, 0), ()]
+
+
+@pytest.mark.parametrize("num_samples", [1, 5])
+@pytest.mark.parametrize("sizes", CUTS, ids=["ones", "sevens", "89", "64", "odd", "whole"])
+def test_a_stream_scores_as_one_batch(loaded, sizes: tuple[int, ...], num_samples: int):
+    """However a stream is cut, each image's figures are those that the API gives the whole array, bit for bit, its
+    grey images drawn as binary with the same noise.
+    """
+    vae, x = loaded.vae, grey(loaded)
+    scores = score(vae, cut(x, *sizes), num_samples, seed=6)
+    terms = vae.terms(vae.binarise(x, 6), num_samples, 6)
+    for name in ("elbo", "standard_error", "reconstruction", "kl"):
+        np.testing.assert_array_equal(getattr(scores, name), getattr(terms, name), err_msg=name)
+    np.testing.assert_array_equal(scores.percentile, vae.percentile(terms.elbo))
+    assert scores.binarised == 30
+    assert scores.elbo.dtype == np.float64
+
+
+@pytest.mark.parametrize(("threads", "memory"), [(1, None), (2, 1), (1, 300_000)])
+def test_kl_per_latent_is_the_same_bits_too(loaded, threads: int, memory: int | None):
+    """The mean KL of each latent does not depend on batches, threads or memory either, not even in its last bit."""
+    x = loaded.x[:90]
+    whole = score(loaded.vae, [x])
+    vae = VAE.load(loaded.path, threads, memory)
+    for sizes in CUTS:
+        parts = score(vae, cut(x, *sizes))
+        np.testing.assert_array_equal(parts.elbo, whole.elbo)
+        np.testing.assert_array_equal(parts.kl_per_dimension, whole.kl_per_dimension)
+
+
+def test_kl_per_latent_sums_to_the_mean_kl(loaded):
+    """KL per latent is that of torch.distributions in float64, averaged over the images; its sum is the mean KL."""
+    scores = score(loaded.vae, cut(loaded.x, 50), 2)
+    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in loaded.vae.encode(loaded.x))
+    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
+    np.testing.assert_allclose(scores.kl_per_dimension, kl.mean(0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(scores.kl_per_dimension.sum(), scores.kl.mean(), rtol=1e-12)
+    np.testing.assert_allclose(scores.elbo, scores.reconstruction - scores.kl, rtol=1e-12)
+
+
+@each_likelihood
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_per_pixel_belong_to_probabilities(linear, likelihood: str, channels: int):
+    """-ELBO in bits over the number of pixels, channels counted; None under a density, whose unit is no bit."""
+    vae = linear(likelihood, channels=channels)
+    scores = score(vae, [levels(20, vae)], 3)
+    if likelihood == "gaussian":
+        assert scores.bits_per_pixel is None
+        assert "bits_per_pixel" not in scores.columns()
+    else:
+        expected = [-float(nats) * math.log2(math.e) / (channels * 30) for nats in scores.elbo]
+        np.testing.assert_allclose(scores.bits_per_pixel, expected, rtol=1e-12)
+        assert list(scores.columns()) == list(FIGURES)
+    assert scores.binarised == (20 if likelihood == "bernoulli" else 0)
+
+
+def test_gaussian_scores_are_torchs(linear):
+    """Under a Gaussian likelihood ELBO and terms are those of torch.distributions in float64 from the same noise."""
+    vae, k, seed = linear("gaussian"), 4, 9
+    x = levels(25, vae)
+    scores = score(vae, cut(x, 3, 11), k, seed)
+    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
+    eps = noise.normal(seed, noise.POSTERIOR, np.arange(25), k * 3).reshape(25, k, 3)
+    z = mu[:, None] + logsigma.exp()[:, None] * torch.from_numpy(eps.astype(np.float64))
+    loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(25, k, *vae.image_shape)
+    pixels = Independent(Normal(loc, math.exp(LOGSIGMA)), 3)
+    log_prob = pixels.log_prob(torch.from_numpy(x.astype(np.float64))[:, None])
+    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu))).sum(1)
+    np.testing.assert_allclose(scores.reconstruction, log_prob.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(scores.kl, kl, rtol=1e-5)
+    np.testing.assert_allclose(scores.elbo, log_prob.mean(1) - kl, rtol=1e-5)
+    np.testing.assert_allclose(scores.standard_error, log_prob.std(1, correction=1) / math.sqrt(k), rtol=1e-3)
+
+
+@each_likelihood
+@pytest.mark.parametrize("scale", [1e4, 1e6])
+def test_extreme_parameters_give_finite_scores(linear, likelihood: str, scale: float):
+    """A decoder whose parameters reach +-10,000 and far beyond gives finite figures for every image, and no warning."""
+    vae = linear(likelihood, scale)
+    x = levels(30, vae)
+    assert np.abs(vae.parameters(vae.encode(x)[0])).max() > 1e3
+    scores = score(vae, [x], 4)
+    for name, column in scores.columns().items():
+        assert np.isfinite(column).all(), name
+    assert np.isfinite(vae.log_likelihood(vae.binarise(x) if likelihood == "bernoulli" else x, 8)).all()
+    for images in (vae.sample(5), vae.sample(5, mean=True), vae.reconstruct(x)):
+        assert np.isfinite(images).all()
+
+
+@pytest.mark.parametrize("sizes", [(), (10,), (40, 40), (1,) * 66], ids=["whole", "10", "40", "ones"])
+def test_an_image_off_the_support_is_named_by_its_place_in_the_stream(linear, sizes: tuple[int, ...]):
+    """Image 66 off the 8-bit levels is told as image 66, however the stream is cut, with the API's iterators too."""
+    vae = linear("logistic", memory=200_000)
+    x = levels(90, vae)
+    x[66:, 0, 2, 2] = 0.5001
+    for call in (lambda: score(vae, cut(x, *sizes)), lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
+        with pytest.raises(InputError, match="pixels that are no 8-bit levels: image 66; "):
+            call()
+
+
+def test_no_images_give_no_scores(loaded):
+    """An empty stream has no figures, and no KL per latent but zeros."""
+    scores = score(loaded.vae, [])
+    assert all(len(getattr(scores, name)) == 0 for name in FIGURES)
+    np.testing.assert_array_equal(scores.kl_per_dimension, np.zeros(loaded.vae.latent_dim))
+
+
+def test_a_stream_is_read_as_it_is_scored(loaded):
+    """No more than a few batches are taken from the stream before an error in an early one is raised."""
+    taken = []
+
+    def stream() -> Iterator[np.ndarray]:
+        for i in range(1000):
+            taken.append(i)
+            yield np.full((64, *loaded.vae.image_shape), np.nan if i == 3 else 0, np.float32)
+
+    with pytest.raises(InputError, match="NaN"):
+        score(loaded.vae, stream())
+    assert len(taken) < 100
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """CSV by column."""
+    header, *lines = csv.reader(io.StringIO(text))
+    return {name: [line[i] for line in lines] for i, name in enumerate(header)}
+
+
+def lines_of(scores: Scores, names: list[str], style: str, k: int = 1, seed: int = 5) -> list[str]:
+    """The lines of one format, each of them one line."""
+    lines = list(format_scores(scores, names, style, k, seed))
+    assert all(isinstance(line, str) for line in lines)
+    return lines
+
+
+@each_likelihood
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("n", [1, 7])
+def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, n: int):
+    """csv, json and jsonl give every figure to the last bit; the table shows the same ones rounded to 2 places."""
+    vae = linear(likelihood)
+    scores = score(vae, [levels(n, vae)], k, 5)
+    names = [f"image {i}.png" for i in range(n)]
+    expected = {name: column.tolist() for name, column in scores.columns().items()}
+    assert ("standard_error" in expected) is (k > 1)
+    assert ("bits_per_pixel" in expected) is (likelihood != "gaussian")
+
+    columns = rows("\n".join(lines_of(scores, names, "csv", k)))
+    assert list(columns) == ["image", *expected]
+    assert columns.pop("image") == names
+    assert {name: [float(text) for text in column] for name, column in columns.items()} == expected
+
+    read = json.loads("\n".join(lines_of(scores, names, "json", k)))
+    objects = [json.loads(line) for line in lines_of(scores, names, "jsonl", k)]
+    assert read.pop("images") == objects
+    assert [one.pop("image") for one in objects] == names
+    assert {name: [one[name] for one in objects] for name in objects[0]} == expected
+    assert (read.pop("unit"), read.pop("samples"), read.pop("seed")) == ("nats", k, 5)
+    assert read.pop("mean_elbo") == pytest.approx(math.fsum(expected["elbo"]) / n)
+    error = read.pop("standard_error_of_mean")
+    assert error is None if n == 1 else error == pytest.approx(scores.elbo.std(ddof=1) / math.sqrt(n))
+    np.testing.assert_array_equal(read.pop("kl_per_dimension"), scores.kl_per_dimension)
+    assert read == {}
+
+    header, *table, mean, latents = lines_of(scores, names, "table", k)
+    assert header.split() == ["image", "ELBO", *["+-"] * (k > 1), "log", "p(x|z)", "KL", "percentile"]
+    for i, line in enumerate(table):
+        assert line.startswith(names[i] + " ")
+        figures = line.removeprefix(names[i]).split()
+        shown = [expected[name][i] for name in ("elbo", "standard_error", "reconstruction", "kl") if name in expected]
+        assert figures[:-1] == [f"{figure:.2f}" for figure in shown]
+        assert float(figures[-1].strip("<>%")) == pytest.approx(expected["percentile"][i], abs=0.051)
+    bits = f" ({np.mean(scores.bits_per_pixel):.3f} bits per pixel)" if scores.bits_per_pixel is not None else ""
+    plus_minus = f" +- {scores.elbo.std(ddof=1) / math.sqrt(n):.2f}" if n > 1 else ""
+    draws = "1 draw" if k == 1 else "3 draws"
+    assert (
+        mean == f"mean ELBO {scores.elbo.mean():.2f}{plus_minus} nats per image{bits}, {draws} of z per image, seed 5"
+    )
+    assert latents.startswith("mean KL per latent, largest first: ")
+    assert "..." not in latents
+
+
+def made(n: int, latents: int = 3) -> Scores:
+    """Made-up scores of n images."""
+    column = np.linspace(-120, -80, n)
+    kl = np.arange(latents) % 7 + 0.25
+    return Scores(column, np.full(n, np.nan), column + 5, np.full(n, 5.0), np.linspace(0.1, 99.9, n), None, kl, 0)
+
+
+def test_the_last_line_orders_latents_by_kl():
+    """The table's last line names the eight latents of largest KL, ties by index, and says that there are more."""
+    last = lines_of(made(2, 3), ["a", "b"], "table")[-1]
+    assert last == "mean KL per latent, largest first: 2.25 (latent 2), 1.25 (latent 1), 0.25 (latent 0)"
+    last = lines_of(made(2, 20), ["a", "b"], "table")[-1]
+    shown = ", ".join(
+        f"{kl}.25 (latent {i})" for kl, i in [(6, 6), (6, 13), (5, 5), (5, 12), (5, 19), (4, 4), (4, 11), (4, 18)]
+    )
+    assert last == f"mean KL per latent, largest first: {shown}, ..."
+
+
+def test_the_ends_of_the_percentiles_are_marked():
+    """0.1 and 99.9 stand for all beyond them, and the table says so; csv and json keep the numbers."""
+    table = lines_of(made(3), ["a", "b", "c"], "table")[1:4]
+    assert [line.split()[-1] for line in table] == ["<0.1%", "50.0%", ">99.9%"]
+    objects = map(json.loads, lines_of(made(3), ["a", "b", "c"], "jsonl"))
+    assert [one["percentile"] for one in objects] == pytest.approx([0.1, 50.0, 99.9])
+
+
+NAMES = [
+    "a,b.png", 'say "x".png', "it's.png", "two  spaces ", " first", "ёлка.png", "\U0001f600.png", "", "semi;colon",
+    "a\ttab",     "back\\slash", "=1+1", "new\nline.png", "carriage\rreturn.png", '",\n"', "\udcff.png",
+]  # fmt: skip
+
+
+def test_any_name_survives_csv_and_json():
+    """Names with commas, quotes, line ends, other scripts, and bytes that are no text, read back as they were."""
+    scores = made(len(NAMES))
+    assert rows("\n".join(lines_of(scores, NAMES, "csv")))["image"] == NAMES
+    assert [one["image"] for one in json.loads("\n".join(lines_of(scores, NAMES, "json")))["images"]] == NAMES
+    assert [json.loads(line)["image"] for line in lines_of(scores, NAMES, "jsonl")] == NAMES
+    array = np.zeros((len(NAMES), 2), np.float32)
+    assert rows("\n".join(format_latents(NAMES, array, array)))["image"] == NAMES
+    assert [json.loads(line)["image"] for line in format_latents(NAMES, array, array, "jsonl")] == NAMES
+
+
+def test_names_and_figures_are_of_one_length():
+    """A name too many or too few is an error in every format, not a silent loss."""
+    for style in ("csv", "json", "jsonl", "table"):
+        for names in (["a"], ["a", "b", "c"]):
+            with pytest.raises((ValueError, IndexError)):
+                lines_of(made(2), names, style)
+
+
+@pytest.mark.parametrize("style", ["csv", "jsonl"])
+def test_latents_read_back_to_the_same_floats(loaded, style: str):
+    """mu and logsigma are printed with all the digits that float32 needs, in both formats, one image a line."""
+    mu, logsigma = loaded.vae.encode(loaded.x)
+    mu[0], logsigma[0] = np.float32(1e-38), np.float32(-0.0)
+    names = [f"x[{i}]" for i in range(len(mu))]
+    lines = list(format_latents(names, mu, logsigma, style))
+    dim = loaded.vae.latent_dim
+    if style == "csv":
+        header, *body = csv.reader(lines)
+        assert header == ["image", *(f"mu_{i}" for i in range(dim)), *(f"logsigma_{i}" for i in range(dim))]
+        assert [row[0] for row in body] == names
+        figures = np.array([row[1:] for row in body], np.float64).astype(np.float32)
+        got = figures[:, :dim], figures[:, dim:]
+    else:
+        objects = [json.loads(line) for line in lines]
+        assert [one["image"] for one in objects] == names
+        got = tuple(np.array([one[name] for one in objects]).astype(np.float32) for name in ("mu", "logsigma"))
+    for array, expected in zip(got, (mu, logsigma), strict=True):
+        assert array.view(np.uint32).tolist() == expected.view(np.uint32).tolist()
