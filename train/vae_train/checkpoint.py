@@ -1,9 +1,11 @@
-"""The run folder: settings, weights, metrics and test figures of one training run."""
+"""The run folder: settings, checkpoints, weights, metrics and test figures of one training run."""
 
+import fcntl
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ import torch
 from safetensors import SafetensorError
 
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.files import replacing, write_error
+from vae_runtime.files import replacing, write_error, write_lines
 from vae_train import networks
 from vae_train.config import Config
+from vae_train.training import Training
 from vae_train.vae import VAE
 
+CHECKPOINTS = "checkpoints"
 CONFIG, WEIGHTS, METRICS, EVALUATION, PROBE = (
     "config.json",
     "model.safetensors",
@@ -49,7 +53,7 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def start(folder: Path, config: Config, image_shape: networks.Shape, provenance: dict[str, Any]) -> Iterator[None]:
-    """Make the run folder and write its settings; remove it again where the training inside does not end well.
+    """Make the run folder and write its settings; remove it again where the training inside leaves no checkpoint.
 
     Raises ArgumentError where the folder cannot be made or holds files.
     """
@@ -68,11 +72,90 @@ def start(folder: Path, config: Config, image_shape: networks.Shape, provenance:
         write_json(folder / CONFIG, settings)
         yield
     except BaseException:
-        for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION):
-            (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # it was never made, or holds what this run did not write
-            folder.rmdir()
+        if not _checkpoints(folder):
+            for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION):
+                (folder / name).unlink(missing_ok=True)
+            for place in (folder / CHECKPOINTS, folder):
+                with suppress(OSError):  # it was never made, or holds what this run did not write
+                    place.rmdir()
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other trainers out of the run folder. Raises ArgumentError where one is at work there."""
+    with (folder / CONFIG).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArgumentError("another training is at work in the run", folder, "let it finish, or end it") from None
+        yield
+
+
+def settings(folder: Path) -> tuple[Config, networks.Shape, dict[str, Any]]:
+    """A run's settings, its images' shape and its provenance. Raises BundleError where they cannot be read."""
+    try:
+        stored = _read_json(folder / CONFIG)
+        values = stored["config"]
+        channels, height, width = stored["image_shape"]
+        config = Config(**{**values, "hidden": tuple(values["hidden"])})
+        return config, (channels, height, width), dict(stored["provenance"])
+    except FileNotFoundError:
+        raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def save(folder: Path, training: Training) -> None:
+    """Write a checkpoint in one step, and keep the one before it. Its name carries the sha256 of its bytes."""
+    tensors, rest = training.state()
+    data = safetensors.torch.save(tensors, metadata={"rest": rest})
+    place = folder / CHECKPOINTS
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise write_error(error, place) from None
+    progress = training.progress
+    name = f"{progress.epoch:06d}-{progress.step:09d}-{hashlib.sha256(data).hexdigest()}.safetensors"
+    with replacing(place / name) as file:
+        file.write(data)
+    for old in _checkpoints(folder)[2:]:
+        old.unlink()
+
+
+def restore(folder: Path, training: Training, warn: Callable[[str], None]) -> None:
+    """Go back to the newest checkpoint that is whole; `warn` is told about a damaged one.
+
+    Raises BundleError where there is none. Nothing is executed, and nothing read before its hash is right.
+    """
+    for path in _checkpoints(folder):
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != path.stem.split("-")[-1]:
+            warn(f"checkpoint damaged (its sha256 differs): {path}; using the one before it")
+            continue
+        try:
+            size = int.from_bytes(data[:8], "little")
+            rest = json.loads(data[8 : 8 + size])["__metadata__"]["rest"]
+            training.restore(safetensors.torch.load(data), rest)
+        except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+            raise _unreadable(path, error) from None
+        return
+    raise BundleError("no checkpoint to resume from", folder / CHECKPOINTS, "train anew with another --out")
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run that is finished, with what killed trainings have left among them."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints, the newest first."""
+    return sorted((folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True)
+
+
+def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
+    """Write the metrics, a line per epoch, as far as the checkpoint that a training goes on from knows them."""
+    write_lines(folder / METRICS, map(json.dumps, rows))
 
 
 def append_metrics(folder: Path, epoch: Any) -> None:
@@ -102,26 +185,28 @@ def save_probe(folder: Path, images: torch.Tensor) -> None:
 def load(folder: Path) -> Run:
     """Read a run. Raises BundleError where it is missing, unfinished or damaged; executes nothing that it reads."""
     try:
-        settings, evaluation = _read_json(folder / CONFIG), _read_json(folder / EVALUATION)
+        config, (channels, height, width), provenance = settings(folder)
+        evaluation = _read_json(folder / EVALUATION)
         if evaluation["weights_sha256"] != _sha256(folder / WEIGHTS):
             raise BundleError("run damaged (the weights' sha256 differs)", folder / WEIGHTS, "train again")
-        values = settings["config"]
-        config = Config(**{**values, "hidden": tuple(values["hidden"])})
-        channels, height, width = settings["image_shape"]
         vae = networks.build(config, (channels, height, width))
         vae.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
         probe = np.load(folder / PROBE, allow_pickle=False)
         if probe.dtype != np.uint8 or probe.shape[1:] != (channels, height, width) or len(probe) == 0:
             raise ValueError(f"{PROBE} does not hold images of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
-        provenance = {**settings["provenance"], "training_seconds": round(seconds)}
+        provenance["training_seconds"] = round(seconds)
         return Run(vae, config, (channels, height, width), provenance, evaluation, probe)
     except FileNotFoundError as error:
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-        raise BundleError("run cannot be read", f"{folder} ({reason})", "train again, or restore its files") from None
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+    return BundleError("run cannot be read", f"{path} ({reason})", "train again, or restore its files")
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

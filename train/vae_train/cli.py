@@ -55,6 +55,9 @@ def _device_option(command: Any) -> Any:
 @click.option("--hidden", metavar="N[,N...]", help="Widths of the encoder's hidden layers; the decoder mirrors them.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATASET-PRESET]")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped, exactly."
+)
 @_device_option
 @data_options
 @click.version_option(package_name="vae-edge")
@@ -66,6 +69,7 @@ def cli(
     preset: str,
     hidden: str | None,
     out: Path | None,
+    resume: Path | None,
     device: str,
     data_root: Path,
     no_download: bool,
@@ -79,6 +83,15 @@ def cli(
         given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         if given:
             raise click.UsageError(f"options go after '{context.invoked_subcommand}'")
+        return
+    if resume is not None:
+        named = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        if unfit := sorted(named - {"resume", "device", "data_root", "no_download"}):
+            raise click.UsageError(f"a run keeps its settings: --resume goes without --{unfit[0].replace('_', '-')}")
+        require_extra()
+        from vae_train.train import resume as go_on
+
+        go_on(resume, data_root, download=not no_download, device=device)
         return
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
     out = out or Path("runs") / f"{dataset}-{preset}"

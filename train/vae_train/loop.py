@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from vae_train import data, evaluate
-from vae_train.config import Config
-from vae_train.vae import VAE
+from vae_train.training import Training
 
 _SHOW_EVERY = 50  # steps between looks at the running ELBO; each look waits for the device
 
@@ -34,60 +33,55 @@ class Epoch:
 
 
 def fit(
-    vae: VAE,
-    images: data.Images,
+    training: Training,
+    train: Tensor,
     test_bits: Tensor,
-    config: Config,
     on_epoch: Callable[[Epoch], None],
+    after_step: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> None:
-    """Train `vae` in place on `images.train` and report every epoch; `test_bits` are the binary test images.
+    """Train to the end of the last epoch, from wherever `training` is, and report every epoch.
 
-    All tensors must be on the VAE's device. Pixels, order and noise come from one generator with `config.seed`.
+    train, uint8 [n, C, H, W], and test_bits, the binary test images, are on the VAE's device. `after_step` may raise to
+    stop.
     """
-    train = images.train
-    generator = torch.Generator(train.device).manual_seed(config.seed)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=config.lr, fused=True)
-    steps = -(-len(train) // config.batch_size)
-    # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, total_steps=max(config.epochs * steps, 11), pct_start=0.1
-    )
-    for epoch in range(1, config.epochs + 1):
-        start = time.perf_counter()
-        total = torch.zeros(2, device=train.device)  # reconstruction and KL so far, nats
-        batches = torch.randperm(len(train), generator=generator, device=train.device).split(config.batch_size)
-        bar = tqdm(
-            batches, f"epoch {epoch}/{config.epochs}", unit="batch", disable=True if quiet else None, leave=False
-        )
-        seen = 0
-        for step, rows in enumerate(bar):
+    vae, config, generator = training.vae, training.config, training.generator
+    while (progress := training.progress).epoch <= config.epochs:
+        label = f"epoch {progress.epoch}/{config.epochs}"
+        bar = tqdm(training.batches(), label, unit="batch", disable=True if quiet else None, leave=False)
+        start = time.perf_counter() - progress.seconds
+        for rows in bar:
             x = data.binarise(train[rows], generator)  # [batch, C, H, W]
             eps = torch.randn(len(x), vae.latent_dim, generator=generator, device=x.device)
             terms = vae.terms(x, eps, stl=True)
             loss = -terms.elbo.mean()
             loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            total += torch.stack([term.detach().sum() for term in terms])
-            seen += len(x)
-            if step % _SHOW_EVERY == 0 and not bar.disable:
-                reconstruction, kl = (total / seen).tolist()
+            training.optimizer.step()
+            training.schedule.step()
+            training.optimizer.zero_grad(set_to_none=True)
+            training.total += torch.stack([term.detach().sum() for term in terms])
+            progress.step += 1
+            progress.seconds = time.perf_counter() - start
+            if progress.step % _SHOW_EVERY == 1 and not bar.disable:
+                reconstruction, kl = (training.total / (progress.step * config.batch_size)).tolist()
                 bar.set_postfix_str(f"ELBO {reconstruction - kl:.2f} = {reconstruction:.2f} - {kl:.2f} nats")
-        reconstruction, kl = (total / seen).tolist()
-        seconds = time.perf_counter() - start
-        test = evaluate.terms(vae, test_bits)
-        on_epoch(
-            Epoch(
-                epoch=epoch,
-                train_elbo=reconstruction - kl,
-                train_reconstruction=reconstruction,
-                train_kl=kl,
-                test_elbo=test.elbo.mean().item(),
-                test_reconstruction=test.reconstruction.mean().item(),
-                test_kl=test.kl.mean().item(),
-                seconds=seconds,
-                images_per_second=len(train) / seconds,
-            )
-        )
+            after_step()
+        epoch = _measure(training, test_bits)
+        training.end_epoch(asdict(epoch))
+        on_epoch(epoch)
+
+
+def _measure(training: Training, test_bits: Tensor) -> Epoch:
+    reconstruction, kl = (training.total / training.num_images).tolist()
+    test = evaluate.terms(training.vae, test_bits)
+    return Epoch(
+        epoch=training.progress.epoch,
+        train_elbo=reconstruction - kl,
+        train_reconstruction=reconstruction,
+        train_kl=kl,
+        test_elbo=test.elbo.mean().item(),
+        test_reconstruction=test.reconstruction.mean().item(),
+        test_kl=test.kl.mean().item(),
+        seconds=training.progress.seconds,
+        images_per_second=training.num_images / training.progress.seconds,
+    )

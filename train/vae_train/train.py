@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,69 @@ import torch
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
-from vae_train import checkpoint, data, evaluate, loop, networks, report
+from vae_train import checkpoint, data, evaluate, loop, networks, report, signals
 from vae_train.config import Config
+from vae_train.training import Training
+
+SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
 
 
 def train(config: Config, out: Path, data_root: Path, download: bool, device: str, command: str) -> None:
-    """Fit the VAE of `config` and write the run folder `out`; it is removed again where training does not end well."""
+    """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached."""
     where = choose_device(device)
     checkpoint.check_new(out)
     images = data.load(config.dataset, data_root, download)
-    bits = data.fixed_test_draw(images)
+    shape = _shape(images)
+    provenance = {"command": command, "device": str(where), "threads": torch.get_num_threads()}
+    training = _prepare(config, images, where)
+    with checkpoint.start(out, config, shape, provenance), checkpoint.locked(out):
+        click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
+        _run(training, images, out, where)
+
+
+def resume(out: Path, data_root: Path, download: bool, device: str) -> None:
+    """Go on with the training of the run folder `out` from its newest checkpoint, as if it had never stopped.
+
+    Raises ArgumentError where the run is finished or another training is at work in it.
+    """
+    where = choose_device(device)
+    config, shape, _ = checkpoint.settings(out)
+    with checkpoint.locked(out):
+        if (out / checkpoint.EVALUATION).exists():
+            raise ArgumentError("run is finished", out, "train anew with another --out")
+        images = data.load(config.dataset, data_root, download)
+        if shape != _shape(images):
+            raise InputError("images are not the run's", data_root, "name the --data-root that it was trained on")
+        training = _prepare(config, images, where)
+        checkpoint.restore(out, training, lambda text: click.echo(f"vae-train: warning: {text}", err=True))
+        checkpoint.write_metrics(out, training.progress.metrics)
+        progress = training.progress
+        click.echo(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, in {out}", err=True)
+        _run(training, images, out, where)
+
+
+def _shape(images: data.Images) -> networks.Shape:
     channels, height, width = images.train.shape[1:]
+    return channels, height, width
+
+
+def _prepare(config: Config, images: data.Images, where: torch.device) -> Training:
     torch.manual_seed(config.seed)
     with memory_errors():
-        vae = networks.build(config, (channels, height, width), images.train.float().mean(dim=0) / 255).to(where)
-    on_device = data.Images(images.train.to(where), images.test, images.test_labels, images.names)
-    provenance = {"command": command, "device": str(where), "threads": torch.get_num_threads()}
+        vae = networks.build(config, _shape(images), images.train.float().mean(dim=0) / 255).to(where)
+        return Training(vae, config, len(images.train), where)
+
+
+def _run(training: Training, images: data.Images, out: Path, where: torch.device) -> None:
+    """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure."""
+    vae, config = training.vae, training.config
+    bits = data.fixed_test_draw(images)
+    saved = time.monotonic()
 
     def on_epoch(epoch: loop.Epoch) -> None:
         if not math.isfinite(epoch.train_elbo + epoch.test_elbo):
             raise ArgumentError("training diverged", f"epoch {epoch.epoch}", "choose a lower --lr")
+        checkpoint.save(out, training)
         checkpoint.append_metrics(out, epoch)
         click.echo(
             f"epoch {epoch.epoch:3d}  train ELBO {epoch.train_elbo:8.2f}  test ELBO {epoch.test_elbo:8.2f} = "
@@ -39,14 +83,23 @@ def train(config: Config, out: Path, data_root: Path, download: bool, device: st
             f"{epoch.images_per_second:,.0f} images/s"
         )
 
-    with checkpoint.start(out, config, (channels, height, width), provenance):
-        click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
+    with signals.deferred() as received:
+
+        def after_step() -> None:
+            nonlocal saved
+            if received or time.monotonic() - saved > SAVE_EVERY:
+                checkpoint.save(out, training)
+                saved = time.monotonic()
+            if received:
+                raise signals.Stopped(received[0], out)
+
         with memory_errors():
-            loop.fit(vae, on_device, bits.to(where), config, on_epoch)
-        checkpoint.save_weights(out, vae)
-        checkpoint.save_probe(out, images.test[:64])
-        evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
-        checkpoint.save_evaluation(out, evaluation)
+            loop.fit(training, images.train.to(where), bits.to(where), on_epoch, after_step)
+    checkpoint.save_weights(out, vae)
+    checkpoint.save_probe(out, images.test[:64])
+    evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
+    checkpoint.save_evaluation(out, evaluation)
+    checkpoint.remove_checkpoints(out)
     click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
     click.echo(f"{out}: weights and figures are saved; now the pictures, of which t-SNE takes a minute", err=True)
     report.draw(out, vae, bits, images.test_labels, images.names)

@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM, kept until a training has finished its step and saved it."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from vae_runtime.errors import VaeError
+
+
+class Stopped(VaeError):
+    """A training was stopped by a signal, with its state saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        super().__init__("training stopped, its state saved", folder, f"go on with: vae-train --resume {folder}")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def deferred() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of stopping; a second one stops at once.
+
+    Only the main thread receives signals: elsewhere the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for number in before:
+            signal.signal(number, keep)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
