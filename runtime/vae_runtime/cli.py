@@ -74,9 +74,8 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
     vae = _load(options)
     from vae_runtime import outputs
 
-    outputs.write(
-        output, number, vae.image_shape, _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows)
-    )
+    batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows)
+    outputs.write(output, number, vae.image_shape, batches, first=start)
     if show:
         from vae_runtime.images import blocks
 

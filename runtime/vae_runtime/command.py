@@ -50,6 +50,8 @@ def _guarded(command: click.Command, prog: str) -> int:
         return left.exit_code
     except click.exceptions.NoArgsIsHelpError:
         return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
+    except click.NoSuchOption as error:
+        return _fail(prog, f"wrong usage: {_no_such_option(error, prog)}", 2)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else prog
         return _fail(prog, f"wrong usage: {error.format_message().rstrip('.')}; see '{where} --help'", 2)
@@ -67,6 +69,15 @@ def _guarded(command: click.Command, prog: str) -> int:
         return _fail(prog, f"terminated: {prog}; run it again when it suits", 143)
     except (KeyboardInterrupt, click.Abort):
         return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
+
+
+def _no_such_option(error: click.NoSuchOption, prog: str) -> str:
+    """What is wrong with an option, and what to do: it may be one that goes before the verb."""
+    above = error.ctx.parent if error.ctx else None
+    if above and any(error.option_name in option.opts for option in above.command.params):
+        return f"{error.option_name} in the wrong place; give it before the verb: {prog} {error.option_name} ..."
+    where = error.ctx.command_path if error.ctx else prog
+    return f"{error.format_message().rstrip('.')}; see '{where} --help'"
 
 
 def as_typed(prog: str) -> str:

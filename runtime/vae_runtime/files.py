@@ -44,7 +44,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def check_output(path: Path, *kinds: str) -> None:
     """Raise ArgumentError unless `path` can become an output of one of these kinds: suffixes, or "" for a folder."""
-    if path.suffix not in kinds:
+    if path.suffix not in kinds or path.name == "-":
         named = " or ".join(kind or "no suffix (a folder)" for kind in kinds)
         raise ArgumentError("output of an unknown kind", path, f"end its name in {named}")
     if not path.parent.is_dir():

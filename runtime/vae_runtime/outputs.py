@@ -25,16 +25,24 @@ _PNG_COLOURS = {1: 0, 3: 2}  # channels: PNG's colour type
 _FRAME = 80  # milliseconds
 
 
-def write(path: Path, count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None) -> None:
+def write(
+    path: Path, count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None, first: int = 0
+) -> None:
     """Write `count` images of `shape` in one step, as what the suffix of `path` says.
 
     .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
-    [count, C, H, W]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image.
+    [count, C, H, W]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image, numbered from
+    `first`.
     Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
     """
     if not path.suffix:
-        _write_folder(path, count, batches)
+        _write_folder(path, count, batches, first)
         return
+    if path.suffix == ".npy" and path.parent.is_dir():
+        size, free = 4 * count * math.prod(shape), shutil.disk_usage(path.parent).free
+        if size > free:
+            which = f"{path} needs {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} are free"
+            raise ResourceError("disk too small", which, "ask for fewer, or choose another place")
     with replacing(path) as file:
         if path.suffix == ".npy":
             _write_npy(file, (count, *shape), batches)
@@ -102,10 +110,10 @@ def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floa
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
 
 
-def _write_folder(path: Path, count: int, batches: Iterable[Floats]) -> None:
-    digits = len(str(count - 1))
+def _write_folder(path: Path, count: int, batches: Iterable[Floats], first: int) -> None:
+    digits = len(str(first + count - 1))
     with _replacing_folder(path) as folder:
-        places = iter(range(count))
+        places = iter(range(first, first + count))
         for batch in batches:
             for image, i in zip(levels(batch), places, strict=False):
                 (folder / f"{i:0{digits}d}.png").write_bytes(png(image, scale=1))

@@ -141,7 +141,7 @@ def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
     Raises InputError, naming the file.
     """
     name, opener = _opener(source)
-    with _reading(name), opener() as stream:
+    with _reading(name, "give an .npy or .npz array"), opener() as stream:
         if (array := _header(stream, names)) is None:
             raise ValueError("it is no array")
         values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
@@ -171,7 +171,7 @@ def _open(path: str) -> IO[bytes]:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _reading(name: str, todo: str = "save it again as PNG, or with numpy.save") -> Iterator[None]:
     """Turn what reading a file raises into an InputError that names it."""
     try:
         yield
@@ -181,7 +181,7 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # Pillow, NumPy and the archives raise many kinds for damaged files
         reason = str(getattr(error, "strerror", None) or error)[:200]
-        raise InputError(f"file cannot be read ({reason})", name, "save it again as PNG, or with numpy.save") from None
+        raise InputError(f"file cannot be read ({reason})", name, todo) from None
 
 
 def _header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> _Array | None:

@@ -29,6 +29,8 @@ def count(given: int | None = None) -> int:
         if not text.isdecimal() or len(text) > 9:
             raise ArgumentError(f"{VARIABLE} is no number", text, "set it to 1 or more, or not at all")
         given = int(text)
+        if not 1 <= given <= _MOST:
+            raise ArgumentError(f"{VARIABLE} out of range", text, f"set it to 1 to {_MOST}, or not at all")
     if given is None:
         return available_cores()
     try:

@@ -207,6 +207,12 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
     assert largest == f"mean KL per latent, largest first: {order}"
 
 
+def test_the_images_of_a_folder_are_numbered_from_start(command, folder: Path, tiny_bundle: Path):
+    """`sample --start 98 -o folder` writes 098.png to 102.png, so that parts of one seed go together."""
+    assert command(main, "--bundle", tiny_bundle, "sample", "-n", 5, "--start", 98, "-o", "out").code == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [f"{i:03d}.png" for i in range(98, 103)]
+
+
 @pytest.mark.parametrize("style", ["csv", "json", "jsonl"])
 def test_elbo_saves_what_it_prints(command, folder: Path, digits: Path, tiny_bundle: Path, style: str):
     """`-o` takes the format from the name and writes the same text as UTF-8; --format beside it is refused."""
@@ -655,6 +661,10 @@ def suffix(verb: str) -> str:
         (["--memory", 0, "sample"], 2, "'--memory'"),
         (["--memory", 2**40 + 1, "sample"], 2, "'--memory'"),
         (["smaple"], 2, "'smaple'"),
+        (["sample", "--memory", 4], 2, "--memory in the wrong place; give it before the verb: vae-infer --memory ..."),
+        (["elbo", "good.png", "--threads", 1], 2, "--threads in the wrong place; give it before the verb"),
+        (["sample", "-o", "-"], 2, "output of an unknown kind: -;"),
+        (["sample", "-n", 10**15, "-o", "x.npy"], 5, "disk too small: x.npy needs 3,136,000,000.0 GB"),
         (["reconstruct"], 2, "IMAGES"),
         (["elbo"], 2, "IMAGES"),
         (["encode"], 2, "IMAGES"),
