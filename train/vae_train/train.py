@@ -41,7 +41,7 @@ def resume(out: Path, data_root: Path, download: bool, device: str) -> None:
     where = choose_device(device)
     config, shape, _ = checkpoint.settings(out)
     with checkpoint.locked(out):
-        if (out / checkpoint.EVALUATION).exists():
+        if (out / checkpoint.EVALUATION).exists() and not (out / checkpoint.CHECKPOINTS).exists():
             raise ArgumentError("run is finished", out, "train anew with another --out")
         images = data.load(config.dataset, data_root, download)
         if shape != _shape(images):
@@ -76,7 +76,7 @@ def _run(training: Training, images: data.Images, out: Path, where: torch.device
         if not math.isfinite(epoch.train_elbo + epoch.test_elbo):
             raise ArgumentError("training diverged", f"epoch {epoch.epoch}", "choose a lower --lr")
         checkpoint.save(out, training)
-        checkpoint.append_metrics(out, epoch)
+        checkpoint.write_metrics(out, training.progress.metrics)
         click.echo(
             f"epoch {epoch.epoch:3d}  train ELBO {epoch.train_elbo:8.2f}  test ELBO {epoch.test_elbo:8.2f} = "
             f"{epoch.test_reconstruction:.2f} - {epoch.test_kl:.2f} nats  {epoch.seconds:.1f} s  "
@@ -99,10 +99,10 @@ def _run(training: Training, images: data.Images, out: Path, where: torch.device
     checkpoint.save_probe(out, images.test[:64])
     evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
     checkpoint.save_evaluation(out, evaluation)
-    checkpoint.remove_checkpoints(out)
     click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
     click.echo(f"{out}: weights and figures are saved; now the pictures, of which t-SNE takes a minute", err=True)
     report.draw(out, vae, bits, images.test_labels, images.names)
+    checkpoint.remove_checkpoints(out)  # last, so that a run killed before its pictures goes on to them
     click.echo(f"{out}: weights, metrics and pictures")
 
 
