@@ -5,10 +5,8 @@ import hashlib
 import importlib.metadata
 import io
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from vae_export import gate, graphs
 from vae_runtime import noise
 from vae_runtime.bundle import FILES, FORMAT, dump_manifest
 from vae_runtime.errors import ArgumentError
-from vae_runtime.files import beside, write_error
+from vae_runtime.files import folder_beside, write_errors
 from vae_runtime.likelihoods import Bernoulli
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
@@ -49,7 +47,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
         "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
         "evaluation": run.evaluation,
     }
-    with _beside(out) as staging:
+    with folder_beside(out) as staging:
         _write(staging, {**files, "manifest.json": dump_manifest(manifest)})
         rows = gate.compare(run.vae, RuntimeVAE.load(staging), run.probe)
         judge(rows)
@@ -100,13 +98,13 @@ def check_target(out: Path) -> None:
     """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
     if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {*FILES, "manifest.json"}):
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
-    with _write_errors(out):
+    with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def swap(staging: Path, out: Path) -> None:
     """Put the folder `staging` in the place of `out` in one step; what was there is left in `staging`, if anywhere."""
-    with _write_errors(out):
+    with write_errors(out):
         _swap(staging, out)
 
 
@@ -131,35 +129,14 @@ def _exchange(a: Path, b: Path) -> bool:
     return renameat2 is not None and renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
 
 
-@contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A folder next to `out`, on the same file system, that is removed at the end if it is still there."""
-    staging = beside(out)  # named before it is made, so that a signal in between leaves nothing
-    try:
-        with _write_errors(out):
-            staging.mkdir()
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    with _write_errors(folder):
+    with write_errors(folder):
         for name, data in files.items():
             with (folder / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         _fsync(folder)
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Say in one line why something could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise write_error(error, path) from None
 
 
 def _fsync(folder: Path) -> None:

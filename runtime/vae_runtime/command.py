@@ -50,11 +50,8 @@ def _guarded(command: click.Command, prog: str) -> int:
         return left.exit_code
     except click.exceptions.NoArgsIsHelpError:
         return _fail(prog, f"wrong usage: no command named; see '{prog} --help'", 2)
-    except click.NoSuchOption as error:
-        return _fail(prog, f"wrong usage: {_no_such_option(error, prog)}", 2)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else prog
-        return _fail(prog, f"wrong usage: {error.format_message().rstrip('.')}; see '{where} --help'", 2)
+        return _fail(prog, f"wrong usage: {_describe(error, prog)}", 2)
     except VaeError as error:
         return _fail(prog, str(error), error.exit_code)
     except MemoryError:
@@ -71,11 +68,12 @@ def _guarded(command: click.Command, prog: str) -> int:
         return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
 
 
-def _no_such_option(error: click.NoSuchOption, prog: str) -> str:
-    """What is wrong with an option, and what to do: it may be one that goes before the verb."""
-    above = error.ctx.parent if error.ctx else None
-    if above and any(error.option_name in option.opts for option in above.command.params):
-        return f"{error.option_name} in the wrong place; give it before the verb: {prog} {error.option_name} ..."
+def _describe(error: click.UsageError, prog: str) -> str:
+    """What is wrong with the usage, and what to do; an option that the verb lacks may go before it."""
+    if isinstance(error, click.NoSuchOption) and error.ctx and (above := error.ctx.parent):
+        option = error.option_name
+        if any(option in known.opts for known in above.command.params):
+            return f"{option} in the wrong place; give it before the verb: {prog} {option} ..."
     where = error.ctx.command_path if error.ctx else prog
     return f"{error.format_message().rstrip('.')}; see '{where} --help'"
 

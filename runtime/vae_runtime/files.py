@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,21 +17,35 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises ArgumentError where `path` cannot be written, ResourceError where the disk is full.
     """
-    temporary = beside(path)
+    temporary = _beside(path)
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise write_error(error, path) from None
+        with write_errors(path):
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):  # where it could not be made, as in a folder that is a file, it cannot be removed
             temporary.unlink()
 
 
-def beside(path: Path) -> Path:
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A new folder next to `path`, on the same file system, that is removed at the end if it is still there.
+
+    Raises ArgumentError or ResourceError where it cannot be made.
+    """
+    temporary = _beside(path)  # named before it is made, so that a signal in between leaves nothing
+    try:
+        with write_errors(path):
+            temporary.mkdir()
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
     """A name for what will take the place of `path`, hidden, unlike any other, in the same folder."""
     path = path.absolute()  # even "." has a name then
     return path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -57,6 +72,15 @@ def check_output(path: Path, *kinds: str) -> None:
         raise ArgumentError("output is a folder", path, "name a file")
     if not path.suffix and used:
         raise ArgumentError("output exists and is no empty folder", path, "name a new folder")
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn the OSErrors of writing `path` into the VaeError that says why."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path) from None
 
 
 def write_error(error: OSError, path: Path) -> VaeError:

@@ -1,13 +1,11 @@
 """Images out, as a stream of batches: a PNG grid, an animated GIF, a folder of PNGs, or an .npy or .npz array."""
 
-import io
 import math
 import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import ResourceError
-from vae_runtime.files import beside, replacing, write_error
+from vae_runtime.files import folder_beside, replacing, write_errors
 from vae_runtime.images import Floats, Shape, levels
 
 _GAP = 2  # grey pixels between the images of a grid
@@ -85,13 +83,18 @@ def png(levels: NDArray[np.uint8], scale: int = _SCALE) -> bytes:
     Pillow would do it too, but importing it takes longer than drawing the images.
     """
     height, width, channels = levels.shape
-    rows = levels.repeat(scale, axis=0).repeat(scale, axis=1).reshape(height * scale, -1)
-    rows = np.pad(rows, ((0, 0), (1, 0)))  # before each row its filter: none
+    rows = np.pad(
+        _enlarge(levels, scale).reshape(height * scale, -1), ((0, 0), (1, 0))
+    )  # before each row its filter: none
     header = struct.pack(">IIBBBBB", width * scale, height * scale, 8, _PNG_COLOURS[channels], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks
     )
+
+
+def _enlarge(levels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    return levels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[Floats]) -> None:
@@ -104,30 +107,17 @@ def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floa
     from PIL import Image
 
     images = np.concatenate(list(batches)).reshape(count // columns, columns, *shape)
-    grids = (grid(len(images), shape, [images[:, i]]) for i in range(columns))
-    frames = [Image.open(io.BytesIO(png(levels))) for levels in grids]
+    grids = (_enlarge(grid(len(images), shape, [images[:, i]]), _SCALE) for i in range(columns))
+    frames = [Image.fromarray(levels[..., 0] if shape[0] == 1 else levels) for levels in grids]
     frames += frames[-2:0:-1]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
 
 
 def _write_folder(path: Path, count: int, batches: Iterable[Floats], first: int) -> None:
     digits = len(str(first + count - 1))
-    with _replacing_folder(path) as folder:
+    with write_errors(path), folder_beside(path) as folder:
         places = iter(range(first, first + count))
         for batch in batches:
             for image, i in zip(levels(batch), places, strict=False):
                 (folder / f"{i:0{digits}d}.png").write_bytes(png(image, scale=1))
-
-
-@contextmanager
-def _replacing_folder(path: Path) -> Iterator[Path]:
-    """A folder that becomes `path`, which is empty or new, when the block ends well, and vanishes when it does not."""
-    temporary = beside(path)
-    try:
-        temporary.mkdir()
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise write_error(error, path) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        folder.replace(path)  # which is empty, or new

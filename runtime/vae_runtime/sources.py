@@ -75,11 +75,13 @@ class Images:
     def batches(self, rows: int) -> Iterator[Floats]:
         """The images, float32 [about `rows`, C, H, W] in [0, 1] at a time."""
         parts: list[Floats] = []
+        held = 0
         for part in (part for file in self._files for part in self._read(file, rows)):
             parts.append(part)
-            if sum(map(len, parts)) >= rows:
+            held += len(part)
+            if held >= rows:
                 yield np.concatenate(parts)
-                parts = []
+                parts, held = [], 0
         if parts:
             yield np.concatenate(parts)
 
@@ -249,14 +251,14 @@ def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[
     _to_the_end(compressed)
 
 
-def _exactly(array: _Array, count: int) -> bytes:
+def _exactly(array: _Array, count: int) -> bytearray:
     """The next `count` values."""
     wanted, data = count * array.dtype.itemsize, bytearray()
     while len(data) < wanted:
         if not (piece := array.values.read(min(wanted - len(data), _PIECE))):
             raise ValueError(f"it ends before its {array.shape[0]} rows do")
         data += piece
-    return bytes(data)
+    return data
 
 
 def _to_the_end(stream: IO[bytes]) -> None:

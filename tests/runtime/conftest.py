@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,21 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
     samples = vae.sample(100, seed=5)
     pixels = noise.uniform(6, noise.PIXELS, np.arange(30), samples[0].size).reshape(30, *vae.image_shape)
     return Loaded(path, vae, np.concatenate([samples, (pixels < 0.2).astype(np.float32)]))
+
+
+@pytest.fixture
+def peak_memory() -> Callable[[Callable[[], object]], int]:
+    """The most bytes that Python and NumPy hold at a time during a call, beyond those held before."""
+
+    def measure(call: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            call()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What is refused in a graph's bytes before onnxruntime sees them, judged against the onnx package's parser."""
 
 import itertools
-import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -325,32 +324,20 @@ def test_groups_are_refused():
     refuses(group, "graph damaged: some.onnx (no protobuf: field 1 of wire type 3)")
 
 
-def test_a_claimed_length_is_not_allocated():
+def test_a_claimed_length_is_not_allocated(peak_memory):
     """A dimension of 2^62 and a field that claims 2^62 bytes cost no memory to speak of."""
     tensor = varint(1 << 3) + varint(1 << 62) + field(9, b"1234") + varint(9 << 3 | 2) + varint(1 << 62)
     graph = field(7, field(5, tensor))
-    tracemalloc.start()
-    try:
-        refuses(graph, "graph damaged")
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 200_000
+    assert peak_memory(lambda: refuses(graph, "graph damaged")) < 200_000
 
 
-def test_weights_are_neither_copied_nor_read():
+def test_weights_are_neither_copied_nor_read(peak_memory):
     """The shipped encoder's 2.7 MB are checked in a few kB of memory; megabytes of weights more do not change that."""
     graph = (shipped() / "encoder.onnx").read_bytes()
     heavy = onnx.load_from_string(graph)
     heavy.graph.initializer.add(name="heavy", data_type=TensorProto.FLOAT, dims=[1 << 24], raw_data=bytes(1 << 26))
     for data in (graph, heavy.SerializeToString()):
-        tracemalloc.start()
-        try:
-            check(data, "encoder.onnx")
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert peak < 50_000
+        assert peak_memory(partial(check, data, "encoder.onnx")) < 50_000
 
 
 def test_depth_does_not_matter():

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.files import replacing, write_error, write_lines
+from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import networks
 from vae_train.config import Config
 from vae_train.training import Training
@@ -65,10 +65,8 @@ def start(folder: Path, config: Config, image_shape: networks.Shape, provenance:
     }
     settings = {"config": asdict(config), "image_shape": list(image_shape), "provenance": {**provenance, **versions}}
     try:
-        try:
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(error, folder) from None
         write_json(folder / CONFIG, settings)
         yield
     except BaseException:
@@ -111,10 +109,8 @@ def save(folder: Path, training: Training) -> None:
     tensors, rest = training.state()
     data = safetensors.torch.save(tensors, metadata={"rest": rest})
     place = folder / CHECKPOINTS
-    try:
+    with write_errors(place):
         place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise write_error(error, place) from None
     progress = training.progress
     name = f"{progress.epoch:06d}-{progress.step:09d}-{hashlib.sha256(data).hexdigest()}.safetensors"
     with replacing(place / name) as file:
@@ -154,14 +150,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
-    """Write the metrics, a line per epoch, as far as the checkpoint that a training goes on from knows them."""
+    """Write the metrics, a line per epoch, in one step."""
     write_lines(folder / METRICS, map(json.dumps, rows))
-
-
-def append_metrics(folder: Path, epoch: Any) -> None:
-    """Add one line to the metrics (a dataclass of numbers)."""
-    with (folder / METRICS).open("a") as file:
-        file.write(json.dumps(asdict(epoch)) + "\n")
 
 
 def save_weights(folder: Path, vae: VAE) -> None:
