@@ -13,7 +13,7 @@ from PIL import Image
 
 from vae_export import bundle
 from vae_train import checkpoint, train
-from vae_train.config import PRESETS
+from vae_train.config import PRESETS, Place
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def tiny_run(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A finished run folder: the tutorial's networks made small, two epochs on the digits."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     config = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)
-    train.train(config, out, digits_root, download=False, device="cpu", command="vae-train --epochs 2")
+    train.train(config, out, Place(digits_root, download=False), command="vae-train --epochs 2")
     return out
 
 

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from vae_runtime import noise
 from vae_runtime.bundle import FILES, FORMAT, dump_manifest
 from vae_runtime.errors import ArgumentError
 from vae_runtime.files import folder_beside, write_errors
-from vae_runtime.likelihoods import Bernoulli
+from vae_runtime.likelihoods import from_contract
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
 
@@ -45,6 +46,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
         "onnx": {"opset": opset, "ir_version": encoder.ir_version},
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
         "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
+        "preprocessing": run.settings.preprocessing,
         "evaluation": run.evaluation,
     }
     with folder_beside(out) as staging:
@@ -60,9 +62,8 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
     channels, height, width = run.image_shape
     z = torch.zeros(2, run.vae.latent_dim)
     x = torch.zeros(2, channels, height, width)
-    likelihood = Bernoulli()
     encoder = graphs.to_onnx(run.vae.encoder, x, "x", ["mu", "logsigma"], opset)
-    decoder = graphs.to_onnx(run.vae.decoder, z, "z", [likelihood.output], opset)
+    decoder = graphs.to_onnx(run.vae.decoder, z, "z", [run.vae.likelihood.output], opset)
     pair = hashlib.sha256(b"".join(m.SerializeToString(deterministic=True) for m in (encoder, decoder))).hexdigest()
     contract = {
         "format": FORMAT,
@@ -70,7 +71,7 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
         "image": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
         "latent_dim": run.vae.latent_dim,
         "prior": "standard-normal",
-        "likelihood": {"name": "bernoulli"},
+        "likelihood": run.vae.likelihood.contract(),
     }
     return contract, encoder, decoder
 
@@ -80,15 +81,18 @@ def golden(run: Run) -> bytes:
     """Inputs from the model's own prior and seeded noise, and PyTorch's outputs for them, as the bytes of an .npz."""
     rows = np.arange(_GOLDEN_IMAGES)
     z = noise.normal(_GOLDEN_SEED, noise.PRIOR, rows, run.vae.latent_dim)
-    logits = run.vae.decoder(torch.from_numpy(z))
-    uniforms = noise.uniform(_GOLDEN_SEED, noise.PIXELS, rows, logits[0].numel()).reshape(logits.shape)
-    x = (torch.from_numpy(uniforms) < torch.sigmoid(logits)).float()
+    parameters = run.vae.decoder(torch.from_numpy(z))
+    likelihood = from_contract(run.vae.likelihood.contract())
+    draw = noise.uniform if likelihood.noise == "uniform" else noise.normal
+    noise_of_pixels = draw(_GOLDEN_SEED, noise.PIXELS, rows, math.prod(run.image_shape))
+    drawn = likelihood.sample(parameters.numpy(), noise_of_pixels.reshape(-1, *run.image_shape))
+    x = torch.from_numpy(drawn).clamp(0, 1)  # Gaussian pixels may leave the range that the runtime takes
     eps = noise.normal(_GOLDEN_SEED, noise.POSTERIOR, rows, run.vae.latent_dim)
     mu, logsigma = run.vae.encoder(x)
     elbo = run.vae.elbo(x, torch.from_numpy(eps))
     buffer = io.BytesIO()
     arrays = {"seed": np.array(_GOLDEN_SEED, np.uint64), "z": z, "eps": eps}
-    tensors = {"x": x, "mu": mu, "logsigma": logsigma, "logits": logits, "elbo": elbo}
+    tensors = {"x": x, "mu": mu, "logsigma": logsigma, likelihood.output: parameters, "elbo": elbo}
     arrays |= {name: tensor.numpy() for name, tensor in tensors.items()}
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/NAME of the run]")
+@click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
+@click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 @click.version_option(package_name="vae-edge")
-def cli(run_folder: Path, opset: int, out: Path | None) -> None:
+def cli(run_folder: Path, opset: int, out: Path | None, best: bool, model: str | None) -> None:
     """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch.
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
@@ -28,7 +30,7 @@ def cli(run_folder: Path, opset: int, out: Path | None) -> None:
     from vae_train import checkpoint
 
     out = out or Path("bundles") / run_folder.resolve().name
-    bundle.export(checkpoint.load(run_folder), out, opset, judge)
+    bundle.export(checkpoint.load(run_folder, model, best), out, opset, judge)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {size / 1e6:.1f} MB")
 

@@ -54,7 +54,7 @@ def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row
     eps = noise.normal(SEED, noise.POSTERIOR, rows, vae.latent_dim)
     mu, logsigma = _torch(vae.encoder, real)
     posterior = (mu + np.exp(logsigma) * eps).astype(np.float32)
-    binary = runtime.binarise(real, SEED)
+    observed = runtime.observe(real, SEED)
 
     def torch_elbo(x: Floats) -> list[Floats]:
         return [vae.elbo(torch.from_numpy(x), torch.from_numpy(eps[: len(x)])).numpy()]
@@ -67,14 +67,14 @@ def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row
             runtime.encode,
         ),
         (
-            ["logits"],
+            [vae.likelihood.output],
             {"prior z": prior, "posterior z": posterior},
             lambda z: _torch(vae.decoder, z),
             lambda z: [runtime.parameters(z)],
         ),
         (
             ["ELBO"],
-            {"real images": binary, "extremes": extremes},
+            {"real images": observed, "extremes": extremes},
             torch_elbo,
             lambda x: [runtime.elbo(x, seed=SEED)],
         ),
@@ -90,11 +90,11 @@ def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row
 
 def table(rows: list[Row]) -> str:
     """The rows for people: a tick or a cross, the largest absolute and relative difference, and nats."""
-    lines = [f"  {'tensor':9}{'inputs':13}{'batch':>5}{'max abs':>11}{'max rel':>11}{'nats':>11}"]
+    lines = [f"  {'tensor':11}{'inputs':13}{'batch':>5}{'max abs':>11}{'max rel':>11}{'nats':>11}"]
     for row in rows:
         nats = "" if row.nats is None else f"{row.nats:11.1e}"
         figures = row.problem or f"{row.max_abs:11.1e}{row.max_rel:11.1e}{nats}"
-        lines.append(f"{'✓' if row.passed else '✗'} {row.tensor:9}{row.inputs:13}{row.batch:5d}{figures}")
+        lines.append(f"{'✓' if row.passed else '✗'} {row.tensor:11}{row.inputs:13}{row.batch:5d}{figures}")
     return "\n".join(lines)
 
 

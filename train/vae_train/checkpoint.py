@@ -20,17 +20,25 @@ from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import networks
 from vae_train.config import Config
+from vae_train.mlp import Shape
 from vae_train.training import Training
 from vae_train.vae import VAE
 
 CHECKPOINTS = "checkpoints"
-CONFIG, WEIGHTS, METRICS, EVALUATION, PROBE = (
-    "config.json",
-    "model.safetensors",
-    "metrics.jsonl",
-    "evaluation.json",
-    "probe.npy",
-)
+CONFIG, METRICS, PROBE = "config.json", "metrics.jsonl", "probe.npy"
+WEIGHTS, EVALUATION = "model.safetensors", "evaluation.json"
+BEST_WEIGHTS, BEST_EVALUATION = "best.safetensors", "best.json"  # of the epoch with the highest test ELBO
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run folder says of a training before it ends."""
+
+    config: Config
+    image_shape: Shape
+    preprocessing: dict[str, Any]
+    data_sha256: str
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,20 @@ class Run:
     """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images (uint8)."""
 
     vae: VAE
-    config: Config
-    image_shape: networks.Shape
+    settings: Settings
     provenance: dict[str, Any]
     evaluation: dict[str, Any]
     probe: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @property
+    def config(self) -> Config:
+        """The run's settings."""
+        return self.settings.config
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height, width."""
+        return self.settings.image_shape
 
 
 def check_new(folder: Path) -> None:
@@ -52,8 +69,8 @@ def check_new(folder: Path) -> None:
 
 
 @contextmanager
-def start(folder: Path, config: Config, image_shape: networks.Shape, provenance: dict[str, Any]) -> Iterator[None]:
-    """Make the run folder and write its settings; remove it again where the training inside leaves no checkpoint.
+def start(folder: Path, settings: Settings) -> Iterator[None]:
+    """Make the run folder, write its settings and keep others out; remove it where the training leaves no checkpoint.
 
     Raises ArgumentError where the folder cannot be made or holds files.
     """
@@ -63,15 +80,17 @@ def start(folder: Path, config: Config, image_shape: networks.Shape, provenance:
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    settings = {"config": asdict(config), "image_shape": list(image_shape), "provenance": {**provenance, **versions}}
+    stored = asdict(settings)
+    stored["provenance"] |= versions
     try:
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, settings)
-        yield
+        write_json(folder / CONFIG, stored)
+        with locked(folder):
+            yield
     except BaseException:
         if not _checkpoints(folder):
-            for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION):
+            for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION, BEST_WEIGHTS, BEST_EVALUATION):
                 (folder / name).unlink(missing_ok=True)
             for place in (folder / CHECKPOINTS, folder):
                 with suppress(OSError):  # it was never made, or holds what this run did not write
@@ -90,17 +109,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def settings(folder: Path) -> tuple[Config, networks.Shape, dict[str, Any]]:
-    """A run's settings, its images' shape and its provenance. Raises BundleError where they cannot be read."""
+def read_settings(folder: Path) -> Settings:
+    """What a run was asked for. Raises BundleError where it cannot be read."""
     try:
         stored = _read_json(folder / CONFIG)
         values = stored["config"]
         channels, height, width = stored["image_shape"]
         config = Config(**{**values, "hidden": tuple(values["hidden"])})
-        return config, (channels, height, width), dict(stored["provenance"])
+        preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
+        return Settings(config, (channels, height, width), preprocessing, sha256, dict(stored["provenance"]))
     except FileNotFoundError:
         raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArgumentError) as error:
         raise _unreadable(folder, error) from None
 
 
@@ -119,8 +139,8 @@ def save(folder: Path, training: Training) -> None:
         old.unlink()
 
 
-def restore(folder: Path, training: Training, warn: Callable[[str], None]) -> None:
-    """Go back to the newest checkpoint that is whole; `warn` is told about a damaged one.
+def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, torch.Tensor], str]:
+    """A training's state in the newest checkpoint that is whole; `warn` is told about a damaged one.
 
     Raises BundleError where there is none. Nothing is executed, and nothing read before its hash is right.
     """
@@ -131,12 +151,18 @@ def restore(folder: Path, training: Training, warn: Callable[[str], None]) -> No
             continue
         try:
             size = int.from_bytes(data[:8], "little")
-            rest = json.loads(data[8 : 8 + size])["__metadata__"]["rest"]
-            training.restore(safetensors.torch.load(data), rest)
-        except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+            return safetensors.torch.load(data), json.loads(data[8 : 8 + size])["__metadata__"]["rest"]
+        except (ValueError, LookupError, TypeError, SafetensorError) as error:
             raise _unreadable(path, error) from None
-        return
     raise BundleError("no checkpoint to resume from", folder / CHECKPOINTS, "train anew with another --out")
+
+
+def restore(folder: Path, training: Training, state: tuple[dict[str, torch.Tensor], str]) -> None:
+    """Let a training go on from such a state. Raises BundleError where it is another network's."""
+    try:
+        training.restore(*state)
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise _unreadable(folder / CHECKPOINTS, error) from None
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -154,16 +180,17 @@ def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
     write_lines(folder / METRICS, map(json.dumps, rows))
 
 
-def save_weights(folder: Path, vae: VAE) -> None:
-    """Write the weights in one step."""
+def save_weights(folder: Path, vae: VAE, best: bool = False) -> None:
+    """Write the weights in one step: a finished training's, or those of its best epoch so far."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
-    with replacing(folder / WEIGHTS) as file:
+    with replacing(folder / (BEST_WEIGHTS if best else WEIGHTS)) as file:
         file.write(safetensors.torch.save(state))
 
 
-def save_evaluation(folder: Path, evaluation: dict[str, Any]) -> None:
+def save_evaluation(folder: Path, evaluation: dict[str, Any], best: bool = False) -> None:
     """Write the test figures, tied by hash to the weights that they were measured on."""
-    write_json(folder / EVALUATION, {**evaluation, "weights_sha256": _sha256(folder / WEIGHTS)})
+    weights, name = (BEST_WEIGHTS, BEST_EVALUATION) if best else (WEIGHTS, EVALUATION)
+    write_json(folder / name, {**evaluation, "weights_sha256": _sha256(folder / weights)})
 
 
 def save_probe(folder: Path, images: torch.Tensor) -> None:
@@ -172,26 +199,38 @@ def save_probe(folder: Path, images: torch.Tensor) -> None:
         np.save(file, images.cpu().numpy())
 
 
-def load(folder: Path) -> Run:
-    """Read a run. Raises BundleError where it is missing, unfinished or damaged; executes nothing that it reads."""
+def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
+    """Read a run with its last weights, or with those of its best epoch; executes nothing that it reads.
+
+    A person's own networks are made only by the function that `trusted` names, "package.module:function".
+    Raises BundleError where the run is missing, unfinished or damaged; ArgumentError where its networks are not
+    trusted.
+    """
+    weights, evaluation = (BEST_WEIGHTS, BEST_EVALUATION) if best else (WEIGHTS, EVALUATION)
     try:
-        config, (channels, height, width), provenance = settings(folder)
-        evaluation = _read_json(folder / EVALUATION)
-        if evaluation["weights_sha256"] != _sha256(folder / WEIGHTS):
-            raise BundleError("run damaged (the weights' sha256 differs)", folder / WEIGHTS, "train again")
-        vae = networks.build(config, (channels, height, width))
-        vae.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        settings = read_settings(folder)
+        figures = _read_json(folder / evaluation)
+        if figures["weights_sha256"] != _sha256(folder / weights):
+            raise BundleError("run damaged (the weights' sha256 differs)", folder / weights, "train again")
+        vae = load_weights(folder, settings, trusted, best)
         probe = np.load(folder / PROBE, allow_pickle=False)
-        if probe.dtype != np.uint8 or probe.shape[1:] != (channels, height, width) or len(probe) == 0:
+        if probe.dtype != np.uint8 or probe.shape[1:] != settings.image_shape or len(probe) == 0:
             raise ValueError(f"{PROBE} does not hold images of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
-        provenance["training_seconds"] = round(seconds)
-        return Run(vae, config, (channels, height, width), provenance, evaluation, probe)
+        provenance = {**settings.provenance, "training_seconds": round(seconds)}
+        return Run(vae, settings, provenance, figures, probe)
     except FileNotFoundError as error:
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, error) from None
+
+
+def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bool) -> VAE:
+    """The VAE of a run, with its last weights or those of its best epoch so far."""
+    vae = networks.build(settings.config, settings.image_shape, trusted)
+    vae.load_state_dict(safetensors.torch.load_file(folder / (BEST_WEIGHTS if best else WEIGHTS)))
+    return vae
 
 
 def _unreadable(path: Path, error: Exception) -> BundleError:

@@ -1,76 +1,149 @@
-"""The command `vae-train`: fit a VAE, and evaluate a finished run."""
+"""The command `vae-train`: fit a VAE, and look at finished runs."""
 
 import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit
-from vae_train.config import DATASETS, PRESETS
+from vae_train.config import DATASETS, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESETS, Place, default_preset
 
+if TYPE_CHECKING:
+    import torch
+
+# How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
+# use; docs/benchmarks.md has what that costs.
+SPIN = 2000
 _POSITIVE = click.IntRange(min=1)
-_data_options = (
+_WEIGHT = click.FloatRange(min=0)
+_PATH = click.Path(path_type=Path)
+
+
+class Sections(click.Group):
+    """A group whose help lists options by the section that `section` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section, then the commands."""
+        titles: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                titles.setdefault(_SECTIONS.get(parameter.name or "", "Options"), []).append(record)
+        for title, records in titles.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
+
+
+_SECTIONS: dict[str, str] = {}
+
+
+def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options that the help lists together."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+            _SECTIONS[command.__click_params__[-1].name] = title
+        return command
+
+    return decorate
+
+
+_machine = section(
+    "Machine",
     click.option(
-        "--data-root",
-        type=click.Path(path_type=Path),
-        envvar="VAE_EDGE_DATA",
-        default=Path("data"),
-        show_default=True,
-        show_envvar=True,
-        help="Folder of the image sets, in torchvision's layout.",
-    ),
-    click.option("--no-download", is_flag=True, help="Never use the network, even where data is missing."),
-)
-
-
-def data_options(command: Any) -> Any:
-    """The options that say where the data is."""
-    for option in reversed(_data_options):
-        command = option(command)
-    return command
-
-
-def _device_option(command: Any) -> Any:
-    return click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
         help="Where to compute.",
-    )(command)
+    ),
+    click.option("--threads", type=_POSITIVE, help="CPU threads.  [default: VAE_EDGE_THREADS, or the cores there are]"),
+    click.option(
+        "--data-root",
+        type=_PATH,
+        envvar="VAE_EDGE_DATA",
+        default=Path("data"),
+        show_default=True,
+        show_envvar=True,
+        help="Folder of the named image sets, in torchvision's layout.",
+    ),
+    click.option("--no-download", is_flag=True, help="Never use the network, even where data is missing."),
+)
+_model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 
 
-@click.group(invoke_without_command=True)
-@click.option("--dataset", type=click.Choice(DATASETS), default="mnist", show_default=True, help="Images to train on.")
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="tutorial", show_default=True, help="Networks and settings."
+@click.group(cls=Sections, invoke_without_command=True)
+@section(
+    "The common case",
+    click.option(
+        "--dataset",
+        default="mnist",
+        show_default=True,
+        metavar="NAME|PATH",
+        help=f"{', '.join(DATASETS)}, or your own: a folder of images, an .npy or .npz array.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Networks and settings.  [default: tutorial, or resnet-colour for colour images]",
+    ),
+    click.option("--epochs", type=_POSITIVE, help="Passes over the training images."),
+    click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise."),
+    click.option("--out", type=_PATH, help="Run folder.  [default: runs/DATASET-PRESET]"),
+    click.option("--resume", type=_PATH, metavar="RUN", help="Go on with a run that was stopped, exactly."),
+    click.option("--tensorboard", is_flag=True, help="Write scalars and images for TensorBoard into the run folder."),
 )
-@click.option("--epochs", type=_POSITIVE, help="Passes over the training images.")
-@click.option("--batch-size", type=_POSITIVE, help="Images per step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule.")
-@click.option("--latent-dim", type=_POSITIVE, help="Dimensions of z.")
-@click.option("--hidden", metavar="N[,N...]", help="Widths of the encoder's hidden layers; the decoder mirrors them.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATASET-PRESET]")
-@click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run that was stopped, exactly."
+@section(
+    "Images",
+    click.option("--image-size", type=_POSITIVE, help="Side to which a folder's images are fitted.  [default: 32]"),
+    click.option("--channels", type=click.IntRange(1, 3), help="1 (grey) or 3 (RGB) of a folder.  [default: 3]"),
+    click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
+    click.option("--binarise/--no-binarise", default=None, help="Draw pixels as 0 or 1 with P(1) = level / 255."),
 )
-@_device_option
-@data_options
+@section(
+    "Networks",
+    click.option("--latent-dim", type=_POSITIVE, help="Dimensions of z."),
+    click.option("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
+    click.option("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),
+    click.option("--dense", type=_POSITIVE, help="Width of a resnet's fully connected layer."),
+    click.option("--model", metavar="MODULE:FUNCTION", help="Your own networks; docs/training.md has an example."),
+)
+@section(
+    "Objective",
+    click.option(
+        "--samples", type=_POSITIVE, help="Draws of z per image: 1 is the ELBO, more the importance-weighted bound."
+    ),
+    click.option("--gradient", type=click.Choice(GRADIENTS), help="path (STL, or DReG for more samples) or total."),
+    click.option("--beta", type=_WEIGHT, help="Weight of the KL."),
+    click.option("--warm-up", type=_WEIGHT, help="Epochs in which that weight grows from 0."),
+    click.option("--free-bits", type=_WEIGHT, help="Nats of KL that each latent dimension has for nothing."),
+    click.option("--batch-size", type=_POSITIVE, help="Images per step."),
+    click.option(
+        "--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule."
+    ),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="Of the products; weights are float32."),
+)
+@_machine
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(
     context: click.Context,
     /,
     dataset: str,
-    preset: str,
+    preset: str | None,
     hidden: str | None,
     out: Path | None,
     resume: Path | None,
+    tensorboard: bool,
     device: str,
+    threads: int | None,
     data_root: Path,
     no_download: bool,
     **settings: Any,
@@ -79,48 +152,100 @@ def cli(
 
     Settings that are not given come from the preset. A run folder that exists is never overwritten.
     """
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if context.invoked_subcommand is not None:
-        given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         if given:
             raise click.UsageError(f"options go after '{context.invoked_subcommand}'")
         return
+    require_extra(tensorboard)
+    place = Place(data_root, not no_download, device, threads, settings["model"])
     if resume is not None:
-        named = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-        if unfit := sorted(named - {"resume", "device", "data_root", "no_download"}):
+        if unfit := sorted(given - {"resume", "device", "threads", "data_root", "no_download", "model", "tensorboard"}):
             raise click.UsageError(f"a run keeps its settings: --resume goes without --{unfit[0].replace('_', '-')}")
-        require_extra()
         from vae_train.train import resume as go_on
 
-        go_on(resume, data_root, download=not no_download, device=device)
+        go_on(resume, place, tensorboard)
         return
+    preset = preset or default_preset(_channels(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
-    out = out or Path("runs") / f"{dataset}-{preset}"
-    require_extra()
+    out = out or Path("runs") / f"{Path(dataset).stem}-{preset}"
     from vae_train.train import train
 
-    train(config, out, data_root, download=not no_download, device=device, command=as_typed("vae-train"))
+    train(config, out, place, as_typed("vae-train"), tensorboard)
 
 
 @cli.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run_folder", metavar="RUN", type=_PATH)
 @click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Importance samples per image.")
-@_device_option
-@data_options
-def evaluate(run_folder: Path, samples: int, device: str, data_root: Path, no_download: bool) -> None:
+@click.option("--best", is_flag=True, help="The weights of the best epoch instead of the last.")
+@_model
+@_machine
+def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
     """Bound log p(x) of the test images with importance samples, and add the figure to the run."""
     require_extra()
-    from vae_train.train import evaluate_run
+    from vae_train import results
 
-    evaluate_run(run_folder, samples, data_root, download=not no_download, device=device)
+    with _at(**places) as (place, device):
+        results.evaluate_run(run_folder, samples, place, device, best)
 
 
-def require_extra() -> None:
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=_PATH)
+@_model
+@_machine
+def report(run_folder: Path, **places: Any) -> None:
+    """Write the pictures and report.html of a finished run again, with the figures that it has now."""
+    require_extra()
+    from vae_train import results
+
+    with _at(**places) as (place, _):
+        results.report_run(run_folder, place)
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN RUN", nargs=2, type=_PATH)
+@click.option("--samples", "-K", type=_POSITIVE, default=1, show_default=True, help="Compare bounds of log p(x) too.")
+@_model
+@_machine
+def compare(runs: tuple[Path, Path], samples: int, **places: Any) -> None:
+    """Compare two runs on the same test images: their figures, and the differences per image."""
+    require_extra()
+    from vae_train import results
+
+    with _at(**places) as (place, device):
+        results.compare(runs, samples, place, device)
+
+
+@contextmanager
+def _at(
+    data_root: Path, no_download: bool, device: str, threads: int | None, model: str | None
+) -> "Iterator[tuple[Place, torch.device]]":
+    """The place that the options name, with its device ready."""
+    from vae_train import train
+
+    place = Place(data_root, not no_download, device, threads, model)
+    with train.machine(place) as where, train.memory_errors():
+        yield place, where
+
+
+def require_extra(tensorboard: bool = False) -> None:
     """Raise EnvironmentUnfit unless the packages of the train extra can be found."""
     for package in ("torch", "torchvision", "safetensors", "tqdm", "sklearn", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise EnvironmentUnfit(
                 "training needs a package that is not installed", package, "pip install 'vae-edge[train]'"
             )
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise EnvironmentUnfit("--tensorboard needs a package", "tensorboard", "pip install 'vae-edge[tensorboard]'")
+
+
+def _channels(dataset: str, given: int | None) -> int:
+    """Of the images to train on."""
+    if dataset in DATASETS or not Path(dataset).exists():
+        return 1
+    from vae_train import own
+
+    return own.shape(Path(dataset), None, given if Path(dataset).is_dir() else None)[0]
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:
@@ -134,4 +259,5 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
 
 def main() -> None:
     """Entry point of `vae-train`."""
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN))  # read when torch is imported
     run(cli, "vae-train")

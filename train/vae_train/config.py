@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from vae_runtime.errors import ArgumentError
 
-DATASETS = ("mnist", "fashion-mnist")
+DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
+LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
+GRADIENTS = ("path", "total")
+PRECISIONS = ("float32", "bfloat16")
 _LARGEST = 1_000_000
 
 
@@ -14,37 +18,116 @@ _LARGEST = 1_000_000
 class Config:
     """All settings of a run. Raises ArgumentError for what cannot be.
 
-    hidden: the encoder's layer widths, mirrored in the decoder. lr: the peak of the one-cycle schedule.
+    dataset: one of DATASETS, or the path of a folder of images or of an array; image_size and channels are for folders.
+    binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
+    network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the image,
+    `blocks` residual blocks there, and a fully connected layer of width `dense`; the decoder mirrors the encoder.
+    model: a person's own networks, "package.module:function".
+    samples, gradient, beta, free_bits: see `vae_train.objectives`. warm_up: epochs in which beta grows from 0.
+    lr: the peak of the one-cycle schedule. precision: in which products are computed; weights are always float32.
     """
 
     preset: str
     dataset: str = "mnist"
+    image_size: int | None = None
+    channels: int | None = None
+    likelihood: str = "bernoulli"
+    binarise: bool = True
+    network: str = "mlp"
     hidden: tuple[int, ...] = (400,)
     activation: str = "relu"
+    blocks: int = 1
+    dense: int = 256
+    model: str | None = None
     latent_dim: int = 20
+    samples: int = 1
+    gradient: str = "path"
+    beta: float = 1.0
+    warm_up: float = 0.0
+    free_bits: float = 0.0
     epochs: int = 5
     batch_size: int = 128
     lr: float = 7e-3
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = {"latent_dim": self.latent_dim, "epochs": self.epochs, "batch_size": self.batch_size}
-        widths = {f"hidden layer {i}": width for i, width in enumerate(self.hidden)}
-        for name, size in {**sizes, **widths}.items():
+        sizes = {
+            name: getattr(self, name) for name in ("latent_dim", "samples", "blocks", "dense", "epochs", "batch_size")
+        }
+        optional = {"image_size": self.image_size, "channels": self.channels}
+        sizes |= {name: size for name, size in optional.items() if size is not None}
+        sizes |= {f"hidden layer {i}": width for i, width in enumerate(self.hidden)}
+        for name, size in sizes.items():
             if not 1 <= size <= _LARGEST:
                 raise ArgumentError(f"{name} out of range", size, f"give 1 to {_LARGEST:,}")
+        if self.channels not in (None, 1, 3):
+            raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
         if not self.hidden:
             raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ArgumentError("learning rate out of range", self.lr, "give a positive --lr")
+        for name in ("beta", "warm_up", "free_bits"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise ArgumentError(f"{name} out of range", value, "give 0 or more")
+        for name, known in (("likelihood", LIKELIHOODS), ("gradient", GRADIENTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"{name} not known", getattr(self, name), f"give one of {', '.join(known)}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Raise ArgumentError for settings that contradict each other."""
+        if self.binarise and self.likelihood != "bernoulli":
+            todo = "leave --binarise out, or choose --likelihood bernoulli"
+            raise ArgumentError("binary pixels under a likelihood of grey levels", self.likelihood, todo)
+        if self.samples > 1 and (self.beta != 1 or self.warm_up or self.free_bits):
+            todo = "leave out --beta, --warm-up and --free-bits, or --samples"
+            raise ArgumentError("a weighted KL in the importance-weighted bound", f"--samples {self.samples}", todo)
 
     def replace(self, **given: Any) -> "Config":
-        """A copy with those settings in `given` that are not None."""
+        """A copy with those settings in `given` that are not None; pixels are binary where the likelihood's are."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Config(**{**values, **{name: value for name, value in given.items() if value is not None}})
+        changed = {name: value for name, value in given.items() if value is not None}
+        if "likelihood" in changed:
+            values["binarise"] = changed["likelihood"] == "bernoulli"
+        return Config(**{**values, **changed})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command works; the same settings mean the same training at every place.
+
+    data_root: folder of the named image sets. download: whether to use the network. device: "auto", "cpu" or "cuda".
+    threads: on the CPU; None for the cores there are. trusted: the module of a run's own networks that may be imported.
+    """
+
+    data_root: Path
+    download: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    trusted: str | None = None
 
 
 PRESETS = {
     "tutorial": Config("tutorial"),
     "deep": Config("deep", hidden=(512, 512), activation="silu", latent_dim=32, batch_size=64, lr=3e-3),
+    "gated": Config("gated", hidden=(300, 300), activation="gated", latent_dim=40, batch_size=64, lr=3e-3),
+    "resnet": Config("resnet", network="resnet", hidden=(16, 32), latent_dim=40, lr=2e-3, precision="bfloat16"),
+    "resnet-colour": Config(
+        "resnet-colour",
+        likelihood="discretised-logistic",
+        binarise=False,
+        network="resnet",
+        hidden=(32, 64, 128),
+        latent_dim=64,
+        batch_size=64,
+        lr=1e-3,
+        epochs=20,
+        precision="bfloat16",
+    ),
 }
+
+
+def default_preset(channels: int) -> str:
+    """The preset for images of so many channels where none is named."""
+    return "tutorial" if channels == 1 else "resnet-colour"

@@ -1,37 +1,97 @@
-"""The image sets, in memory as uint8 tensors, and their binarisation."""
+"""The image sets, in memory as uint8 tensors: named ones, and a person's own."""
 
 import contextlib
+import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision.datasets
 from torch import Tensor
 
-from vae_runtime.errors import InputError
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import own, pixels
+from vae_train.config import DATASETS, Config
 
-_CLASSES = {"mnist": torchvision.datasets.MNIST, "fashion-mnist": torchvision.datasets.FashionMNIST}
+_CLASSES = {
+    "mnist": torchvision.datasets.MNIST,
+    "fashion-mnist": torchvision.datasets.FashionMNIST,
+    "kmnist": torchvision.datasets.KMNIST,
+}
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set
 
 
 @dataclass(frozen=True)
 class Images:
-    """One image set: `train` and `test` are uint8 [n, C, H, W] grey levels, labels int64 [n], `names` the classes'."""
+    """One image set: `train` and `test` are uint8 [n, C, H, W] grey levels, labels int64 [n], `names` the classes'.
+
+    preprocessing: how files became these levels, for the run and the bundle.
+    """
 
     train: Tensor
     test: Tensor
     test_labels: Tensor
     names: list[str]
+    preprocessing: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.shape[1:]
+        return channels, height, width
+
+    def digest(self) -> str:
+        """sha256 of all training and test images' bytes."""
+        sha256 = hashlib.sha256()
+        for part in (self.train, self.test):
+            sha256.update(part.numpy().tobytes())
+        return sha256.hexdigest()
+
+    def observed_test(self, binarise: bool) -> Tensor:
+        """The test images as a likelihood sees them: uint8 levels, 0 and 255 only in the literature's binary draw."""
+        return pixels.literature_draw(self.train, self.test) if binarise else self.test
+
+    def observed_train(self, binarise: bool) -> Tensor:
+        """As many training images, as a likelihood sees them."""
+        some = self.train[: len(self.test)]
+        return pixels.fixed_draw(some) if binarise else some
 
 
-def load(dataset: str, root: Path, download: bool = True) -> Images:
-    """Read an image set in torchvision's layout under `root`; download it when it is missing and `download` is true.
+def load(config: Config, root: Path, download: bool = True, warn: Callable[[str], None] = lambda text: None) -> Images:
+    """The images of `config.dataset`; named sets lie under `root`, and may be downloaded where missing.
 
-    Raises InputError when the files are missing and cannot be had, or are damaged.
+    Raises InputError when files are missing and cannot be had, or are damaged; ArgumentError where the likelihood is
+    not one of such pixels.
     """
+    images = _named(config, root, download) if config.dataset in DATASETS else _own(config, warn)
+    if config.likelihood == "bernoulli" and not config.binarise:
+        for part in (images.train, images.test):
+            if ((part > 0) & (part < 255)).any():
+                todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
+                raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
+    return images
+
+
+def _named(config: Config, root: Path, download: bool) -> Images:
+    if config.image_size or config.channels:
+        raise ArgumentError("images of a fixed size", config.dataset, "leave out --image-size and --channels")
+    if config.dataset == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
+        names = [str(name) for name in digits.target_names]
+        return _split(
+            own.Found(levels, digits.target.astype(np.int64), names, 0), "scikit-learn's 17 levels as 8-bit levels"
+        )
+    return _torchvision(config.dataset, root, download)
+
+
+def _torchvision(dataset: str, root: Path, download: bool) -> Images:
     cls = _CLASSES[dataset]
     folder = root / cls.__name__ / "raw"
     if not all((folder / name).exists() for name in _FILES):
@@ -51,23 +111,26 @@ def load(dataset: str, root: Path, download: bool = True) -> Images:
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
         raise InputError(f"data damaged ({error})", folder, "remove the files and fetch them again") from None
     names = [name.split(" - ")[0] for name in train.classes]
-    return Images(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names)
+    preprocessing = {"levels": "as they are", "split": "the set's own"}
+    return Images(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names, preprocessing)
 
 
-def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at each call."""
-    words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
-    words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
-    draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp(max=2**15 - 2)
-    threshold = grey.short() * 257 - 2**15  # level 0 is never reached, level 255 always
-    return (draws < threshold).float()
+def _own(config: Config, warn: Callable[[str], None]) -> Images:
+    path = Path(config.dataset)
+    if not path.exists():
+        raise InputError("data not found", path, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
+    shape = own.shape(path, config.image_size, config.channels)
+    found = own.load(path, shape, warn)
+    fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
+    levels = fitted.format(*shape) if path.is_dir() else "rounded to 8 bits"
+    return _split(found, levels)
 
 
-def fixed_test_draw(images: Images) -> Tensor:
-    """The literature's one binary draw of the test images, uint8 {0, 1} [n, C, H, W].
-
-    NumPy's legacy generator with seed 777 draws the validation images first, then the test images.
-    """
-    state = np.random.RandomState(777)
-    state.binomial(1, images.train[VALIDATION_START:].numpy() / 255)
-    return torch.from_numpy(state.binomial(1, images.test.numpy() / 255).astype(np.uint8))
+def _split(found: own.Found, levels: str) -> Images:
+    """Keep the tenth that `own.in_test` chooses for testing."""
+    test = own.in_test(found.levels)
+    if test.all() or not test.any():
+        raise InputError("too few images to keep a tenth for testing", f"{len(test)} of them", "give some dozens")
+    preprocessing = {"levels": levels, "split": "a tenth, by the sha256 of the levels", "unreadable": found.unreadable}
+    train, kept = (torch.from_numpy(found.levels[part]) for part in (~test, test))
+    return Images(train, kept, torch.from_numpy(found.labels[test]), found.names, preprocessing)

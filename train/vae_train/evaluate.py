@@ -1,42 +1,58 @@
-"""Figures of a trained VAE on test images: the ELBO, its terms, and the importance-weighted bound, in nats."""
+"""Figures of a trained VAE on images: the ELBO, its terms, and the importance-weighted bound, in nats."""
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae_train.vae import VAE, Terms
+from vae_train import pixels
+from vae_train.vae import VAE, Terms, kl_per_dimension
 
 QUANTILES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)), 0.995, 0.998, 0.999)
-_ROWS = 2000  # rows of z decoded at once
+_PIXELS = 2000 * 784  # decoded at once
+
+
+class Measured(NamedTuple):
+    """Both terms of each image's ELBO [n], nats, and the parameters of q(z|x) [n, latent_dim]."""
+
+    terms: Terms
+    mu: Tensor
+    logsigma: Tensor
 
 
 @torch.no_grad()
-def terms(vae: VAE, bits: Tensor, seed: int = 0) -> Terms:
-    """Both terms of the ELBO of each binary image [n, C, H, W], one draw of z each, float32 [n], nats."""
-    generator = torch.Generator(bits.device).manual_seed(seed)
+def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
+    """Both terms of the ELBO of each image, one draw of z each, float32 [n], nats.
+
+    levels: uint8 [n, C, H, W], 0 and 255 only for a likelihood of binary pixels.
+    """
+    generator = torch.Generator(levels.device).manual_seed(seed)
     parts = []
-    for x in bits.split(_ROWS):
-        eps = torch.randn(len(x), vae.latent_dim, generator=generator, device=x.device)
-        parts.append(vae.terms(x.float(), eps))
-    return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+    for some in levels.split(_rows(levels)):
+        x = pixels.unit(some)
+        eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
+        out = vae(x, eps)
+        kl = vae.kl_divergence(out.mu, out.logsigma)
+        parts.append((vae.likelihood.log_prob(x, out.parameters[0]), kl, out.mu, out.logsigma))
+    reconstruction, kl, mu, logsigma = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Measured(Terms(reconstruction, kl), mu, logsigma)
 
 
 @torch.no_grad()
-def log_likelihood(vae: VAE, bits: Tensor, num_samples: int, seed: int = 0, quiet: bool = False) -> Tensor:
-    """The importance-weighted bound of log p(x) for each binary image, float64 [n], nats (Burda et al. 2016, eq. 8)."""
-    generator = torch.Generator(bits.device).manual_seed(seed)
+def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, quiet: bool = False) -> Tensor:
+    """The importance-weighted bound of log p(x) for each image, float64 [n], nats (Burda et al. 2016, eq. 8)."""
+    generator = torch.Generator(levels.device).manual_seed(seed)
+    rows = _rows(levels)
     bounds = []
     blocks: Iterable[Tensor] = tqdm(
-        bits.split(max(1, _ROWS // num_samples)), f"K = {num_samples}", disable=True if quiet else None, leave=False
+        levels.split(max(1, rows // num_samples)), f"K = {num_samples}", disable=True if quiet else None, leave=False
     )
-    for x in blocks:
-        draws = [
-            vae.log_weights(x.float(), min(_ROWS, num_samples - k), generator) for k in range(0, num_samples, _ROWS)
-        ]
+    for some in blocks:
+        x = pixels.unit(some)
+        draws = [vae.log_weights(x, min(rows, num_samples - k), generator) for k in range(0, num_samples, rows)]
         bounds.append(torch.logsumexp(torch.cat(draws).double(), dim=0) - math.log(num_samples))
     return torch.cat(bounds)
 
@@ -44,12 +60,14 @@ def log_likelihood(vae: VAE, bits: Tensor, num_samples: int, seed: int = 0, quie
 def figure(values: Tensor) -> dict[str, float]:
     """Mean and standard error over the images, nats."""
     values = values.double()
-    return {"mean": values.mean().item(), "standard_error": (values.std() / math.sqrt(len(values))).item()}
+    spread = values.std(correction=min(1, len(values) - 1))  # of one image: 0
+    return {"mean": values.mean().item(), "standard_error": (spread / math.sqrt(len(values))).item()}
 
 
-def summary(test: Terms) -> dict[str, Any]:
-    """Mean, standard error and quantiles of the ELBO and its terms over the test images."""
-    named = {"elbo": test.elbo, "reconstruction": test.reconstruction, "kl": test.kl}
+def summary(test: Measured) -> dict[str, Any]:
+    """Mean, standard error and quantiles of the ELBO and its terms over the test images; the KL by dimension."""
+    terms = test.terms
+    named = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     return {
         "figures": {name: figure(values) for name, values in named.items()},
@@ -57,4 +75,14 @@ def summary(test: Terms) -> dict[str, Any]:
             "levels": list(QUANTILES),
             **{name: torch.quantile(values.double().cpu(), levels).tolist() for name, values in named.items()},
         },
+        "kl_per_dimension": kl_per_dimension(test.mu, test.logsigma).double().mean(dim=0).tolist(),
     }
+
+
+def bits_per_dimension(nats: float, dimensions: int) -> float:
+    """-log2 p(x) per pixel and channel."""
+    return -nats / (dimensions * math.log(2))
+
+
+def _rows(levels: Tensor) -> int:
+    return max(1, _PIXELS // math.prod(levels.shape[1:]))

@@ -1,13 +1,158 @@
-"""Log-likelihoods p(x|z) in PyTorch, from the natural parameters that a decoder returns."""
+"""Likelihoods p(x|z) in PyTorch, from the parameters that a decoder returns; `vae_runtime.likelihoods` is their twin.
 
-from torch import Tensor
+Shapes: images x [batch, C, H, W]; parameters [..., batch, C, H, W], or [..., batch, 2 C, H, W] where a pixel has two.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+_LOG_SCALE_BOUND = 7.0  # the runtime's
+_HALF_BIN = 1 / 510
 
-def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """Sum over pixels of log Bernoulli(x; sigmoid(logits)) = x * logits - softplus(logits), nats.
 
-    x: [batch, C, H, W] in {0, 1}. logits: [..., batch, C, H, W]. Returns [..., batch].
-    Finite for every finite logit: log(sigmoid(.)) is never formed.
+class Likelihood(nn.Module):
+    """What every likelihood offers; a module, since one may have weights of its own."""
+
+    name: str
+    output: str  # what the decoder's output is called in the exported graph
+    parameters_per_pixel = 1
+    binary = False  # whether pixels are 0 or 1, drawn anew in every batch
+    discrete = True  # whether log_prob is of a probability, so that bits per dimension mean something
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """log p(x|z), nats, [..., batch], summed over channels and pixels."""
+        raise NotImplementedError
+
+    def root(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Where backpropagation starts: a tensor, and the gradient of -log p(x|z) with respect to it."""
+        log_prob = self.log_prob(x, parameters)
+        return log_prob, torch.full_like(log_prob, -1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z], of the images' shape."""
+        raise NotImplementedError
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """x ~ p(x|z), of the images' shape."""
+        raise NotImplementedError
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """Parameters [C or 2 C, H, W] of the best constant image, from the pixels' mean and std [C, H, W]."""
+        raise NotImplementedError
+
+    def contract(self) -> dict[str, Any]:
+        """What a bundle says of it."""
+        return {"name": self.name}
+
+
+class Bernoulli(Likelihood):
+    """Binary pixels with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
+
+    name, output, binary = "bernoulli", "logits", True
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Sum of x * logits - softplus(logits); finite for every finite logit, since log(sigmoid) is never formed."""
+        return (x * parameters - softplus(parameters)).flatten(-3).sum(dim=-1)
+
+    def root(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits and sigmoid(logits) - x, so that the value of log p(x|z) is not computed."""
+        return parameters, torch.sigmoid(parameters.detach()).sub_(x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """theta = sigmoid(logits)."""
+        return torch.sigmoid(parameters)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """0 or 1 with p(1) = theta."""
+        return torch.bernoulli(torch.sigmoid(parameters))
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """logit(mean)."""
+        return torch.logit(mean, eps=1e-3)
+
+
+class Gaussian(Likelihood):
+    """Real-valued pixels N(loc, sigma^2) with parameters `loc` and one sigma, learned (Rybkin et al., arXiv:2006.13202)."""
+
+    name, output, discrete = "gaussian", "loc", False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logsigma = nn.Parameter(torch.zeros(()))
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Sum of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
+        squares = ((x - parameters) * torch.exp(-self.logsigma)).square().flatten(-3).sum(dim=-1)
+        constant = self.logsigma + 0.5 * math.log(2 * math.pi)
+        log_prob: Tensor = -0.5 * squares - constant * math.prod(x.shape[-3:])
+        return log_prob
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """loc itself."""
+        return parameters
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """loc + sigma * noise; may leave [0, 1]."""
+        return parameters + torch.exp(self.logsigma) * torch.randn_like(parameters)
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The mean; sigma starts from the pixels' own spread around it."""
+        with torch.no_grad():
+            self.logsigma.copy_(std.square().mean().sqrt().clamp(min=1e-3).log())
+        return mean
+
+    def contract(self) -> dict[str, Any]:
+        """With the learned sigma."""
+        return {"name": self.name, "logsigma": self.logsigma.item()}
+
+
+class DiscretisedLogistic(Likelihood):
+    """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the channels.
+
+    A logistic distribution integrated over each level's bin, its tails given to levels 0 and 255 (Salimans et al. 2017,
+    arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
     """
-    return (x * logits - softplus(logits)).flatten(-3).sum(dim=-1)
+
+    name, output, parameters_per_pixel = "discretised-logistic", "parameters", 2
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Sum of log(F(x + 1/510) - F(x - 1/510)), as (1 - exp(b - a)) sigmoid(a) sigmoid(-b), finite everywhere.
+
+        a and b are the standardised edges of the bin.
+        """
+        loc, scale = _split(parameters)
+        left, right = x < _HALF_BIN, x > 1 - _HALF_BIN
+        upper = softplus(-(x + _HALF_BIN - loc) / scale).masked_fill(right, 0)
+        lower = softplus((x - _HALF_BIN - loc) / scale).masked_fill(left, 0)
+        inside = torch.log(-torch.expm1(-2 * _HALF_BIN / scale)).masked_fill(left | right, 0)
+        return (inside - upper - lower).flatten(-3).sum(dim=-1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
+        loc, scale = _split(parameters)
+        return (scale * (softplus(loc / scale) - softplus((loc - 1) / scale))).clamp(0, 1)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """The level in whose bin a draw of the logistic falls."""
+        loc, scale = _split(parameters)
+        u = torch.rand_like(loc).clamp(min=2**-25)
+        draw = loc + scale * (torch.log(u) - torch.log1p(-u))
+        return torch.round(draw.clamp(0, 1) * 255) / 255
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The mean, and the scale of the logistic that has this standard deviation."""
+        log_scale = torch.log(std.clamp(min=1 / 255) * (math.sqrt(3) / math.pi))
+        return torch.cat([mean, log_scale])
+
+
+_ALL: tuple[type[Likelihood], ...] = (Bernoulli, Gaussian, DiscretisedLogistic)
+BY_NAME: dict[str, type[Likelihood]] = {likelihood.name: likelihood for likelihood in _ALL}
+
+
+def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    loc, log_scale = parameters.chunk(2, dim=-3)
+    return loc, torch.exp(log_scale.clamp(-_LOG_SCALE_BOUND, _LOG_SCALE_BOUND))

@@ -1,77 +1,66 @@
-"""The multilayer perceptrons behind q(z|x) and p(x|z)."""
+"""From settings to a VAE: which encoder and decoder, and a person's own."""
 
-import math
-from itertools import pairwise
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from vae_runtime.errors import ArgumentError
+from vae_train import likelihoods, mlp, resnet
 from vae_train.config import Config
+from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
-LOGSIGMA_BOUND = (
-    10.0  # exp(2 * 10) is far from float32's limit and exp(-10) is a posterior narrower than any pixel needs
-)
+Factory = Callable[[Shape, int, int], tuple[nn.Module, nn.Module]]
 
 
-def layers(sizes: list[int], activation: str) -> nn.Sequential:
-    """Fully connected layers sizes[0] -> sizes[1] -> ..., each followed by its nonlinearity."""
-    pairs = pairwise(sizes)
-    nonlinearity = {"relu": nn.ReLU, "silu": nn.SiLU}[activation]
-    return nn.Sequential(*(module for a, b in pairs for module in (nn.Linear(a, b), nonlinearity())))
-
-
-Shape = tuple[int, int, int]  # channels, height, width
-
-
-class Encoder(nn.Module):
-    """q(z|x): a multilayer perceptron with two heads.
-
-    logsigma is clamped to +-LOGSIGMA_BOUND, so that sigma and the KL stay finite whatever the weights.
-    """
-
-    def __init__(self, image_shape: Shape, hidden: tuple[int, ...], latent_dim: int, activation: str) -> None:
-        super().__init__()
-        self.body = layers([math.prod(image_shape), *hidden], activation)
-        self.mu = nn.Linear(hidden[-1], latent_dim)
-        self.logsigma = nn.Linear(hidden[-1], latent_dim)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images x [batch, C, H, W] in [0, 1] to `mu` and `logsigma`, both [batch, latent_dim]."""
-        h = self.body(x.flatten(1))  # [batch, hidden]
-        return self.mu(h), self.logsigma(h).clamp(-LOGSIGMA_BOUND, LOGSIGMA_BOUND)
-
-
-class Decoder(nn.Module):
-    """p(x|z): the encoder's multilayer perceptron, mirrored."""
-
-    def __init__(self, image_shape: Shape, hidden: tuple[int, ...], latent_dim: int, activation: str) -> None:
-        super().__init__()
-        self.image_shape = image_shape
-        self.body = layers([latent_dim, *reversed(hidden)], activation)
-        self.logits = nn.Linear(hidden[0], math.prod(image_shape))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Latents z [batch, latent_dim] to the Bernoulli logits [batch, C, H, W]."""
-        logits: Tensor = self.logits(self.body(z)).unflatten(1, self.image_shape)
-        return logits
-
-    @torch.no_grad()
-    def start_at_pixel_means(self, means: Tensor) -> None:
-        """Set the output bias to logit(means), so that training starts from the best constant image.
-
-        means: [C, H, W] in [0, 1], the training images' mean.
-        """
-        self.logits.bias.copy_(torch.logit(means.flatten(), eps=1e-3))
-
-
-def build(config: Config, image_shape: Shape, pixel_means: Tensor | None = None) -> VAE:
+def build(config: Config, image_shape: Shape, trusted: str | None = None) -> VAE:
     """The VAE that `config` describes, for images of shape (C, H, W), with PyTorch's default initial weights.
 
-    pixel_means: the training images' mean [C, H, W] in [0, 1], from which the decoder's bias starts, if given.
+    A person's own networks are those of `config.model`; their module is imported only where `trusted` names it too,
+    since settings come from files. Raises ArgumentError where the networks cannot be made.
     """
-    sizes = (image_shape, config.hidden, config.latent_dim, config.activation)
-    encoder, decoder = Encoder(*sizes), Decoder(*sizes)
-    if pixel_means is not None:
-        decoder.start_at_pixel_means(pixel_means)
-    return VAE(encoder, decoder, config.latent_dim)
+    likelihood = likelihoods.BY_NAME[config.likelihood]()
+    out = image_shape[0] * likelihood.parameters_per_pixel
+    if config.model is not None:
+        encoder, decoder = _own(config.model, trusted)(image_shape, config.latent_dim, out)
+    elif config.network == "resnet":
+        halvings = 2 ** len(config.hidden)
+        if image_shape[1] % halvings or image_shape[2] % halvings:
+            sides = f"{image_shape[1]}x{image_shape[2]}"
+            raise ArgumentError(
+                "images do not halve", sides, f"choose sides divisible by {halvings}, or fewer --hidden"
+            )
+        sizes = (image_shape, config.hidden, config.blocks, config.dense, config.latent_dim)
+        encoder, decoder = resnet.Encoder(*sizes), resnet.Decoder(*sizes, out)
+    else:
+        encoder = mlp.Encoder(image_shape, config.hidden, config.latent_dim, config.activation)
+        decoder = mlp.Decoder(image_shape, config.hidden, config.latent_dim, config.activation, out)
+    return VAE(encoder, decoder, config.latent_dim, likelihood)
+
+
+def start_at_constant_image(vae: VAE, mean: Tensor, std: Tensor) -> None:
+    """Let the decoder start from the best constant image, where it has a method `start_at`.
+
+    mean, std: of the training images' pixels, [C, H, W].
+    """
+    parameters = vae.likelihood.constant(mean, std)
+    start_at = getattr(vae.decoder, "start_at", None)
+    if start_at is not None:
+        start_at(parameters)
+
+
+def _own(name: str, trusted: str | None) -> Factory:
+    """The function `package.module:function`, looked for in the working directory too."""
+    if name != trusted:
+        raise ArgumentError("run has networks of its own", name, f"if you trust that module, add --model {name}")
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory: Factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
+    return factory

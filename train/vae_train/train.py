@@ -1,139 +1,157 @@
-"""One training run from data to a run folder, and the evaluation of a finished one."""
+"""A training, from settings and data to a run folder; begun or gone on with, by one process or by several."""
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
+from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
-from vae_train import checkpoint, data, evaluate, loop, networks, report, signals
-from vae_train.config import Config
-from vae_train.training import Training
+from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, results, signals
+from vae_train.config import Config, Place
+from vae_train.training import Metrics, Training
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
+_AGREE_EVERY = 10  # steps between the processes' questions to each other whether to stop
 
 
-def train(config: Config, out: Path, data_root: Path, download: bool, device: str, command: str) -> None:
+def train(config: Config, out: Path, place: Place, command: str, tensorboard: bool = False) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached."""
-    where = choose_device(device)
-    checkpoint.check_new(out)
-    images = data.load(config.dataset, data_root, download)
-    shape = _shape(images)
-    provenance = {"command": command, "device": str(where), "threads": torch.get_num_threads()}
-    training = _prepare(config, images, where)
-    with checkpoint.start(out, config, shape, provenance), checkpoint.locked(out):
-        click.echo(f"training on {where}, {torch.get_num_threads()} threads, into {out}", err=True)
-        _run(training, images, out, where)
+    with machine(place) as where:
+        distributed.from_first(lambda: checkpoint.check_new(out))
+        images = _load(config, place)
+        training = _prepare(config, images, where, config.model)
+        threads, processes = torch.get_num_threads(), distributed.size()
+        provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
+        settings = checkpoint.Settings(config, images.shape, images.preprocessing, images.digest(), provenance)
+        with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
+            _say(f"training on {where}, {_threads()}, into {out}")
+            _say(_describe(training, images))
+            _run(training, images, out, tensorboard)
 
 
-def resume(out: Path, data_root: Path, download: bool, device: str) -> None:
+def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
     """Go on with the training of the run folder `out` from its newest checkpoint, as if it had never stopped.
 
     Raises ArgumentError where the run is finished or another training is at work in it.
     """
-    where = choose_device(device)
-    config, shape, _ = checkpoint.settings(out)
-    with checkpoint.locked(out):
-        if (out / checkpoint.EVALUATION).exists() and not (out / checkpoint.CHECKPOINTS).exists():
-            raise ArgumentError("run is finished", out, "train anew with another --out")
-        images = data.load(config.dataset, data_root, download)
-        if shape != _shape(images):
-            raise InputError("images are not the run's", data_root, "name the --data-root that it was trained on")
-        training = _prepare(config, images, where)
-        checkpoint.restore(out, training, lambda text: click.echo(f"vae-train: warning: {text}", err=True))
-        checkpoint.write_metrics(out, training.progress.metrics)
-        progress = training.progress
-        click.echo(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, in {out}", err=True)
-        _run(training, images, out, where)
+    with machine(place) as where:
+        settings = distributed.from_first(lambda: checkpoint.read_settings(out))
+        with checkpoint.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
+            state = distributed.from_first(lambda: _unfinished(out))
+            images = _load(settings.config, place)
+            if settings.data_sha256 != images.digest():
+                todo = "name the --data-root that it was trained on"
+                raise InputError("images are not the run's", place.data_root, todo)
+            training = _prepare(settings.config, images, where, place.trusted)
+            checkpoint.restore(out, training, state)
+            if distributed.rank() == 0:
+                checkpoint.write_metrics(out, training.progress.metrics)
+            progress = training.progress
+            _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
+            _run(training, images, out, tensorboard)
 
 
-def _shape(images: data.Images) -> networks.Shape:
-    channels, height, width = images.train.shape[1:]
-    return channels, height, width
+def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The state of a run that has not ended yet."""
+    if (out / checkpoint.EVALUATION).exists() and not (out / checkpoint.CHECKPOINTS).exists():
+        raise ArgumentError("run is finished", out, "train anew with another --out")
+    return checkpoint.newest(out, _warn)
 
 
-def _prepare(config: Config, images: data.Images, where: torch.device) -> Training:
+def _load(config: Config, place: Place) -> data.Images:
+    """The images: the first process may download them, the others find them then."""
+    if distributed.rank() == 0:
+        images = data.load(config, place.data_root, place.download, _warn)
+    distributed.from_first(lambda: None)
+    if distributed.rank() > 0:
+        images = data.load(config, place.data_root, download=False)
+    return images
+
+
+def _prepare(config: Config, images: data.Images, where: torch.device, trusted: str | None) -> Training:
     torch.manual_seed(config.seed)
     with memory_errors():
-        vae = networks.build(config, _shape(images), images.train.float().mean(dim=0) / 255).to(where)
+        vae = networks.build(config, images.shape, trusted)
+        networks.start_at_constant_image(vae, *pixels.moments(images.train))
+        vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
+        vae.to(where)
         return Training(vae, config, len(images.train), where)
 
 
-def _run(training: Training, images: data.Images, out: Path, where: torch.device) -> None:
+def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) -> None:
     """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure."""
-    vae, config = training.vae, training.config
-    bits = data.fixed_test_draw(images)
+    config, where, first = training.config, training.device, distributed.rank() == 0
+    test = images.observed_test(config.binarise).to(where)
+    train = images.observed_train(config.binarise).to(where)
     saved = time.monotonic()
 
-    def on_epoch(epoch: loop.Epoch) -> None:
-        if not math.isfinite(epoch.train_elbo + epoch.test_elbo):
-            raise ArgumentError("training diverged", f"epoch {epoch.epoch}", "choose a lower --lr")
-        checkpoint.save(out, training)
-        checkpoint.write_metrics(out, training.progress.metrics)
-        click.echo(
-            f"epoch {epoch.epoch:3d}  train ELBO {epoch.train_elbo:8.2f}  test ELBO {epoch.test_elbo:8.2f} = "
-            f"{epoch.test_reconstruction:.2f} - {epoch.test_kl:.2f} nats  {epoch.seconds:.1f} s  "
-            f"{epoch.images_per_second:,.0f} images/s"
-        )
+    def measure() -> Metrics:
+        found = metrics.measure(training, train, test)
+        if not math.isfinite(found["train_elbo"] + found["test_elbo"]):
+            raise ArgumentError("training diverged", f"epoch {found['epoch']}", "choose a lower --lr")
+        return found
+
+    def end_epoch() -> None:
+        nonlocal saved
+        training.end_epoch(distributed.from_first(measure))
+        if first:
+            past = training.progress.metrics
+            if metrics.best(past) is past[-1]:
+                checkpoint.save_weights(out, training.vae, best=True)
+            checkpoint.save(out, training)
+            checkpoint.write_metrics(out, past)
+            saved = time.monotonic()
+            click.echo(metrics.describe(past[-1]))
+            for line in metrics.trouble(past, config.latent_dim):
+                _warn(line)
 
     with signals.deferred() as received:
 
         def after_step() -> None:
             nonlocal saved
-            if received or time.monotonic() - saved > SAVE_EVERY:
+            stop = received[0] if received else 0
+            if distributed.size() > 1:
+                stop = distributed.agreed(stop, where) if training.progress.step % _AGREE_EVERY == 0 else 0
+            if first and (stop or time.monotonic() - saved > SAVE_EVERY):
                 checkpoint.save(out, training)
                 saved = time.monotonic()
-            if received:
-                raise signals.Stopped(received[0], out)
+            if stop:
+                raise signals.Stopped(stop, out)
 
         with memory_errors():
-            loop.fit(training, images.train.to(where), bits.to(where), on_epoch, after_step)
-    checkpoint.save_weights(out, vae)
-    checkpoint.save_probe(out, images.test[:64])
-    evaluation = {**protocol(config.dataset, bits), **evaluate.summary(evaluate.terms(vae, bits.to(where)))}
-    checkpoint.save_evaluation(out, evaluation)
-    click.echo(f"test ELBO {describe(evaluation['figures']['elbo'])} nats ({evaluation['binarisation']})")
-    click.echo(f"{out}: weights and figures are saved; now the pictures, of which t-SNE takes a minute", err=True)
-    report.draw(out, vae, bits, images.test_labels, images.names)
-    checkpoint.remove_checkpoints(out)  # last, so that a run killed before its pictures goes on to them
-    click.echo(f"{out}: weights, metrics and pictures")
+            loop.fit(training, images.train.to(where), end_epoch, after_step, quiet=not first)
+    if first:
+        with memory_errors():
+            results.finish(out, training, images)
 
 
-def evaluate_run(folder: Path, num_samples: int, data_root: Path, download: bool, device: str) -> None:
-    """Print the ELBO and the importance-weighted bound of a run on its test images, and keep them in the run.
+@contextlib.contextmanager
+def machine(place: Place) -> Iterator[torch.device]:
+    """The device to use, with the number of threads set, and the other processes of this training reached.
 
-    Raises InputError where the images under `data_root` are not those that the run was measured on.
+    Raises EnvironmentUnfit where CUDA is asked for and absent.
     """
-    where = choose_device(device)
-    run = checkpoint.load(folder)
-    images = data.load(run.config.dataset, data_root, download)
-    bits = data.fixed_test_draw(images)
-    measured_on = protocol(run.config.dataset, bits)
-    if any(run.evaluation.get(name) != value for name, value in measured_on.items()):
-        raise InputError("test images are not the run's", data_root, "name the --data-root that the run was trained on")
-    vae, bits = run.vae.to(where), bits.to(where)
-    with memory_errors():
-        bound = evaluate.figure(evaluate.log_likelihood(vae, bits, num_samples))
-    summary = evaluate.summary(evaluate.terms(vae, bits))
-    bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
-    bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
-    figures = {**summary["figures"], **bounds}
-    checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures})
-    click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
-    click.echo(f"ELBO                  {describe(figures['elbo'])}")
-    click.echo(f"log p(x) >= (K = {num_samples})".ljust(22) + describe(bound))
+    where = choose_device(place.device)
+    threads = place.threads or max(1, cores.count() // distributed.processes_here())
+    torch.set_num_threads(cores.count(threads))
+    with distributed.joined(where):
+        yield where
 
 
-def describe(figure: dict[str, float]) -> str:
-    """Mean and standard error for people."""
-    return f"{figure['mean']:.2f} +- {figure['standard_error']:.2f}"
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, and this process's own where there are several.
+
+    Raises EnvironmentUnfit where CUDA is asked for and absent.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise EnvironmentUnfit("no CUDA device", "--device cuda", "use --device cpu, or install a driver")
+    return distributed.own_device("cuda" if cuda and name != "cpu" else "cpu")
 
 
 @contextlib.contextmanager
@@ -148,21 +166,27 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def protocol(dataset: str, bits: Tensor) -> dict[str, Any]:
-    """What a figure in nats must name: dataset, split, binarisation, prior."""
-    digest = hashlib.sha256(bits.cpu().numpy().tobytes()).hexdigest()
-    return {
-        "dataset": dataset,
-        "split": "test",
-        "images": len(bits),
-        "binarisation": f"fixed draw, seed 777, sha256 {digest[:16]}",
-        "prior": "standard-normal",
-    }
+def _describe(training: Training, images: data.Images) -> str:
+    config, (channels, height, width) = training.config, images.shape
+    drawn = "drawn as binary in every batch" if config.binarise else "levels / 255"
+    weights = sum(weight.numel() for weight in training.weights)
+    return (
+        f"{config.dataset}: {len(images.train):,} images to train on, {len(images.test):,} to test, "
+        f"{channels}x{height}x{width}, {drawn}\n"
+        f"preset {config.preset}: {weights:,} weights, {config.likelihood} likelihood"
+    )
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises EnvironmentUnfit where CUDA is asked for and absent."""
-    cuda = torch.cuda.is_available()
-    if name == "cuda" and not cuda:
-        raise EnvironmentUnfit("no CUDA device", "--device cuda", "use --device cpu, or install a driver")
-    return torch.device("cuda" if cuda and name != "cpu" else "cpu")
+def _threads() -> str:
+    number = torch.get_num_threads()
+    processes = f" in each of {distributed.size()} processes" if distributed.size() > 1 else ""
+    return f"{number} thread{'s' if number > 1 else ''}{processes}"
+
+
+def _say(text: str) -> None:
+    if distributed.rank() == 0:
+        click.echo(text, err=True)
+
+
+def _warn(text: str) -> None:
+    _say(f"vae-train: warning: {text}")

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_train import distributed
 from vae_train.config import Config
+from vae_train.objectives import Objective
 from vae_train.vae import VAE
+
+Metrics = dict[str, float]
 
 
 @dataclass
@@ -18,7 +22,7 @@ class Progress:
     epoch: int = 1
     step: int = 0
     seconds: float = 0.0
-    metrics: list[dict[str, float]] = field(default_factory=list)
+    metrics: list[Metrics] = field(default_factory=list)
 
 
 class Training:
@@ -28,16 +32,19 @@ class Training:
     """
 
     def __init__(self, vae: VAE, config: Config, num_images: int, device: torch.device) -> None:
-        self.vae, self.config, self.num_images = vae, config, num_images
+        self.vae, self.config, self.num_images, self.device = vae, config, num_images, device
+        self.model = distributed.parallel(vae)
+        self.weights = list(vae.parameters())
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(vae.parameters(), lr=config.lr, fused=True)
-        steps = -(-num_images // config.batch_size)
+        self.optimizer = torch.optim.Adam(self.weights, lr=config.lr, fused=True)
+        self.steps_per_epoch = -(-num_images // config.batch_size)
         # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=max(config.epochs * steps, 11), pct_start=0.1
+            self.optimizer, config.lr, total_steps=max(config.epochs * self.steps_per_epoch, 11), pct_start=0.1
         )
         self.progress = Progress()
-        self.total = torch.zeros(2, device=device)  # reconstruction and KL of this epoch so far, nats
+        self.gradients = torch.zeros(3, device=device)  # this epoch's: sum of norms, largest norm, steps skipped
+        self.skipped_in_a_row = torch.zeros((), device=device)
         self._epoch_start = self.generator.get_state()
 
     def batches(self) -> list[Tensor]:
@@ -46,16 +53,38 @@ class Training:
             self._epoch_start = self.generator.get_state()
         now = self.generator.get_state()
         self.generator.set_state(self._epoch_start)
-        order = torch.randperm(self.num_images, generator=self.generator, device=self.total.device)
+        order = torch.randperm(self.num_images, generator=self.generator, device=self.device)
         if self.progress.step:
             self.generator.set_state(now)
         return list(order.split(self.config.batch_size)[self.progress.step :])
 
-    def end_epoch(self, metrics: dict[str, float]) -> None:
+    def objective(self) -> Objective:
+        """What the next step descends: beta grows from 0 in the epochs of the warm-up."""
+        config = self.config
+        done = self.progress.epoch - 1 + (self.progress.step + 1) / self.steps_per_epoch
+        beta = config.beta * min(1.0, done / config.warm_up if config.warm_up else 1.0)
+        return Objective(config.samples, config.gradient == "path", beta, config.free_bits)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights along their gradients, unless one of these is not finite; nothing waits for the device."""
+        norm = torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None])
+        bad = (~norm.isfinite()).float()
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets: 1 skips the step
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        norm = norm.nan_to_num(0, 0, 0)
+        self.gradients += torch.stack([norm, torch.clamp(norm - self.gradients[1], min=0), bad])
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+        self.progress.step += 1
+
+    def end_epoch(self, metrics: Metrics) -> None:
         """Move on to the next epoch."""
         past = [*self.progress.metrics, metrics]
         self.progress = Progress(self.progress.epoch + 1, metrics=past)
-        self.total.zero_()
+        self.gradients.zero_()
 
     def state(self) -> tuple[dict[str, Tensor], str]:
         """All of it: tensors by name, and the rest as JSON."""
@@ -63,7 +92,8 @@ class Training:
         tensors = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-        tensors |= {"total": self.total, "generator": self.generator.get_state(), "epoch_start": self._epoch_start}
+        tensors |= {"gradients": self.gradients, "skipped_in_a_row": self.skipped_in_a_row}
+        tensors |= {"generator": self.generator.get_state(), "epoch_start": self._epoch_start}
         rest = {
             "progress": asdict(self.progress),
             "groups": optimizer["param_groups"],
@@ -86,5 +116,6 @@ class Training:
         self.schedule.load_state_dict(values["schedule"])
         self.generator.set_state(tensors["generator"])
         self._epoch_start = tensors["epoch_start"]
-        self.total.copy_(tensors["total"])
+        self.gradients.copy_(tensors["gradients"])
+        self.skipped_in_a_row.copy_(tensors["skipped_in_a_row"])
         self.progress = Progress(**values["progress"])

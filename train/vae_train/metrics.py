@@ -1,0 +1,95 @@
+"""What is measured after each epoch, and the signs of trouble in it, in words."""
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from vae_train import evaluate
+from vae_train.training import Metrics, Training
+
+ACTIVE = (
+    0.01  # variance of mu over the images, above which a latent dimension is active (Burda et al. 2016, section 5.2)
+)
+_COLLAPSED = 0.1  # share of active dimensions below which most of the latent space is lost
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch measured: nats per image, seconds, images per second.
+
+    Both ELBOs are those of the weights at its end, of one draw of z per image with the KL in closed form: of the test
+    images, and of as many training images. active_units: dimensions of z that tell images apart. gradient_norm: the
+    steps' mean; skipped_steps had none that was finite.
+    """
+
+    epoch: int
+    train_elbo: float
+    train_reconstruction: float
+    train_kl: float
+    test_elbo: float
+    test_reconstruction: float
+    test_kl: float
+    test_standard_error: float
+    active_units: int
+    gradient_norm: float
+    largest_gradient_norm: float
+    skipped_steps: int
+    seconds: float
+    images_per_second: float
+
+
+def measure(training: Training, train: Tensor, test: Tensor) -> Metrics:
+    """The metrics of the epoch that has just ended; train, test: levels as the likelihood sees them."""
+    on_train, on_test = (evaluate.measure(training.vae, levels) for levels in (train, test))
+    total, largest, skipped = training.gradients.tolist()
+    progress = training.progress
+    epoch = Epoch(
+        epoch=progress.epoch,
+        train_elbo=on_train.terms.elbo.mean().item(),
+        train_reconstruction=on_train.terms.reconstruction.mean().item(),
+        train_kl=on_train.terms.kl.mean().item(),
+        test_elbo=on_test.terms.elbo.mean().item(),
+        test_reconstruction=on_test.terms.reconstruction.mean().item(),
+        test_kl=on_test.terms.kl.mean().item(),
+        test_standard_error=evaluate.figure(on_test.terms.elbo)["standard_error"],
+        active_units=int((on_test.mu.var(dim=0) > ACTIVE).sum()),
+        gradient_norm=total / max(1, progress.step - skipped),
+        largest_gradient_norm=largest,
+        skipped_steps=int(skipped),
+        seconds=progress.seconds,
+        images_per_second=training.num_images / progress.seconds,
+    )
+    return asdict(epoch)
+
+
+def best(metrics: list[Metrics]) -> Metrics:
+    """The epoch with the highest test ELBO."""
+    return max(metrics, key=lambda row: row["test_elbo"])
+
+
+def trouble(metrics: list[Metrics], latent_dim: int) -> list[str]:
+    """What the last epoch's figures warn of, in words: posterior collapse, skipped steps, over-fitting."""
+    last, found = metrics[-1], []
+    if last["active_units"] <= _COLLAPSED * latent_dim:
+        active = f"{last['active_units']:.0f} of {latent_dim} latent dimensions are active"
+        found.append(f"posterior collapse: {active}; a --warm-up, --free-bits or a lower --lr may help")
+    if (skipped := last["skipped_steps"]) > 0:
+        found.append(f"{skipped:.0f} steps skipped, whose gradients were not finite; a lower --lr may help")
+    top = best(metrics)
+    if top["test_elbo"] - last["test_elbo"] > last["test_standard_error"]:
+        fall = f"test ELBO {last['test_elbo']:.2f}, and {top['test_elbo']:.2f} at epoch {top['epoch']:.0f}"
+        gap = f"train ELBO {last['train_elbo']:.2f}"
+        if last["train_elbo"] > last["test_elbo"]:
+            found.append(f"over-fitting: {fall}, {gap}; the weights of that epoch are kept as best.safetensors")
+        else:
+            found.append(f"the ELBO falls: {fall}; a lower --lr may help")
+    return found
+
+
+def describe(row: Metrics) -> str:
+    """An epoch for people."""
+    return (
+        f"epoch {row['epoch']:3.0f}  train ELBO {row['train_elbo']:8.2f}  test ELBO {row['test_elbo']:8.2f} = "
+        f"{row['test_reconstruction']:.2f} - {row['test_kl']:.2f} nats  {row['seconds']:.1f} s  "
+        f"{row['images_per_second']:,.0f} images/s"
+    )

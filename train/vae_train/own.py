@@ -1,0 +1,115 @@
+"""A person's own images: a folder of image files, or an array, read as the runtime reads them.
+
+A tenth is kept for testing, chosen by each image's own bytes: equal images are on one side, and an image stays on its
+side when others come or go.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime import sources, threads
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.images import Shape
+
+DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
+_TEST_SHARE = 0.1
+_NAMED = 3  # unreadable files that a warning names
+
+Levels = NDArray[np.uint8]
+
+
+class Found(NamedTuple):
+    """Images uint8 [n, C, H, W], labels int64 [n], the classes' names, and how many files could not be read."""
+
+    levels: Levels
+    labels: NDArray[np.int64]
+    names: list[str]
+    unreadable: int
+
+
+def shape(path: Path, image_size: int | None, channels: int | None) -> Shape:
+    """The images' shape (C, H, W): as asked for where `path` is a folder, as it is where it is an array.
+
+    Raises InputError where there is nothing, or no images; ArgumentError where an array would need resizing.
+    """
+    if path.is_dir():
+        size = image_size or DEFAULT_SIZE
+        return (channels or DEFAULT_CHANNELS, size, size)
+    if image_size or channels:
+        raise ArgumentError("an array's images are not resized", path, "leave out --image-size and --channels")
+    _, array = sources.read_array(str(path), "x")
+    if array.ndim not in (3, 4):
+        raise InputError(f"array of shape {list(array.shape)}", path, "give images [n, C, H, W] or [n, H, W]")
+    if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        raise InputError(f"array of shape {list(array.shape)}", path, "put the channels first: x.transpose(0, 3, 1, 2)")
+    height, width = array.shape[-2:]
+    return (array.shape[1] if array.ndim == 4 else 1, height, width)
+
+
+def load(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
+    """Read all images at the shape `wanted`; `warn` is told which files could not be read, and how many.
+
+    Raises InputError where none can be read.
+    """
+    return _folder(path, wanted, warn) if path.is_dir() else _array(path, wanted)
+
+
+def in_test(levels: Levels) -> NDArray[np.bool_]:
+    """Which images [n, C, H, W] are kept for testing: bool [n]."""
+    firsts = [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "big") for image in levels]
+    return np.array(firsts, np.uint32) < np.uint32(_TEST_SHARE * 2**32)
+
+
+def _array(path: Path, wanted: Shape) -> Found:
+    parts = [_levels(x) for x in sources.Images([path], wanted).batches(1024)]
+    levels = np.concatenate(parts)
+    labels = np.zeros(len(levels), np.int64)
+    names = ["all"]
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            if "y" in archive:
+                labels, names = _classes(archive["y"], len(levels), path)
+    return Found(levels, labels, names, 0)
+
+
+def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64], list[str]]:
+    if y.shape != (images,):
+        raise InputError(f"labels y of shape {list(y.shape)}", path, f"give one for each of its {images:,} images")
+    found, labels = np.unique(y, return_inverse=True)
+    return labels.astype(np.int64), [str(name) for name in found]
+
+
+def _folder(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
+    """The images in a folder and the folders inside; the name of the first folder inside is the class."""
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in sources.SUFFIXES and p.is_file())
+    classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
+    found, bad = [], []
+
+    def read(file: Path) -> Levels | InputError:
+        try:
+            return _levels(sources.load([file], wanted).x[0])
+        except InputError as error:
+            return error
+
+    for file, label, result in zip(files, classes, threads.ordered_map(threads.count(), read, files), strict=True):
+        if isinstance(result, InputError):
+            bad.append(f"{file.relative_to(path)} ({result.what})")
+        else:
+            found.append((result, label))
+    if not found:
+        raise InputError("no image could be read", path, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
+    if bad:
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad[:_NAMED])}{more}; left out")
+    names = sorted({label for _, label in found})
+    labels = np.array([names.index(label) for _, label in found], np.int64)
+    return Found(np.stack([levels for levels, _ in found]), labels, names, len(bad))
+
+
+def _levels(x: NDArray[np.float32]) -> Levels:
+    return np.rint(x * 255).astype(np.uint8)

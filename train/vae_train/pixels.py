@@ -1,0 +1,60 @@
+"""From stored grey levels to what a likelihood sees: binary draws or levels / 255, in training and in tests."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set
+_SEED = 777  # the literature's
+
+
+def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at each call."""
+    words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
+    words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
+    draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp(max=2**15 - 2)
+    threshold = grey.short() * 257 - 2**15  # level 0 is never reached, level 255 always
+    return (draws < threshold).float()
+
+
+def fixed_draw(levels: Tensor, before: Tensor | None = None) -> Tensor:
+    """One binary draw of uint8 levels [n, C, H, W], as levels 0 and 255.
+
+    NumPy's legacy generator with seed 777 draws `before` first, if given: the literature's draw of MNIST's test images
+    comes after that of its validation images.
+    """
+    state = np.random.RandomState(_SEED)
+    if before is not None:
+        state.binomial(1, before.numpy() / 255)
+    return torch.from_numpy(state.binomial(1, levels.numpy() / 255).astype(np.uint8)) * 255
+
+
+def literature_draw(train: Tensor, test: Tensor) -> Tensor:
+    """The literature's one binary draw of the test images, as levels 0 and 255."""
+    return fixed_draw(test, before=train[_VALIDATION_START:])
+
+
+def unit(levels: Tensor) -> Tensor:
+    """Levels / 255: float32 in [0, 1], exactly 0 and 1 for binary images."""
+    return levels.float() / 255
+
+
+def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over uint8 images [n, C, H, W] of each pixel / 255: float32 [C, H, W]."""
+    total, squares = (torch.zeros(levels.shape[1:], dtype=torch.float64) for _ in range(2))
+    for some in levels.split(1000):
+        x = unit(some).double()
+        total += x.sum(dim=0)
+        squares += x.square().sum(dim=0)
+    mean = total / len(levels)
+    return mean.float(), (squares / len(levels) - mean.square()).clamp(min=0).sqrt().float()
+
+
+def digest(levels: Tensor) -> str:
+    """sha256 of the images' bytes, 0 and 1 where they are binary."""
+    values = levels.cpu().numpy()
+    if not np.any((values != 0) & (values != 255)):
+        values = values // 255
+    return hashlib.sha256(values.tobytes()).hexdigest()

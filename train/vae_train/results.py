@@ -1,0 +1,133 @@
+"""The figures of finished trainings, kept in their run folders: test ELBO, bounds of log p(x), differences of two."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import checkpoint, data, evaluate, metrics, pixels, report
+from vae_train.checkpoint import Run
+from vae_train.config import Config, Place
+from vae_train.training import Training
+
+
+def finish(out: Path, training: Training, images: data.Images) -> None:
+    """Write weights, test figures and the report of a training that has come to its end."""
+    config, vae = training.config, training.vae
+    test = images.observed_test(config.binarise)
+    measured_on = protocol(config, test)
+    checkpoint.save_weights(out, vae)
+    checkpoint.save_probe(out, images.test[:64])
+    best = checkpoint.load_weights(out, checkpoint.read_settings(out), config.model, best=True).to(training.device)
+    for weights, is_best in ((best, True), (vae, False)):  # the last ones' file says that the run is finished
+        summary = evaluate.summary(evaluate.measure(weights, test.to(training.device)))
+        checkpoint.save_evaluation(out, {**measured_on, **summary}, best=is_best)
+    figure = summary["figures"]["elbo"]
+    dimensions = bits(config, figure["mean"], images.shape)
+    click.echo(f"test ELBO {describe(figure)} nats{dimensions} ({measured_on['binarisation']})")
+    top = metrics.best(training.progress.metrics)
+    if top["epoch"] < config.epochs:
+        click.echo(
+            f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {checkpoint.BEST_WEIGHTS}"
+        )
+    click.echo(f"{out}: weights and figures are saved; now the report, of which t-SNE takes a minute", err=True)
+    report.draw(out, checkpoint.load(out, config.model), images)
+    checkpoint.remove_checkpoints(out)  # last, so that a run killed before its pictures goes on to them
+    click.echo(f"{out}: weights, metrics, {report.PAGE}")
+
+
+def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.device, best: bool = False) -> None:
+    """Print the ELBO and the importance-weighted bound of a run on its test images, and keep them in the run.
+
+    Raises InputError where the images are not those that the run was measured on.
+    """
+    run = checkpoint.load(folder, place.trusted, best)
+    images = data.load(run.config, place.data_root, place.download)
+    test = test_images(run, images, place).to(device)
+    vae = run.vae.to(device)
+    bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples))
+    summary = evaluate.summary(evaluate.measure(vae, test))
+    bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
+    bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
+    figures = {**summary["figures"], **bounds}
+    measured_on = protocol(run.config, test)
+    checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
+    click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
+    for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
+        click.echo(name.ljust(22) + describe(figure) + bits(run.config, figure["mean"], images.shape))
+
+
+def report_run(folder: Path, place: Place) -> None:
+    """Draw the report of a finished run. Raises InputError where its images are not found."""
+    run = checkpoint.load(folder, place.trusted)
+    images = data.load(run.config, place.data_root, place.download)
+    test_images(run, images, place)
+    report.draw(folder, run, images)
+    click.echo(f"{folder / report.PAGE}")
+
+
+def compare(folders: tuple[Path, Path], num_samples: int, place: Place, device: torch.device) -> None:
+    """Print the figures of two runs on the same test images, and the mean of their differences per image.
+
+    The differences vary far less than the images do, so that their standard error is the one to judge by.
+    Raises ArgumentError where the runs were measured on different images.
+    """
+    runs = [checkpoint.load(folder, place.trusted) for folder in folders]
+    images = data.load(runs[0].config, place.data_root, place.download)
+    test = test_images(runs[0], images, place).to(device)
+    same = {name: protocol(runs[0].config, test)[name] for name in ("images", "binarisation")}
+    if not _measured_on(runs[1], same):
+        raise ArgumentError("runs of different test images cannot be compared", folders[1], "name runs of one data set")
+    measured = [evaluate.measure(run.vae.to(device), test).terms for run in runs]
+    rows = {name: [getattr(terms, name) for terms in measured] for name in ("elbo", "reconstruction", "kl")}
+    if num_samples > 1:
+        bounds = [evaluate.log_likelihood(run.vae, test, num_samples) for run in runs]
+        rows[f"log p(x) >= (K = {num_samples})"] = bounds
+    click.echo(f"{same['images']:,} test images, {same['binarisation']}, nats per image; b - a in pairs")
+    for letter, folder in zip("ab", folders, strict=True):
+        click.echo(f"{letter}: {folder}")
+    click.echo(f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}")
+    for name, (a, b) in rows.items():
+        figures = (evaluate.figure(values) for values in (a, b, b.double() - a.double()))
+        click.echo(name.ljust(24) + "".join(f"{describe(figure):>18}" for figure in figures))
+
+
+def test_images(run: Run, images: data.Images, place: Place) -> Tensor:
+    """The test images that the run was measured on. Raises InputError where these are others."""
+    test = images.observed_test(run.config.binarise)
+    if not _measured_on(run, protocol(run.config, test)):
+        todo = "name the --data-root that the run was trained on"
+        raise InputError("test images are not the run's", place.data_root, todo)
+    return test
+
+
+def _measured_on(run: Run, measured_on: dict[str, Any]) -> bool:
+    return all(run.evaluation.get(name) == value for name, value in measured_on.items())
+
+
+def protocol(config: Config, test: Tensor) -> dict[str, Any]:
+    """What a figure in nats must name: dataset, split, binarisation, prior."""
+    kind = "fixed draw, seed 777" if config.binarise else "none, 8-bit levels"
+    return {
+        "dataset": config.dataset,
+        "split": "test",
+        "images": len(test),
+        "binarisation": f"{kind}, sha256 {pixels.digest(test)[:16]}",
+        "prior": "standard-normal",
+    }
+
+
+def describe(figure: dict[str, float]) -> str:
+    """Mean and standard error for people."""
+    return f"{figure['mean']:.2f} +- {figure['standard_error']:.2f}"
+
+
+def bits(config: Config, nats: float, shape: tuple[int, int, int]) -> str:
+    """The figure in bits per dimension too, where grey levels are discrete."""
+    if config.likelihood != "discretised-logistic":
+        return ""
+    channels, height, width = shape
+    return f" ({evaluate.bits_per_dimension(nats, channels * height * width):.3f} bits per dimension)"
