@@ -6,6 +6,7 @@ import json
 import math
 import stat
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # bundles are read and hashed while NumPy is imported
     from numpy.typing import NDArray
 
 FORMAT = 1
+DEFAULT = "default"
+ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
 METADATA_KEY = "vae_edge"
 ENCODER, DECODER = GRAPHS = ("encoder.onnx", "decoder.onnx")
 FILES = (*GRAPHS, "golden.npz")  # beside manifest.json
@@ -52,14 +55,27 @@ class Bundle:
             raise BundleError("golden vectors unreadable", which, "export it again") from None
 
 
-def shipped() -> Path:
-    """The folder of the bundle that ships with the package."""
+def locate(name: str | PathLike[str] | None = None) -> Path:
+    """The folder of a bundle: a path, or the name of one that ships with the package where no file here is called so.
+
+    Such names are "mnist", also called "default", which None stands for too, and "fashion-mnist".
+    """
+    if name is None:
+        return shipped()
+    path = Path(name)
+    if len(path.parts) == 1 and not path.exists() and (found := shipped(path.name)).is_dir():
+        return found
+    return path
+
+
+def shipped(name: str = DEFAULT) -> Path:
+    """The folder where a bundle of that name would ship with the package."""
     import importlib.util
 
     spec = importlib.util.find_spec("vae_artifacts")
     if spec is None or not spec.submodule_search_locations:
         raise BundleError("no bundle ships with this installation", "vae_artifacts", "name a bundle's folder")
-    return Path(next(iter(spec.submodule_search_locations))) / "default"
+    return Path(next(iter(spec.submodule_search_locations))) / ALIASES.get(name, name)
 
 
 def read(path: Path) -> Bundle:

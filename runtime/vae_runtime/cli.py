@@ -40,7 +40,7 @@ def _output(help: str, default: str | None = None) -> Callable[[F], F]:
 @click.group()
 @click.option(
     "--bundle", type=click.Path(path_type=Path), envvar="VAE_EDGE_BUNDLE", show_envvar=True,
-    help="Bundle folder.  [default: the one that ships with the package]",
+    help="Bundle folder, or the name of one that ships with the package: mnist, fashion-mnist.  [default: mnist]",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: all that this process may use]")
 @click.option("--memory", type=click.IntRange(1, 2**40), help="MiB for the arrays in work at a time.  [default: 8]")
@@ -255,7 +255,7 @@ def verify(options: Options) -> None:
     from vae_runtime import verify as verification
     from vae_runtime.errors import BundleError
 
-    path = options[0] or bundles.shipped()
+    path = bundles.locate(options[0])
     rows = verification.verify(bundles.read(path))
     click.echo(verification.table(rows))
     if failed := [row.name for row in rows if not row.passed]:
@@ -316,7 +316,7 @@ class _Reading(threading.Thread):
         from vae_runtime import bundle
 
         try:
-            self._bundle = bundle.read(self._path or bundle.shipped())
+            self._bundle = bundle.read(bundle.locate(self._path))
         except BaseException as error:
             self._error = error
 

@@ -65,7 +65,7 @@ class VAE:
     def load(
         cls, path: str | PathLike[str] | None = None, threads: int | None = None, memory: int | None = None
     ) -> "VAE":
-        """Load the bundle in the folder `path`, or the one that ships with the package.
+        """Load the bundle in the folder `path`, or one that ships with the package: "mnist" (None) or "fashion-mnist".
 
         threads: None for the environment variable VAE_EDGE_THREADS, or else all cores that this process may use.
         memory: about how many bytes the arrays of the chunks in work may take, results and the graphs' own apart; None
@@ -73,7 +73,7 @@ class VAE:
         Raises BundleError where the bundle is missing, damaged or of another format. Each graph is opened when it
         is first used.
         """
-        return cls(bundles.read(bundles.shipped() if path is None else Path(path)), threads, memory)
+        return cls(bundles.read(bundles.locate(path)), threads, memory)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = "vae_artifacts/default/"
+BUNDLE = "vae_artifacts/mnist/"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from vae_runtime import VAE, BundleError, bundle
-from vae_runtime.bundle import FILES, GRAPHS, METADATA_KEY, shipped
+from vae_runtime.bundle import FILES, GRAPHS, METADATA_KEY, locate, shipped
 
 ALL = (*FILES, "manifest.json")
 
@@ -395,3 +395,14 @@ def test_loading_is_quiet(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
         warnings.simplefilter("error")
         VAE.load(tiny_bundle).sample(3)
     assert capfd.readouterr() == ("", "")
+
+
+def test_shipped_bundles_have_names(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, "default" and "mnist" are one shipped bundle; a folder of that name here comes first; paths are paths."""
+    monkeypatch.chdir(tmp_path)
+    assert locate() == locate("default") == locate("mnist") == shipped()
+    assert locate("no-such-name") == Path("no-such-name")
+    assert locate(tmp_path / "mnist") == tmp_path / "mnist"
+    shutil.copytree(tiny_bundle, "mnist")
+    assert locate("mnist") == Path("mnist")
+    assert locate() == shipped()
