@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from side_by_side import machine, measure, table
+from side_by_side import exported, machine, measure, table
 from throughput import pytorch_eager
 
 from vae_runtime import VAE
+from vae_runtime.threads import count
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     arguments = parser.parse_args()
     print(machine())
-    vaes = {threads: VAE.load(threads=threads) for threads in sorted({1, VAE.load().threads})}
+    vaes = {threads: VAE.load(exported(), threads) for threads in sorted({1, count()})}
     x = vaes[1].sample(arguments.images, seed=1)
     torch.set_num_threads(max(vaes))
     sides: dict[str, Callable[[], object]] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from side_by_side import in_pytorch, layers, machine, measure, table
+from side_by_side import exported, in_pytorch, layers, machine, measure, table
 
 from vae_runtime import VAE
 
@@ -23,7 +23,8 @@ def sides(role: str, vae: VAE, batch: int, compiled: bool) -> dict[str, Callable
     """The ways to encode or decode one batch."""
     z = vae.encode(vae.sample(batch, seed=1))[0]
     x = vae.sample(batch, seed=2)
-    eager, plain = in_pytorch(), layers(f"{role}r.onnx")
+    eager = in_pytorch()
+    plain = layers(eager.decoder if role == "decode" else eager.encoder)
     if role == "decode":
         values = z
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it needs a C++ compiler)")
     arguments = parser.parse_args()
     print(machine())
-    vae = VAE.load()
+    vae = VAE.load(exported())
     torch.set_num_threads(vae.threads)
     torch.set_grad_enabled(False)
     for role in ("decode", "encode"):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from side_by_side import exported
 
 from vae_runtime import VAE
 
@@ -40,7 +41,7 @@ WEIGHTS = TORCH.split("decoder.load")[0] + "torch.save(decoder.state_dict(), 'de
 
 def run(command: list[str], folder: str) -> float:
     """Seconds of one process."""
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    environment = {"VAE_EDGE_BUNDLE": str(exported()), **os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # all sides with their bytecode cached, as installed
     start = time.perf_counter()
     subprocess.run(
@@ -67,6 +68,7 @@ def main() -> None:
         commands = {
             "import numpy, onnxruntime": [sys.executable, "-c", "import numpy, onnxruntime"],
             "vae-infer sample -n 16 -o x.png": [infer, "sample", "-n", "16", "-o", "x.png"],
+            "the same of the shipped model": [infer, "--bundle", "mnist", "sample", "-n", "16", "-o", "x.png"],
             "vae-infer --help": [infer, "--help"],
             "the same samples in PyTorch": [sys.executable, "-c", TORCH],
         }
@@ -82,7 +84,7 @@ def main() -> None:
             median = statistics.median(values)
             print(f"  {name:44} {1e3 * median:8.1f} ms {median / floor:7.2f}x")
 
-        levels = (255 * VAE.load().sample(60_000, seed=1, mean=True)).astype(np.uint8)
+        levels = (255 * VAE.load(exported()).sample(60_000, seed=1, mean=True)).astype(np.uint8)
         np.save(Path(folder) / "images.npy", levels)
         streams = {
             "vae-infer sample -n 16 -o x.png": (COMMAND, ["sample", "-n", "16", "-o", "x.png"]),
@@ -90,6 +92,7 @@ def main() -> None:
                 COMMAND, ["sample", "-n", str(arguments.images), "-o", "x.npy"]
             ),
             "vae-infer elbo, 60,000 images": (COMMAND, ["elbo", "images.npy", "-o", "scores.csv"]),
+            "16 samples of the shipped model": (COMMAND, ["--bundle", "mnist", "sample", "-n", "16", "-o", "x.png"]),
             "the same 16 samples in PyTorch": (TORCH, []),
         }  # fmt: skip
         print("peak resident size, median of 5")

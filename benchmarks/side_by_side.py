@@ -1,22 +1,28 @@
-"""What the benchmarks share: sides that take turns, medians, and the shipped model in PyTorch, NumPy and float64."""
+"""What the benchmarks share: sides that take turns, medians, and one model as bundle, in PyTorch, NumPy and float64."""
 
+import atexit
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
+from torch import nn
 
-from vae_runtime.bundle import shipped
+from vae_export import bundle
 from vae_runtime.doctor import describe
 from vae_train import networks
+from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS
 from vae_train.vae import VAE as TorchVAE
 
 _REST = 0.05  # seconds
+_CONFIG, _SHAPE = PRESETS["deep"], (1, 28, 28)
 
 
 def measure(sides: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
@@ -53,30 +59,37 @@ def machine() -> str:
     return f"{facts['machine']}, {facts['cores']} cores, Python {facts['python']}, {packages}"
 
 
-def weights(graph: str) -> dict[str, np.ndarray]:
-    """The weights of one of the shipped graphs, by name."""
-    model = onnx.load(shipped() / graph)
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if "." in tensor.name}
-
-
+@cache
 def in_pytorch() -> TorchVAE:
-    """The shipped model as PyTorch modules."""
-    vae = networks.build(PRESETS["deep"], (1, 28, 28))
-    for module, graph in ((vae.encoder, "encoder.onnx"), (vae.decoder, "decoder.onnx")):
-        module.load_state_dict({name: torch.tensor(value) for name, value in weights(graph).items()})
-    return vae.eval().requires_grad_(False)
+    """The networks that most benchmarks run: the preset `deep`, 784-512-512-32, with its initial weights."""
+    torch.manual_seed(0)
+    return networks.build(_CONFIG, _SHAPE).eval().requires_grad_(False)
 
 
-def layers(graph: str, dtype: type = np.float32) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A shipped graph in plain NumPy: two SiLU layers, then its heads (mu and logsigma, or the logits)."""
-    w = {name: value.astype(dtype) for name, value in weights(graph).items()}
-    heads = ["mu", "logsigma"] if graph == "encoder.onnx" else ["logits"]
+@cache
+def exported() -> Path:
+    """The same networks as a bundle, in a folder that is removed at exit."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    figure = {"mean": 0.0, "standard_error": 0.0}
+    evaluation = {"dataset": "none", "split": "none", "images": 0, "binarisation": "none", "figures": {"elbo": figure}}
+    settings = Settings(_CONFIG, _SHAPE, {}, "", {"command": "none", "training_seconds": 0})
+    probe = np.random.default_rng(0).integers(0, 256, (64, *_SHAPE), dtype=np.uint8)
+    out = Path(folder) / "deep"
+    bundle.export(Run(in_pytorch(), settings, settings.provenance, evaluation, probe), out, 17, lambda rows: None)
+    return out
+
+
+def layers(module: nn.Module, dtype: type = np.float32) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Their encoder or decoder in plain NumPy: two SiLU layers, then its heads (mu and logsigma, or the logits)."""
+    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    w = [(layer.weight.numpy().T.astype(dtype), layer.bias.numpy().astype(dtype)) for layer in linear]
 
     def run(x: np.ndarray) -> list[np.ndarray]:
         h = x.reshape(len(x), -1)
-        for name in ("body.0", "body.2"):
-            h = h @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+        for weight, bias in w[:2]:
+            h = h @ weight + bias
             h = h / (1 + np.exp(-h))
-        return [h @ w[f"{name}.weight"].T + w[f"{name}.bias"] for name in heads]
+        return [h @ weight + bias for weight, bias in w[2:]]
 
     return run

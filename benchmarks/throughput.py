@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side_by_side import in_pytorch, layers, machine, measure, table
+from side_by_side import exported, in_pytorch, layers, machine, measure, table
 
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import DECODER
@@ -77,7 +77,8 @@ def pythae_nll(folder: Path, x: np.ndarray, num_samples: int) -> Callable[[], fl
 
 def float64_bound(x: np.ndarray, num_samples: int, seed: int = 0) -> np.ndarray:
     """The bound in float64 from the same noise, by the textbook formulas."""
-    encode, decode = layers("encoder.onnx", np.float64), layers("decoder.onnx", np.float64)
+    vae = in_pytorch()
+    encode, decode = layers(vae.encoder, np.float64), layers(vae.decoder, np.float64)
     mu, logsigma = encode(x.astype(np.float64))
     logsigma = logsigma.clip(-10, 10)
     bounds = []
@@ -102,7 +103,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(machine())
-    vae = VAE.load()
+    vae = VAE.load(exported())
     x = np.load(arguments.data).astype(np.float32) if arguments.data else vae.sample(arguments.images, seed=1)
     x = x[: arguments.images]
     torch.set_num_threads(vae.threads)

@@ -1,0 +1,190 @@
+"""Epochs of training: vae-train against a DataLoader loop, pythae and the floor of the products' flops.
+
+    python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER] [--preset tutorial]
+
+DATA: folder of the image sets. FOLDER: where `pip install --target FOLDER pythae` has put pythae (with its needs);
+without it pythae is left out. In each round every side trains for about so many seconds, on the same cores.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from vae_train.cli import SPIN
+
+os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN))  # as vae-train sets it, before torch is imported
+
+import torch
+from side_by_side import machine
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from vae_runtime import threads
+from vae_train import data, loop, networks, pixels
+from vae_train.config import PRESETS, Config
+from vae_train.training import Training
+
+BATCH, HIDDEN, LATENT = 128, 400, 20
+EPOCH = 60_000
+MACS = 784 * HIDDEN + 2 * HIDDEN * LATENT + LATENT * HIDDEN + HIDDEN * 784  # of one image, forwards
+FLOPS = 2 * 3 * MACS * EPOCH - 2 * 784 * HIDDEN * EPOCH  # no gradient of the images is needed: 196.8 GFLOP
+
+Steps = Iterator[int]  # images of each step
+
+
+class Tutorial(nn.Module):
+    """The VAE of a hundred tutorials: 784-400-20, ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.mu, self.logvar = nn.Linear(784, HIDDEN), nn.Linear(HIDDEN, LATENT), nn.Linear(HIDDEN, LATENT)
+        self.back, self.out = nn.Linear(LATENT, HIDDEN), nn.Linear(HIDDEN, 784)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Means of the pixels, and the parameters of q(z|x)."""
+        h = functional.relu(self.hidden(x))
+        mu, logvar = self.mu(h), self.logvar(h)
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(logvar)
+        return torch.sigmoid(self.out(functional.relu(self.back(z)))), mu, logvar
+
+
+def tutorial(root: Path) -> Steps:
+    """A DataLoader over torchvision's images, ToTensor, binary cross-entropy, Adam, and `.item()` in every step."""
+    images = datasets.MNIST(str(root), transform=transforms.ToTensor())
+    model = Tutorial()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    total = 0.0
+    while True:
+        for x, _ in DataLoader(images, batch_size=BATCH, shuffle=True):
+            x = torch.bernoulli(x.view(-1, 784))
+            optimizer.zero_grad()
+            theta, mu, logvar = model(x)
+            kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+            loss = functional.binary_cross_entropy(theta, x, reduction="sum") + kl
+            loss.backward()
+            total += loss.item()
+            optimizer.step()
+            yield len(x)
+
+
+def pythae(root: Path, folder: Path) -> Steps:
+    """pythae's VAE with networks of the same sizes, stepped as its trainer does."""
+    sys.path.append(str(folder))
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            BaseEncoder.__init__(self)
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, HIDDEN), nn.ReLU())
+            self.mu, self.logvar = nn.Linear(HIDDEN, LATENT), nn.Linear(HIDDEN, LATENT)
+
+        def forward(self, x: torch.Tensor) -> ModelOutput:
+            h = self.body(x)
+            return ModelOutput(embedding=self.mu(h), log_covariance=self.logvar(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            BaseDecoder.__init__(self)
+            self.body = nn.Sequential(
+                nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 784), nn.Sigmoid(), nn.Unflatten(1, (1, 28, 28))
+            )
+
+        def forward(self, z: torch.Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.body(z))
+
+    images = datasets.MNIST(str(root)).data[:, None].float() / 255
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
+    model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    dataset = BaseDataset(images, torch.zeros(len(images)))
+    while True:
+        for inputs in DataLoader(dataset, batch_size=BATCH, shuffle=True):
+            inputs["data"] = torch.bernoulli(inputs["data"])
+            optimizer.zero_grad()
+            loss = model(inputs, epoch=1, dataset_size=len(images)).loss
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            yield len(inputs["data"])
+
+
+def ours(root: Path, config: Config) -> Steps:
+    """The steps of vae-train's loop."""
+    images = data.load(config, root, download=False)
+    vae = networks.build(config, images.shape)
+    networks.start_at_constant_image(vae, *pixels.moments(images.train))
+    training = Training(vae.to(memory_format=torch.channels_last), config, len(images.train), torch.device("cpu"))
+    while True:
+        for rows in training.batches():
+            loop.step(training, images.train.index_select(0, rows))
+            yield len(rows)
+        training.end_epoch({})
+
+
+def best_gemm() -> float:
+    """The highest rate of a large float32 product, flops per second."""
+    rates = []
+    for size in (1024, 2048):
+        a = torch.randn(size, size)
+        for _ in range(4):
+            start = time.perf_counter()
+            torch.mm(a, a)
+            rates.append(2 * size**3 / (time.perf_counter() - start))
+    return max(rates)
+
+
+def epoch_seconds(steps: Steps, seconds: float) -> float:
+    """Seconds of an epoch, from steps that take about so long."""
+    for _ in range(3):
+        next(steps)
+    images, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        images += next(steps)
+    return passed / images * EPOCH
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--pythae", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(threads.count())
+    config = replace(PRESETS["tutorial"], epochs=1000)
+    sides: dict[str, Steps] = {"DataLoader tutorial": tutorial(given.data)}
+    if given.pythae:
+        sides["pythae"] = pythae(given.data, given.pythae)
+    sides["vae-train"] = ours(given.data, config)
+    sides["vae-train --precision bfloat16"] = ours(given.data, replace(config, precision="bfloat16"))
+    floors: list[float] = []
+    multiples: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(given.rounds):
+        floors.append(FLOPS / best_gemm())
+        for name, steps in sides.items():
+            time.sleep(0.05)
+            seconds[name].append(epoch_seconds(steps, given.seconds))
+            multiples[name].append(seconds[name][-1] / floors[-1])
+    print(machine())
+    print(
+        f"an epoch of 784-400-20 at batch {BATCH}, {torch.get_num_threads()} threads, median of {given.rounds} rounds"
+    )
+    print(f"  {'floor of the flops':34} {statistics.median(floors):8.2f} s {1:7.2f}x")
+    for name in sides:
+        print(f"  {name:34} {statistics.median(seconds[name]):8.2f} s {statistics.median(multiples[name]):7.2f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Training on a GPU: the same code, held against the CPU. Skipped where there is none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_train import checkpoint, evaluate, networks, objectives, pixels, train
+from vae_train.config import PRESETS, Config, Place
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+CONFIGS = {
+    "mlp": PRESETS["tutorial"].replace(dataset="digits", epochs=3),
+    "resnet in bfloat16": PRESETS["resnet"].replace(dataset="digits", epochs=3),
+    "importance-weighted": PRESETS["gated"].replace(dataset="digits", epochs=3, samples=4),
+    "gaussian": PRESETS["tutorial"].replace(dataset="digits", epochs=3, likelihood="gaussian", free_bits=0.1),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_training_reaches_what_the_cpu_reaches(config: Config, tmp_path: Path) -> None:
+    """Other noise, the same law: after three epochs the test ELBOs differ by little."""
+    elbos = []
+    for device in ("cpu", "cuda"):
+        train.train(config, tmp_path / device, Place(tmp_path, download=False, device=device), "vae-train")
+        elbos.append(checkpoint.load(tmp_path / device).evaluation["figures"]["elbo"]["mean"])
+    assert elbos[0] == pytest.approx(elbos[1], abs=1.5)
+
+
+def test_gradients_are_those_of_the_cpu() -> None:
+    """One pass of the same images and noise gives the same gradients to float32's rounding."""
+    torch.manual_seed(0)
+    vae = networks.build(PRESETS["tutorial"], (1, 28, 28))
+    x, eps = torch.bernoulli(torch.rand(16, 1, 28, 28)), torch.randn(1, 16, 20)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        vae.to(device).zero_grad()
+        x, eps = x.to(device), eps.to(device)
+        objectives.backward(objectives.Objective(), vae.likelihood, x, vae(x, eps), len(x))
+        gradients.append([weight.grad.cpu() for weight in vae.parameters() if weight.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_binary_pixels_are_drawn_there() -> None:
+    """Level 0 is always 0, 255 always 1, and the mean is the level's."""
+    grey = torch.arange(256, dtype=torch.uint8, device="cuda").repeat(20_000, 1).view(-1, 1, 16, 16)
+    bits = pixels.binarise(grey, torch.Generator("cuda").manual_seed(0))
+    mean = bits.double().mean(dim=0).flatten().cpu()
+    torch.testing.assert_close(mean, torch.arange(256).double() / 255, rtol=0, atol=0.02)
+    assert mean[0] == 0
+    assert mean[255] == 1
+
+
+def test_figures_are_those_of_the_cpu() -> None:
+    """The ELBO of the same noise-free terms: the KL and mu of the same images agree."""
+    torch.manual_seed(0)
+    vae = networks.build(PRESETS["resnet"], (1, 28, 28))
+    levels = torch.randint(0, 2, (64, 1, 28, 28), dtype=torch.uint8) * 255
+    here = evaluate.measure(vae, levels)
+    there = evaluate.measure(vae.cuda(), levels.cuda())
+    torch.testing.assert_close(here.mu, there.mu.cpu(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(here.terms.kl, there.terms.kl.cpu(), rtol=1e-3, atol=1e-3)
