@@ -25,7 +25,7 @@ class Likelihood(Protocol):
     output: str  # the decoder graph's output name
     parameters_per_pixel: int
     noise: str  # which draws `sample` takes: "uniform" in [0, 1) or standard "normal"
-    discrete: bool  # whether log_prob is of a probability, so that bits per pixel mean something
+    discrete: bool  # whether log_prob is of a probability, so that bits per dimension mean something
 
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z], float32 of the images' shape."""

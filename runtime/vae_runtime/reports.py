@@ -24,9 +24,9 @@ _SHOWN = 8  # latents in the table's last line
 class Scores:
     """Scores of images, float64 [n] each: ELBO and its terms in nats, and the percentile that `VAE.percentile` gives.
 
-    standard_error: of the ELBO over the draws of z, NaN for one draw. bits_per_pixel: -ELBO / (pixels ln 2), None where
-    the likelihood is a density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how
-    many images were grey under a Bernoulli likelihood and were drawn as binary first.
+    standard_error: of the ELBO over the draws of z, NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None
+    where the likelihood is a density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images.
+    binarised: how many images were grey under a Bernoulli likelihood and were drawn as binary first.
     """
 
     elbo: Nats
@@ -34,13 +34,13 @@ class Scores:
     reconstruction: Nats
     kl: Nats
     percentile: Nats
-    bits_per_pixel: Nats | None
+    bits_per_dimension: Nats | None
     kl_per_dimension: Nats
     binarised: int
 
     def columns(self) -> dict[str, Nats]:
         """The figures that each image has, by name."""
-        names = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_pixel")
+        names = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
         figures = {name: getattr(self, name) for name in names}
         if np.isnan(self.standard_error).all():  # one draw of z
             del figures["standard_error"]
@@ -115,7 +115,9 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
     mean, error_of_mean = _mean(scores.elbo)
     error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
-    bits = f" ({scores.bits_per_pixel.mean():.3f} bits per pixel)" if scores.bits_per_pixel is not None else ""
+    bits = (
+        f" ({scores.bits_per_dimension.mean():.3f} bits per dimension)" if scores.bits_per_dimension is not None else ""
+    )
     yield f"mean ELBO {mean:.2f}{error} nats per image{bits}, {draws}"
     order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
     largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)

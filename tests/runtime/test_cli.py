@@ -189,7 +189,7 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
             assert [float(row[name]) for row in found] == getattr(terms, name).tolist()
         assert [float(row["percentile"]) for row in found] == vae.percentile(terms.elbo).tolist()
         bits = -terms.elbo / (784 * np.log(2))
-        np.testing.assert_allclose([float(row["bits_per_pixel"]) for row in found], bits, rtol=1e-12)
+        np.testing.assert_allclose([float(row["bits_per_dimension"]) for row in found], bits, rtol=1e-12)
         assert all(("standard_error" in row) is (k > 1) for row in found)
         if k > 1:
             assert [float(row["standard_error"]) for row in found] == terms.standard_error.tolist()
@@ -200,7 +200,7 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
         figures = [f"{figure:.2f}" for figure in (terms.standard_error[i], terms.reconstruction[i], terms.kl[i])]
         assert line.split()[:-1] == [name, f"{terms.elbo[i]:.2f}", *figures[k == 1 :]]
     draws = f"{k} draw{'s' * (k > 1)} of z per image, seed 2"
-    bits = f"{bits.mean():.3f} bits per pixel"
+    bits = f"{bits.mean():.3f} bits per dimension"
     assert mean == f"mean ELBO {terms.elbo.mean():.2f} +- {error:.2f} nats per image ({bits}), {draws}"
     kl = terms.kl_per_dimension.mean(axis=0)
     order = ", ".join(f"{kl[i]:.2f} (latent {i})" for i in sorted(range(4), key=lambda i: -kl[i]))
@@ -450,7 +450,7 @@ def gaussian(tiny_bundle: Path, forge) -> Path:
     ids=" ".join,
 )  # fmt: skip
 def test_every_verb_works_under_a_gaussian_likelihood(command, digits: Path, gaussian: Path, call: list[str]):
-    """Samples beyond [0, 1], which a Gaussian has, stop no verb; scores have no bits per pixel."""
+    """Samples beyond [0, 1], which a Gaussian has, stop no verb; scores have no bits per dimension."""
     np.save("z.npy", np.zeros((3, 4), np.float32))
     result = command(main, "--bundle", gaussian, *call)
     assert (result.code, result.err) == (0, "")

@@ -20,7 +20,7 @@ from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.likelihoods import from_contract
 from vae_runtime.reports import Scores, format_latents, format_scores, score
 
-FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_pixel")
+FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
 LOGSIGMA = -1.2
 LIKELIHOODS: dict[str, dict[str, Any]] = {
     "bernoulli": {"name": "bernoulli"},
@@ -156,16 +156,16 @@ def test_kl_per_latent_sums_to_the_mean_kl(loaded):
 
 @each_likelihood
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bits_per_pixel_belong_to_probabilities(linear, likelihood: str, channels: int):
+def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, channels: int):
     """-ELBO in bits over the number of pixels, channels counted; None under a density, whose unit is no bit."""
     vae = linear(likelihood, channels=channels)
     scores = score(vae, [levels(20, vae)], 3)
     if likelihood == "gaussian":
-        assert scores.bits_per_pixel is None
-        assert "bits_per_pixel" not in scores.columns()
+        assert scores.bits_per_dimension is None
+        assert "bits_per_dimension" not in scores.columns()
     else:
         expected = [-float(nats) * math.log2(math.e) / (channels * 30) for nats in scores.elbo]
-        np.testing.assert_allclose(scores.bits_per_pixel, expected, rtol=1e-12)
+        np.testing.assert_allclose(scores.bits_per_dimension, expected, rtol=1e-12)
         assert list(scores.columns()) == list(FIGURES)
     assert scores.binarised == (20 if likelihood == "bernoulli" else 0)
 
@@ -258,7 +258,7 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
     names = [f"image {i}.png" for i in range(n)]
     expected = {name: column.tolist() for name, column in scores.columns().items()}
     assert ("standard_error" in expected) is (k > 1)
-    assert ("bits_per_pixel" in expected) is (likelihood != "gaussian")
+    assert ("bits_per_dimension" in expected) is (likelihood != "gaussian")
 
     columns = rows("\n".join(lines_of(scores, names, "csv", k)))
     assert list(columns) == ["image", *expected]
@@ -285,7 +285,11 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
         shown = [expected[name][i] for name in ("elbo", "standard_error", "reconstruction", "kl") if name in expected]
         assert figures[:-1] == [f"{figure:.2f}" for figure in shown]
         assert float(figures[-1].strip("<>%")) == pytest.approx(expected["percentile"][i], abs=0.051)
-    bits = f" ({np.mean(scores.bits_per_pixel):.3f} bits per pixel)" if scores.bits_per_pixel is not None else ""
+    bits = (
+        f" ({np.mean(scores.bits_per_dimension):.3f} bits per dimension)"
+        if scores.bits_per_dimension is not None
+        else ""
+    )
     plus_minus = f" +- {scores.elbo.std(ddof=1) / math.sqrt(n):.2f}" if n > 1 else ""
     draws = "1 draw" if k == 1 else "3 draws"
     assert (
