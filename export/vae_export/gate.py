@@ -136,4 +136,4 @@ def _row(tensor: str, kind: str, expected: NDArray[np.float64], got: NDArray[np.
 def _torch(module: torch.nn.Module, x: Floats) -> list[Floats]:
     """A module's outputs as a list of arrays."""
     outputs = module(torch.from_numpy(x))
-    return [tensor.numpy() for tensor in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    return [tensor.numpy() for tensor in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]

@@ -1,9 +1,10 @@
 """From PyTorch modules to ONNX graphs: named, checked, with embedded weights and a dynamic batch."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import onnx
@@ -17,6 +18,7 @@ from vae_runtime.errors import ArgumentError, BundleError, VaeError
 from vae_runtime.session import Session
 
 OLDEST_OPSET = 17
+_SPLIT_HAS_NUM_OUTPUTS = 18
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
@@ -40,23 +42,31 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Export one module of one input; the first axis of inputs and outputs is the dynamic `batch`.
 
-    Raises BundleError where the result is not what was asked for.
+    Raises BundleError where the module cannot be exported, or the result is not what was asked for.
     """
-    with _quiet("torch.onnx", "onnxscript"):  # they announce the conversion from opset 18 downwards
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[input_name],
-            output_names=output_names,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[input_name],
+                output_names=output_names,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        which = f"{input_name} to {', '.join(output_names)} ({reason})"
+        todo = "use operators that torch.onnx.export takes, and no branches on values"
+        raise BundleError("network cannot be exported", which, todo) from None
     assert program is not None  # it is None only when torch writes the file itself
     model = program.model_proto
     _tidy(model)
+    if opset < _SPLIT_HAS_NUM_OUTPUTS:
+        _count_parts_by_outputs(model)
     check(model, opset)
     return model
 
@@ -71,10 +81,17 @@ def stamp(model: onnx.ModelProto, contract: dict[str, Any], role: str) -> bytes:
 
 def check(model: onnx.ModelProto, opset: int) -> None:
     """Raise BundleError unless the graph is valid, deterministic, self-contained and of the opset asked for."""
-    onnx.checker.check_model(model, full_check=True)
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": opset}:
-        raise BundleError(f"exported opset {found}", f"asked for {opset}", "choose another --opset")
+        versions = ", ".join(f"{domain or 'opset'} {version}" for domain, version in found.items())
+        raise BundleError(f"exported {versions}", f"asked for {opset}", "choose a newer --opset")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(
+            "exported graph is not valid", f"opset {opset} ({reason})", "choose a newer --opset"
+        ) from None
     if random := sorted(_RANDOM & {node.op_type for node in _nodes(model)}):
         raise BundleError("random operators in the graph", ", ".join(random), "return the distribution's parameters")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
@@ -96,6 +113,15 @@ def _tidy(model: onnx.ModelProto) -> None:
         del value.metadata_props[:]
 
 
+def _count_parts_by_outputs(model: onnx.ModelProto) -> None:
+    """Drop what torch's conversion to an older opset leaves in Split: there the outputs say how many equal parts."""
+    for node in _nodes(model):
+        if node.op_type == "Split":
+            kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """All nodes, those inside branches, loops and local functions too."""
     pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
@@ -107,16 +133,15 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 @contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
-    """Hear only errors from these loggers for a while."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    """Hear nothing for a while of what torch logs and prints: of conversions to older opsets, and before it raises."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        logging.disable(level)
 
 
 def _loads(opset: int) -> bool:

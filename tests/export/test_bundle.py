@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from vae_export import bundle, gate
 from vae_export.cli import main
@@ -85,6 +87,50 @@ def test_manifest_says_where_the_bundle_comes_from(tiny_run: Path, manifest: Any
         assert quantiles[name] == sorted(quantiles[name])
     weights = sum(p.numel() for p in checkpoint.load(tiny_run).vae.parameters())
     assert manifest["parameters"] == weights
+
+
+def test_manifest_says_how_images_became_levels(tiny_run: Path, manifest: Any) -> None:
+    """The run's preprocessing is carried over, so that whoever infers can do the same."""
+    assert manifest["preprocessing"] == json.loads((tiny_run / "config.json").read_bytes())["preprocessing"]
+    assert manifest["preprocessing"] == {"levels": "as they are", "split": "the set's own"}
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_the_best_epoch_is_exported_where_asked_for(
+    command: Command, tiny_run: Path, tiny_bundle: Path, tmp_path: Path, best: bool
+) -> None:
+    """`--best` publishes the weights and the figures of best.safetensors and best.json; without it, the last ones."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    weights = safetensors.torch.load_file(run / "best.safetensors")
+    weights["decoder.last.bias"] += 1
+    raw = safetensors.torch.save(weights)
+    (run / "best.safetensors").write_bytes(raw)
+    figures = json.loads((run / "best.json").read_bytes())
+    figures |= {"weights_sha256": hashlib.sha256(raw).hexdigest(), "split": "test of the best"}
+    (run / "best.json").write_text(json.dumps(figures))
+    result = command(main, run, "--out", tmp_path / "bundle", *(["--best"] if best else []))
+    assert (result.code, result.err) == (0, "")
+    z = np.random.default_rng(0).standard_normal((3, 4), np.float32)
+    logits, others = (VAE.load(path).parameters(z) for path in (tmp_path / "bundle", tiny_bundle))
+    np.testing.assert_allclose(logits, others + best, atol=1e-4)
+    evaluation = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())["evaluation"]
+    assert evaluation == (figures if best else json.loads((run / "evaluation.json").read_bytes()))
+
+
+def test_networks_that_are_not_trusted_are_not_exported(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """A run that names a module is exported only with --model: exit code 2, the module named, not imported."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    settings = json.loads((run / "config.json").read_bytes())
+    settings["config"]["model"] = "antigravity:fly"
+    (run / "config.json").write_text(json.dumps(settings))
+    result = command(main, run, "--out", tmp_path / "bundle")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "vae-export: error: run has networks of its own: antigravity:fly; "
+        "if you trust that module, add --model antigravity:fly\n"
+    )
+    assert "antigravity" not in sys.modules
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_golden_vectors_are_reproduced_by_the_runtime(tiny_bundle: Path) -> None:
@@ -252,7 +298,8 @@ def test_a_terminated_export_leaves_the_old_bundle(tiny_run: Path, old: Path) ->
 def test_a_terminal_without_ticks_is_no_error(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Where stdout's encoding has no tick, as latin-1, the table says ? instead and the bundle is published."""
     arguments = [sys.executable, "-m", "vae_export", str(tiny_run), "--out", str(tmp_path / "bundle")]
-    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    threads = str(torch.get_num_threads())  # on which the last bits of PyTorch's side depend
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": threads}
     result = subprocess.run(arguments, capture_output=True, encoding="latin-1", env=environment, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("?") >= 32

@@ -51,14 +51,14 @@ def node(model: onnx.ModelProto, operator: str) -> onnx.NodeProto:
 
 def corrupt_mu_bias(model: onnx.ModelProto) -> None:
     """One bias of the encoder's mu head is off by 0.001."""
-    change(model, "mu.bias", lambda values: values.__setitem__(2, values[2] + 1e-3))
+    change(model, "heads.mu.bias", lambda values: values.__setitem__(2, values[2] + 1e-3))
 
 
 def corrupt_mu_weight(model: onnx.ModelProto) -> None:
     """One weight of the encoder's mu head is off by 0.01: that of the hidden unit that a white image excites most."""
-    weight, bias = (value(model, f"body.0.{name}") for name in ("weight", "bias"))  # [hidden, pixels], [hidden]
+    weight, bias = (value(model, f"body.1.0.{name}") for name in ("weight", "bias"))  # [hidden, pixels], [hidden]
     unit = int((weight.sum(axis=1) + bias).argmax())
-    change(model, "mu.weight", lambda values: values.__setitem__((0, unit), values[0, unit] + 0.01))
+    change(model, "heads.mu.weight", lambda values: values.__setitem__((0, unit), values[0, unit] + 0.01))
 
 
 def swap_outputs(model: onnx.ModelProto) -> None:
@@ -89,8 +89,9 @@ def batch_in_the_reshape(model: onnx.ModelProto) -> None:
 
 
 def nan_weight(model: onnx.ModelProto) -> None:
-    """One weight is NaN."""
-    change(model, "body.0.weight", lambda values: values.__setitem__((0, 0), np.nan))
+    """One weight of the first layer is NaN."""
+    (first,) = {"body.1.0.weight", "body.0.0.weight"} & {tensor.name for tensor in model.graph.initializer}
+    change(model, first, lambda values: values.__setitem__((0, 0), np.nan))
 
 
 ELBO, MU, LOGSIGMA, LOGITS = (rows_of(name) for name in ("ELBO", "mu", "logsigma", "logits"))
@@ -186,7 +187,7 @@ def test_a_run_with_a_nan_weight_is_never_published(
     """NaN in the run itself (both sides agree on it) fails too, whether or not its figures show it."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "runs" / "nan"))
     weights = safetensors.torch.load_file(run / "model.safetensors")
-    weights["decoder.body.0.weight"][0, 0] = np.nan
+    weights["decoder.body.0.0.weight"][0, 0] = np.nan
     raw = safetensors.torch.save(weights)
     (run / "model.safetensors").write_bytes(raw)
     evaluation = json.loads((run / "evaluation.json").read_bytes())

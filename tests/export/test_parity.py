@@ -7,15 +7,22 @@ import torch
 
 from vae_runtime import noise
 from vae_runtime.vae import VAE
-from vae_train import checkpoint, data
+from vae_train import checkpoint, data, pixels
+from vae_train.config import PRESETS
 
 N, SEED = 1000, 3
+
+
+def observed(data_root: Path, number: int) -> torch.Tensor:
+    """The first binary test images of MNIST, float32 [number, 1, 28, 28]."""
+    levels = data.load(PRESETS["tutorial"], data_root, download=False).observed_test(binarise=True)
+    return pixels.unit(levels[:number])
 
 
 @torch.no_grad()
 def test_elbo_of_real_images_agrees_with_pytorch(data_root: Path, tiny_run: Path, tiny_bundle: Path) -> None:
     """For 1,000 MNIST test images and the same noise, NumPy's ELBO is PyTorch's to 0.001 nats for every image."""
-    bits = data.fixed_test_draw(data.load("mnist", data_root, download=False))[:N].float()
+    bits = observed(data_root, N)
     trained, runtime = checkpoint.load(tiny_run).vae, VAE.load(tiny_bundle, threads=1)
     eps = noise.normal(SEED, noise.POSTERIOR, np.arange(N), trained.latent_dim)
     expected = trained.terms(bits, torch.from_numpy(eps))
@@ -34,7 +41,7 @@ def test_elbo_of_real_images_agrees_with_pytorch(data_root: Path, tiny_run: Path
 @torch.no_grad()
 def test_importance_weighted_bound_agrees_with_pytorch(data_root: Path, tiny_run: Path, tiny_bundle: Path) -> None:
     """The bounds of both sides, each with its own noise at K = 200, have the same mean within their spread."""
-    bits = data.fixed_test_draw(data.load("mnist", data_root, download=False))[:50].float()
+    bits = observed(data_root, 50)
     trained, runtime = checkpoint.load(tiny_run).vae, VAE.load(tiny_bundle, threads=1)
     weights = trained.log_weights(bits, 200, torch.Generator().manual_seed(0)).double()
     bound = (torch.logsumexp(weights, dim=0) - np.log(200)).numpy()

@@ -8,17 +8,55 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from vae_train.cli import main
+from vae_runtime import threads
+from vae_train import results
+from vae_train.cli import cli, main
+from vae_train.config import PRESETS, Config
 
 Command = Callable[..., Any]
+DIGITS = ("--dataset", "digits", "--device", "cpu")
+SMALL = (*DIGITS, "--hidden", 4, "--latent-dim", 2, "--batch-size", 1000, "--epochs", 1)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Commands set PyTorch's number of threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what follows a training, figures and report, which tests of settings do not look at."""
+    monkeypatch.setattr(results, "finish", lambda *given: None)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """40 colour pictures."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for i, levels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 9, 11, 3), dtype=np.uint8)):
+        Image.fromarray(levels).save(folder / f"{i}.png")
+    return folder
+
+
+def stored(run: Path) -> dict[str, Any]:
+    """What config.json says."""
+    values: dict[str, Any] = json.loads((run / "config.json").read_text())
+    return values
 
 
 def assert_one_line(err: str) -> None:
@@ -35,13 +73,178 @@ def test_one_epoch_writes_a_run(command: Command, digits_root: Path, tmp_path: P
         *("--out", out, "--data-root", digits_root, "--no-download"),
     )
     assert result.code == 0, result.err
-    settings = json.loads((out / "config.json").read_text())
+    settings = stored(out)
     assert settings["config"]["hidden"] == [16, 8]
     assert (settings["config"]["epochs"], settings["config"]["latent_dim"], settings["config"]["seed"]) == (1, 2, 5)
     assert "--latent-dim 2" in settings["provenance"]["command"]
     elbo = json.loads((out / "evaluation.json").read_text())["figures"]["elbo"]
     assert f"test ELBO {elbo['mean']:.2f} +- {elbo['standard_error']:.2f} nats" in result.out
     assert str(out) in result.out.splitlines()[-1]
+
+
+OPTIONS: list[tuple[str, str, Any]] = [  # what is typed, the setting in config.json, its value there
+    ("--preset tutorial", "activation", "relu"),
+    ("--preset deep", "activation", "silu"),
+    ("--preset gated", "activation", "gated"),
+    ("--preset resnet --dense 8", "network", "resnet"),
+    ("--epochs 2", "epochs", 2),
+    ("--seed 9223372036854775807", "seed", 2**63 - 1),
+    ("--likelihood gaussian", "likelihood", "gaussian"),
+    ("--likelihood gaussian", "binarise", False),
+    ("--likelihood discretised-logistic", "likelihood", "discretised-logistic"),
+    ("--likelihood gaussian --no-binarise", "binarise", False),
+    ("--likelihood bernoulli --binarise", "binarise", True),
+    ("--latent-dim 3", "latent_dim", 3),
+    ("--hidden 6", "hidden", [6]),
+    ("--hidden 6,5,4", "hidden", [6, 5, 4]),
+    ("--preset resnet --dense 8 --blocks 3", "blocks", 3),
+    ("--preset resnet --dense 9", "dense", 9),
+    ("--samples 3", "samples", 3),
+    ("--gradient total", "gradient", "total"),
+    ("--gradient path", "gradient", "path"),
+    ("--beta 0.25", "beta", 0.25),
+    ("--beta 0", "beta", 0.0),
+    ("--warm-up 0.5", "warm_up", 0.5),
+    ("--free-bits 0.1", "free_bits", 0.1),
+    ("--batch-size 700", "batch_size", 700),
+    ("--lr 1e-3", "lr", 1e-3),
+    ("--precision bfloat16", "precision", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("words", "setting", "value"), OPTIONS, ids=[f"{row[0]} {row[1]}" for row in OPTIONS])
+@pytest.mark.usefixtures("unmeasured")
+def test_every_setting_reaches_the_run(command: Command, tmp_path: Path, words: str, setting: str, value: Any) -> None:
+    """An option changes its setting in config.json, and no other than those typed; the rest is the preset's."""
+    result = command(main, *SMALL, *words.split(), "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    config = stored(tmp_path / "run")["config"]
+    assert config[setting] == value
+    typed = {str(word)[2:].replace("-", "_") for word in (*SMALL, *words.split()) if str(word).startswith("--")}
+    typed |= {"binarise"} if "likelihood" in typed else set()  # which comes along with it
+    preset = PRESETS[config["preset"]]
+    changed = {f.name for f in fields(Config) if config[f.name] != json.loads(json.dumps(getattr(preset, f.name)))}
+    assert changed <= typed
+
+
+def test_every_setting_has_an_option() -> None:
+    """Settings without one are those that presets alone choose: the kind of network and its activation."""
+    options = {parameter.name for parameter in cli.params}
+    assert {f.name for f in fields(Config)} - options == {"network", "activation"}
+    covered = {setting for _, setting, _ in OPTIONS} | {"dataset", "preset", "image_size", "channels", "model"}
+    assert {f.name for f in fields(Config)} - covered == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "preset", "shape"),
+    [
+        ("--hidden 4", "resnet-colour", [3, 32, 32]),
+        ("--hidden 4 --channels 1", "tutorial", [1, 32, 32]),
+        ("--hidden 4 --channels 3 --image-size 8", "resnet-colour", [3, 8, 8]),
+        ("--hidden 4 --preset gated --image-size 7", "gated", [3, 7, 7]),
+    ],
+)
+@pytest.mark.usefixtures("unmeasured")
+def test_a_folder_of_images_is_trained_on(
+    command: Command,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    preset: str,
+    shape: list[int],
+) -> None:
+    """Size and channels as asked for; the preset by channels, the run folder by the folder's name, unless named."""
+    monkeypatch.chdir(tmp_path)
+    result = command(main, "--dataset", f"{photos.name}/", *words.split(), "--epochs", 1, "--device", "cpu")
+    assert result.code == 0, result.err
+    settings = stored(tmp_path / "runs" / f"my photos-{preset}")
+    assert (settings["config"]["preset"], settings["image_shape"]) == (preset, shape)
+    assert settings["config"]["dataset"] == f"{photos.name}/"
+    assert settings["preprocessing"]["levels"].startswith("upright, transparency over black")
+
+
+@pytest.mark.parametrize(("channels", "preset"), [(1, "tutorial"), (3, "resnet-colour")])
+@pytest.mark.usefixtures("unmeasured")
+def test_the_channels_of_an_array_choose_the_preset(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, preset: str
+) -> None:
+    """Grey: tutorial. Colour: resnet-colour, which needs sides that halve three times, and says so."""
+    monkeypatch.chdir(tmp_path)
+    arrays = np.random.default_rng(0).integers(0, 256, (60, channels, 12, 12), dtype=np.uint8)
+    np.save("faces.npy", arrays)
+    words = ("--dataset", "faces.npy", "--epochs", 1, "--device", "cpu")
+    if channels == 3:
+        result = command(main, *words)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == (
+            "vae-train: error: images do not halve: 12x12; choose sides divisible by 8, or fewer --hidden\n"
+        )
+        assert not Path("runs").exists()
+    assert command(main, *words, "--hidden", 4).code == 0
+    assert stored(Path("runs") / f"faces-{preset}")["config"]["preset"] == preset
+
+
+NETWORKS = """
+import torch
+from torch import nn
+class Encoder(nn.Module):
+    def __init__(self, pixels, latent_dim):
+        super().__init__()
+        self.layer = nn.Linear(pixels, 2 * latent_dim)
+    def forward(self, x):
+        mu, logsigma = self.layer(x.flatten(1)).chunk(2, dim=1)
+        return mu, logsigma
+def make(image_shape, latent_dim, out):
+    _, height, width = image_shape
+    decoder = nn.Sequential(nn.Linear(latent_dim, out * height * width), nn.Unflatten(1, (out, height, width)))
+    return Encoder(image_shape[0] * height * width, latent_dim), decoder
+"""
+
+
+def test_networks_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--model trains them and reaches config.json; later commands take them only where it is given again."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "nets_of_test_cli.py").write_text(NETWORKS)
+    model = ("--model", "nets_of_test_cli:make")
+    try:
+        result = command(main, *SMALL, *model, "--out", "run")
+        assert result.code == 0, result.err
+        assert stored(Path("run"))["config"]["model"] == model[1]
+        words = ("evaluate", "run", "-K", 1, "--device", "cpu")
+        refused = command(main, *words)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.endswith(f": {model[1]}; if you trust that module, add --model {model[1]}\n")
+        assert command(main, *words, *model).code == 0
+    finally:
+        sys.modules.pop("nets_of_test_cli", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "expected"), [("--threads 1", "2", 1), ("", "1", 1), ("--threads 2", "1", 2)]
+)
+@pytest.mark.usefixtures("unmeasured")
+def test_threads(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, variable: str, expected: int
+) -> None:
+    """--threads goes before VAE_EDGE_THREADS; what is used is printed, set in PyTorch and kept in the run."""
+    monkeypatch.setenv("VAE_EDGE_THREADS", variable)
+    result = command(main, *SMALL, *words.split(), "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert stored(tmp_path / "run")["provenance"]["threads"] == torch.get_num_threads() == expected
+    assert f"training on cpu, {expected} thread{'s' if expected > 1 else ''}, into" in result.err
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_without_a_word_on_threads_all_cores_are_used(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as this process may use."""
+    monkeypatch.delenv("VAE_EDGE_THREADS", raising=False)
+    assert command(main, *SMALL, "--out", tmp_path / "run").code == 0
+    assert stored(tmp_path / "run")["provenance"]["threads"] == threads.available_cores()
 
 
 def test_evaluate_adds_the_bound_to_the_run(
@@ -66,7 +269,32 @@ def test_evaluate_adds_the_bound_to_the_run(
 @pytest.mark.parametrize(
     ("code", "names", "arguments"),
     [
-        (2, "imagenet", "--dataset imagenet"),
+        (4, "imagenet", "--dataset imagenet"),
+        (4, "{absent}", "--dataset {absent}"),
+        (4, "an empty name", "--dataset="),
+        (4, "{full}", "--dataset {full}"),
+        (2, "digits", "--dataset digits --image-size 8"),
+        (2, "--image-size", "--image-size 0"),
+        (2, "channels", "--dataset {full} --channels 2"),
+        (2, "--channels", "--channels 4"),
+        (2, "--likelihood", "--likelihood poisson"),
+        (2, "gaussian", "--likelihood gaussian --binarise"),
+        (2, "discretised-logistic", "--preset resnet-colour --binarise"),
+        (2, "digits", "--dataset digits --no-binarise"),
+        (2, "--samples", "--samples 0"),
+        (2, "--samples 2", "--samples 2 --beta 2"),
+        (2, "--samples 2", "--samples 2 --warm-up 1"),
+        (2, "--gradient", "--gradient reinforce"),
+        (2, "--beta", "--beta -1"),
+        (2, "beta", "--beta nan"),
+        (2, "free_bits", "--free-bits inf"),
+        (2, "--precision", "--precision float16"),
+        (2, "--blocks", "--blocks 0"),
+        (2, "--dense", "--dense 0"),
+        (2, "not_there", "--dataset digits --model not_there:make"),
+        (2, "8x8", "--dataset digits --preset resnet --hidden 4,4,4,4"),
+        (2, "--threads", "--threads 0"),
+        (2, "5000", "--dataset digits --threads 5000"),
         (2, "tiny", "--preset tiny"),
         (2, "--epochs", "--epochs 0"),
         (2, "--batch-size", "--batch-size -3"),
@@ -80,27 +308,43 @@ def test_evaluate_adds_the_bound_to_the_run(
         (2, "--surprise", "--surprise"),
         (2, "{full}", "--out {full} --data-root {digits}"),
         (4, "{empty}", "--out {out} --data-root {empty} --no-download"),
-        (3, "{empty}", "evaluate {empty} --data-root {digits}"),
-        (3, "{absent}", "evaluate {absent} --data-root {digits}"),
+        *((3, where, f"{verb} {where}") for verb in ("evaluate", "report") for where in ("{empty}", "{absent}")),
+        (3, "{absent}", "evaluate {absent} --best"),
+        (3, "{absent}", "--resume {absent}"),
+        (3, "{absent}", "compare {absent} {empty}"),
         (2, "--samples", "evaluate {absent} -K 0"),
+        (2, "--epochs", "evaluate {absent} --epochs 3"),
         (2, "RUN", "evaluate"),
+        (2, "RUN", "report"),
+        (2, "evalute", "evalute {absent}"),
+        (2, "--dataset photos/", "photos/"),
+        (2, "--dataset {full}", "{full}"),
+        (2, "--dataset mnist", "mnist --epochs 3"),
+        (2, "--dataset digits", "--epochs 3 digits"),
     ],
 )
 def test_errors_end_in_one_line(
-    command: Command, digits_root: Path, tmp_path: Path, code: int, names: str, arguments: str
+    command: Command,
+    digits_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    names: str,
+    arguments: str,
 ) -> None:
     """Every failure has its exit code, one line on stderr that names the culprit and gives advice, and no stdout."""
     places = {name: tmp_path / name for name in ("full", "empty", "absent", "out")} | {"digits": digits_root}
     places["full"].mkdir()
     (places["full"] / "precious.txt").write_text("kept")
     places["empty"].mkdir()
+    monkeypatch.chdir(tmp_path)
     words = [word.strip("'").format(**places) for word in arguments.split()]
     result = command(main, *words)
     assert result.code == code, result.err
     assert_one_line(result.err)
     assert names.format(**places) in result.err
     assert result.out == ""
-    assert not places["out"].exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "empty"}
     assert [path.name for path in places["full"].iterdir()] == ["precious.txt"]
 
 
@@ -143,24 +387,61 @@ def test_diverged_training_ends_in_one_line(command: Command, digits_root: Path,
     assert "--lr" in errors[0]
 
 
-def test_options_before_evaluate_are_refused(
-    command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path
-) -> None:
-    """An option of training in front of `evaluate` is wrong usage, not silently ignored."""
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    words = ("evaluate", run, "-K", 1, "--data-root", digits_root, "--no-download", "--device", "cpu")
-    result = command(main, "--epochs", 3, *words)
-    assert result.code == 2
+@pytest.mark.parametrize("option", [("--epochs", 3), ("--device", "cpu"), ("--no-download",), ("--resume", "run")])
+@pytest.mark.parametrize("verb", ["evaluate", "report", "compare"])
+def test_options_before_a_verb_are_refused(command: Command, verb: str, option: tuple[object, ...]) -> None:
+    """An option in front of a verb is wrong usage, not silently ignored, and the message says where it goes."""
+    words = ("run",) if verb != "compare" else ("run", "run")
+    result = command(main, *option, verb, *words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"vae-train: error: wrong usage: options go after '{verb}'; see 'vae-train --help'\n"
+
+
+KEPT = {"resume", "device", "threads", "data_root", "no_download", "model", "tensorboard", "version", "help"}
+
+
+@pytest.mark.parametrize("name", sorted({parameter.name for parameter in cli.params} - KEPT))
+def test_resume_takes_no_setting(command: Command, tmp_path: Path, name: str) -> None:
+    """Whatever a training depends on is the run's, and refused beside --resume; where it runs may change."""
+    (parameter,) = (parameter for parameter in cli.params if parameter.name == name)
+    example = {"hidden": "3", "out": "x", "dataset": "digits", "preset": "deep"}.get(name)
+    example = example or {"choice": None, "boolean": ""}.get(parameter.type.name, "1")
+    values = [example] if example else [] if example == "" else [parameter.type.choices[0]]
+    result = command(main, "--resume", tmp_path, parameter.opts[0], *values)
+    assert (result.code, result.out) == (2, "")
+    assert f"a run keeps its settings: --resume goes without {parameter.opts[0]};" in result.err
     assert_one_line(result.err)
 
 
-def test_help_lists_every_option(command: Command) -> None:
-    """`--help` names all options."""
+TITLES = ["The common case", "Images", "Networks", "Objective", "Machine", "Options", "Commands"]
+
+
+def test_help_lists_every_option_in_its_section(command: Command) -> None:
+    """`--help` has all sections in order, each option once with words on what it does, and all verbs."""
     result = command(main, "--help")
-    training = ["dataset", "preset", "epochs", "batch-size", "lr", "latent-dim", "hidden", "seed"]
-    options = [*training, "device", "out", "data-root", "no-download"]
-    assert result.code == 0
-    assert [name for name in options if not re.search(rf"--{name}\b", result.out)] == []
+    assert (result.code, result.err) == (0, "")
+    assert re.findall(r"^(\S.*):$", result.out, re.MULTILINE) == TITLES
+    body = dict(zip(TITLES, re.split(r"^\S.*:$", result.out, flags=re.MULTILINE)[1:], strict=True))
+    words = "".join(result.out.split())  # lines break within words that have a hyphen
+    for parameter in cli.get_params(cli.make_context("vae-train", ["evaluate"])):
+        (title,) = (
+            title for title in TITLES if re.search(rf"^  {parameter.opts[0]}\b(?!-)", body[title], re.MULTILINE)
+        )
+        assert (title == "Options") is (parameter.opts[0] in ("--version", "--help"))
+        assert "".join(parameter.help.split()) in words
+    assert {"--latent-dim", "--hidden"} <= set(re.findall(r"--[a-z-]+", body["Networks"]))
+    assert [line.split()[0] for line in body["Commands"].strip().splitlines()] == ["compare", "evaluate", "report"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "own"), [("evaluate", ["--best", "--samples"]), ("report", []), ("compare", ["--samples"])]
+)
+def test_help_of_a_verb_lists_its_options(command: Command, verb: str, own: list[str]) -> None:
+    """Each verb has where it works, and what is its own."""
+    result = command(main, verb, "--help")
+    assert (result.code, result.err) == (0, "")
+    places = ["--device", "--threads", "--data-root", "--no-download", "--model", "--help"]
+    assert sorted(set(re.findall(r"--[a-z-]+", result.out))) == sorted([*places, *own])
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -176,11 +457,22 @@ def test_module_help_works() -> None:
     assert "--latent-dim" in result.stdout
 
 
+@pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["--version"], ["photos/"]])
+def test_help_is_fast(words: list[str]) -> None:
+    """Half a second of processor time at most, of which Python and click take a fifth here; torch alone takes two."""
+    before = os.times()
+    python("-m", "vae_train", *words)
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert 0 < spent < 0.5
+
+
+@pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"]])
 @pytest.mark.parametrize(("code", "heavy"), [("main()", False), ("import vae_train.likelihoods; main()", True)])
-def test_help_does_not_wait_for_torch(code: str, heavy: bool) -> None:
+def test_help_does_not_wait_for_torch(code: str, heavy: bool, words: list[str]) -> None:
     """`--help` imports neither torch nor NumPy; the second case shows that the check would notice."""
     script = (
-        "import atexit, sys; sys.argv = ['vae-train', '--help']; from vae_train.cli import main\n"
+        f"import atexit, sys; sys.argv = ['vae-train', *{words}]; from vae_train.cli import main\n"
         "atexit.register(lambda: print([m for m in ('torch', 'numpy') if m in sys.modules], file=sys.stderr))\n" + code
     )
     result = python("-c", script)
@@ -188,7 +480,7 @@ def test_help_does_not_wait_for_torch(code: str, heavy: bool) -> None:
     assert (result.stderr.strip() != "[]") is heavy
 
 
-@pytest.mark.parametrize("words", [["--out", "run"], ["evaluate", "run"]])
+@pytest.mark.parametrize("words", [["--out", "run"], ["evaluate", "run"], ["report", "run"], ["compare", "a", "b"]])
 def test_without_its_extra(tmp_path: Path, words: list[str]) -> None:
     """Where torch is not installed: exit code 6 and one line that names the pip install, nothing written."""
     site = tmp_path / "site"  # the base install: no torch in sight
@@ -221,7 +513,8 @@ def test_the_smallest_runs_work(command: Command, digits_root: Path, tmp_path: P
     where = ("--out", tmp_path / "run", "--data-root", digits_root, "--no-download", "--device", "cpu")
     result = command(main, *words.split(), "--hidden", 8, *where)
     assert result.code == 0, result.err
-    assert result.out.splitlines()[-1] == f"{tmp_path / 'run'}: weights, metrics and pictures"
+    assert result.out.splitlines()[-1] == f"{tmp_path / 'run'}: weights, metrics, report.html"
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1000
     assert math.isfinite(json.loads((tmp_path / "run" / "evaluation.json").read_text())["figures"]["elbo"]["mean"])
     assert len(list((tmp_path / "run").glob("*.png"))) >= 4
 
@@ -239,8 +532,11 @@ def test_absurd_settings_leave_no_run(command: Command, digits_root: Path, tmp_p
 def test_an_interrupted_training_leaves_no_run(
     digits_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C and SIGTERM during training: exit code 130 or 143, one error line, no run folder."""
-    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell ignores it
+    """Ctrl-C and SIGTERM before the first step: exit code 130 or 143, one error line, no run folder."""
+    script = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell ignores it
+    )
+    script += "from vae_train import data; data.Images.observed_test = lambda *given: time.sleep(60)\n"  # before step 1
     script += "from vae_train.cli import main; main()"
     words = ["--epochs", "1000000", "--hidden", "8", "--device", "cpu", "--no-download"]
     words += ["--out", str(tmp_path / "run"), "--data-root", str(digits_root)]
@@ -255,19 +551,41 @@ def test_an_interrupted_training_leaves_no_run(
             process.kill()
     assert first.startswith("training on cpu")
     assert process.returncode == code
-    assert_one_line(err)
+    assert_one_line(err.splitlines(keepends=True)[-1])
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_refuses_other_images(command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path) -> None:
-    """`evaluate` on test images that are not the run's: exit code 4, one line that names the folder, nothing kept."""
+def test_report_draws_a_finished_run_again(command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path) -> None:
+    """`report RUN` writes the page and the pictures with the figures that the run has by then, and nothing else."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    pictures = [path for path in run.iterdir() if path.suffix in (".png", ".html")]
+    kept = {path: path.read_bytes() for path in run.iterdir() if path not in pictures}
+    for path in pictures:
+        path.unlink()
+    evaluation = json.loads(kept[run / "evaluation.json"])
+    evaluation["figures"]["log_likelihood_9"] = {"num_samples": 9, "mean": -123.45, "standard_error": 0.67}
+    kept[run / "evaluation.json"] = json.dumps(evaluation).encode()
+    (run / "evaluation.json").write_bytes(kept[run / "evaluation.json"])
+    result = command(main, "report", run, "--data-root", digits_root, "--no-download", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert result.out == f"{run / 'report.html'}\n"
+    assert set(run.iterdir()) == {*pictures, *kept}
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert "123.45" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_other_images_are_refused(
+    command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path, verb: str
+) -> None:
+    """A verb on test images that are not the run's: exit code 4, one line that names the folder, nothing written."""
     run, root = shutil.copytree(tiny_run, tmp_path / "run"), shutil.copytree(digits_root, tmp_path / "other")
     images = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     raw = images.read_bytes()
     images.write_bytes(raw[:16] + raw[:15:-1])  # upside down, behind the same header
-    before = (run / "evaluation.json").read_bytes()
-    result = command(main, "evaluate", run, "-K", 1, "--data-root", root, "--no-download", "--device", "cpu")
+    before = {path: path.read_bytes() for path in Path(run).iterdir()}
+    result = command(main, verb, run, "--data-root", root, "--no-download", "--device", "cpu")
     assert (result.code, result.out) == (4, "")
     assert_one_line(result.err)
     assert str(root) in result.err
-    assert (run / "evaluation.json").read_bytes() == before
+    assert {path: path.read_bytes() for path in Path(run).iterdir()} == before

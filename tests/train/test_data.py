@@ -1,4 +1,4 @@
-"""The image sets: the literature's fixed draw, dynamic binarisation, and what happens to missing or damaged files."""
+"""The image sets: named ones, how likelihoods see them, and what happens to missing or damaged files."""
 
 import hashlib
 import shutil
@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
-from vae_runtime.errors import InputError
-from vae_train import data
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import data, pixels
+from vae_train.config import PRESETS, Config
 
 FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    """A seeded generator."""
-    return torch.Generator().manual_seed(seed)
+def config(dataset: object, **settings: object) -> Config:
+    """Settings that name these images."""
+    return PRESETS["tutorial"].replace(dataset=str(dataset), **settings)
+
+
+def load(dataset: object, root: Path, **settings: object) -> data.Images:
+    """The images, without a network."""
+    return data.load(config(dataset, **settings), root, download=False)
 
 
 @pytest.mark.parametrize(
@@ -25,70 +32,108 @@ def generator(seed: int = 0) -> torch.Generator:
 )
 def test_real_sets_and_their_fixed_test_draw(data_root: Path, dataset: str, digest: str, first: str) -> None:
     """The real sets have 60,000 and 10,000 images, and the fixed test draw is the published one, bit for bit."""
-    images = data.load(dataset, data_root, download=False)
+    images = load(dataset, data_root)
     assert images.train.shape == (60_000, 1, 28, 28)
     assert images.test.shape == (10_000, 1, 28, 28)
     assert images.train.dtype == images.test.dtype == torch.uint8
     assert images.test_labels.shape == (10_000,)
     assert images.names[images.test_labels[0]] == first
-    bits = data.fixed_test_draw(images)
-    assert bits.dtype == torch.uint8
-    assert bits.shape == images.test.shape
-    assert hashlib.sha256(bits.numpy().tobytes()).hexdigest().startswith(digest)
+    levels = images.observed_test(binarise=True)
+    assert levels.dtype == torch.uint8
+    assert levels.shape == images.test.shape
+    assert set(levels.unique().tolist()) == {0, 255}
+    assert hashlib.sha256((levels // 255).numpy().tobytes()).hexdigest().startswith(digest)
+    assert pixels.digest(levels).startswith(digest)
 
 
-def test_fixed_draw_is_binary_and_repeats(digits_root: Path) -> None:
-    """The fixed draw of any set is 0 or 1, keeps black and white, and is the same every time."""
-    images = data.load("mnist", digits_root, download=False)
-    bits = data.fixed_test_draw(images)
-    assert set(bits.unique().tolist()) == {0, 1}
-    assert not bits[images.test == 0].any()
-    assert bits[images.test == 255].all()
-    assert torch.equal(bits, data.fixed_test_draw(images))
+def test_a_likelihood_sees_binary_draws_or_the_levels(digits_root: Path) -> None:
+    """With binarise 0 and 255 in the literature's draw, the same every time; without it the images as they are."""
+    images = load("mnist", digits_root)
+    drawn = images.observed_test(binarise=True)
+    assert torch.equal(drawn, pixels.literature_draw(images.train, images.test))
+    assert torch.equal(drawn, load("mnist", digits_root).observed_test(binarise=True))
+    assert torch.equal(images.observed_test(binarise=False), images.test)
 
 
-def test_binarise_keeps_black_and_white() -> None:
-    """Level 0 is always 0 and level 255 always 1, in float32 of the same shape."""
-    grey = torch.zeros(4, 1, 500, 500, dtype=torch.uint8)
-    grey[2:] = 255
-    bits = data.binarise(grey, generator())
-    assert bits.dtype == torch.float32
-    assert bits.shape == grey.shape
-    assert not bits[:2].any()
-    assert bits[2:].all()
+def test_as_many_training_images_are_measured_from_all_over(digits_root: Path) -> None:
+    """As many as test images, evenly from the whole training set, where files may lie in the order of their class."""
+    images = load("mnist", digits_root)
+    levels = images.observed_train(binarise=False)
+    assert levels.shape == images.test.shape
+    places = [int(torch.where((images.train == x).flatten(1).all(dim=1))[0][0]) for x in levels]
+    assert places == list(range(0, 5 * len(images.test), 5))
+    assert set(images.observed_train(binarise=True).unique().tolist()) == {0, 255}
+    few = data.Images(images.train[:7], images.test[:5], images.test_labels[:5], images.names, {})
+    assert torch.equal(few.observed_train(binarise=False), images.train[:5])
 
 
-def test_binarise_draws_each_level_with_its_probability() -> None:
-    """Every grey level v is drawn as 1 with frequency v / 255, within five standard errors."""
-    n = 60_000
-    grey = torch.arange(256, dtype=torch.uint8).repeat(n, 1)  # [n, 256]
-    frequency = data.binarise(grey, generator()).double().mean(dim=0)
-    p = torch.arange(256).double() / 255
-    assert ((frequency - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
+def test_the_digest_is_of_all_images(digits_root: Path) -> None:
+    """One changed pixel anywhere changes it; reading the files again does not."""
+    images = load("mnist", digits_root)
+    before = images.digest()
+    assert before == hashlib.sha256(images.train.numpy().tobytes() + images.test.numpy().tobytes()).hexdigest()
+    assert load("mnist", digits_root).digest() == before
+    for part in (images.train, images.test):
+        part[-1, 0, 14, 14] ^= 1
+        assert images.digest() != before
+        part[-1, 0, 14, 14] ^= 1
 
 
-def test_binarise_draws_pixels_independently() -> None:
-    """Pixels beside each other, which share random words, are uncorrelated."""
-    n = 100_000
-    bits = data.binarise(torch.full((n, 8), 128, dtype=torch.uint8), generator()).double()
-    correlation = torch.corrcoef(bits.T) - torch.eye(8)
-    assert correlation.abs().max() < 5 / n**0.5
+def test_digits_need_neither_network_nor_files(tmp_path: Path) -> None:
+    """scikit-learn's 1,797 digits, their 17 levels spread over 8 bits, a tenth of them kept for testing."""
+    images = load("digits", tmp_path / "absent")
+    assert images.shape == (1, 8, 8)
+    assert len(images.train) + len(images.test) == 1797
+    assert 0.05 < len(images.test) / 1797 < 0.15
+    assert images.names == list("0123456789")
+    digits, labels = load_digits(return_X_y=True)  # [1797, 64], 0 to 16
+    levels = np.rint(digits * (255 / 16)).astype(np.uint8)
+    expected = {x.tobytes(): label for x, label in zip(levels, labels.tolist(), strict=True)}
+    assert {x.numpy().tobytes() for x in (*images.train, *images.test)} == set(expected)
+    assert [expected[x.numpy().tobytes()] for x in images.test] == images.test_labels.tolist()
+    assert not (tmp_path / "absent").exists()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 5, 7), (2, 1, 28, 28)])
-def test_binarise_is_new_at_each_call_and_repeats_with_its_seed(shape: tuple[int, ...]) -> None:
-    """A generator moves on from call to call; the same seed gives the same sequence of draws."""
-    grey = torch.full(shape, 128, dtype=torch.uint8)
-    a, b = generator(7), generator(7)
-    first, again = ([data.binarise(grey, g) for _ in range(20)] for g in (a, b))
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert any(not torch.equal(first[0], later) for later in first[1:])
+@pytest.mark.parametrize(
+    ("dataset", "folder", "first"), [("kmnist", "KMNIST", "o"), ("fashion-mnist", "FashionMNIST", "T-shirt/top")]
+)
+def test_sets_of_mnists_layout(digits_root: Path, tmp_path: Path, dataset: str, folder: str, first: str) -> None:
+    """Their files, put in torchvision's folders by hand, load without a network, each with the set's own names."""
+    shutil.copytree(digits_root / "MNIST", tmp_path / folder)
+    images, digits = load(dataset, tmp_path), load("mnist", digits_root)
+    assert torch.equal(images.train, digits.train)
+    assert torch.equal(images.test, digits.test)
+    assert torch.equal(images.test_labels, digits.test_labels)
+    assert len(images.names) == 10
+    assert images.names[0] == first
+    assert digits.names == list("0123456789")
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+@pytest.mark.parametrize("setting", [{"image_size": 28}, {"channels": 1}])
+def test_named_sets_have_their_own_shape(digits_root: Path, dataset: str, setting: dict[str, int]) -> None:
+    """A size or channels for a named set are refused, even its own: they would be ignored."""
+    with pytest.raises(ArgumentError) as caught:
+        load(dataset, digits_root, **setting)
+    assert str(caught.value) == f"images of a fixed size: {dataset}; leave out --image-size and --channels"
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+def test_grey_levels_are_not_bernoulli(digits_root: Path, dataset: str) -> None:
+    """Bernoulli without binarisation is refused where there is grey, and the message names the likelihood that fits."""
+    with pytest.raises(ArgumentError) as caught:
+        load(dataset, digits_root, binarise=False)
+    assert str(caught.value) == (
+        f"grey pixels under a Bernoulli likelihood: {dataset}; "
+        "leave --no-binarise out, or choose --likelihood discretised-logistic"
+    )
+    assert load(dataset, digits_root, likelihood="gaussian").train.max() == 255
 
 
 def test_missing_data_names_the_folder_and_its_four_files(tmp_path: Path) -> None:
     """Without data and without download the error names the folder and the files to put there."""
     with pytest.raises(InputError) as caught:
-        data.load("fashion-mnist", tmp_path, download=False)
+        load("fashion-mnist", tmp_path)
     message = str(caught.value)
     assert str(tmp_path / "FashionMNIST" / "raw") in message
     assert [name for name in FILES if name not in message] == []
@@ -107,7 +152,7 @@ def test_truncated_files_are_called_damaged(
     raw = file.read_bytes()
     file.write_bytes(raw[: keep if isinstance(keep, int) else int(keep * len(raw))])
     with pytest.raises(InputError, match="damaged") as caught:
-        data.load("mnist", tmp_path, download)
+        data.load(config("mnist"), tmp_path, download)
     assert str(file.parent) in str(caught.value)
 
 
@@ -117,7 +162,7 @@ def test_labels_that_do_not_fit_the_images_are_called_damaged(digits_root: Path,
     raw = tmp_path / "MNIST" / "raw"
     shutil.copy(raw / "train-labels-idx1-ubyte", raw / "t10k-labels-idx1-ubyte")
     with pytest.raises(InputError, match="damaged"):
-        data.load("mnist", tmp_path, download=False)
+        load("mnist", tmp_path)
 
 
 def test_bytes_of_another_kind_are_called_damaged(digits_root: Path, tmp_path: Path) -> None:
@@ -126,4 +171,4 @@ def test_bytes_of_another_kind_are_called_damaged(digits_root: Path, tmp_path: P
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     file.write_bytes(np.random.default_rng(0).bytes(1000))
     with pytest.raises(InputError, match="damaged"):
-        data.load("mnist", tmp_path, download=False)
+        load("mnist", tmp_path)

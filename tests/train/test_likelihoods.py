@@ -1,55 +1,351 @@
-"""The Bernoulli log-likelihood against torch.distributions and against its NumPy twin in the runtime."""
+"""The likelihoods against torch.distributions, sums over all levels in float64, autograd and their NumPy twins."""
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Bernoulli
+from torch import Tensor, distributions
 
-from vae_runtime import likelihoods
-from vae_train.likelihoods import bernoulli_log_prob
+from vae_runtime import likelihoods as numpy_likelihoods
+from vae_runtime import noise
+from vae_train.likelihoods import BY_NAME, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+
+every_likelihood = pytest.mark.parametrize("name", list(BY_NAME))
+LEVELS = (torch.arange(256, dtype=torch.float64) / 255).reshape(256, 1, 1, 1)
+EXTREMES = [-1e4, -200.0, -7.0, 0.0, 0.3, 1.0, 7.0, 200.0, 1e4]
 
 
-def draws(*shape: int, scale: float = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Seeded binary images and logits in float64."""
+def make(name: str, logsigma: float = -1.2) -> Likelihood:
+    """A likelihood in float64; the Gaussian one with a sigma of its own."""
+    likelihood = BY_NAME[name]().double()
+    if isinstance(likelihood, Gaussian):
+        with torch.no_grad():
+            likelihood.logsigma.fill_(logsigma)
+    return likelihood
+
+
+def draw(likelihood: Likelihood, batch: int, *shape: int) -> tuple[Tensor, Tensor]:
+    """Seeded images [batch, C, H, W] in the support, levels 0 and 255 among them, and ordinary parameters, float64."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 2, shape, generator=generator).double()
-    return x, scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+    channels, height, width = shape
+    if likelihood.binary:
+        x = torch.randint(0, 2, (batch, *shape), generator=generator).double()
+    else:
+        x = torch.randint(-40, 296, (batch, *shape), generator=generator).clamp(0, 255).double() / 255
+    sizes = (batch, channels * likelihood.parameters_per_pixel, height, width)
+    parameters = torch.randn(sizes, generator=generator, dtype=torch.float64)
+    if isinstance(likelihood, DiscretisedLogistic):
+        parameters = torch.cat([0.5 + 0.4 * parameters[:, :channels], parameters[:, channels:] - 1.5], dim=1)
+    return x, parameters
 
 
-def test_agrees_with_torch_distributions() -> None:
-    """The sum over pixels equals torch.distributions' in float64, one number per image."""
-    x, logits = draws(6, 3, 5, 4)
-    log_prob = bernoulli_log_prob(x, logits)
+def extremes(likelihood: Likelihood) -> tuple[Tensor, Tensor]:
+    """Images of one pixel and extreme parameters for them, every combination, float64 [n, 1, 1, 1] and [n, P, 1, 1]."""
+    values = torch.tensor(EXTREMES, dtype=torch.float64)
+    scales = torch.tensor([-1e4, -200.0, -50.0, -7.0, 0.0, 7.0, 50.0, 200.0, 1e4], dtype=torch.float64)
+    pixels = torch.tensor([0, 1] if likelihood.binary else [0, 1, 76, 254, 255], dtype=torch.float64)
+    pixels = pixels if likelihood.binary else pixels / 255
+    grid = [pixels, values, scales][: 1 + likelihood.parameters_per_pixel]
+    rows = torch.cartesian_prod(*grid)  # [n, 2 or 3]
+    return rows[:, :1, None, None], rows[:, 1:, None, None]
+
+
+def cdf_differences(loc: Tensor, log_scale: Tensor) -> Tensor:
+    """P(level) of the 256 levels, last axis, by differences of the logistic's distribution function, in float64.
+
+    Right of the middle the differences are those of 1 - F, which keeps small probabilities.
+    """
+    edges = (torch.arange(255, dtype=torch.float64) + 0.5) / 255
+    standardised = (edges - loc[..., None]) / log_scale.clamp(-7, 7).exp()[..., None]
+    below, above = torch.sigmoid(standardised), torch.sigmoid(-standardised)
+    zero, one = torch.zeros_like(below[..., :1]), torch.ones_like(below[..., :1])
+    below, above = torch.cat([zero, below, one], dim=-1), torch.cat([one, above, zero], dim=-1)
+    return torch.where(below[..., :-1] < 0.5, below.diff(dim=-1), -above.diff(dim=-1))
+
+
+def independent_log_prob(likelihood: Likelihood, x: Tensor, parameters: Tensor) -> Tensor:
+    """log p(x|z) per pixel by torch.distributions, or by differences of the distribution function, float64."""
+    if isinstance(likelihood, Bernoulli):
+        return distributions.Bernoulli(logits=parameters).log_prob(x)
+    if isinstance(likelihood, Gaussian):
+        return distributions.Normal(parameters, likelihood.logsigma.exp()).log_prob(x)
+    probabilities = cdf_differences(*parameters.chunk(2, dim=1))
+    return probabilities.gather(-1, (x * 255).round().long()[..., None])[..., 0].log()
+
+
+def twin(likelihood: Likelihood) -> Any:
+    """The runtime's likelihood of the same contract, as it comes out of a manifest."""
+    return numpy_likelihoods.from_contract(json.loads(json.dumps(likelihood.contract())))
+
+
+@every_likelihood
+def test_log_prob_agrees_with_the_reference(name: str) -> None:
+    """The sum over channels and pixels equals the reference's in float64, one number per image."""
+    likelihood = make(name)
+    x, parameters = draw(likelihood, 6, 3, 5, 4)
+    log_prob = likelihood.log_prob(x, parameters)
     assert log_prob.shape == (6,)
-    expected = Bernoulli(logits=logits).log_prob(x).sum(dim=(1, 2, 3))
-    torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
+    expected = independent_log_prob(likelihood, x, parameters).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(log_prob, expected, rtol=1e-10, atol=1e-9)
 
 
-def test_leading_axes_of_the_logits_are_kept() -> None:
-    """Logits [K, batch, C, H, W] give [K, batch], each image against its own logits."""
-    x, logits = draws(2, 1, 3, 3)
-    many = torch.stack([logits, 2 * logits, -logits])
-    expected = torch.stack([bernoulli_log_prob(x, row) for row in many])
+@every_likelihood
+def test_leading_axes_of_the_parameters_are_kept(name: str) -> None:
+    """Parameters [K, batch, ...] give [K, batch], each image against its own parameters."""
+    likelihood = make(name)
+    x, parameters = draw(likelihood, 2, 3, 3, 3)
+    many = torch.stack([parameters, 0.5 * parameters, -parameters])
+    expected = torch.stack([likelihood.log_prob(x, some) for some in many])
     assert expected.shape == (3, 2)
-    torch.testing.assert_close(bernoulli_log_prob(x, many), expected)
+    torch.testing.assert_close(likelihood.log_prob(x, many), expected)
+    channels = 3
+    assert likelihood.mean(many).shape == likelihood.sample(many).shape == (3, 2, channels, 3, 3)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
-@pytest.mark.parametrize("scale", [0.1, 5, 1000])
-def test_agrees_with_the_runtime(dtype: type, tolerance: float, scale: float) -> None:
-    """PyTorch and NumPy give the same nats for the same logits."""
-    x, logits = (tensor.numpy().astype(dtype) for tensor in draws(6, 1, 28, 28, scale=scale))
-    expected = bernoulli_log_prob(torch.from_numpy(x), torch.from_numpy(logits)).numpy()
-    np.testing.assert_allclose(likelihoods.Bernoulli().log_prob(x, logits), expected, rtol=tolerance)
+@every_likelihood
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_log_prob_agrees_with_the_runtime(name: str, dtype: type) -> None:
+    """PyTorch and NumPy give the same nats for the same parameters.
+
+    To 10^-5 of their size in float32, to 10^-12 in float64, but 10^-6 where the runtime has float32 constants: sigma
+    and half a bin.
+    """
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12 if name == "bernoulli" else 1e-6
+    likelihood = make(name).to(torch.float64 if dtype is np.float64 else torch.float32)
+    x, parameters = (tensor.numpy().astype(dtype) for tensor in draw(likelihood, 20, 3, 8, 8))
+    expected = likelihood.log_prob(torch.from_numpy(x), torch.from_numpy(parameters)).detach().numpy()
+    got = twin(likelihood).log_prob(x, parameters)
+    np.testing.assert_allclose(got, expected, rtol=tolerance)
+
+
+@every_likelihood
+def test_log_prob_agrees_with_the_runtime_at_extreme_parameters(name: str) -> None:
+    """For every combination of extreme parameters PyTorch and NumPy give the same finite nats in float32."""
+    likelihood = make(name).float()
+    x, parameters = (tensor.float() for tensor in extremes(likelihood))
+    expected = likelihood.log_prob(x, parameters).detach()
+    assert torch.isfinite(expected).all()
+    got = twin(likelihood).log_prob(x.numpy(), parameters.numpy())
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@every_likelihood
+def test_mean_agrees_with_the_runtime(name: str) -> None:
+    """E[x|z] is the runtime's to 2^-19, for ordinary and for extreme parameters, and of the images' shape."""
+    likelihood = make(name).float()
+    for x, parameters in (draw(likelihood, 20, 3, 8, 8), extremes(likelihood)):
+        mean = likelihood.mean(parameters.float())
+        assert mean.shape == x.shape
+        expected = twin(likelihood).mean(parameters.float().numpy())
+        tolerance = 2**-19 if likelihood.parameters_per_pixel == 1 else 1e-4  # the tails' softplus at a scale of 1,097
+        np.testing.assert_allclose(mean.numpy(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
     ("x", "logit", "expected"),
     [(1, 0, -math.log(2)), (1, 1e4, 0), (0, -1e4, 0), (0, 1e4, -1e4), (1, -1e4, -1e4), (0, 3e38, -3e38)],
 )
-def test_known_values_at_the_extremes(x: float, logit: float, expected: float) -> None:
+def test_bernoulli_at_the_extremes(x: float, logit: float, expected: float) -> None:
     """One pixel at extreme logits gives the limit, never NaN or infinity."""
     pixel, logits = torch.full((1, 1, 1, 1), float(x)), torch.full((1, 1, 1, 1), float(logit))
-    assert bernoulli_log_prob(pixel, logits).item() == pytest.approx(expected, rel=1e-6)
+    assert Bernoulli().log_prob(pixel, logits).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("log_scale", [-50.0, -7.0, -4.0, -1.0, 0.0, 3.0, 7.0, 50.0])
+@pytest.mark.parametrize("loc", [-1e4, -1.0, 0.0, 0.123, 0.5, 1.0, 1.7, 1e4])
+def test_logistic_probabilities_of_all_levels(loc: float, log_scale: float) -> None:
+    """The 256 levels' probabilities are the cdf's differences and sum to one, for sharp, flat and far-off pixels."""
+    parameters = torch.tensor([loc, log_scale], dtype=torch.float64).reshape(1, 2, 1, 1).expand(256, -1, -1, -1)
+    p = DiscretisedLogistic().log_prob(LEVELS, parameters).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-8)
+    expected = cdf_differences(*torch.tensor([loc, log_scale], dtype=torch.float64))
+    torch.testing.assert_close(p, expected, rtol=1e-7, atol=1e-12)
+
+
+@every_likelihood
+def test_root_is_where_autograd_would_come(name: str) -> None:
+    """Backpropagation from the root gives the gradient of -log p(x|z), to the parameters and to sigma."""
+    likelihood = make(name)
+    x, parameters = draw(likelihood, 4, 3, 5, 4)
+    leaves = [torch.stack([parameters, -parameters]).requires_grad_(), *likelihood.parameters()]
+    root, gradient = likelihood.root(x, leaves[0])
+    assert not gradient.requires_grad
+    expected = torch.autograd.grad(-likelihood.log_prob(x, leaves[0]).sum(), leaves)
+    got = torch.autograd.grad(root, leaves, gradient)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_likelihood
+def test_gradient_agrees_with_the_references(name: str) -> None:
+    """The gradient of log p(x|z) is that of the reference, of levels 0 and 255 too."""
+    likelihood = make(name)
+    x, parameters = draw(likelihood, 6, 3, 5, 4)
+    leaves = [parameters.requires_grad_(), *likelihood.parameters()]
+    got = torch.autograd.grad(likelihood.log_prob(x, parameters).sum(), leaves)
+    expected = torch.autograd.grad(independent_log_prob(likelihood, x, parameters).sum(), leaves)
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)
+
+
+@every_likelihood
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_value_and_gradient_are_finite_everywhere(name: str, dtype: torch.dtype) -> None:
+    """No combination of extreme parameters and pixels gives an infinity or NaN, in float32 or under autocast."""
+    likelihood = make(name).float()
+    x, parameters = extremes(likelihood)
+    parameters = parameters.to(dtype).requires_grad_()
+    log_prob = likelihood.log_prob(x.float(), parameters)
+    log_prob.sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert (parameters.grad != 0).any()
+    for leaf in (parameters, *likelihood.parameters()):
+        assert torch.isfinite(leaf.grad).all()
+    root, gradient = likelihood.root(x.float(), parameters)
+    assert torch.isfinite(gradient).all()
+    assert gradient.shape == root.shape
+
+
+@every_likelihood
+def test_wrong_pixels_pull_the_parameters_back(name: str) -> None:
+    """However far the parameters are off, log p(x|z) rises towards the pixel's value: training can come back."""
+    likelihood = make(name).float()
+    for far, direction in ((1e4, -1), (-1e4, 1)):
+        parameters = torch.zeros(1, likelihood.parameters_per_pixel, 1, 1)
+        parameters[:, 0] = far
+        parameters.requires_grad_()
+        x = torch.full((1, 1, 1, 1), float(far < 0))
+        likelihood.log_prob(x, parameters).sum().backward()
+        assert math.copysign(1, parameters.grad[0, 0].item()) == direction
+        assert abs(parameters.grad[0, 0].item()) > 0.9
+
+
+@every_likelihood
+def test_samples_have_the_law(name: str) -> None:
+    """50,000 draws have the mean and the variance that the likelihood's probabilities give, to 5 standard errors."""
+    likelihood = make(name).float()
+    _, parameters = draw(likelihood, 1, 2, 3, 2)
+    parameters, n = parameters.float(), 50_000
+    torch.manual_seed(0)
+    with torch.no_grad():
+        x = likelihood.sample(parameters.expand(n, -1, -1, -1)).double()
+    assert x.shape == (n, 2, 3, 2)
+    if isinstance(likelihood, Gaussian):
+        mean, variance = parameters[0].double(), likelihood.logsigma.exp().square().double()
+        fourth = 3 * variance**2
+    else:
+        values = LEVELS if name == "discretised-logistic" else torch.tensor([0.0, 1.0]).double().reshape(2, 1, 1, 1)
+        levels = values.expand(-1, 2, 3, 2)
+        assert set(x.unique().tolist()) <= set((levels.float()).double().unique().tolist())
+        p = independent_log_prob(likelihood, levels, parameters.double().expand(len(levels), -1, -1, -1)).exp()
+        mean = (p * levels).sum(dim=0)
+        variance, fourth = ((p * (levels - mean) ** power).sum(dim=0) for power in (2, 4))
+    assert ((x.mean(dim=0) - mean).abs() < 5 * (variance / n).sqrt()).all()
+    squares = (x - mean).square().mean(dim=0)
+    assert ((squares - variance).abs() < 5 * ((fourth - variance**2) / n).sqrt()).all()
+
+
+def test_logistic_samples_have_every_levels_frequency() -> None:
+    """100,000 draws have each level as often as its probability says: chi squared stays in its range."""
+    n, parameters = 100_000, torch.tensor([0.1, -2.0]).reshape(1, 2, 1, 1)
+    torch.manual_seed(0)
+    levels = (DiscretisedLogistic().sample(parameters.expand(n, -1, -1, -1)) * 255).round().long().flatten()
+    expected = n * cdf_differences(*parameters.double().flatten())
+    often = expected > 20
+    assert often.sum() > 150
+    assert often[0]
+    counts = torch.bincount(levels, minlength=256).double()
+    chi_squared = ((counts - expected).square() / expected)[often].sum().item()
+    freedom = int(often.sum())
+    assert abs(chi_squared - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+def test_logistic_mean_is_the_expectation() -> None:
+    """The mean lies in [0, 1] and within half a level of the sum of level times probability."""
+    likelihood = DiscretisedLogistic()
+    _, parameters = draw(likelihood, 10, 2, 4, 4)
+    for some in (parameters, extremes(likelihood)[1]):
+        mean = likelihood.mean(some)
+        expected = (cdf_differences(*some.chunk(2, dim=1)) * LEVELS.flatten()).sum(dim=-1)
+        assert ((mean >= 0) & (mean <= 1)).all()
+        torch.testing.assert_close(mean, expected, rtol=0, atol=1 / 510)
+
+
+def test_bernoulli_mean_is_theta_and_gaussian_mean_is_loc() -> None:
+    """The means are those of torch.distributions."""
+    for likelihood in (make("bernoulli"), make("gaussian")):
+        _, parameters = draw(likelihood, 10, 2, 4, 4)
+        kind = distributions.Bernoulli(logits=parameters) if likelihood.binary else distributions.Normal(parameters, 1)
+        torch.testing.assert_close(likelihood.mean(parameters), kind.mean, rtol=1e-12, atol=0)
+
+
+@every_likelihood
+def test_constant_image_is_the_best_one(name: str) -> None:
+    """The mean log p(x|z) of the training images is highest at the constant image: its gradient there is about zero.
+
+    The logistic's best location and scale have no closed form: it has the pixels' mean and deviation, and beats a flat
+    distribution and a sharp one.
+    """
+    likelihood = make(name)
+    x, _ = draw(likelihood, 400, 2, 3, 4)
+    parameters = likelihood.constant(x.mean(dim=0), x.std(dim=0, correction=0))
+    assert parameters.shape == (2 * likelihood.parameters_per_pixel, 3, 4)
+    leaves = [parameters.clone().requires_grad_(), *likelihood.parameters()]
+    log_prob = likelihood.log_prob(x, leaves[0].expand(400, -1, -1, -1)).mean()
+    if name != "discretised-logistic":
+        for gradient in torch.autograd.grad(log_prob, leaves):
+            assert gradient.abs().max().item() < 1e-10
+        return
+    for other in (torch.zeros_like(parameters), torch.cat([0.5 * torch.ones(2, 3, 4), -7 * torch.ones(2, 3, 4)])):
+        assert log_prob > likelihood.log_prob(x, other.double().expand(400, -1, -1, -1)).mean()
+    loc, scale = parameters[:2], parameters[2:].exp()
+    torch.testing.assert_close(loc, x.mean(dim=0))
+    torch.testing.assert_close(scale * math.pi / math.sqrt(3), x.std(dim=0, correction=0))  # a logistic's deviation
+
+
+@every_likelihood
+def test_constant_image_of_constant_pixels_is_finite(name: str) -> None:
+    """Pixels that are black, or white, in every training image give finite parameters that expect just that."""
+    likelihood = make(name)
+    mean = torch.tensor([0.0, 1.0]).reshape(1, 1, 2)
+    parameters = likelihood.constant(mean, torch.zeros_like(mean))
+    assert torch.isfinite(parameters).all()
+    torch.testing.assert_close(likelihood.mean(parameters), mean, rtol=0, atol=2e-3)
+    assert all(torch.isfinite(weight) for weight in likelihood.parameters())
+
+
+@every_likelihood
+def test_contract_is_understood_by_the_runtime(name: str) -> None:
+    """The runtime makes its twin from the contract, with the same output, number of parameters and support."""
+    likelihood = make(name)
+    other = twin(likelihood)
+    assert type(other).__name__ == type(likelihood).__name__
+    for attribute in ("output", "parameters_per_pixel", "discrete"):
+        assert getattr(other, attribute) == getattr(likelihood, attribute)
+    if isinstance(likelihood, Gaussian):
+        assert other.logsigma == likelihood.logsigma.item() == -1.2
+
+
+@every_likelihood
+def test_samples_are_in_the_runtimes_support(name: str) -> None:
+    """What PyTorch draws, the runtime takes."""
+    likelihood = make(name).float()
+    _, parameters = draw(likelihood, 50, 1, 4, 4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        twin(likelihood).check(likelihood.sample(parameters.float()).numpy())
+
+
+def test_logistic_draw_is_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the same uniforms, zero and the largest among them, PyTorch and NumPy draw the same levels."""
+    likelihood = DiscretisedLogistic()
+    _, parameters = draw(likelihood, 50, 2, 4, 4)
+    uniforms = noise.uniform(3, noise.PIXELS, np.arange(50), 32).reshape(50, 2, 4, 4)
+    uniforms.flat[:2] = 0, 1 - 2**-24
+    parameters[0, :2], parameters[0, 2:] = 0.5, -5  # so sharp that the tails of such draws are inside [0, 1]
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.from_numpy(uniforms))
+    got = likelihood.sample(parameters.float())
+    expected = twin(likelihood).sample(parameters.float().numpy(), uniforms)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1.01 / 255)  # a draw on an edge may round either way
+    assert (got.numpy() == expected).mean() > 0.999

@@ -8,43 +8,65 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import safetensors.torch
 import torch
+
+from vae_train import loop, metrics, results
+from vae_train.cli import main
+
+Command = Callable[..., Any]
 
 SMALL = ["--hidden", "24", "--latent-dim", "3", "--batch-size", "16", "--seed", "4"]
 SETTINGS = [*SMALL, "--epochs", "3", "--device", "cpu", "--no-download"]
 
-# Trains in children that are killed with SIGKILL at random moments, each going on where the last one was, until one
-# ends by itself. The parent has imported everything, so that most of a child's life is training and saving.
-KILLER = """
-import os, random, signal, sys, time
+# What every child of a killer does: train, or go on, in a process that has imported everything beforehand.
+CHILD = """
+import os, random, shutil, signal, sys, time
 import numpy, safetensors.torch, sklearn.manifold, torch, torchvision
 from matplotlib.figure import Figure
-from vae_train import train
+from vae_train import checkpoint, report, results, train
 from vae_train.cli import main
+def start(out, data, settings, prepare=lambda: None):
+    resumed = os.path.isdir(os.path.join(out, "checkpoints"))
+    pid = os.fork()
+    if pid == 0:
+        prepare()
+        common = ["--data-root", data, "--no-download", "--device", "cpu"]
+        sys.argv = ["vae-train", *(["--resume", out, *common] if resumed else ["--out", out, *common, *settings])]
+        main()
+    return pid
+def finish(pid, out):
+    status = os.waitpid(pid, 0)[1]
+    best = os.path.join(out, "best.safetensors")
+    if os.path.exists(best):  # whole at any moment
+        assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(best).values())
+    if status and os.path.isdir(out) and not os.path.isdir(os.path.join(out, "checkpoints")):
+        shutil.rmtree(out)  # killed before the first checkpoint: begin again
+    return status
+"""
+
+# Trains in children that are killed with SIGKILL at random moments, each going on where the last one was, until one
+# ends by itself. The parent has imported everything, so that most of a child's life is training and saving.
+KILLER = (
+    CHILD
+    + """
 kills, out, data, *settings = sys.argv[1:]
 train.SAVE_EVERY = 0.01
 delays, killed = random.Random(0), 0
 def finished():
     return os.path.exists(os.path.join(out, "evaluation.json")) and not os.path.isdir(os.path.join(out, "checkpoints"))
 while True:
-    resumed = os.path.isdir(os.path.join(out, "checkpoints"))
-    pid = os.fork()
-    if pid == 0:
-        common = ["--data-root", data, "--no-download", "--device", "cpu"]
-        sys.argv = ["vae-train", *(["--resume", out, *common] if resumed else ["--out", out, *common, *settings])]
-        main()
+    pid = start(out, data, settings)
     if killed < int(kills):
         time.sleep(delays.uniform(0.02, 0.5))
         if not finished():
             os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    if not resumed and not os.path.isdir(os.path.join(out, "checkpoints")) and os.path.isdir(out) and status:
-        import shutil
-        shutil.rmtree(out)  # killed before the first checkpoint: begin again
+    status = finish(pid, out)
     if os.WIFSIGNALED(status):
         killed += 1
     elif killed < int(kills) and not status:  # finished before it was killed often enough: keep it, and begin again
@@ -53,6 +75,45 @@ while True:
         print(killed)
         sys.exit(os.waitstatus_to_exitcode(status))
 """
+)
+
+# Trains once for each of POINTS, in a child that kills itself there, and in another that goes on to the end.
+POINTS = {
+    "a checkpoint, whose epoch's best weights are written": ("checkpoint.save", 2),
+    "the best weights, written but not in their place": ("best.safetensors", 2),
+    "a checkpoint, written but not in its place": ("checkpoints/", 2),
+    "the metrics": ("metrics.jsonl", 2),
+    "the last weights": ("model.safetensors", 1),
+    "the figures of the best": ("best.json", 1),
+    "the figures of the last": ("evaluation.json", 1),
+    "the report": ("report.draw", 1),
+    "the removal of the checkpoints": ("checkpoint.remove_checkpoints", 1),
+}
+SUICIDE = (
+    CHILD
+    + """
+from pathlib import Path
+out, data, points, *settings = sys.argv[1:]
+for number, (point, times) in enumerate(eval(points)):
+    where, left = os.path.join(out, str(number)), [times]
+    def die():
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def prepare():
+        if "." in point and hasattr(globals().get(point.split(".")[0]), point.split(".")[1]):
+            module, name = globals()[point.split(".")[0]], point.split(".")[1]
+            real = getattr(module, name)
+            setattr(module, name, lambda *given: (die(), real(*given))[1])
+        else:
+            real = Path.replace
+            Path.replace = lambda path, target: (point in str(target) and die(), real(path, target))[1]
+    killed = finish(start(where, data, settings, prepare), where)
+    assert os.WIFSIGNALED(killed), point
+    assert os.path.isdir(os.path.join(where, "checkpoints")), point
+    assert finish(start(where, data, settings), where) == 0, point
+"""
+)
 
 
 def train(*arguments: object) -> subprocess.Popen[str]:
@@ -61,16 +122,29 @@ def train(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """A finished run's weights."""
-    return safetensors.torch.load_file(run / "model.safetensors")
+def content(run: Path) -> dict[str, Any]:
+    """All that a finished run holds, but for what depends on the time of day or the clock."""
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    rows = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
+    found["metrics"] = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    for name in ("config.json", "report.html", "curves.png"):
+        found[name] = len(found.get(name, "")) > 0
+    return found
 
 
-def same(a: Path, b: Path) -> bool:
-    """Whether two runs ended with equal weights and equal test figures."""
-    ours, theirs = weights(a), weights(b)
-    figures = [json.loads((run / "evaluation.json").read_text())["figures"] for run in (a, b)]
-    return all(torch.equal(ours[name], theirs[name]) for name in ours) and figures[0] == figures[1]
+def assert_same(run: Path, other: Path) -> None:
+    """Both runs ended with the same files: weights, the best epoch's, figures and pictures to the last bit."""
+    ours, theirs = content(run), content(other)
+    assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == []
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Commands set PyTorch's number of threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +183,21 @@ def test_a_killed_training_ends_with_the_same_weights(
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == kills
-    assert all(same(run, uninterrupted) for run in tmp_path.iterdir())
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    for run in tmp_path.iterdir():
+        assert_same(run, uninterrupted)
+
+
+def test_killed_at_the_worst_moments_a_training_ends_the_same(
+    uninterrupted: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """Before and between the files that belong together: best weights, checkpoint, metrics, figures, report."""
+    words = [str(tmp_path), str(digits_root), repr(list(POINTS.values())), *SETTINGS]
+    done = subprocess.run([sys.executable, "-c", SUICIDE, *words], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    runs = list(tmp_path.iterdir())
+    assert len(runs) == len(POINTS)
+    for run in runs:
+        assert_same(run, uninterrupted)
 
 
 def test_a_stopped_training_goes_on(stopped: Path, uninterrupted: Path, digits_root: Path, tmp_path: Path) -> None:
@@ -122,11 +207,141 @@ def test_a_stopped_training_goes_on(stopped: Path, uninterrupted: Path, digits_r
     _, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
     assert "going on at epoch" in err
-    assert same(run, uninterrupted)
+    assert_same(run, uninterrupted)
+
+
+# Small networks of every kind on scikit-learn's digits, 25 steps an epoch.
+DIGITS = "--dataset digits --latent-dim 3 --batch-size 64 --seed 7 --device cpu --no-download"
+KINDS = {
+    "resnet, bfloat16": "--preset resnet --hidden 4,4 --dense 8",
+    "gated, importance-weighted": "--preset gated --hidden 16,16 --samples 3 --gradient path",
+    "Gaussian, warm-up, free bits": "--hidden 16 --likelihood gaussian --warm-up 1.5 --free-bits 0.05",
+    "discretised logistic, total gradient": "--preset deep --hidden 16 --likelihood discretised-logistic "
+    "--gradient total",
+}
+MOMENTS = {"the first step": 1, "the end of an epoch": 25, "the middle of an epoch": 37, "the last step": 50}
+
+
+def interrupted(command: Command, monkeypatch: pytest.MonkeyPatch, step: int, *words: object) -> str:
+    """Train, with a SIGTERM in this step, counted from 1; what is printed about it."""
+    real, calls = loop.step, iter(range(1, 10**9))
+
+    def counted(*given: Any) -> Any:
+        if next(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "step", counted)
+        result = command(main, *words)
+    assert result.code == 143, result.err
+    err: str = result.err
+    return err
+
+
+def assert_resumes_the_same(
+    command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, settings: str, step: int
+) -> None:
+    """Stopped in a step and resumed, a training of two epochs ends as one that was not."""
+    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)  # pictures follow from the weights
+    words = [*DIGITS.split(), *settings.split(), "--epochs", 2]
+    whole, run = folder / "whole", folder / "run"
+    assert command(main, *words, "--out", whole).code == 0
+    err = interrupted(command, monkeypatch, step, *words, "--out", run)
+    assert err.endswith(f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}\n")
+    assert not (run / "evaluation.json").exists()
+    result = command(main, "--resume", run, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert f"going on at epoch {(step - 1) // 25 + 1}, step {(step - 1) % 25 + 1}, on cpu, 1 thread" in result.err
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS.keys())
+def test_every_kind_of_training_resumes_bit_for_bit(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: str
+) -> None:
+    """SIGTERM in the middle of an epoch: weights, best weights and figures are those of a training without it."""
+    assert_resumes_the_same(command, monkeypatch, tmp_path, settings, MOMENTS["the middle of an epoch"])
+
+
+@pytest.mark.parametrize("step", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_training_resumes_from_any_step(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: int
+) -> None:
+    """SIGTERM in the first step, in an epoch's last, in the very last: nothing is done twice or left out."""
+    assert_resumes_the_same(command, monkeypatch, tmp_path, KINDS["Gaussian, warm-up, free bits"], step)
+
+
+def test_a_signal_amid_the_last_measurement_is_heeded(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SIGTERM after the last step, before the figures: the state is saved, and --resume goes on to them."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    words = [*DIGITS.split(), "--hidden", 8, "--epochs", 2]
+    real = metrics.measure
+
+    def measure(*given: Any) -> Any:
+        if given[0].progress.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "measure", measure)
+        result = command(main, *words, "--out", tmp_path / "run")
+    assert result.code == 143, result.err
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert command(main, "--resume", tmp_path / "run", "--device", "cpu").code == 0
+    assert command(main, *words, "--out", tmp_path / "whole").code == 0
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.fixture
+def own(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An array of images, and a training of it that was stopped, in the folder `run`."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (200, 1, 8, 8), dtype=np.uint8))
+    words = ("--dataset", path, "--hidden", 8, "--latent-dim", 2, "--batch-size", 16, "--device", "cpu")
+    interrupted(command, monkeypatch, 15, *words, "--out", tmp_path / "run")
+    return path
+
+
+@pytest.mark.parametrize("change", ["one level", "one image more", "another order", "gone"])
+def test_images_that_have_changed_are_refused(command: Command, own: Path, tmp_path: Path, change: str) -> None:
+    """A run goes on with the images that it began with, or not at all: exit code 4, one line that names them."""
+    images = np.load(own)
+    if change == "one level":
+        images[70, 0, 3, 3] ^= 1
+    elif change == "one image more":
+        images = np.concatenate([images, 255 - images[:1]])
+    np.save(own, images[::-1] if change == "another order" else images)
+    if change == "gone":
+        own.unlink()
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*"))
+    result = command(main, "--resume", tmp_path / "run", "--device", "cpu")
+    assert (result.code, result.out) == (4, "")
+    what = "data not found" if change == "gone" else "images are not the run's"
+    assert re.fullmatch(rf"vae-train: error: {what}: {own}; [^\n]+\n", result.err), result.err
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*")) == before
+
+
+def test_named_images_that_have_changed_are_refused(
+    command: Command, stopped: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """Other files under --data-root, of the same shape and number: exit code 4, and the folder is named."""
+    run, root = Path(shutil.copytree(stopped, tmp_path / "run")), shutil.copytree(digits_root, tmp_path / "other")
+    images = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    raw = images.read_bytes()
+    images.write_bytes(raw[:16] + raw[:15:-1])  # upside down, behind the same header
+    result = command(main, "--resume", run, "--data-root", root, "--device", "cpu")
+    assert (result.code, result.out) == (4, "")
+    assert result.err == (
+        f"vae-train: error: images are not the run's: {root}; name the --data-root that the run was trained on\n"
+    )
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    stopped: Path, uninterrupted: Path, digits_root: Path, tmp_path: Path
+    command: Command, stopped: Path, uninterrupted: Path, digits_root: Path, tmp_path: Path
 ) -> None:
     """One flipped bit in the newest checkpoint: a warning that names it, and the same weights in the end."""
     run = Path(shutil.copytree(stopped, tmp_path / "run"))
@@ -134,15 +349,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
-    done = train("--resume", run, "--data-root", digits_root, "--device", "cpu")
-    _, err = done.communicate(timeout=120)
-    assert done.returncode == 0, err
-    assert f"checkpoint damaged (its sha256 differs): {newest}" in err
-    assert same(run, uninterrupted)
+    result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")
+    assert result.code == 0, result.err
+    warning = f"checkpoint damaged (its sha256 differs): {newest}; using the one before it"
+    assert result.err.splitlines()[0] == f"vae-train: warning: {warning}"
+    assert_same(run, uninterrupted)
 
 
-@pytest.mark.parametrize("damage", ["all damaged", "none", "other network"])
-def test_what_cannot_be_resumed_is_refused(stopped: Path, digits_root: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["all damaged", "none", "other network", "no network"])
+def test_what_cannot_be_resumed_is_refused(
+    command: Command, stopped: Path, digits_root: Path, tmp_path: Path, damage: str
+) -> None:
     """Without a usable checkpoint `--resume` ends in exit code 3 and one line, and the run stays as it was."""
     run = Path(shutil.copytree(stopped, tmp_path / "run"))
     for path in (run / "checkpoints").iterdir():
@@ -150,39 +367,36 @@ def test_what_cannot_be_resumed_is_refused(stopped: Path, digits_root: Path, tmp
             path.unlink()
         elif damage == "all damaged":
             path.write_bytes(path.read_bytes()[:-1])
-    if damage == "other network":
+    if "network" in damage:
         settings = json.loads((run / "config.json").read_text())
-        settings["config"]["hidden"] = [25]
+        settings["config"] |= {"hidden": [25]} if damage == "other network" else {"activation": "tanh"}
         (run / "config.json").write_text(json.dumps(settings))
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    done = train("--resume", run, "--data-root", digits_root, "--device", "cpu")
-    out, err = done.communicate(timeout=60)
-    assert (done.returncode, out) == (3, "")
-    assert len([line for line in err.splitlines() if line.startswith("vae-train: error: ")]) == 1
+    result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")
+    assert (result.code, result.out) == (3, "")
+    assert len([line for line in result.err.splitlines() if line.startswith("vae-train: error: ")]) == 1
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
-def test_a_second_trainer_is_refused(stopped: Path, digits_root: Path, tmp_path: Path) -> None:
+def test_a_second_trainer_is_refused(command: Command, stopped: Path, digits_root: Path, tmp_path: Path) -> None:
     """While one process trains in a run folder, another that resumes it ends in exit code 2."""
     import fcntl
 
     run = Path(shutil.copytree(stopped, tmp_path / "run"))
     with (run / "config.json").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        done = train("--resume", run, "--data-root", digits_root, "--device", "cpu")
-        _, err = done.communicate(timeout=60)
-    assert done.returncode == 2
-    assert err == (f"vae-train: error: another training is at work in the run: {run}; let it finish, or end it\n")
+        result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")
+    assert result.code == 2
+    assert result.err == (
+        f"vae-train: error: another training is at work in the run: {run}; let it finish, or end it\n"
+    )
 
 
-def test_a_finished_run_is_not_resumed(uninterrupted: Path, digits_root: Path) -> None:
-    """`--resume` of a finished run is exit code 2; settings beside `--resume` are wrong usage."""
-    done = train("--resume", uninterrupted, "--data-root", digits_root)
-    assert "run is finished" in done.communicate(timeout=60)[1]
-    assert done.returncode == 2
-    done = train("--resume", uninterrupted, "--epochs", 9)
-    assert "--resume goes without --epochs" in done.communicate(timeout=60)[1]
-    assert done.returncode == 2
+def test_a_finished_run_is_not_resumed(command: Command, uninterrupted: Path, digits_root: Path) -> None:
+    """`--resume` of a finished run is exit code 2."""
+    result = command(main, "--resume", uninterrupted, "--data-root", digits_root)
+    assert result.code == 2
+    assert result.err == f"vae-train: error: run is finished: {uninterrupted}; train anew with another --out\n"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(digits_root: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The run folder: what training leaves behind, how it is read back, and what is refused."""
 
+import dataclasses
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from vae_runtime.errors import ArgumentError, BundleError
-from vae_train import checkpoint, data, evaluate, train
-from vae_train.config import PRESETS
+from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_train import checkpoint, data, evaluate, metrics, results, train
+from vae_train.cli import main
+from vae_train.config import PRESETS, Config, Place
 
+Command = Callable[..., Any]
 PICTURES = ["samples.png", "reconstructions.png", "latents.png", "curves.png"]
 TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
 
@@ -30,18 +35,32 @@ def read(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def load(root: Path) -> data.Images:
+    """The images of tiny_run."""
+    return data.load(TINY, root, download=False)
+
+
+def place(root: Path) -> Place:
+    """Where tiny_run was trained."""
+    return Place(root, download=False, device="cpu")
+
+
 def test_run_folder_has_what_it_promises(tiny_run: Path) -> None:
-    """Settings, weights, metrics, test figures, probe and pictures, and no temporary file."""
-    expected = {"config.json", "model.safetensors", "metrics.jsonl", "evaluation.json", "probe.npy", *PICTURES}
-    assert {path.name for path in tiny_run.iterdir()} == expected
+    """Settings, weights, metrics, test figures, probe, report and pictures, and no temporary file."""
+    expected = {"config.json", "model.safetensors", "metrics.jsonl", "evaluation.json", "probe.npy", "report.html"}
+    expected |= {"best.safetensors", "best.json"}
+    found = {path.name for path in tiny_run.iterdir()}
+    assert {name for name in found if not name.endswith(".png")} == expected
+    assert found >= set(PICTURES)
 
 
-def test_config_says_how_to_repeat_the_run(tiny_run: Path) -> None:
-    """config.json holds every setting, the images' shape and the command."""
+def test_config_says_how_to_repeat_the_run(tiny_run: Path, digits_root: Path) -> None:
+    """config.json holds every setting, the images' shape and sha256, how they were read, and the command."""
     settings = read(tiny_run / "config.json")
-    assert settings["config"]["hidden"] == [32]
-    assert {"preset", "dataset", "epochs", "batch_size", "lr", "latent_dim", "seed"} <= settings["config"].keys()
+    assert settings["config"] == {**dataclasses.asdict(TINY), "hidden": [32]}
     assert settings["image_shape"] == [1, 28, 28]
+    assert settings["preprocessing"] == {"levels": "as they are", "split": "the set's own"}
+    assert settings["data_sha256"] == load(digits_root).digest()
     assert settings["provenance"]["command"] == "vae-train --epochs 2"
     assert settings["provenance"]["torch"] == torch.__version__
 
@@ -51,10 +70,12 @@ def test_metrics_have_one_line_per_epoch(tiny_run: Path) -> None:
     rows = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     for row in rows:
-        fields = {"train_elbo", "test_elbo", "test_reconstruction", "test_kl", "seconds", "images_per_second"}
-        assert fields <= row.keys()
-        assert row["test_elbo"] == pytest.approx(row["test_reconstruction"] - row["test_kl"], abs=1e-3)
-        assert row["test_kl"] > 0
+        assert row.keys() == {field.name for field in dataclasses.fields(metrics.Epoch)}
+        for part in ("train", "test"):
+            assert row[f"{part}_elbo"] == pytest.approx(row[f"{part}_reconstruction"] - row[f"{part}_kl"], abs=1e-3)
+            assert row[f"{part}_kl"] > 0
+        assert 0 < row["gradient_norm"] <= row["largest_gradient_norm"]
+        assert row["skipped_steps"] == 0
         assert row["images_per_second"] == pytest.approx(1500 / row["seconds"])
 
 
@@ -71,8 +92,8 @@ def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: 
     assert evaluation["dataset"] == "mnist"
     assert (evaluation["split"], evaluation["images"], evaluation["prior"]) == ("test", 297, "standard-normal")
     assert "fixed draw" in evaluation["binarisation"]
-    bits = data.fixed_test_draw(data.load("mnist", digits_root, download=False))
-    terms = evaluate.terms(checkpoint.load(tiny_run).vae, bits)
+    drawn = load(digits_root).observed_test(binarise=True)
+    terms = evaluate.measure(checkpoint.load(tiny_run).vae, drawn).terms
     for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
         figure = evaluation["figures"][name]
         assert figure["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
@@ -93,8 +114,7 @@ def test_pictures_open(tiny_run: Path, name: str) -> None:
 
 def test_probe_is_the_first_test_images(tiny_run: Path, digits_root: Path) -> None:
     """The probe keeps 64 real test images, as they are."""
-    images = data.load("mnist", digits_root, download=False)
-    np.testing.assert_array_equal(checkpoint.load(tiny_run).probe, images.test[:64].numpy())
+    np.testing.assert_array_equal(checkpoint.load(tiny_run).probe, load(digits_root).test[:64].numpy())
 
 
 def test_load_gives_the_weights_back_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
@@ -148,6 +168,12 @@ def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
         {"latent_dim": 10**30},
         {"latent_dim": "x"},
         {"activation": "tanh"},
+        {"activation": "gated"},
+        {"network": "transformer"},
+        {"network": "resnet"},
+        {"likelihood": "gaussian", "binarise": False},
+        {"likelihood": "gaussian"},
+        {"likelihood": 3},
         {"surprise": 1},
     ],
 )
@@ -192,24 +218,138 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_the_seed_decides_the_weights(tiny_run: Path, digits_root: Path, tmp_path: Path, seed: int) -> None:
     """The same seed gives the same weights and figures again, to the last bit; another seed gives others."""
     out = tmp_path / "again"
-    train.train(TINY.replace(seed=seed), out, digits_root, download=False, device="cpu", command="vae-train")
+    train.train(TINY.replace(seed=seed), out, place(digits_root), command="vae-train")
     same = seed == TINY.seed
-    assert ((out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()) is same
-    assert ((out / "evaluation.json").read_bytes() == (tiny_run / "evaluation.json").read_bytes()) is same
+    for name in ("model.safetensors", "evaluation.json", "best.safetensors", "best.json", "samples.png"):
+        assert ((out / name).read_bytes() == (tiny_run / name).read_bytes()) is same
 
 
 def test_an_existing_run_is_never_overwritten(copied: Path, digits_root: Path) -> None:
     """Training into a folder that holds files is refused as wrong usage, and the folder stays as it was."""
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     with pytest.raises(ArgumentError, match="run folder exists") as caught:
-        train.train(TINY, copied, digits_root, download=False, device="cpu", command="vae-train")
+        train.train(TINY, copied, place(digits_root), command="vae-train")
     assert caught.value.exit_code == 2
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+
+
+def falling(config: Config, root: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose second of three epochs is its best: the third is measured as worse than it is."""
+    real = metrics.measure
+
+    def measure(*given: Any) -> dict[str, float]:
+        row = real(*given)
+        return row if row["epoch"] < 3 else {**row, "test_elbo": row["test_elbo"] - 100}
+
+    monkeypatch.setattr(metrics, "measure", measure)
+    train.train(config.replace(epochs=3), out, place(root), command="vae-train")
+    return out
+
+
+def test_the_best_epoch_is_kept_beside_the_last(
+    command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best.safetensors has the weights of the epoch with the highest test ELBO, best.json its figures; both load."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    run = falling(TINY, digits_root, tmp_path / "run", monkeypatch)
+    rows = checkpoint.read_metrics(run)
+    assert metrics.best(rows)["epoch"] == 2
+    best, last = checkpoint.load(run, best=True), checkpoint.load(run)
+    assert not torch.equal(best.vae.state_dict()["decoder.last.bias"], last.vae.state_dict()["decoder.last.bias"])
+    drawn = load(digits_root).observed_test(binarise=True)
+    for loaded, row, fallen in ((best, rows[1], 0), (last, rows[2], 100)):
+        measured = evaluate.measure(loaded.vae, drawn).terms.elbo.mean().item()
+        assert loaded.evaluation["figures"]["elbo"]["mean"] == pytest.approx(measured, rel=1e-6)
+        assert row["test_elbo"] == pytest.approx(measured - fallen, rel=1e-6)
+    words = ("evaluate", run, "-K", 3, "--data-root", digits_root, "--no-download", "--device", "cpu")
+    before = (run / "evaluation.json").read_bytes()
+    result = command(main, *words, "--best")
+    assert result.code == 0, result.err
+    assert (run / "evaluation.json").read_bytes() == before
+    figures = read(run / "best.json")["figures"]
+    assert f"{figures['log_likelihood_3']['mean']:.2f} +- " in result.out
+    assert figures["elbo"] == best.evaluation["figures"]["elbo"]
+    assert command(main, *words).out != result.out
+
+
+def test_the_best_epoch_of_a_run_that_never_fell_is_its_last(tiny_run: Path) -> None:
+    """Then both have equal weights and figures."""
+    assert (tiny_run / "best.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+    assert (tiny_run / "best.json").read_bytes() == (tiny_run / "evaluation.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "best.json"])
+def test_a_best_epoch_that_is_damaged_leaves_the_last_as_it_is(copied: Path, name: str) -> None:
+    """Its weights are tied to their figures as the last ones are; a file of it that is missing is named."""
+    weights = bytearray((copied / "best.safetensors").read_bytes())
+    weights[5000] ^= 1
+    (copied / "best.safetensors").write_bytes(weights)
+    with pytest.raises(BundleError, match=r"damaged.*best\.safetensors"):
+        checkpoint.load(copied, best=True)
+    (copied / name).unlink()
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        checkpoint.load(copied, best=True)
+    assert checkpoint.load(copied).config == TINY
+
+
+def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path) -> None:
+    """A run that names a module has it imported only where the caller names it too, and the error says how."""
+    settings = read(copied / "config.json")
+    settings["config"]["model"] = "antigravity:fly"
+    (copied / "config.json").write_text(json.dumps(settings))
+    for trusted in (None, "other:fly"):
+        with pytest.raises(ArgumentError) as caught:
+            checkpoint.load(copied, trusted)
+        assert str(caught.value) == (
+            "run has networks of its own: antigravity:fly; if you trust that module, add --model antigravity:fly"
+        )
+    assert "antigravity" not in sys.modules
+
+
+def test_loaded_networks_are_in_evaluation_mode(tiny_run: Path) -> None:
+    """Dropout of a person's networks is off in reports, figures and exports."""
+    assert not any(module.training for module in checkpoint.load(tiny_run).vae.modules())
+
+
+def test_a_finished_run_outlives_what_fails_after_it(
+    digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last line cannot be printed, as into a pipe that is closed, the run stays whole."""
+
+    def remove(folder: Path) -> None:
+        shutil.rmtree(folder / "checkpoints")
+        raise BrokenPipeError
+
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    monkeypatch.setattr(checkpoint, "remove_checkpoints", remove)
+    with pytest.raises(BrokenPipeError):
+        train.train(TINY, tmp_path / "run", place(digits_root), command="vae-train")
+    assert checkpoint.load(tmp_path / "run").config == TINY
+
+
+def test_own_images_are_named_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes into figures, and so into bundles, has the data's name, not the path to it."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    path = tmp_path / "secret" / "images.npy"
+    path.parent.mkdir()
+    np.save(path, np.random.default_rng(0).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
+    config = TINY.replace(dataset=str(path), likelihood="gaussian")
+    train.train(config, tmp_path / "run", place(tmp_path), command="vae-train")
+    run = checkpoint.load(tmp_path / "run")
+    assert run.evaluation["dataset"] == "images.npy"
+    assert "secret" not in json.dumps([run.evaluation, run.provenance, run.settings.preprocessing])
+    results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))
+    np.save(path, np.random.default_rng(1).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
+    with pytest.raises(InputError) as caught:
+        results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))
+    assert str(caught.value) == (
+        f"test images are not the run's: {path}; restore the images that the run was trained on"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "floor"), [("tutorial", -101.2), ("deep", -96.5)])
 def test_presets_reach_their_figure(data_root: Path, tmp_path: Path, preset: str, floor: float) -> None:
     """Each preset at its defaults reaches its promised test ELBO on binarised MNIST, in nats."""
-    train.train(PRESETS[preset], tmp_path / "run", data_root, download=False, device="auto", command="vae-train")
+    train.train(PRESETS[preset], tmp_path / "run", Place(data_root, download=False), command="vae-train")
     assert read(tmp_path / "run" / "evaluation.json")["figures"]["elbo"]["mean"] >= floor

@@ -1,4 +1,4 @@
-"""The VAE's mathematics against torch.distributions, closed forms, quadrature and an independent STL estimator."""
+"""The VAE's mathematics against torch.distributions, closed forms and quadrature."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from vae_train import networks
+from vae_train import mlp, networks
 from vae_train.config import PRESETS
-from vae_train.vae import VAE
+from vae_train.vae import VAE, kl_per_dimension, log_ratio
 
 SHAPE = (1, 4, 4)
 
@@ -20,7 +20,7 @@ def vae() -> VAE:
     torch.manual_seed(0)
     vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=2), SHAPE).double()
     with torch.no_grad():
-        vae.decoder.logits.weight.mul_(4)
+        vae.decoder.last.weight.mul_(4)
     return vae
 
 
@@ -105,23 +105,54 @@ def test_kl_by_hand(mu: list[float], sigma: list[float], expected: float) -> Non
     assert kl.item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_reparameterised_sample_and_its_gradients(vae: VAE) -> None:
-    """A draw is mu + sigma * eps; its gradient is 1 with respect to mu and sigma * eps with respect to logsigma."""
-    mu, logsigma, eps = normal(5, 2).requires_grad_(), normal(5, 2, seed=3).requires_grad_(), normal(5, 2, seed=4)
-    z = vae.sample_with_reparam(mu, logsigma, eps)
-    torch.testing.assert_close(z, mu + logsigma.exp() * eps, rtol=0, atol=0)
-    z.sum().backward()
-    torch.testing.assert_close(mu.grad, torch.ones_like(eps))
-    torch.testing.assert_close(logsigma.grad, logsigma.detach().exp() * eps)
+def test_kl_per_dimension_is_torchs_before_the_sum() -> None:
+    """Each latent dimension's share of the KL is torch.distributions'."""
+    mu, logsigma = 3 * normal(50, 7, seed=0), normal(50, 7, seed=1)
+    expected = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
+    torch.testing.assert_close(kl_per_dimension(mu, logsigma), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_reparameterised_sample_draws_its_own_noise(vae: VAE) -> None:
-    """Without eps the draws follow N(mu, sigma^2)."""
+def test_log_ratio_agrees_with_torch_distributions() -> None:
+    """log p(z) - log q(z|x) is torch.distributions', for any z, K of them for each image."""
+    mu, logsigma, z = normal(5, 7, seed=0), normal(5, 7, seed=1), 3 * normal(4, 5, 7)
+    q, prior = Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    expected = (prior.log_prob(z) - q.log_prob(z)).sum(dim=-1)
+    assert expected.shape == (4, 5)
+    torch.testing.assert_close(log_ratio(mu, logsigma, z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_pass_draws_and_decodes(vae: VAE, x: Tensor) -> None:
+    """A pass holds encoder's parameters, z = mu + sigma * eps for each of K draws, and what each z decodes to."""
+    eps = normal(4, 3, 2)
+    out = vae(x, eps)
+    mu, logsigma = vae.encoder(x)
+    torch.testing.assert_close((out.mu, out.logsigma, out.eps), (mu, logsigma, eps), rtol=0, atol=0)
+    torch.testing.assert_close(out.z, mu + logsigma.exp() * eps, rtol=0, atol=0)
+    assert out.parameters.shape == (4, 3, *SHAPE)
+    for z, parameters in zip(out.z, out.parameters, strict=True):
+        torch.testing.assert_close(parameters, vae.decoder(z), rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_a_draw(vae: VAE, x: Tensor) -> None:
+    """The gradient of z is 1 with respect to mu and sigma * eps with respect to logsigma."""
+    eps = normal(4, 3, 2)
+    out = vae(x, eps)
+    in_mu, in_logsigma = torch.autograd.grad(out.z.sum(), [out.mu, out.logsigma])
+    torch.testing.assert_close(in_mu, torch.full_like(out.mu, 4))
+    torch.testing.assert_close(in_logsigma, (out.logsigma.exp() * eps).sum(dim=0))
+
+
+@torch.no_grad()
+def test_elbo_draws_its_own_noise(vae: VAE, x: Tensor) -> None:
+    """Without eps the ELBO has a fresh standard normal draw for each image, of which its mean is the same."""
     torch.manual_seed(0)
-    n = 100_000
-    z = vae.sample_with_reparam(torch.full((n, 1), 2.0), torch.full((n, 1), math.log(3.0)))
-    assert z.mean().item() == pytest.approx(2, abs=5 * 3 / math.sqrt(n))
-    assert z.std().item() == pytest.approx(3, abs=5 * 3 / math.sqrt(2 * n))
+    n = 20_000
+    many = x[:1].expand(n, *SHAPE)
+    own, given = vae.elbo(many), vae.elbo(many, normal(n, 2))
+    assert len(own.unique()) == n
+    error = math.hypot(own.std().item(), given.std().item()) / math.sqrt(n)
+    assert own.mean().item() == pytest.approx(given.mean().item(), abs=5 * error)
+    assert own.std().item() == pytest.approx(given.std().item(), rel=0.1)
 
 
 def test_elbo_agrees_with_torch_distributions(vae: VAE, x: Tensor) -> None:
@@ -145,61 +176,12 @@ def test_elbo_is_reconstruction_minus_kl(vae: VAE, x: Tensor) -> None:
     torch.testing.assert_close(vae.elbo(x, eps), terms.reconstruction - terms.kl, rtol=0, atol=0)
 
 
-def test_stl_has_the_expectation_of_the_closed_form(vae: VAE, x: Tensor) -> None:
-    """Averaged over many draws, the KL of stl=True is the closed form; each draw's reconstruction is the same."""
-    n = 20_000
-    many, eps = x[:1].expand(n, *SHAPE), normal(n, 2)
-    with torch.no_grad():
-        closed, stl = vae.terms(many, eps), vae.terms(many, eps, stl=True)
-    assert stl.kl.std() > 0
-    error = stl.kl.std().item() / math.sqrt(n)
-    assert stl.kl.mean().item() == pytest.approx(closed.kl[0].item(), abs=5 * error)
-    torch.testing.assert_close(stl.reconstruction, closed.reconstruction)
-
-
-def test_stl_gradient_has_no_score_term(vae: VAE, x: Tensor) -> None:
-    """The gradient equals Roeder et al. 2017: log q(z|x) with detached parameters, z still a function of them."""
-    eps = normal(3, 2)
-    parameters = list(vae.parameters())
-    mu, logsigma = vae.encoder(x)
-    z = mu + logsigma.exp() * eps
-    log_q = Normal(mu.detach(), logsigma.detach().exp()).log_prob(z).sum(dim=1)
-    log_prior = Normal(torch.zeros_like(mu), torch.ones_like(mu)).log_prob(z).sum(dim=1)
-    expected = Bernoulli(logits=vae.decoder(z)).log_prob(x).sum(dim=(1, 2, 3)) + log_prior - log_q
-    elbo = vae.elbo(x, eps, stl=True)
-    torch.testing.assert_close(elbo, expected, rtol=1e-12, atol=1e-12)
-    for got, wanted in zip(
-        torch.autograd.grad(elbo.sum(), parameters), torch.autograd.grad(expected.sum(), parameters), strict=True
-    ):
-        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("stl", [True, False])
-def test_only_stl_has_a_zero_variance_gradient_at_the_true_posterior(stl: bool) -> None:
-    """Where q is the true posterior, every draw's stl gradient is zero; the closed-form KL's is not."""
+def test_log_weights_are_the_evidence_at_the_true_posterior() -> None:
+    """Where q is the true posterior, every draw's log weight is log p(x) itself."""
     toy = gaussian_toy()
-    x, eps = torch.zeros(1, 1, 1, 2).double(), normal(20, 2)
-    gradients = torch.stack(
-        [
-            torch.cat(torch.autograd.grad(toy.elbo(x, row[None], stl).sum(), list(toy.encoder.parameters())))
-            for row in eps
-        ]
-    )  # [draws, 4]
-    if stl:
-        torch.testing.assert_close(gradients, torch.zeros_like(gradients), rtol=0, atol=1e-10)
-    else:
-        assert (gradients.std(dim=0) > 0.05).all()
-
-
-def test_stl_elbo_is_the_evidence_at_the_true_posterior() -> None:
-    """Where q is the true posterior, every draw's stl ELBO and every log weight is log p(x) itself."""
-    toy = gaussian_toy()
-    x = torch.zeros(5, 1, 1, 2).double()
-    evidence = GaussianFactor.log_evidence()
-    torch.testing.assert_close(toy.elbo(x, normal(5, 2), stl=True), evidence.expand(5))
-    weights = toy.log_weights(x, 30, torch.Generator().manual_seed(0))
+    weights = toy.log_weights(torch.zeros(5, 1, 1, 2).double(), 30, torch.Generator().manual_seed(0))
     assert weights.shape == (30, 5)
-    torch.testing.assert_close(weights, evidence.expand(30, 5))
+    torch.testing.assert_close(weights, GaussianFactor.log_evidence().expand(30, 5))
 
 
 @torch.no_grad()
@@ -248,32 +230,30 @@ def test_log_weights_follow_their_generator(vae: VAE, x: Tensor) -> None:
 def test_sample_draws_binary_images_with_the_decoders_means(vae: VAE) -> None:
     """Samples have the images' shape, only the values 0 and 1, and pixel frequencies theta."""
     assert vae.sample(3).shape == (3, *SHAPE)
-    vae.decoder.logits.weight.zero_()  # theta is the same for every z
+    vae.decoder.last.weight.zero_()  # theta is the same for every z
     torch.manual_seed(0)
     n = 20_000
     images = vae.sample(n)
     assert set(images.unique().tolist()) == {0.0, 1.0}
-    theta = torch.sigmoid(vae.decoder.logits.bias).unflatten(0, SHAPE)
+    theta = torch.sigmoid(vae.decoder.last.bias).unflatten(0, SHAPE)
     assert ((images.mean(dim=0) - theta).abs() < 5 * (theta * (1 - theta) / n).sqrt()).all()
 
 
-@pytest.mark.parametrize("stl", [False, True])
-def test_terms_and_gradients_are_finite_for_extreme_logits(stl: bool) -> None:
+def test_terms_and_gradients_are_finite_for_extreme_logits() -> None:
     """Logits of +-10,000 give finite terms and finite gradients in float32."""
     torch.manual_seed(0)
     vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=2), SHAPE)
     with torch.no_grad():
-        vae.decoder.logits.bias.copy_(torch.tensor([1e4, -1e4]).repeat(8))
+        vae.decoder.last.bias.copy_(torch.tensor([1e4, -1e4]).repeat(8))
     x = torch.tensor([0.0, 1.0]).repeat_interleave(16).reshape(2, *SHAPE)
-    terms = vae.terms(x, torch.ones(2, 2), stl)
+    terms = vae.terms(x, torch.ones(2, 2))
     assert torch.isfinite(torch.stack(terms)).all()
     assert (terms.reconstruction < -7e4).all()  # half of the pixels are wrong by 10,000 nats each
     terms.elbo.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in vae.parameters())
 
 
-@pytest.mark.parametrize("stl", [False, True])
-def test_terms_are_finite_for_a_blown_up_encoder(x: Tensor, stl: bool) -> None:
+def test_terms_are_finite_for_a_blown_up_encoder(x: Tensor) -> None:
     """Encoder weights a million times too large give finite terms: logsigma is clamped."""
     torch.manual_seed(0)
     vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=2), SHAPE)
@@ -282,5 +262,5 @@ def test_terms_are_finite_for_a_blown_up_encoder(x: Tensor, stl: bool) -> None:
             weight.mul_(1e6)
         mu, logsigma = vae.encoder(x.float())
         assert mu.abs().max() > 1e6
-        assert logsigma.abs().max() == networks.LOGSIGMA_BOUND
-        assert torch.isfinite(torch.stack(vae.terms(x.float(), torch.ones(3, 2), stl))).all()
+        assert logsigma.abs().max() == mlp.LOGSIGMA_BOUND
+        assert torch.isfinite(torch.stack(vae.terms(x.float(), torch.ones(3, 2)))).all()

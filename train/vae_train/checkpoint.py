@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,10 +25,11 @@ from vae_train.mlp import Shape
 from vae_train.training import Training
 from vae_train.vae import VAE
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 CONFIG, METRICS, PROBE = "config.json", "metrics.jsonl", "probe.npy"
 WEIGHTS, EVALUATION = "model.safetensors", "evaluation.json"
 BEST_WEIGHTS, BEST_EVALUATION = "best.safetensors", "best.json"  # of the epoch with the highest test ELBO
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing` gives to files that it writes
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,11 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
         with locked(folder):
             yield
     except BaseException:
-        if not _checkpoints(folder):
-            for name in (CONFIG, METRICS, WEIGHTS, PROBE, EVALUATION, BEST_WEIGHTS, BEST_EVALUATION):
-                (folder / name).unlink(missing_ok=True)
+        if not _checkpoints(folder) and not (folder / EVALUATION).exists():  # a finished run has no checkpoints either
+            for name in (CONFIG, METRICS, WEIGHTS, PROBE, BEST_WEIGHTS, BEST_EVALUATION):
+                with suppress(OSError):  # the folder could not be made
+                    (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
             for place in (folder / CHECKPOINTS, folder):
                 with suppress(OSError):  # it was never made, or holds what this run did not write
                     place.rmdir()
@@ -166,7 +170,10 @@ def restore(folder: Path, training: Training, state: tuple[dict[str, torch.Tenso
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run that is finished, with what killed trainings have left among them."""
+    """Remove the checkpoints of a run that is finished, and what killed trainings have left of files half written."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
@@ -222,15 +229,17 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
     except FileNotFoundError as error:
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
+    except ArgumentError:  # a ValueError too, but it has its own advice
+        raise
     except (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unreadable(folder, error) from None
 
 
 def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bool) -> VAE:
-    """The VAE of a run, with its last weights or those of its best epoch so far."""
+    """The VAE of a run, with its last weights or those of its best epoch so far, in evaluation mode."""
     vae = networks.build(settings.config, settings.image_shape, trusted)
     vae.load_state_dict(safetensors.torch.load_file(folder / (BEST_WEIGHTS if best else WEIGHTS)))
-    return vae
+    return vae.eval()
 
 
 def _unreadable(path: Path, error: Exception) -> BundleError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
 # use; docs/benchmarks.md has what that costs.
-SPIN = 2000
+SPIN = 1000
 _POSITIVE = click.IntRange(min=1)
 _WEIGHT = click.FloatRange(min=0)
 _PATH = click.Path(path_type=Path)
@@ -27,6 +27,15 @@ _PATH = click.Path(path_type=Path)
 
 class Sections(click.Group):
     """A group whose help lists options by the section that `section` gave them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; where images stand in its place, say where they go."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and (name in DATASETS or os.sep in name or Path(name).exists()):
+            raise click.UsageError(f"'{name}' is no command, images are named as --dataset {name}")
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section, then the commands."""
@@ -168,7 +177,7 @@ def cli(
         return
     preset = preset or default_preset(_channels(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
-    out = out or Path("runs") / f"{Path(dataset).stem}-{preset}"
+    out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
     from vae_train.train import train
 
     train(config, out, place, as_typed("vae-train"), tensorboard)

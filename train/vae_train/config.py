@@ -8,6 +8,8 @@ from typing import Any
 from vae_runtime.errors import ArgumentError
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
+NETWORKS = ("mlp", "resnet")
+ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
 GRADIENTS = ("path", "total")
 PRECISIONS = ("float32", "bfloat16")
@@ -20,8 +22,8 @@ class Config:
 
     dataset: one of DATASETS, or the path of a folder of images or of an array; image_size and channels are for folders.
     binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
-    network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the image,
-    `blocks` residual blocks there, and a fully connected layer of width `dense`; the decoder mirrors the encoder.
+    network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
+    image, `blocks` residual blocks there, and a fully connected layer of width `dense`; the decoder mirrors the encoder.
     model: a person's own networks, "package.module:function".
     samples, gradient, beta, free_bits: see `vae_train.objectives`. warm_up: epochs in which beta grows from 0.
     lr: the peak of the one-cycle schedule. precision: in which products are computed; weights are always float32.
@@ -70,7 +72,8 @@ class Config:
         for name in ("beta", "warm_up", "free_bits"):
             if not (math.isfinite(value := getattr(self, name)) and value >= 0):
                 raise ArgumentError(f"{name} out of range", value, "give 0 or more")
-        for name, known in (("likelihood", LIKELIHOODS), ("gradient", GRADIENTS), ("precision", PRECISIONS)):
+        choices = {"network": NETWORKS, "activation": ACTIVATIONS, "likelihood": LIKELIHOODS}
+        for name, known in (choices | {"gradient": GRADIENTS, "precision": PRECISIONS}).items():
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} not known", getattr(self, name), f"give one of {', '.join(known)}")
         self._check_pairs()
@@ -112,7 +115,7 @@ PRESETS = {
     "tutorial": Config("tutorial"),
     "deep": Config("deep", hidden=(512, 512), activation="silu", latent_dim=32, batch_size=64, lr=3e-3),
     "gated": Config("gated", hidden=(300, 300), activation="gated", latent_dim=40, batch_size=64, lr=3e-3),
-    "resnet": Config("resnet", network="resnet", hidden=(16, 32), latent_dim=40, lr=2e-3, precision="bfloat16"),
+    "resnet": Config("resnet", network="resnet", hidden=(32, 32), latent_dim=40, lr=2e-3, precision="bfloat16"),
     "resnet-colour": Config(
         "resnet-colour",
         likelihood="discretised-logistic",

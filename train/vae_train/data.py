@@ -56,8 +56,8 @@ class Images:
         return pixels.literature_draw(self.train, self.test) if binarise else self.test
 
     def observed_train(self, binarise: bool) -> Tensor:
-        """As many training images, as a likelihood sees them."""
-        some = self.train[: len(self.test)]
+        """As many training images, as a likelihood sees them; from all over, since files lie in order of class."""
+        some = self.train[:: max(1, len(self.train) // len(self.test))][: len(self.test)]
         return pixels.fixed_draw(some) if binarise else some
 
 
@@ -74,6 +74,13 @@ def load(config: Config, root: Path, download: bool = True, warn: Callable[[str]
                 todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
                 raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
     return images
+
+
+def origin(config: Config, root: Path) -> tuple[object, str]:
+    """Where images come from that are not those of a run, and what to do: the end of an error message."""
+    if config.dataset in _CLASSES:
+        return root, "name the --data-root that the run was trained on"
+    return config.dataset, "restore the images that the run was trained on"
 
 
 def _named(config: Config, root: Path, download: bool) -> Images:
@@ -117,8 +124,9 @@ def _torchvision(dataset: str, root: Path, download: bool) -> Images:
 
 def _own(config: Config, warn: Callable[[str], None]) -> Images:
     path = Path(config.dataset)
-    if not path.exists():
-        raise InputError("data not found", path, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
+    if not config.dataset or not path.exists():
+        which = config.dataset or "an empty name"
+        raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
     shape = own.shape(path, config.image_size, config.channels)
     found = own.load(path, shape, warn)
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"

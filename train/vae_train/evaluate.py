@@ -1,7 +1,8 @@
 """Figures of a trained VAE on images: the ELBO, its terms, and the importance-weighted bound, in nats."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -31,12 +32,13 @@ def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
     """
     generator = torch.Generator(levels.device).manual_seed(seed)
     parts = []
-    for some in levels.split(_rows(levels)):
-        x = pixels.unit(some)
-        eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
-        out = vae(x, eps)
-        kl = vae.kl_divergence(out.mu, out.logsigma)
-        parts.append((vae.likelihood.log_prob(x, out.parameters[0]), kl, out.mu, out.logsigma))
+    with _evaluating(vae):
+        for some in levels.split(_rows(levels)):
+            x = pixels.unit(some)
+            eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
+            out = vae(x, eps)
+            kl = vae.kl_divergence(out.mu, out.logsigma)
+            parts.append((vae.likelihood.log_prob(x, out.parameters[0]), kl, out.mu, out.logsigma))
     reconstruction, kl, mu, logsigma = (torch.cat(part) for part in zip(*parts, strict=True))
     return Measured(Terms(reconstruction, kl), mu, logsigma)
 
@@ -50,10 +52,11 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
     blocks: Iterable[Tensor] = tqdm(
         levels.split(max(1, rows // num_samples)), f"K = {num_samples}", disable=True if quiet else None, leave=False
     )
-    for some in blocks:
-        x = pixels.unit(some)
-        draws = [vae.log_weights(x, min(rows, num_samples - k), generator) for k in range(0, num_samples, rows)]
-        bounds.append(torch.logsumexp(torch.cat(draws).double(), dim=0) - math.log(num_samples))
+    with _evaluating(vae):
+        for some in blocks:
+            x = pixels.unit(some)
+            draws = [vae.log_weights(x, min(rows, num_samples - k), generator) for k in range(0, num_samples, rows)]
+            bounds.append(torch.logsumexp(torch.cat(draws).double(), dim=0) - math.log(num_samples))
     return torch.cat(bounds)
 
 
@@ -82,6 +85,17 @@ def summary(test: Measured) -> dict[str, Any]:
 def bits_per_dimension(nats: float, dimensions: int) -> float:
     """-log2 p(x) per pixel and channel."""
     return -nats / (dimensions * math.log(2))
+
+
+@contextmanager
+def _evaluating(vae: VAE) -> Iterator[None]:
+    """Let layers that differ in training, such as a person's dropout, be as they are afterwards."""
+    training = vae.training
+    vae.eval()
+    try:
+        yield
+    finally:
+        vae.train(training)
 
 
 def _rows(levels: Tensor) -> int:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +11,7 @@ from tqdm import tqdm
 from vae_runtime.errors import ArgumentError
 from vae_train import distributed, objectives, pixels
 from vae_train.training import Training
-
-if TYPE_CHECKING:
-    from vae_train.vae import Pass
+from vae_train.vae import Pass
 
 LOOK_EVERY = 50  # steps between looks at the running ELBO and at trouble; each look waits for the device
 MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a training has diverged
@@ -35,28 +32,54 @@ def fit(
     config, progress = training.config, training.progress
     done = (progress.epoch - 1) * training.num_images + progress.step * config.batch_size
     total = config.epochs * training.num_images
-    with tqdm(total=total, initial=done, unit="images", unit_scale=True, disable=quiet or None, leave=False) as bar:
+    with tqdm(
+        total=total, initial=done, unit=" images", unit_scale=True, disable=quiet or None, leave=False,
+        dynamic_ncols=True, bar_format="{desc} |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}",
+    ) as bar:  # fmt: skip
         while training.progress.epoch <= config.epochs:
             _epoch(training, levels, after_step, bar)
+            _check(training)
+            bar.clear()  # what it prints stands on a line of its own
             end_epoch()
 
 
 def _epoch(training: Training, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
     config, progress = training.config, training.progress
-    bar.set_description(f"epoch {progress.epoch}/{config.epochs}")
+    bar.set_description_str(f"epoch {progress.epoch}/{config.epochs}")
     start = time.perf_counter() - progress.seconds
     for rows in training.batches():
-        x, eps = batch(training, levels[rows])
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            out = training.model(x, eps)
-        share = len(rows) / distributed.size()  # the processes' gradients are averaged afterwards
-        objectives.backward(training.objective(), training.vae.likelihood, x, out, share)
-        training.step()
+        x, out = step(training, levels.index_select(0, rows))
         progress.seconds = time.perf_counter() - start
         bar.update(len(rows))
         if progress.step % LOOK_EVERY == 1:
             _look(training, x, out, bar)
         after_step()
+
+
+def step(training: Training, levels: Tensor) -> tuple[Tensor, Pass]:
+    """One step on a batch of images, uint8 [batch, C, H, W]: what the likelihood saw, and the pass."""
+    x, eps = batch(training, levels)
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.config.precision == "bfloat16"):
+        out = _forward(training, x, eps)
+    share = len(levels) / distributed.size()  # the processes' gradients are averaged afterwards
+    objectives.backward(training.objective(), training.vae.likelihood, x, out, share)
+    if distributed.size() > 1 and any(w.grad is None for w in training.weights if w.requires_grad):
+        todo = "leave them out, or train with one process"  # DistributedDataParallel waits for them
+        raise ArgumentError("weights without a gradient", training.config.model, todo)
+    training.step(out)
+    return x, out
+
+
+def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
+    """The pass; a process that has no image of a small batch sends a blank one through, and keeps none of it.
+
+    Not every layer takes no images, and its weights need a gradient, of zero, for the other processes.
+    """
+    if len(x):
+        return training.model(x, eps)  # type: ignore[no-any-return]
+    blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, eps.shape[2])
+    out = training.model(blank, noise)
+    return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])
 
 
 def batch(training: Training, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,14 +95,22 @@ def batch(training: Training, levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _look(training: Training, x: Tensor, out: "Pass", bar: "tqdm[None]") -> None:
-    """Show the ELBO of this batch; raise ArgumentError where no step has been possible for long."""
-    if training.skipped_in_a_row >= MOST_SKIPPED:
-        which = f"{MOST_SKIPPED} steps in a row without a finite gradient, epoch {training.progress.epoch}"
-        raise ArgumentError("training diverged", which, "choose a lower --lr or --precision float32")
+def _look(training: Training, x: Tensor, out: Pass, bar: "tqdm[None]") -> None:
+    """Show the ELBO of this batch."""
+    _check(training)
     if bar.disable or not len(x):
         return
     reconstruction = training.vae.likelihood.log_prob(x, out.parameters).mean().item()
     kl = training.vae.kl_divergence(out.mu, out.logsigma).mean().item()
     if math.isfinite(reconstruction - kl):
-        bar.set_postfix_str(f"ELBO {reconstruction - kl:.1f} = {reconstruction:.1f} - {kl:.1f} nats")
+        digits = 1 if abs(reconstruction) < 1000 else 0  # so that it fits 80 columns
+        terms = (f"{value:.{digits}f}" for value in (reconstruction - kl, reconstruction, kl))
+        bar.set_postfix_str("ELBO {} = {} - {}".format(*terms))
+
+
+def _check(training: Training) -> None:
+    """Raise ArgumentError where no step has been possible for long, or in the whole of a short training."""
+    most = min(MOST_SKIPPED, training.config.epochs * training.steps_per_epoch)
+    if training.skipped_in_a_row >= most:
+        which = f"{most} steps in a row without a finite gradient, epoch {training.progress.epoch}"
+        raise ArgumentError("training diverged", which, "choose a lower --lr or --precision float32")

@@ -19,7 +19,7 @@ class Epoch:
 
     Both ELBOs are those of the weights at its end, of one draw of z per image with the KL in closed form: of the test
     images, and of as many training images. active_units: dimensions of z that tell images apart. gradient_norm: the
-    steps' mean; skipped_steps had none that was finite.
+    mean of every tenth step's; skipped_steps had no finite ELBO.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class Epoch:
 def measure(training: Training, train: Tensor, test: Tensor) -> Metrics:
     """The metrics of the epoch that has just ended; train, test: levels as the likelihood sees them."""
     on_train, on_test = (evaluate.measure(training.vae, levels) for levels in (train, test))
-    total, largest, skipped = training.gradients.tolist()
+    total, steps, largest = training.norms.tolist()
     progress = training.progress
     epoch = Epoch(
         epoch=progress.epoch,
@@ -52,10 +52,10 @@ def measure(training: Training, train: Tensor, test: Tensor) -> Metrics:
         test_reconstruction=on_test.terms.reconstruction.mean().item(),
         test_kl=on_test.terms.kl.mean().item(),
         test_standard_error=evaluate.figure(on_test.terms.elbo)["standard_error"],
-        active_units=int((on_test.mu.var(dim=0) > ACTIVE).sum()),
-        gradient_norm=total / max(1, progress.step - skipped),
+        active_units=int((on_test.mu.var(dim=0, correction=0) > ACTIVE).sum()),
+        gradient_norm=total / max(1, steps),
         largest_gradient_norm=largest,
-        skipped_steps=int(skipped),
+        skipped_steps=int(training.skipped),
         seconds=progress.seconds,
         images_per_second=training.num_images / progress.seconds,
     )
@@ -68,7 +68,7 @@ def best(metrics: list[Metrics]) -> Metrics:
 
 
 def trouble(metrics: list[Metrics], latent_dim: int) -> list[str]:
-    """What the last epoch's figures warn of, in words: posterior collapse, skipped steps, over-fitting."""
+    """What the last epoch's figures warn of, in words: posterior collapse, skipped steps, over-fitting, a fall."""
     last, found = metrics[-1], []
     if last["active_units"] <= _COLLAPSED * latent_dim:
         active = f"{last['active_units']:.0f} of {latent_dim} latent dimensions are active"
@@ -78,12 +78,27 @@ def trouble(metrics: list[Metrics], latent_dim: int) -> list[str]:
     top = best(metrics)
     if top["test_elbo"] - last["test_elbo"] > last["test_standard_error"]:
         fall = f"test ELBO {last['test_elbo']:.2f}, and {top['test_elbo']:.2f} at epoch {top['epoch']:.0f}"
-        gap = f"train ELBO {last['train_elbo']:.2f}"
-        if last["train_elbo"] > last["test_elbo"]:
-            found.append(f"over-fitting: {fall}, {gap}; the weights of that epoch are kept as best.safetensors")
+        if last["train_elbo"] > top["train_elbo"]:
+            gap = f"while the train ELBO rose to {last['train_elbo']:.2f}"
+            found.append(f"over-fitting: {fall}, {gap}; that epoch's weights are kept as best.safetensors")
         else:
             found.append(f"the ELBO falls: {fall}; a lower --lr may help")
     return found
+
+
+def news(metrics: list[Metrics], epochs: int, latent_dim: int) -> list[str]:
+    """What the last epoch's figures warn of and the one before did not; all of it after the last of the `epochs`.
+
+    Nothing while the learning rate still grows, in the first tenth of the training: trouble of that time often passes.
+    """
+    epoch, found = metrics[-1]["epoch"], trouble(metrics, latent_dim)
+    if epoch == epochs:
+        return found
+    if epoch <= epochs / 10:
+        return []
+    before = trouble(metrics[:-1], latent_dim) if epoch - 1 > epochs / 10 else []
+    told = {line.partition(":")[0] for line in before}
+    return [line for line in found if line.partition(":")[0] not in told]
 
 
 def describe(row: Metrics) -> str:

@@ -56,10 +56,11 @@ def _path(objective: Objective, likelihood: Likelihood, x: Tensor, out: Pass, im
         if objective.samples > 1:
             log_weights = likelihood.log_prob(x, out.parameters) + log_ratio(out.mu, out.logsigma, out.z)
             weights = torch.softmax(log_weights, dim=0)  # [K, batch]
-            gradient = gradient * weights.view(*weights.shape, *[1] * (gradient.ndim - 2))
+            gradient *= weights.view(*weights.shape, *[1] * (gradient.ndim - 2))
             kl_gradient = kl_gradient * weights[..., None]
-            out.z.register_hook(lambda through_z: through_z * weights[..., None])
-    torch.autograd.backward([root, out.z], [(gradient / images).to(root.dtype), kl_gradient / images])
+            if out.z.requires_grad:
+                out.z.register_hook(lambda through_z: through_z * weights[..., None])
+    _descend((root, gradient.div_(images)), (out.z, kl_gradient.div_(images)))
 
 
 def _closed_form(objective: Objective, likelihood: Likelihood, x: Tensor, out: Pass, images: float) -> None:
@@ -68,8 +69,13 @@ def _closed_form(objective: Objective, likelihood: Likelihood, x: Tensor, out: P
     with torch.no_grad():
         weight = _kl_weight(objective, out) / images
         in_mu, in_logsigma = weight * out.mu, weight * torch.expm1(2 * out.logsigma)
-    roots = [root, out.mu, out.logsigma]
-    torch.autograd.backward(roots, [(gradient / images).to(root.dtype), in_mu, in_logsigma])
+    _descend((root, gradient.div_(images)), (out.mu, in_mu), (out.logsigma, in_logsigma))
+
+
+def _descend(*roots: tuple[Tensor, Tensor]) -> None:
+    """Backpropagate from tensors with their gradients; a person's own encoder may hold mu or logsigma fixed."""
+    moving = [(root, gradient) for root, gradient in roots if root.requires_grad]
+    torch.autograd.backward([root for root, _ in moving], [gradient for _, gradient in moving])
 
 
 def _kl_weight(objective: Objective, out: Pass) -> Tensor | float:
@@ -77,4 +83,4 @@ def _kl_weight(objective: Objective, out: Pass) -> Tensor | float:
     if objective.free_bits == 0:
         return objective.beta
     kl = distributed.mean(kl_per_dimension(out.mu, out.logsigma))  # [latent_dim]
-    return objective.beta * (kl > objective.free_bits)
+    return objective.beta * (kl > objective.free_bits).to(kl.dtype)

@@ -47,6 +47,8 @@ def shape(path: Path, image_size: int | None, channels: int | None) -> Shape:
         raise InputError(f"array of shape {list(array.shape)}", path, "give images [n, C, H, W] or [n, H, W]")
     if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
         raise InputError(f"array of shape {list(array.shape)}", path, "put the channels first: x.transpose(0, 3, 1, 2)")
+    if array.ndim == 4 and array.shape[1] not in (1, 3):
+        raise InputError(f"array of shape {list(array.shape)}", path, "give images of 1 (grey) or 3 (RGB) channels")
     height, width = array.shape[-2:]
     return (array.shape[1] if array.ndim == 4 else 1, height, width)
 
@@ -72,8 +74,9 @@ def _array(path: Path, wanted: Shape) -> Found:
     names = ["all"]
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            if "y" in archive:
-                labels, names = _classes(archive["y"], len(levels), path)
+            labelled = "y" in archive.files
+        if labelled:
+            labels, names = _classes(sources.read_array(str(path), "y")[1], len(levels), path)
     return Found(levels, labels, names, 0)
 
 
@@ -102,7 +105,8 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
         else:
             found.append((result, label))
     if not found:
-        raise InputError("no image could be read", path, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
+        which = f"{path} ({bad[0]})" if bad else path
+        raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
     if bad:
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad[:_NAMED])}{more}; left out")

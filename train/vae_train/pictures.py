@@ -1,69 +1,212 @@
-"""Pictures of a run: samples, reconstructions, the latent space and the training curves."""
+"""Pictures of a run: grids of images with hard pixels, the latent space, and charts of the training."""
 
+import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vae_runtime import outputs
 from vae_runtime.files import replacing
 from vae_train import pixels
 from vae_train.checkpoint import Run, read_metrics
 from vae_train.data import Images
+from vae_train.training import Metrics
+from vae_train.vae import VAE
+
+WIDTH = 800  # pixels of a grid, at most: a page shows it as it is
+TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and from minus to plus where
+_STEPS = 11
+_MAPPED = 2000  # test means that t-SNE places, at most: seconds; its time grows faster than their number
+_ENCODED = 200  # images at once, for the memory that large ones take
+_NAMED, _LONGEST = 20, 24  # classes that a legend holds, and letters of a name
+_AROUND, _WITHIN = 4, 2  # grey pixels around a pair of images, and within it
+_GREY = 96 / 255  # that of the runtime's grids
+_INDEXED = 32  # bars that fit with their numbers
+
+Picture = NDArray[np.uint8]  # [height, width, C], C is 1 or 3
+
+
+class Pictures(NamedTuple):
+    """All pictures of a run; `traversed` are the latent dimensions in the rows of `traversals`."""
+
+    samples: Picture
+    reconstructions: Picture
+    traversals: Picture
+    traversed: list[int]
+    latents: Picture
+    kl: Picture
+    curves: list[Picture]
 
 
 @torch.no_grad()
-def draw(folder: Path, run: Run, images: Images) -> None:
-    """Write samples.png, reconstructions.png, latents.png and curves.png of a run into its folder."""
-    vae = run.vae.cpu()
-    x = pixels.unit(images.observed_test(run.config.binarise))
-    torch.manual_seed(0)
-    samples = vae.sample(64).numpy()
-    outputs.write(folder / "samples.png", len(samples), samples.shape[1:], [samples])
-    mu = torch.cat([vae.encoder(some)[0] for some in x.split(1000)])
-    means = vae.likelihood.mean(vae.decoder(mu[:32]))
-    pairs = torch.stack([x[:32], means], dim=1).flatten(0, 1)  # image, reconstruction, image, ...
-    outputs.write(folder / "reconstructions.png", len(pairs), samples.shape[1:], [pairs.numpy()], columns=8)
-    _curves(folder)
-    _latents(folder, mu.numpy(), images.test_labels.numpy(), images.names)
+def draw(folder: Path, run: Run, images: Images) -> Pictures:
+    """Draw a run and write the pictures into its folder, each as a PNG; curves.png holds all charts of the training."""
+    vae, kl = run.vae.cpu(), run.evaluation["kl_per_dimension"]
+    observed = images.observed_test(run.config.binarise)
+    every = math.ceil(len(observed) / _MAPPED)
+    mu = torch.cat([vae.encoder(pixels.unit(some))[0] for some in observed[::every].split(_ENCODED)])
+    drawn = Pictures(
+        samples(vae, 32),
+        reconstructions(vae, pixels.unit(observed[:32])),
+        *traversals(vae, kl, mu[0]),
+        latents(mu.numpy(), images.test_labels[::every].numpy(), images.names),
+        _chart((5.5, 2.8), lambda axes: _kl(axes, kl)),
+        curves(read_metrics(folder), run.config.latent_dim),
+    )
+    rows = [np.concatenate(drawn.curves[i : i + 2], axis=1) for i in range(0, len(drawn.curves), 2)]
+    files = {name: getattr(drawn, name) for name in ("samples", "reconstructions", "traversals", "latents", "kl")}
+    for name, picture in {**files, "curves": np.concatenate(rows)}.items():
+        with replacing(folder / f"{name}.png") as file:
+            file.write(outputs.png(picture, scale=1))
+    return drawn
 
 
-def _latents(folder: Path, mu: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+@torch.no_grad()
+def samples(vae: VAE, count: int) -> Picture:
+    """Pairs of a draw x ~ p(x|z) and E[x|z], z ~ N(0, I), four beside each other: the same noise at each call."""
+    weight = next(vae.decoder.parameters())
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+        torch.manual_seed(0)
+        z = torch.randn(count, vae.latent_dim).to(weight)
+        parameters = vae.decoder(z)
+        return _pairs(vae.likelihood.sample(parameters), vae.likelihood.mean(parameters))
+
+
+@torch.no_grad()
+def reconstructions(vae: VAE, x: Tensor) -> Picture:
+    """Pairs of an image x [n, C, H, W] and E[x|z] of z = mu(x), four beside each other."""
+    return _pairs(x, vae.likelihood.mean(vae.decoder(vae.encoder(x)[0])))
+
+
+@torch.no_grad()
+def traversals(vae: VAE, kl: list[float], rest: Tensor) -> tuple[Picture, list[int]]:
+    """E[x|z] with one z_i from -3 to 3 and the others at `rest`, a row each: those of the largest `kl` first.
+
+    kl, rest: [latent_dim].
+    """
+    chosen = np.argsort(-np.array(kl), kind="stable")[:TRAVERSED].tolist()
+    z = rest.repeat(len(chosen), _STEPS, 1)
+    for row, latent in enumerate(chosen):
+        z[row, :, latent] = torch.linspace(-SPAN, SPAN, _STEPS)
+    means = vae.likelihood.mean(vae.decoder(z.flatten(0, 1)))
+    return _grid(_enlarged(means, _STEPS), _STEPS), chosen
+
+
+def _pairs(a: Tensor, b: Tensor) -> Picture:
+    """Images a and b, both [n, C, H, W], in pairs."""
+    left, right = _enlarged(a, 8), _enlarged(b, 8)
+    pairs = torch.cat([left, left.new_full((*left.shape[:3], _WITHIN), _GREY), right], dim=3)
+    return _grid(torch.nn.functional.pad(pairs, [_AROUND] * 4, value=_GREY), 4)
+
+
+def _enlarged(images: Tensor, columns: int) -> Tensor:
+    """Images [n, C, H, W] with each pixel as large as `columns` of them beside each other may have it."""
+    scale = max(1, (WIDTH // columns - 2 * _AROUND) // max(images.shape[2:]))
+    return images.float().cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+
+
+def _grid(images: Tensor, columns: int) -> Picture:
+    count, channels, height, width = images.shape
+    return outputs.grid(count, (channels, height, width), [images.numpy()], columns)
+
+
+def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> Picture:
+    """t-SNE of the means mu [n, latent_dim], coloured by class where there are several."""
+    points = _tsne(mu)
+
+    def scatter(axes: Axes) -> None:
+        import matplotlib
+
+        colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "hsv"]
+        shown = [colours(i if len(names) <= 20 else i / len(names)) for i in range(len(names))]
+        places = [points[labels == i] for i in range(len(names))]
+        size = 4 if len(points) > 500 else 12
+        dots = [axes.scatter(p[:, 0], p[:, 1], s=size, color=[c]) for p, c in zip(places, shown, strict=True)]
+        axes.set(title=f"t-SNE of {len(points):,} test means mu", xticks=[], yticks=[])
+        if 1 < len(names) <= _NAMED:
+            # a space first, since a legend leaves out what begins with an underscore
+            words = [f" {name[:_LONGEST]}{'…' if len(name) > _LONGEST else ''}" for name in names]
+            legend = axes.legend(
+                dots, words, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0
+            )
+            for text in legend.get_texts():
+                text.set_parse_math(False)  # a name may hold dollar signs
+
+    return _chart((5.5, 4.5), scatter)
+
+
+def _tsne(mu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Places [n, 2] of the means mu [n, latent_dim]."""
     from sklearn.manifold import TSNE  # slow to import, and needed here only
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
-    mu, labels = mu[::2], labels[::2]  # half of them show the same clusters in a third of the time
-    start = "pca" if mu.shape[1] > 1 else "random"
-    perplexity = min(30.0, (len(mu) - 1) / 3)
-    points = TSNE(random_state=0, n_jobs=-1, init=start, perplexity=perplexity).fit_transform(mu)  # [n, 2]
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    axes = figure.add_subplot()
-    for i, name in enumerate(names):
-        axes.scatter(points[labels == i, 0], points[labels == i, 1], s=3, color=f"C{i}", label=name)
-    axes.set(title=f"t-SNE of the {len(mu):,} test means mu", xticks=[], yticks=[])
-    axes.legend(markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    _save(figure, folder / "latents.png")
+    if len(mu) < 4:  # no neighbours to speak of
+        return np.stack([np.arange(len(mu)), np.zeros(len(mu))], axis=1).astype(np.float32)
+    start = "pca" if mu.shape[1] > 1 and mu.std(axis=0).max() > 1e-6 else "random"
+    tsne = TSNE(random_state=0, init=start, perplexity=min(30.0, (len(mu) - 1) / 3))
+    with threadpool_limits(1):  # its threads wait for each other thousands of times, for long where cores are busy
+        placed: NDArray[np.float32] = tsne.fit_transform(mu)
+    return placed
 
 
-def _curves(folder: Path) -> None:
-    metrics = read_metrics(folder)
-    epochs = [row["epoch"] for row in metrics]
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    elbo, terms = figure.subplots(1, 2)
-    elbo.plot(epochs, [row["train_elbo"] for row in metrics], ".-", label="train")
-    elbo.plot(epochs, [row["test_elbo"] for row in metrics], ".-", label="test")
-    elbo.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
-    elbo.legend(frameon=False)
-    terms.plot(epochs, [-row["test_reconstruction"] for row in metrics], ".-", label="-reconstruction")
-    terms.plot(epochs, [row["test_kl"] for row in metrics], ".-", label="KL")
-    terms.set(title="test terms: ELBO = reconstruction - KL", xlabel="epoch", ylim=(0, None))
-    terms.legend(frameon=False)
-    for axes in (elbo, terms):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-    _save(figure, folder / "curves.png")
+def curves(rows: list[Metrics], latent_dim: int) -> list[Picture]:
+    """Six charts over the epochs: the ELBO and its terms, gradient norms, active units, speed."""
+    epochs = [row["epoch"] for row in rows]
+    both = {"train": "train_", "test": "test_"}
+    charts = [
+        ("ELBO", "nats per image", {label: f"{part}elbo" for label, part in both.items()}),
+        ("reconstruction, E log p(x|z)", "nats per image", {k: f"{part}reconstruction" for k, part in both.items()}),
+        ("KL", "nats per image", {label: f"{part}kl" for label, part in both.items()}),
+        ("gradient norm", "", {"largest step's": "largest_gradient_norm", "mean": "gradient_norm"}),
+        ("active units", f"of {latent_dim} dimensions", {"": "active_units"}),
+        ("speed", "images per second", {"": "images_per_second"}),
+    ]
+
+    def lines(title: str, ylabel: str, names: dict[str, str]) -> Callable[[Axes], None]:
+        def onto(axes: Axes) -> None:
+            for label, name in names.items():
+                axes.plot(epochs, [row[name] for row in rows], ".-", label=label)
+            axes.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+            axes.grid(alpha=0.3)
+            if len(names) > 1:
+                axes.legend(frameon=False)
+            else:
+                axes.set_ylim(0, 1.05 * (latent_dim if name == "active_units" else max(row[name] for row in rows)))
+
+        return onto
+
+    return [_chart((4.5, 3), lines(*chart)) for chart in charts]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+def _kl(axes: Axes, kl: list[float]) -> None:
+    """Bars, the largest first."""
+    order = np.argsort(-np.array(kl), kind="stable")
+    axes.bar(range(len(kl)), np.array(kl)[order])
+    axes.set(title="KL of each latent dimension, mean over the test images", ylabel="nats")
+    if len(kl) <= _INDEXED:
+        axes.set_xticks(range(len(kl)), [str(i) for i in order], fontsize=7)
+        axes.set_xlabel("latent dimension")
+    else:
+        axes.set_xlabel(f"{len(kl)} latent dimensions, sorted")
+
+
+def _chart(size: tuple[float, float], onto: Callable[[Axes], None]) -> Picture:
+    """What `onto` plots, at a size in inches."""
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    onto(figure.add_subplot())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # classes may have names in any script
+        canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

@@ -14,9 +14,10 @@ def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
     """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at each call."""
     words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
     words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
-    draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp(max=2**15 - 2)
-    threshold = grey.short() * 257 - 2**15  # level 0 is never reached, level 255 always
-    return (draws < threshold).float()
+    draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp_(max=2**15 - 2)
+    lowest = torch.tensor(-(2**15), dtype=torch.int16, device=grey.device)
+    threshold = torch.add(lowest, grey.short(), alpha=257)  # level 0 is never reached, level 255 always
+    return torch.lt(draws, threshold, out=torch.empty(grey.shape, device=grey.device))
 
 
 def fixed_draw(levels: Tensor, before: Tensor | None = None) -> Tensor:

@@ -1,14 +1,292 @@
-"""The report of a finished run: one page that needs nothing but itself."""
+"""The report of a finished run: one page that needs nothing but itself, no network and no script."""
 
+import base64
+import shlex
+from collections.abc import Iterable
+from html import escape
 from pathlib import Path
+from string import Template
+from typing import Any
 
-from vae_train import pictures
-from vae_train.checkpoint import Run
+from vae_runtime import outputs
+from vae_runtime.files import replacing
+from vae_train import metrics, pictures
+from vae_train.checkpoint import Run, read_metrics
 from vae_train.data import Images
+from vae_train.evaluate import bits_per_dimension
+from vae_train.pictures import Picture
+from vae_train.training import Metrics
 
 PAGE = "report.html"
+_MOST_ROWS = 30  # of the table of epochs
+
+_TEMPLATE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --text: #1c1c1c; --soft: #5c5c5c; --back: #fff; --card: #f4f4f4; --line: #ddd; }
+body { margin: 0 auto; padding: 1rem; max-width: 56rem; background: var(--back); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { margin: 0; line-height: 1.25; font-size: 1.6rem; }
+h2 { margin: 2.5rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); font-size: 1.2rem; }
+h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
+p, ul { margin: .5rem 0; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
+.headline { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
+.headline div { flex: 1 1 12rem; padding: .75rem 1rem; border-radius: .5rem; background: var(--card); }
+.headline b { display: block; font-size: 1.5rem; line-height: 1.3; white-space: nowrap; }
+figure { margin: 0; }
+figcaption { margin-bottom: .5rem; }
+img { display: block; max-width: 100%; height: auto; }
+.chart { width: 36rem; }
+.hard { image-rendering: pixelated; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .5rem; }
+.rows { display: flex; gap: .5rem; align-items: stretch; }
+.rows ol { display: flex; flex: none; flex-direction: column; justify-content: space-around; margin: 0; padding: 0;
+  list-style: none; font-size: .8rem; line-height: 1.2; white-space: nowrap; }
+.rows img { align-self: flex-start; min-width: 0; max-width: calc(100% - 6.5em); }
+.wide { overflow-x: auto; }
+table { font-size: .9rem; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child { text-align: left; font-weight: normal; }
+thead th { color: var(--soft); font-weight: normal; }
+.best { font-weight: bold; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); gap: .1rem 1.5rem;
+  margin: 0; }
+dl div { display: flex; gap: .75rem; justify-content: space-between; border-bottom: 1px solid var(--line); }
+dl .long { grid-column: 1 / -1; }
+dt { color: var(--soft); flex: none; }
+dd { margin: 0; text-align: right; }
+pre { margin: .5rem 0; padding: .75rem 1rem; border-radius: .5rem; background: var(--card); overflow-x: auto; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e6e6; --soft: #a8a8a8; --back: #1a1a1a; --card: #262626; --line: #3d3d3d; }
+  .chart { filter: invert(.9) hue-rotate(180deg); }
+}
+@media (max-width: 54rem) {
+  .hard { image-rendering: auto; }
+}
+</style>
+</head>
+<body>
+$body
+</body>
+</html>
+""")
 
 
 def draw(folder: Path, run: Run, images: Images) -> None:
-    """Write the pictures of a run into its folder, and the page that shows them."""
-    pictures.draw(folder, run, images)
+    """Write the pictures of a run into its folder, and the page that shows them with the run's figures."""
+    drawn = pictures.draw(folder, run, images)
+    rows = read_metrics(folder)
+    sections = [
+        _headline(run, rows),
+        _section("Signs of trouble", _trouble(run, rows)),
+        _section("Training", _charts(drawn.curves)),
+        _section("Samples", _grid(drawn.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
+        _section("Reconstructions", _grid(drawn.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
+        _section("Latent traversals", _traversals(run, drawn)),
+        _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _classes(images.names))),
+        _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
+        _section("Test figures", _figures(run)),
+        _section("Epochs", _epochs(rows)),
+        _section("Settings", _settings(run, images)),
+        _section("Go on", _commands(folder, run, rows)),
+    ]
+    page = _TEMPLATE.substitute(title=escape(f"{run.config.dataset}, {run.config.preset}"), body="\n".join(sections))
+    with replacing(folder / PAGE) as file:
+        file.write(page.encode(errors="replace"))  # a path may hold bytes that are no text
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _headline(run: Run, rows: list[Metrics]) -> str:
+    config, evaluation = run.config, run.evaluation
+    cards = [("test ELBO", evaluation["figures"]["elbo"]), *_bounds(run)]
+    shown = "\n".join(f"<div>{escape(name)}<b>{_mean(found)}</b>{_unit(run, found)}</div>" for name, found in cards)
+    measured = (
+        f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['dataset']}; "
+        f"binarisation: {evaluation['binarisation']}; {evaluation['prior']} prior"
+    )
+    weights = sum(weight.numel() for weight in run.vae.parameters())
+    model = f"{weights:,} weights, {_number(config.latent_dim, 'latent dimension')}, {config.likelihood} likelihood"
+    trained = f"{_number(len(rows), 'epoch')} in {_duration(run.provenance['training_seconds'])}"
+    return (
+        f"<header>\n<h1>{escape(Path(config.dataset).name)}, preset {escape(config.preset)}</h1>\n"
+        f'<div class="headline">\n{shown}\n</div>\n'
+        f'<p class="soft">{escape(measured)}. {escape(model)}; {trained}.</p>\n</header>'
+    )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count > 1 else ''}"
+
+
+def _bounds(run: Run) -> list[tuple[str, dict[str, Any]]]:
+    """The bounds of log p(x) that the run has been given, by name."""
+    found = [figure for figure in run.evaluation["figures"].values() if "num_samples" in figure]
+    return [(f"log p(x) ≥ (K = {figure['num_samples']:,})", figure) for figure in found]
+
+
+def _mean(figure: dict[str, float]) -> str:
+    return f"{figure['mean']:,.2f} ± {figure['standard_error']:,.2f}"
+
+
+def _unit(run: Run, figure: dict[str, float]) -> str:
+    bits = _bits(run, figure)
+    return f"nats per image{f'; {bits} bits per dimension' if bits else ''}"
+
+
+def _bits(run: Run, figure: dict[str, float]) -> str:
+    """Bits per dimension, where grey levels are discrete."""
+    if run.config.likelihood != "discretised-logistic":
+        return ""
+    channels, height, width = run.image_shape
+    return f"{bits_per_dimension(figure['mean'], channels * height * width):.3f}"
+
+
+def _duration(seconds: int) -> str:
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def _trouble(run: Run, rows: list[Metrics]) -> str:
+    found = metrics.trouble(rows, run.config.latent_dim)
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
+
+
+def _image(picture: Picture, kind: str, alt: str) -> str:
+    data = base64.b64encode(outputs.png(picture, scale=1)).decode()
+    height, width = picture.shape[:2]
+    size = f'width="{width}" height="{height}"'
+    return f'<img class="{kind}" {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _figure(caption: str, content: str) -> str:
+    return f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{content}\n</figure>"
+
+
+def _grid(picture: Picture, caption: str) -> str:
+    return _figure(caption, _image(picture, "hard", caption))
+
+
+def _chart(picture: Picture, alt: str, caption: str) -> str:
+    return _figure(caption, _image(picture, "chart", alt))
+
+
+def _charts(curves: list[Picture]) -> str:
+    caption = (
+        f"After each epoch, on the test images and on as many training images. A latent dimension is active where the "
+        f"variance of its mean mu over the images is above {metrics.ACTIVE}."
+    )
+    shown = "\n".join(_image(picture, "chart", "a curve over the epochs, whose table is below") for picture in curves)
+    return _figure(caption, f'<div class="charts">\n{shown}\n</div>')
+
+
+def _traversals(run: Run, drawn: pictures.Pictures) -> str:
+    kl, span = run.evaluation["kl_per_dimension"], pictures.SPAN
+    rest = "the others as of the first test image"
+    caption = f"E[x|z] with one latent dimension from -{span:g} to {span:g} and {rest}; the largest KL first."
+    names = "".join(f"<li>z<sub>{i}</sub> {kl[i]:.2f} nats</li>" for i in drawn.traversed)
+    image = _image(drawn.traversals, "hard", caption)
+    return _figure(caption, f'<div class="rows"><ol>{names}</ol>{image}</div>')
+
+
+def _classes(names: list[str]) -> str:
+    about = "Distances between far groups mean little."
+    return f"Each point is a test image, coloured by its class. {about}" if len(names) > 1 else about
+
+
+def _used(run: Run) -> str:
+    kl = run.evaluation["kl_per_dimension"]
+    return f"Together {sum(kl):.2f} nats per image. Dimensions near 0 carry nothing about the image."
+
+
+def _table(caption: str, head: Iterable[str], rows: Iterable[tuple[str, list[str]]], best: str | None = None) -> str:
+    """Rows of a name and cells; the row named `best` stands out."""
+    line = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = []
+    for name, cells in rows:
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        kind = ' class="best"' if name == best else ""
+        lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{row}</tr>')
+    body = "\n".join(lines)
+    return (
+        f'<p class="soft">{escape(caption)}</p>\n<div class="wide"><table>\n'
+        f"<thead><tr>{line}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def _figures(run: Run) -> str:
+    evaluation = run.evaluation
+    names = {"ELBO": "elbo", "reconstruction": "reconstruction", "KL": "kl"}
+    rows = [*((name, evaluation["figures"][key]) for name, key in names.items()), *_bounds(run)]
+    head = ["nats per image", "mean", "standard error"]
+    cells = [(name, [f"{figure['mean']:,.3f}", f"{figure['standard_error']:,.3f}"]) for name, figure in rows]
+    if _bits(run, evaluation["figures"]["elbo"]):
+        head.append("bits per dimension")
+        for (name, figure), (_, row) in zip(rows, cells, strict=True):
+            row.append(_bits(run, figure) if name == "ELBO" or "num_samples" in figure else "")
+    about = ("dataset", "split", "images", "binarisation", "prior")
+    caption = "; ".join(f"{name}: {evaluation[name]}" for name in about)
+    return _table(caption, head, cells)
+
+
+def _epochs(rows: list[Metrics]) -> str:
+    best = metrics.best(rows)
+    step = (len(rows) - 1) / max(1, min(len(rows), _MOST_ROWS - 1) - 1)
+    chosen = {round(i * step) for i in range(min(len(rows), _MOST_ROWS - 1))} | {rows.index(best)}
+    columns = {
+        "epoch": ("epoch", ".0f"), "train ELBO": ("train_elbo", ",.2f"), "test ELBO": ("test_elbo", ",.2f"),
+        "±": ("test_standard_error", ",.2f"), "reconstruction": ("test_reconstruction", ",.2f"),
+        "KL": ("test_kl", ".2f"), "active": ("active_units", ".0f"), "gradient": ("gradient_norm", ",.1f"),
+        "skipped": ("skipped_steps", ".0f"), "seconds": ("seconds", ",.1f"),
+    }  # fmt: skip
+    cells = [[f"{rows[i][name]:{style}}" for name, style in columns.values()] for i in sorted(chosen)]
+    which = f"{len(chosen)} of {len(rows)} epochs" if len(chosen) < len(rows) else "All epochs"
+    caption = f"{which}, nats per image; the best in bold. metrics.jsonl has every figure."
+    return _table(caption, columns, [(name, rest) for name, *rest in cells], best=f"{best['epoch']:.0f}")
+
+
+def _settings(run: Run, images: Images) -> str:
+    config = {name: value for name, value in vars(run.config).items() if value is not None}
+    channels, height, width = run.image_shape
+    shape = {"shape": f"{channels} x {height} x {width}", "training images": f"{len(images.train):,}"}
+    shape |= {"test images": f"{len(images.test):,}", "classes": f"{len(images.names):,}"}
+    groups = {
+        "Configuration": config,
+        "Images": shape | run.settings.preprocessing | {"sha256": run.settings.data_sha256},
+        "Made by": run.provenance,
+    }
+    return "\n".join(f"<h3>{title}</h3>\n{_list(values)}" for title, values in groups.items())
+
+
+def _list(values: dict[str, Any]) -> str:
+    def item(name: str, value: object) -> str:
+        text = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        long = ' class="long"' if len(text) > 24 else ""
+        return f"<div{long}><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd></div>"
+
+    return f"<dl>{''.join(item(name, value) for name, value in values.items())}</dl>"
+
+
+def _commands(folder: Path, run: Run, rows: list[Metrics]) -> str:
+    at, bundle = shlex.quote(str(folder)), shlex.quote(f"bundles/{folder.resolve().name}")
+    own = f" --model {shlex.quote(run.config.model)}" if run.config.model else ""
+    lines = [
+        f"vae-train evaluate {at} --samples 500{own}",
+        f"vae-train report {at}{own}",
+        f"vae-export {at} --out {bundle}{own}",
+        f"vae-infer --bundle {bundle} sample -n 16",
+    ]
+    best = metrics.best(rows)
+    hint = (
+        f"The weights are the last epoch's; --best makes evaluate and export take those of epoch {best['epoch']:.0f}."
+    )
+    note = "" if best is rows[-1] else f'\n<p class="soft">{hint}</p>'
+    return f"<pre>{escape(chr(10).join(lines))}</pre>{note}"

@@ -57,7 +57,7 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
-        click.echo(name.ljust(22) + describe(figure) + bits(run.config, figure["mean"], images.shape))
+        click.echo(name.ljust(26) + describe(figure) + bits(run.config, figure["mean"], images.shape))
 
 
 def report_run(folder: Path, place: Place) -> None:
@@ -73,9 +73,12 @@ def compare(folders: tuple[Path, Path], num_samples: int, place: Place, device: 
     """Print the figures of two runs on the same test images, and the mean of their differences per image.
 
     The differences vary far less than the images do, so that their standard error is the one to judge by.
-    Raises ArgumentError where the runs were measured on different images.
+    Raises ArgumentError where the runs were measured on different images, or one has densities and one probabilities.
     """
     runs = [checkpoint.load(folder, place.trusted) for folder in folders]
+    if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
+        which = " and ".join(run.config.likelihood for run in runs)
+        raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
     images = data.load(runs[0].config, place.data_root, place.download)
     test = test_images(runs[0], images, place).to(device)
     same = {name: protocol(runs[0].config, test)[name] for name in ("images", "binarisation")}
@@ -99,8 +102,7 @@ def test_images(run: Run, images: data.Images, place: Place) -> Tensor:
     """The test images that the run was measured on. Raises InputError where these are others."""
     test = images.observed_test(run.config.binarise)
     if not _measured_on(run, protocol(run.config, test)):
-        todo = "name the --data-root that the run was trained on"
-        raise InputError("test images are not the run's", place.data_root, todo)
+        raise InputError("test images are not the run's", *data.origin(run.config, place.data_root))
     return test
 
 
@@ -112,7 +114,7 @@ def protocol(config: Config, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
     kind = "fixed draw, seed 777" if config.binarise else "none, 8-bit levels"
     return {
-        "dataset": config.dataset,
+        "dataset": Path(config.dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",
         "images": len(test),
         "binarisation": f"{kind}, sha256 {pixels.digest(test)[:16]}",

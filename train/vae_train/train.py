@@ -2,15 +2,18 @@
 
 import contextlib
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 from vae_runtime import threads as cores
-from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
 from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, results, signals
 from vae_train.config import Config, Place
 from vae_train.training import Metrics, Training
@@ -22,12 +25,17 @@ _AGREE_EVERY = 10  # steps between the processes' questions to each other whethe
 def train(config: Config, out: Path, place: Place, command: str, tensorboard: bool = False) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached."""
     with machine(place) as where:
-        distributed.from_first(lambda: checkpoint.check_new(out))
+        if distributed.from_first(lambda: _begin(out, config)) != config:
+            raise ArgumentError("settings are not the first process's", out, "start all with the same options")
         images = _load(config, place)
+        digest = images.digest()
+        if distributed.from_first(lambda: digest) != digest:
+            todo = "give every machine the same"
+            raise InputError("images are not the first process's", place.data_root, todo)
         training = _prepare(config, images, where, config.model)
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
-        settings = checkpoint.Settings(config, images.shape, images.preprocessing, images.digest(), provenance)
+        settings = checkpoint.Settings(config, images.shape, images.preprocessing, digest, provenance)
         with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
@@ -45,8 +53,7 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
             state = distributed.from_first(lambda: _unfinished(out))
             images = _load(settings.config, place)
             if settings.data_sha256 != images.digest():
-                todo = "name the --data-root that it was trained on"
-                raise InputError("images are not the run's", place.data_root, todo)
+                raise InputError("images are not the run's", *data.origin(settings.config, place.data_root))
             training = _prepare(settings.config, images, where, place.trusted)
             checkpoint.restore(out, training, state)
             if distributed.rank() == 0:
@@ -54,6 +61,12 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
             _run(training, images, out, tensorboard)
+
+
+def _begin(out: Path, config: Config) -> Config:
+    """The settings, where the run folder is free."""
+    checkpoint.check_new(out)
+    return config
 
 
 def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -88,7 +101,12 @@ def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) 
     config, where, first = training.config, training.device, distributed.rank() == 0
     test = images.observed_test(config.binarise).to(where)
     train = images.observed_train(config.binarise).to(where)
-    saved = time.monotonic()
+    saved, parent = time.monotonic(), os.getppid()
+    recording: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda *epoch: None)
+    if tensorboard and first:
+        from vae_train.tensorboard import recorder
+
+        recording = recorder(out, training.progress.metrics)
 
     def measure() -> Metrics:
         found = metrics.measure(training, train, test)
@@ -103,28 +121,38 @@ def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) 
             past = training.progress.metrics
             if metrics.best(past) is past[-1]:
                 checkpoint.save_weights(out, training.vae, best=True)
+            record(past[-1], training.vae, test)
             checkpoint.save(out, training)
             checkpoint.write_metrics(out, past)
             saved = time.monotonic()
             click.echo(metrics.describe(past[-1]))
-            for line in metrics.trouble(past, config.latent_dim):
+            for line in metrics.news(past, config.epochs, config.latent_dim):
                 _warn(line)
 
-    with signals.deferred() as received:
+    with recording as record, signals.deferred() as received:
+
+        def stop(number: int) -> None:
+            checkpoint.save(out, training)
+            raise signals.Stopped(number, out)
 
         def after_step() -> None:
             nonlocal saved
-            stop = received[0] if received else 0
+            number = received[0] if received else 0
             if distributed.size() > 1:
-                stop = distributed.agreed(stop, where) if training.progress.step % _AGREE_EVERY == 0 else 0
-            if first and (stop or time.monotonic() - saved > SAVE_EVERY):
+                if os.getppid() != parent:
+                    number = signal.SIGTERM  # torchrun was killed, and nobody else would end its processes
+                step = training.progress.step
+                asked = step % _AGREE_EVERY == 0 or step == training.steps_per_epoch
+                number = distributed.agreed(number) if asked else 0
+            if number:
+                distributed.from_first(lambda: stop(number))
+            if first and time.monotonic() - saved > SAVE_EVERY:
                 checkpoint.save(out, training)
                 saved = time.monotonic()
-            if stop:
-                raise signals.Stopped(stop, out)
 
         with memory_errors():
             loop.fit(training, images.train.to(where), end_epoch, after_step, quiet=not first)
+            after_step()  # a signal may have come while the last epoch was measured
     if first:
         with memory_errors():
             results.finish(out, training, images)
@@ -189,4 +217,4 @@ def _say(text: str) -> None:
 
 
 def _warn(text: str) -> None:
-    _say(f"vae-train: warning: {text}")
+    _say(f"vae-train: warning: {printable(text)}")

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_runtime.errors import ArgumentError
 from vae_train import distributed
 from vae_train.config import Config
 from vae_train.objectives import Objective
-from vae_train.vae import VAE
+from vae_train.vae import VAE, Pass
 
 Metrics = dict[str, float]
+_NORM_EVERY = 10  # steps
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Training:
             self.optimizer, config.lr, total_steps=max(config.epochs * self.steps_per_epoch, 11), pct_start=0.1
         )
         self.progress = Progress()
-        self.gradients = torch.zeros(3, device=device)  # this epoch's: sum of norms, largest norm, steps skipped
+        self.norms = torch.zeros(3, device=device)  # of this epoch's gradients: their sum, how many, the largest
+        self.skipped = torch.zeros((), device=device)  # steps of this epoch
         self.skipped_in_a_row = torch.zeros((), device=device)
         self._epoch_start = self.generator.get_state()
 
@@ -66,33 +69,44 @@ class Training:
         return Objective(config.samples, config.gradient == "path", beta, config.free_bits)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move the weights along their gradients, unless one of these is not finite; nothing waits for the device."""
-        norm = torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None])
-        bad = (~norm.isfinite()).float()
+    def step(self, out: Pass) -> None:
+        """Move the weights along their gradients, unless what they gave, `out`, is not finite; nothing waits for the device.
+
+        Every tenth step measures the gradients' norm, which a small network notices.
+        """
+        finite = (out.parameters.sum() + out.z.sum()).isfinite()
+        if self.progress.step % _NORM_EVERY == 0:
+            norm = torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None])
+            finite &= norm.isfinite()
+            measured = torch.stack([norm, torch.ones_like(norm), torch.clamp(norm - self.norms[2], min=0)])
+            self.norms += torch.where(finite, measured, 0)
+        bad = 1 - distributed.smallest(finite.float())
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets: 1 skips the step
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        norm = norm.nan_to_num(0, 0, 0)
-        self.gradients += torch.stack([norm, torch.clamp(norm - self.gradients[1], min=0), bad])
-        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+        self.skipped += bad
+        self.skipped_in_a_row += 1
+        self.skipped_in_a_row *= bad
         self.progress.step += 1
 
     def end_epoch(self, metrics: Metrics) -> None:
         """Move on to the next epoch."""
         past = [*self.progress.metrics, metrics]
         self.progress = Progress(self.progress.epoch + 1, metrics=past)
-        self.gradients.zero_()
+        self.norms.zero_()
+        self.skipped.zero_()
 
     def state(self) -> tuple[dict[str, Tensor], str]:
-        """All of it: tensors by name, and the rest as JSON."""
+        """All of it: tensors by name, and the rest as JSON. Raises ArgumentError where the weights are not finite."""
+        if not all(weight.isfinite().all() for weight in self.weights):
+            raise ArgumentError("training diverged", "weights are not finite", "choose a lower --lr")
         optimizer = self.optimizer.state_dict()
         tensors = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-        tensors |= {"gradients": self.gradients, "skipped_in_a_row": self.skipped_in_a_row}
+        tensors |= {"norms": self.norms, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         tensors |= {"generator": self.generator.get_state(), "epoch_start": self._epoch_start}
         rest = {
             "progress": asdict(self.progress),
@@ -116,6 +130,6 @@ class Training:
         self.schedule.load_state_dict(values["schedule"])
         self.generator.set_state(tensors["generator"])
         self._epoch_start = tensors["epoch_start"]
-        self.gradients.copy_(tensors["gradients"])
-        self.skipped_in_a_row.copy_(tensors["skipped_in_a_row"])
+        for name in ("norms", "skipped", "skipped_in_a_row"):
+            getattr(self, name).copy_(tensors[name])
         self.progress = Progress(**values["progress"])

@@ -1,0 +1,121 @@
+"""The settings of a run: what cannot be is refused, and presets fill what is not given."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from vae_runtime.errors import ArgumentError
+from vae_train.config import (
+    ACTIVATIONS,
+    GRADIENTS,
+    LIKELIHOODS,
+    NETWORKS,
+    PRECISIONS,
+    PRESETS,
+    Config,
+    default_preset,
+)
+
+SIZES = ["latent_dim", "samples", "blocks", "dense", "epochs", "batch_size", "image_size"]
+WEIGHTS = ["beta", "warm_up", "free_bits"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *((name, size) for name in SIZES for size in (0, -1, 1_000_001)),
+        *((name, weight) for name in WEIGHTS for weight in (-1e-9, math.inf, math.nan)),
+        *(("lr", lr) for lr in (0.0, -1.0, math.inf, math.nan)),
+        *(("channels", channels) for channels in (0, 2, 4)),
+        ("hidden", ()),
+        *((name, "other") for name in ("likelihood", "network", "activation", "gradient", "precision")),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(setting: str, value: Any) -> None:
+    """Wrong usage, with the setting and its value in one line that ends in advice."""
+    with pytest.raises(ArgumentError) as caught:
+        Config("tutorial", **{setting: value})
+    what, which = {"lr": ("learning rate", value), "hidden": ("hidden", value)}.get(setting, (setting, value))
+    message = str(caught.value)
+    assert what in message.split(":")[0]
+    assert f": {which}; give " in message
+
+
+def test_a_hidden_layer_out_of_range_is_named() -> None:
+    """The message counts the layers from 0."""
+    with pytest.raises(ArgumentError, match="hidden layer 1 out of range: 0; give 1 to"):
+        Config("tutorial", hidden=(8, 0))
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        *((name, [1, 1_000_000]) for name in SIZES),
+        *((name, [0.0, 3.5]) for name in WEIGHTS),
+        ("lr", [1e-30, 1e30]),
+        ("channels", [1, 3, None]),
+        ("image_size", [None]),
+        ("likelihood", LIKELIHOODS),
+        ("network", NETWORKS),
+        ("activation", ACTIVATIONS),
+        ("gradient", GRADIENTS),
+        ("precision", PRECISIONS),
+    ],
+)
+def test_the_ends_of_each_range_are_allowed(setting: str, values: list[Any]) -> None:
+    """What the messages offer is taken."""
+    for value in values:
+        assert getattr(Config("tutorial", binarise=False, **{setting: value}), setting) == value
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
+def test_binary_pixels_need_bernoulli(likelihood: str) -> None:
+    """Drawing pixels as 0 or 1 contradicts a likelihood of grey levels, and the message says how to settle it."""
+    with pytest.raises(ArgumentError, match=rf"grey levels: {likelihood}; leave --binarise out, or .* bernoulli"):
+        PRESETS["tutorial"].replace(likelihood=likelihood, binarise=True)
+
+
+@pytest.mark.parametrize("setting", [{"beta": 0.5}, {"warm_up": 1.0}, {"free_bits": 0.1}])
+def test_a_weighted_kl_is_for_one_sample(setting: dict[str, float]) -> None:
+    """The importance-weighted bound has no KL to weigh; one sample has."""
+    assert PRESETS["tutorial"].replace(samples=1, **setting)
+    with pytest.raises(ArgumentError, match="--samples 3; leave out --beta, --warm-up and --free-bits, or --samples"):
+        PRESETS["tutorial"].replace(samples=3, **setting)
+
+
+def test_pixels_follow_the_likelihood_unless_said() -> None:
+    """A likelihood that is named brings its pixels along; --no-binarise stands beside Bernoulli."""
+    tutorial, colour = PRESETS["tutorial"], PRESETS["resnet-colour"]
+    assert (tutorial.binarise, colour.binarise) == (True, False)
+    assert tutorial.replace(likelihood="gaussian").binarise is False
+    assert colour.replace(likelihood="bernoulli").binarise is True
+    assert tutorial.replace(likelihood="bernoulli", binarise=False).binarise is False
+    assert tutorial.replace(epochs=3).binarise is True
+
+
+def test_replace_changes_what_is_given_alone() -> None:
+    """None means not given; the preset stays as it was."""
+    before = PRESETS["deep"]
+    changed = before.replace(epochs=9, lr=None, hidden=(7,), beta=0.0)
+    assert changed == dataclasses.replace(before, epochs=9, hidden=(7,), beta=0.0)
+    assert PRESETS["deep"] is before
+    assert before.hidden == (512, 512)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_know_their_name_and_survive_json(name: str) -> None:
+    """Each preset is a valid config under its own name, and comes back from JSON."""
+    config = PRESETS[name]
+    assert config.preset == name
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert Config(**{**values, "hidden": tuple(values["hidden"])}) == config
+
+
+def test_the_default_preset_depends_on_the_channels() -> None:
+    """Grey images: tutorial. Colour: a network and a likelihood of colours."""
+    assert default_preset(1) == "tutorial"
+    colour = PRESETS[default_preset(3)]
+    assert (colour.network, colour.likelihood, colour.binarise) == ("resnet", "discretised-logistic", False)

@@ -1,0 +1,370 @@
+"""What is measured after each epoch, and the signs of trouble: in words, in real trainings, and what stops one."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from vae_runtime.errors import ArgumentError
+from vae_train import data, loop, metrics, pixels, results, train
+from vae_train.cli import main
+from vae_train.config import PRESETS, Config, Place
+from vae_train.training import Metrics, Training
+
+Command = Callable[..., Any]
+SMALL = PRESETS["tutorial"].replace(dataset="digits", hidden=(16,), latent_dim=2, epochs=3)
+CPU = torch.device("cpu")
+GOOD = {
+    **{"epoch": 3.0, "train_elbo": -90.0, "train_reconstruction": -70.0, "train_kl": 20.0},
+    **{"test_elbo": -95.0, "test_reconstruction": -74.5, "test_kl": 20.5, "test_standard_error": 1.0},
+    **{"active_units": 12.0, "gradient_norm": 5.0, "largest_gradient_norm": 9.0, "skipped_steps": 0.0},
+    **{"seconds": 2.0, "images_per_second": 30_000.0},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Networks of this size are slower on more."""
+    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Images:
+    """scikit-learn's digits, 8x8."""
+    return data.load(SMALL, Path("absent"), download=False)
+
+
+def begin(config: Config, images: data.Images) -> Training:
+    """A training of these images that has not taken a step."""
+    return train._prepare(config, images, CPU, None)
+
+
+def fit(config: Config, images: data.Images) -> list[Metrics]:
+    """A whole training's metrics."""
+    training = begin(config, images)
+    seen = images.observed_train(config.binarise), images.observed_test(config.binarise)
+    loop.fit(training, images.train, lambda: training.end_epoch(metrics.measure(training, *seen)), quiet=True)
+    return training.progress.metrics
+
+
+def rows(*changes: dict[str, float]) -> list[Metrics]:
+    """Metrics of as many epochs, good but for these."""
+    return [{**GOOD, "epoch": float(i), **change} for i, change in enumerate(changes, 1)]
+
+
+HELP = "a --warm-up, --free-bits or a lower --lr may help"
+COLLAPSE = "posterior collapse: {} of {} latent dimensions are active; " + HELP
+TROUBLE: dict[str, tuple[list[Metrics], list[str]]] = {
+    "none": (rows({}), []),
+    "still rising": (rows({"test_elbo": -120.0, "train_elbo": -119.0}, {}), []),
+    "a fall within the noise": (rows({}, {"test_elbo": -96.0}), []),
+    "as many dimensions as it takes": (rows({"active_units": 3.0}), []),
+    "collapse": (rows({"active_units": 2.0}), [COLLAPSE.format(2, 20)]),
+    "total collapse": (rows({"active_units": 0.0}), [COLLAPSE.format(0, 20)]),
+    "an old collapse": (rows({"active_units": 0.0}, {}), []),
+    "skipped": (
+        rows({"skipped_steps": 1200.0}),
+        ["1200 steps skipped, whose gradients were not finite; a lower --lr may help"],
+    ),
+    "skipped before": (rows({"skipped_steps": 3.0}, {}), []),
+    "over-fitting": (
+        rows({"test_elbo": -99.0}, {"test_elbo": -90.0}, {"test_elbo": -91.5, "train_elbo": -80.0}),
+        [
+            "over-fitting: test ELBO -91.50, and -90.00 at epoch 2, while the train ELBO rose to -80.00; "
+            "that epoch's weights are kept as best.safetensors"
+        ],
+    ),
+    "falling": (
+        rows({}, {"test_elbo": -120.0, "train_elbo": -119.0}),
+        ["the ELBO falls: test ELBO -120.00, and -95.00 at epoch 1; a lower --lr may help"],
+    ),
+    "all at once": (
+        rows({}, {"active_units": 0.0, "skipped_steps": 2.0, "test_elbo": -99.0, "train_elbo": -99.5}),
+        [
+            COLLAPSE.format(0, 20),
+            "2 steps skipped, whose gradients were not finite; a lower --lr may help",
+            "the ELBO falls: test ELBO -99.00, and -95.00 at epoch 1; a lower --lr may help",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("past", "expected"), TROUBLE.values(), ids=TROUBLE.keys())
+def test_trouble_in_words(past: list[Metrics], expected: list[str]) -> None:
+    """Each sign of the last epoch has its line with the figures and what may help; good figures have none."""
+    assert metrics.trouble(past, latent_dim=20) == expected
+
+
+@pytest.mark.parametrize(
+    ("epochs", "states", "told"),
+    [
+        (20, ".CCCC", [[], [], ["C"], [], []]),  # nothing in the first tenth, then once
+        (20, "CC.CC", [[], [], [], ["C"], []]),  # again where it comes back
+        (20, "...CB", [[], [], [], ["C"], ["F"]]),  # of two signs, the new one
+        (5, "CCCCC", [["C"], [], [], [], ["C"]]),  # all of them at the end
+        (5, "B...B", [["C"], [], [], [], ["C", "F"]]),
+        (1, "C", [["C"]]),
+    ],
+)
+def test_trouble_is_told_once(epochs: int, states: str, told: list[list[str]]) -> None:
+    """A sign is told where it is new, and at the end; while the learning rate still grows, none is."""
+    changes = {
+        ".": {},
+        "C": {"active_units": 0.0},
+        "B": {"active_units": 0.0, "test_elbo": -120.0, "train_elbo": -119.0},
+    }
+    past = rows(*(changes[state] for state in states))
+    found = [metrics.news(past[:i], epochs, 20) for i in range(1, len(past) + 1)]
+    marks = {"posterior collapse": "C", "the ELBO falls": "F"}
+    assert [[marks[line.split(":")[0]] for line in lines] for lines in found] == told
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_test_elbo() -> None:
+    """Among equals the earlier, so that the weights of a plateau are written once."""
+    past = rows({"test_elbo": -99.0}, {"test_elbo": -91.0}, {"test_elbo": -91.0}, {"test_elbo": -95.0})
+    assert metrics.best(past)["epoch"] == 2
+
+
+def test_an_epoch_in_one_line() -> None:
+    """Figures in nats to two places, seconds, and images a second."""
+    line = metrics.describe(GOOD)
+    assert line == ("epoch   3  train ELBO   -90.00  test ELBO   -95.00 = -74.50 - 20.50 nats  2.0 s  30,000 images/s")
+
+
+@pytest.mark.parametrize(("scale", "active"), [(1.0, 1), (100.0, 2)])
+def test_measured_figures_are_those_of_the_images(digits: data.Images, scale: float, active: int) -> None:
+    """ELBO, terms and standard error of given images, active dimensions by the variance of mu: NumPy, float64."""
+    training = begin(SMALL.replace(latent_dim=3), digits)
+    training.progress.seconds = 0.5
+    vae = training.vae
+    with torch.no_grad():  # of three dimensions one moves, one never, and one as much as `scale` says
+        vae.encoder.heads.mu.weight.copy_(torch.tensor([[3.0], [0.0], [0.01 * scale]]))
+    seen = [levels[:50] for levels in (digits.observed_train(True), digits.observed_test(True))]
+    found = metrics.measure(training, *seen)
+    for name, levels in zip(("train", "test"), seen, strict=True):
+        x = levels.double() / 255
+        with torch.no_grad():
+            mu, logsigma = vae.encoder(x.float())
+            eps = torch.randn(1, 50, 3, generator=torch.Generator().manual_seed(0))
+            logits = vae.decoder((mu + logsigma.exp() * eps)[0]).double()
+        log_prob = torch.distributions.Bernoulli(logits=logits).log_prob(x).sum(dim=(1, 2, 3))
+        q = torch.distributions.Normal(mu.double(), logsigma.double().exp())
+        kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
+        assert found[f"{name}_reconstruction"] == pytest.approx(log_prob.mean().item(), rel=1e-5)
+        assert found[f"{name}_kl"] == pytest.approx(kl.mean().item(), rel=1e-5)
+        assert found[f"{name}_elbo"] == pytest.approx((log_prob - kl).mean().item(), rel=1e-5)
+    assert found["test_standard_error"] == pytest.approx((log_prob - kl).std().item() / 50**0.5, rel=1e-4)
+    variances = np.var(mu.double().numpy(), axis=0, ddof=1)
+    assert found["active_units"] == (variances > 0.01).sum() == active
+    assert found["images_per_second"] == len(digits.train) / 0.5
+
+
+def test_gradient_norms_are_those_of_the_steps(digits: data.Images) -> None:
+    """Mean and largest of every tenth step's, anew in each epoch; computed here from the gradients themselves."""
+    training = begin(SMALL.replace(batch_size=100), digits)
+    squares: list[float] = []
+    for weight in training.weights:
+        weight.register_post_accumulate_grad_hook(lambda weight: squares.append(norm2(weight)))
+    for epoch in (1, 2):
+        norms: list[float] = []
+        for batch in training.batches():
+            squares.clear()
+            loop.step(training, digits.train[batch])
+            norms.append(math.sqrt(sum(squares)))
+        training.progress.seconds = 1.0
+        found = metrics.measure(training, digits.train[:9], digits.test[:9])
+        training.end_epoch(found)
+        assert len(norms) == 16
+        assert found["epoch"] == epoch
+        assert found["gradient_norm"] == pytest.approx((norms[0] + norms[10]) / 2, rel=1e-5)
+        assert found["largest_gradient_norm"] == pytest.approx(max(norms[0], norms[10]), rel=1e-5)
+        assert found["skipped_steps"] == 0
+
+
+def norm2(weight: torch.Tensor) -> float:
+    """The squared norm of a weight's gradient."""
+    assert weight.grad is not None
+    return weight.grad.double().square().sum().item()
+
+
+def test_a_large_beta_collapses_the_posterior(digits: data.Images) -> None:
+    """beta = 100 drives every dimension to the prior, which is warned of; beta = 1 does not."""
+    settings = {"likelihood": "gaussian", "latent_dim": 4, "batch_size": 64, "lr": 5e-3}
+    collapsed, fine = (fit(SMALL.replace(beta=beta, **settings), digits) for beta in (100.0, 1.0))
+    assert metrics.trouble(collapsed, 4) == [COLLAPSE.format(0, 4)]
+    assert collapsed[-1]["test_kl"] < 0.01 < fine[-1]["test_kl"]
+    assert metrics.trouble(fine, 4) == []
+
+
+def test_forty_images_are_learnt_by_heart(digits: data.Images) -> None:
+    """Trained for long on few images, the test ELBO falls while the train ELBO rises, which is called over-fitting."""
+    few = dataclasses.replace(digits, train=digits.train[:40])
+    long = SMALL.replace(likelihood="gaussian", hidden=(64,), latent_dim=8, lr=1e-2, epochs=150)
+    past = fit(long, few)
+    (line,) = metrics.trouble(past, 8)
+    assert line.startswith(f"over-fitting: test ELBO {past[-1]['test_elbo']:.2f}, and ")
+    assert f"at epoch {metrics.best(past)['epoch']}, while" in line
+    assert 10 < metrics.best(past)["epoch"] < 150
+
+
+def test_a_learning_rate_that_is_too_high_lets_the_elbo_fall(digits: data.Images) -> None:
+    """At --lr 1 the ELBO of training and test images falls, which is not called over-fitting."""
+    past = fit(SMALL.replace(lr=1.0, batch_size=32), digits)
+    found = [line for i in range(len(past)) for line in metrics.trouble(past[: i + 1], 2)]
+    assert any(line.startswith("the ELBO falls: ") for line in found)
+    assert not any(line.startswith("over-fitting") for line in found)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: range | set[int], value: float = math.nan) -> None:
+    """Let one pixel of these batches, counted from 0, be no number."""
+    real, calls = pixels.binarise, iter(range(10**9))
+
+    def binarise(grey: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        x = real(grey, generator)
+        if next(calls) in steps:
+            x[-1, 0, 3, 3] = value
+        return x
+
+    monkeypatch.setattr(pixels, "binarise", binarise)
+
+
+@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("settings", [{}, {"samples": 3}, {"precision": "bfloat16"}, {"activation": "gated"}], ids=str)
+def test_a_step_that_is_not_finite_is_skipped(
+    digits: data.Images, monkeypatch: pytest.MonkeyPatch, step: int, value: float, settings: dict[str, Any]
+) -> None:
+    """No number in one batch of 16: the training ends as one that left that step out, bit for bit, and counts it."""
+    config = SMALL.replace(batch_size=100, **settings)
+    left_out, skipping = begin(config, digits), begin(config, digits)
+    for i, batch in enumerate(left_out.batches()):
+        if i == step:  # its random numbers are drawn, and the schedule moves on
+            loop.batch(left_out, digits.train[batch])
+            left_out.schedule.step()
+            left_out.progress.step += 1
+        else:
+            loop.step(left_out, digits.train[batch])
+    poison(monkeypatch, {step}, value)
+    for batch in skipping.batches():
+        loop.step(skipping, digits.train[batch])
+    expected, found = (training.state()[0] for training in (left_out, skipping))
+    different = {name for name in expected if not torch.equal(expected[name], found[name])}
+    assert {name.split(".")[0] for name in expected} > {"vae", "optimizer", "generator"}
+    assert {name.split(".")[0] for name in different}.isdisjoint({"vae", "optimizer", "generator"})
+    assert left_out.schedule.get_last_lr() == skipping.schedule.get_last_lr()
+    for training in (left_out, skipping):
+        training.progress.seconds = 1.0
+    a, b = (metrics.measure(training, digits.train[:9], digits.test[:9]) for training in (left_out, skipping))
+    assert (a["skipped_steps"], b["skipped_steps"]) == (0, 1)
+    for name in ("gradient_norm", "largest_gradient_norm"):
+        assert a[name] == b[name] > 0
+    (line,) = (line for line in metrics.trouble([b], 2) if "skipped" in line)
+    assert line.startswith("1 steps skipped")
+
+
+def command_line(out: Path, batch_size: int, epochs: int = 2) -> list[object]:
+    """A training of the digits."""
+    words = f"--dataset digits --hidden 16 --latent-dim 2 --device cpu --batch-size {batch_size} --epochs {epochs}"
+    return [*words.split(), "--out", out]
+
+
+STEPS = -(-1576 // 16)  # an epoch of batches of 16 digits
+
+
+@pytest.mark.parametrize("start", [STEPS, 2 * STEPS - 25], ids=["at the epoch's start", "at its end"])
+def test_many_skipped_steps_end_a_training_that_can_go_on(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """One line and exit code 2; from the checkpoint that is left, --resume ends as a training without trouble."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)  # pictures are not looked at here
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert command(main, *command_line(whole, 16)).code == 0
+    with monkeypatch.context() as poisoned:
+        poison(poisoned, range(start, 10**9))
+        stopped = command(main, *command_line(run, 16))
+    assert stopped.code == 2
+    assert stopped.err.splitlines()[-1] == (
+        "vae-train: error: training diverged: 20 steps in a row without a finite gradient, epoch 2; "
+        "choose a lower --lr or --precision float32"
+    )
+    assert len(list((run / "checkpoints").iterdir())) == 1
+    resumed = command(main, "--resume", run, "--device", "cpu")
+    assert resumed.code == 0, resumed.err
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_short_training_that_takes_no_step_is_noticed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps, none possible: one line, and no run that looks finished."""
+    poison(monkeypatch, range(10**9))
+    result = command(main, *command_line(tmp_path / "run", 400, epochs=1))
+    assert result.code == 2
+    assert "training diverged: 4 steps in a row without a finite gradient, epoch 1; choose" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("step", [STEPS, STEPS + 5], ids=["a tenth step", "another"])
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Where the pass itself was fine: skipped where it is looked at, else the training ends, and --resume works."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    run, real, calls = tmp_path / "run", Training.step, iter(range(10**9))
+
+    def poisoned(training: Training, *given: Any) -> None:
+        if next(calls) == step:
+            training.weights[0].grad[0, 0] = math.nan  # type: ignore[index]
+        real(training, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "step", poisoned)
+        patched.setattr(train, "SAVE_EVERY", 0.0)
+        result = command(main, *command_line(run, 16))
+    if step == STEPS:
+        assert result.code == 0, result.err
+        assert "1 steps skipped" in result.err
+    else:
+        assert result.code == 2
+        assert re.search(r"^vae-train: error: training diverged: [^\n;]+; choose a lower --lr.*\n\Z", result.err, re.M)
+        for path in (run / "checkpoints").iterdir():
+            assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values())
+        assert command(main, "--resume", run, "--device", "cpu").code == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == 2
+    assert all(math.isfinite(value) for value in last.values())
+
+
+def test_fewer_skipped_steps_are_warned_of(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """19 in a row do not end a training; the epoch's figures count them, and a warning says so."""
+    assert loop.MOST_SKIPPED == 20
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    poison(monkeypatch, range(19))
+    result = command(main, *command_line(tmp_path / "run", 16, epochs=1))
+    assert result.code == 0, result.err
+    warning = "vae-train: warning: 19 steps skipped, whose gradients were not finite; a lower --lr may help"
+    assert warning in result.err.splitlines()
+    (row,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert row["skipped_steps"] == 19
+
+
+def test_a_measured_figure_that_is_not_finite_ends_the_training(digits: data.Images, tmp_path: Path) -> None:
+    """Weights so large that the ELBO overflows, while gradients were finite: the error names --lr."""
+    config = SMALL.replace(lr=1e30, batch_size=2000, epochs=1)
+    with pytest.raises(ArgumentError, match="training diverged: epoch 1; choose a lower --lr"):
+        train.train(config, tmp_path / "run", Place(tmp_path, download=False, device="cpu"), "vae-train")
+    assert not (tmp_path / "run").exists()

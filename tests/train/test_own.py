@@ -1,0 +1,450 @@
+"""A person's own images: folders of files of many kinds, arrays, what is refused, and what is kept for testing."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vae_runtime import sources
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import data, own, results
+from vae_train.cli import main
+from vae_train.config import PRESETS
+
+SUFFIXES = ".bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"
+KINDS = ["L", "RGB", "RGBA", "LA", "P", "P with transparency", "1", "I;16", "CMYK", "turned"]
+
+
+def picture(kind: str, width: int, height: int, seed: int) -> Image.Image:
+    """A random picture of this mode."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    colour = Image.fromarray(noise[:, :, :3])
+    if kind == "I;16":
+        return Image.fromarray(noise[:, :, :2].astype(np.uint16) @ np.array([1, 256], np.uint16))
+    if kind in ("RGBA", "LA"):
+        return Image.fromarray(noise).convert(kind)
+    if kind.startswith("P"):
+        return colour.quantize(16)
+    return colour.convert("RGB" if kind == "turned" else kind)
+
+
+def save(file: Path, kind: str, width: int = 20, height: int = 20, seed: int = 0) -> Path:
+    """Write such a picture, in a format that can hold it."""
+    image, options = picture(kind, width, height, seed), {}
+    if kind == "CMYK":
+        file = file.with_suffix(".jpg")
+    if kind == "P with transparency":
+        options["transparency"] = 3
+    if kind == "turned":
+        options["exif"] = image.getexif()
+        options["exif"][0x0112] = 6
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, **options)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Commands set PyTorch's number of threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """60 pictures of all kinds and many sizes, in two folders and one further down."""
+    sizes = np.random.default_rng(3).integers(5, 60, (60, 2)).tolist()
+    places = ["cats", "dogs", "dogs/spaniels"]
+    for i, (width, height) in enumerate(sizes):
+        save(tmp_path / "photos" / places[i % 3] / f"{i:02d}.png", KINDS[i % len(KINDS)], width, height, seed=i)
+    return tmp_path / "photos"
+
+
+def load(path: object, **settings: Any) -> data.Images:
+    """The images; what is warned of fails the test."""
+    config = PRESETS["resnet-colour"].replace(dataset=str(path), **settings)
+    return data.load(config, Path("absent"), download=False, warn=pytest.fail)
+
+
+def levels(images: data.Images) -> set[bytes]:
+    """All images, whichever side they are on."""
+    return {x.numpy().tobytes() for x in (*images.train, *images.test)}
+
+
+def error(path: object, **settings: Any) -> str:
+    """The one line in which these images are refused."""
+    with pytest.raises((InputError, ArgumentError)) as caught:
+        load(path, **settings)
+    assert caught.value.exit_code == (4 if isinstance(caught.value, InputError) else 2)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 21])
+def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, channels: int) -> None:
+    """Whatever the files' size and mode, their levels are those that vae_runtime gives a model of that shape."""
+    files = sorted(path for path in photos.rglob("*") if path.is_file())
+    expected = sources.load(files, (channels, size, size)).x * 255
+    np.testing.assert_array_equal(expected, np.rint(expected))
+    found = own.load(photos, own.shape(photos, size, channels), pytest.fail)
+    np.testing.assert_array_equal(found.levels, expected.astype(np.uint8))
+    images = load(photos, image_size=size, channels=channels)
+    assert images.shape == (channels, size, size)
+    assert levels(images) == {x.tobytes() for x in expected.astype(np.uint8)}
+
+
+def test_the_kinds_of_pictures_are_what_they_claim(photos: Path) -> None:
+    """The files above really are of ten kinds: modes as Pillow reads them, transparency, a turned one."""
+    found = set()
+    for path in photos.rglob("*.*"):
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112) == 6
+            transparent = image.mode == "P" and "transparency" in image.info
+            found.add("turned" if turned else "P with transparency" if transparent else image.mode)
+    assert found == set(KINDS)
+
+
+def test_a_folder_is_fitted_to_32_pixels_of_colour_unless_said(photos: Path) -> None:
+    """What the help promises."""
+    assert load(photos).shape == (3, 32, 32)
+    assert load(photos, channels=1).shape == (1, 32, 32)
+    assert load(photos, image_size=16).shape == (3, 16, 16)
+
+
+def test_folders_inside_are_classes(photos: Path) -> None:
+    """The first folder's name is the class; files beside the folders are a class of their own, "all"."""
+    save(photos / "stray.png", "RGB", seed=99)
+    shape = own.shape(photos, 8, 3)
+    found = own.load(photos, shape, pytest.fail)
+    assert found.names == ["all", "cats", "dogs"]
+    assert np.bincount(found.labels).tolist() == [1, 20, 40]
+    for name in ("cats", "dogs"):
+        (label,) = (i for i, known in enumerate(found.names) if known == name)
+        inside = sources.load(sorted((photos / name).rglob("*.*g")), shape)
+        expected = {x.tobytes() for x in np.rint(inside.x * 255).astype(np.uint8)}
+        assert {x.tobytes() for x in found.levels[found.labels == label]} == expected
+    images = load(photos, image_size=8)
+    kept = own.in_test(found.levels)
+    assert images.test_labels.tolist() == found.labels[kept].tolist()
+
+
+def test_files_of_other_kinds_are_not_looked_at(photos: Path) -> None:
+    """Notes, hidden indexes and capital suffixes: only image files count, .PNG as well as .png."""
+    before = levels(load(photos, image_size=8))
+    (photos / "notes.txt").write_text("not an image")
+    (photos / "cats" / "Thumbs.db").write_bytes(b"\0")
+    (photos / "folder.png").mkdir()
+    assert levels(load(photos, image_size=8)) == before
+    save(photos / "cats" / "new.PNG", "RGB", seed=77)
+    assert len(levels(load(photos, image_size=8))) == len(before) + 1
+
+
+@pytest.fixture
+def damaged(photos: Path) -> list[str]:
+    """Names of files in `photos` that are no images: cut short, text, empty, and two more."""
+    whole = save(photos / "cats" / "a-cut.png", "RGB", 50, 50).read_bytes()
+    (photos / "cats" / "a-cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "b-text.png").write_text("hello")
+    (photos / "dogs" / "c-empty.jpg").touch()
+    (photos / "dogs" / "d-empty.gif").touch()
+    (photos / "dogs" / "e-empty.tiff").touch()
+    return ["b-text.png", "cats/a-cut.png", "dogs/c-empty.jpg", "dogs/d-empty.gif", "dogs/e-empty.tiff"]
+
+
+def test_unreadable_files_are_named_once_and_left_out(photos: Path, damaged: list[str]) -> None:
+    """One warning with their number, the names of the first and why; all others are there."""
+    warnings: list[str] = []
+    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8)
+    images = data.load(config, Path("absent"), False, warnings.append)
+    (warning,) = warnings
+    assert warning.startswith("5 of 65 image files cannot be read: b-text.png (not an image or array), cats/a-cut.png")
+    assert warning.endswith("dogs/c-empty.jpg (not an image or array) and 2 more; left out")
+    assert images.preprocessing["unreadable"] == 5
+    for name in damaged:
+        (photos / name).unlink()
+    assert levels(images) == levels(load(photos, image_size=8))
+
+
+def test_a_warning_keeps_the_terminal_as_it_is(
+    command: Callable[..., Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line break and an escape sequence in a file's name are printed as their codes; config.json counts the file."""
+    (photos / "\x1b[31mred\n.png").touch()
+    monkeypatch.setattr(results, "finish", lambda *given: None)  # figures and pictures are not looked at here
+    small = ("--image-size", 8, "--channels", 1, "--epochs", 1, "--hidden", 4, "--latent-dim", 2, "--device", "cpu")
+    result = command(main, "--dataset", photos, *small, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    (line,) = (line for line in result.err.splitlines() if "cannot be read" in line)
+    assert line == (
+        "vae-train: warning: 1 of 61 image files cannot be read: \\x1b[31mred\\n.png (not an image or array); left out"
+    )
+    assert "\x1b" not in result.err
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["preprocessing"]["unreadable"] == 1
+    assert stored["image_shape"] == [1, 8, 8]
+    assert stored["config"]["dataset"] == str(photos)
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "damaged"])
+def test_a_folder_without_images_is_refused(tmp_path: Path, content: str) -> None:
+    """Empty, with files of other kinds, or with none that can be read: then one of them is named too."""
+    why = ""
+    if content == "text":
+        (tmp_path / "a.txt").write_text("x")
+    if content == "damaged":
+        (tmp_path / "a.png").write_text("x")
+        why = " (a.png (not an image or array))"
+    assert error(tmp_path) == f"no image could be read: {tmp_path}{why}; put {SUFFIXES} files there"
+
+
+@pytest.mark.parametrize("path", ["", "absent", "absent/images.npy", "MNIST"])
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """An empty name is not the working folder; a misspelt name of a set is answered with the names that there are."""
+    save(tmp_path / "a.png", "L")
+    monkeypatch.chdir(tmp_path)
+    names = "mnist, fashion-mnist, kmnist, digits, a folder of images, or an array's file"
+    assert error(path) == f"data not found: {path or 'an empty name'}; name {names}"
+
+
+RANDOM = np.random.default_rng(0)
+BYTES = RANDOM.integers(0, 256, (90, 3, 8, 6), dtype=np.uint8)
+GREY = BYTES[:, :1]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        BYTES,
+        GREY,
+        BYTES.astype(np.float32) / 255,
+        BYTES.astype(np.float64) / 255,
+        GREY.astype(np.uint16) * 257,
+        GREY >= 128,
+        np.asfortranarray(BYTES),
+    ],
+    ids=["RGB", "grey", "float32", "float64", "16 bits", "booleans", "Fortran"],
+)
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_are_taken_as_they_are(tmp_path: Path, array: np.ndarray, kind: str) -> None:
+    """uint8 levels, floats in [0, 1] to the nearest level, 16-bit levels, booleans as black and white."""
+    path = tmp_path / f"images.{kind}"
+    if kind == "npy":
+        np.save(path, array)
+    else:
+        np.savez(path, x=array, unused=np.zeros(3))
+    expected = array
+    if array.dtype != np.uint8:
+        unit = array.astype(np.float64) / (65535 if array.dtype == np.uint16 else 1)
+        expected = np.rint(unit * 255).astype(np.uint8)
+    images = load(path)
+    assert images.shape == expected.shape[1:]
+    assert len(images.train) + len(images.test) == 90
+    assert levels(images) == {x.tobytes() for x in expected}
+    assert images.preprocessing["levels"] == "rounded to 8 bits"
+    assert images.names == ["all"]
+
+
+def test_grey_arrays_need_no_channel_axis(tmp_path: Path) -> None:
+    """[n, H, W] is [n, 1, H, W]."""
+    np.save(tmp_path / "a.npy", GREY)
+    np.save(tmp_path / "b.npy", GREY[:, 0])
+    a, b = (load(tmp_path / name) for name in ("a.npy", "b.npy"))
+    assert torch.equal(a.train, b.train)
+    assert torch.equal(a.test, b.test)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (np.arange(90) % 3 * 10, ["0", "10", "20"]),
+        (np.array(["dog", "cat", "ape"] * 30), ["ape", "cat", "dog"]),
+        (np.arange(90) % 2 == 0, ["False", "True"]),
+    ],
+    ids=["integers", "strings", "booleans"],
+)
+def test_labels_of_an_archive_are_kept_with_their_images(tmp_path: Path, labels: np.ndarray, names: list[str]) -> None:
+    """y beside x: whatever the labels are, each test image has its own."""
+    np.savez_compressed(tmp_path / "a.npz", x=BYTES, y=labels)
+    images = load(tmp_path / "a.npz")
+    assert images.names == names
+    expected = {x.tobytes(): str(y) for x, y in zip(BYTES, labels, strict=True)}
+    found = [images.names[label] for label in images.test_labels]
+    assert found == [expected[x.numpy().tobytes()] for x in images.test]
+
+
+class Bomb:
+    """An object whose unpickling leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("which", ["npy", "x of npz", "y of npz"])
+def test_a_pickle_is_never_executed(tmp_path: Path, which: str) -> None:
+    """An array of objects is refused, as images and as labels, and nothing in it runs."""
+    bombs = np.full((90, 8, 6), Bomb(tmp_path / "exploded"), object)
+    path = tmp_path / f"a.{which[-3:]}"
+    if which == "npy":
+        np.save(path, bombs, allow_pickle=True)
+    else:
+        np.savez(path, **{"x": BYTES, "y": np.arange(90), which[0]: bombs if which[0] == "x" else bombs[:, 0, 0]})
+    message = error(path)
+    assert message.startswith("file cannot be read (")
+    assert message.endswith(f": {path}; give an .npy or .npz array")
+    assert not (tmp_path / "exploded").exists()
+    loaded = np.load(path, allow_pickle=True)  # the bomb is a bomb
+    if which != "npy":
+        loaded = loaded[which[0]]
+    assert (tmp_path / "exploded").exists()
+
+
+ONE_LINE: list[tuple[str, np.ndarray, str]] = [
+    ("channels last", np.zeros((9, 8, 6, 3), np.uint8), "array of shape [9, 8, 6, 3]: {}; put the channels first: {t}"),
+    ("grey last", np.zeros((9, 8, 6, 1), np.uint8), "array of shape [9, 8, 6, 1]: {}; put the channels first: {t}"),
+    ("strings", np.full((9, 8, 6), "a"), "array of type <U1: {}; give uint8 levels or floats in [0, 1]"),
+    ("names", np.array(["a", "b"]), "array of shape [2]: {}; give images [n, C, H, W] or [n, H, W]"),
+    ("one image", np.zeros((8, 6), np.uint8), "array of shape [8, 6]: {}; give images [n, C, H, W] or [n, H, W]"),
+    ("five axes", np.zeros((9, 1, 2, 8, 6)), "array of shape [9, 1, 2, 8, 6]: {}; give images [n, C, H, W] or {h}"),
+    ("RGBA", np.zeros((9, 4, 8, 6)), "array of shape [9, 4, 8, 6]: {}; give images of 1 (grey) or 3 (RGB) channels"),
+    ("levels as floats", BYTES.astype(np.float32), "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1]"),
+    ("below 0", BYTES / 255 - 1e-3, "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1]"),
+    ("NaN", np.where(np.arange(90)[:, None, None, None] == 7, np.nan, BYTES / 255), "pixels outside {u}: {}[7]; {f}"),
+    ("integers", BYTES.astype(np.int64), "array of type int64: {}; give uint8 levels or floats in [0, 1]"),
+    ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; this model takes [n, 3, 8, 6]"),
+    ("two", BYTES[:2], "too few images to keep a tenth for testing: 2 of them; give some dozens"),
+    ("all equal", np.zeros((90, 1, 8, 6), np.uint8), "too few images to keep a tenth for testing: 90 of them; {d}"),
+]
+SHORT = {"t": "x.transpose(0, 3, 1, 2)", "h": "[n, H, W]", "u": "[0, 1] or NaN", "f": "give floats in [0, 1]"}
+
+
+@pytest.mark.parametrize(("array", "message"), [row[1:] for row in ONE_LINE], ids=[row[0] for row in ONE_LINE])
+def test_arrays_that_are_no_images_are_refused_in_one_line(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    """What is wrong, in which file or image, and what to do."""
+    path = tmp_path / "images.npy"
+    np.save(path, array)
+    assert error(path) == message.format(path, **SHORT, d="give some dozens")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": BYTES, "y": np.arange(89)}, "labels y of shape [89]: {}; give one for each of its 90 images"),
+        ({"x": BYTES, "y": np.eye(90)}, "labels y of shape [90, 90]: {}; give one for each of its 90 images"),
+        (
+            {"images": BYTES, "y": np.arange(90)},
+            "file cannot be read (it holds images, y, and none is named x): {}; give an .npy or .npz array",
+        ),
+    ],
+    ids=["too few labels", "one-hot labels", "images of another name"],
+)
+def test_archives_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    """Labels of another number or shape, and images that no name tells from the rest."""
+    path = tmp_path / "images.npz"
+    np.savez(path, **arrays)
+    assert error(path) == message.format(path)
+
+
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_a_damaged_archive_is_refused(tmp_path: Path, part: str) -> None:
+    """One changed byte in images or labels fails the archive's own checksum."""
+    path = tmp_path / "images.npz"
+    np.savez(path, x=BYTES, y=np.arange(90))
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(f"{part}.npy".encode()) + 300] ^= 1
+    path.write_bytes(raw)
+    assert error(path) == f"file cannot be read (Bad CRC-32 for file '{part}.npy'): {path}; give an .npy or .npz array"
+
+
+@pytest.mark.parametrize("name", ["text.npy", "picture.png"])
+def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
+    """Text, and a single picture."""
+    (tmp_path / "text.npy").write_text("hello")
+    save(tmp_path / "picture.png", "RGB")
+    path = tmp_path / name
+    assert error(path) == f"file cannot be read (it is no array): {path}; give an .npy or .npz array"
+
+
+@pytest.mark.parametrize("setting", [{"image_size": 8}, {"channels": 3}])
+def test_arrays_are_not_resized(tmp_path: Path, setting: dict[str, int]) -> None:
+    """A size or channels are for folders, and refused even where they are the array's own."""
+    np.save(tmp_path / "a.npy", np.zeros((90, 3, 8, 8), np.uint8))
+    expected = f"an array's images are not resized: {tmp_path / 'a.npy'}; leave out --image-size and --channels"
+    assert error(tmp_path / "a.npy", **setting) == expected
+
+
+@pytest.mark.parametrize("binary", [np.uint8(255), True, 1.0], ids=["levels", "booleans", "floats"])
+def test_binary_arrays_may_do_without_binarisation(tmp_path: Path, binary: Any) -> None:
+    """Black and white alone is what Bernoulli needs; one grey pixel is refused."""
+    array = (GREY >= 128) * binary
+    np.save(tmp_path / "a.npy", array)
+    settings = {"likelihood": "bernoulli", "binarise": False}
+    images = load(tmp_path / "a.npy", **settings)
+    assert torch.equal(images.observed_test(binarise=False), images.test)
+    assert set(images.train.unique().tolist()) == {0, 255}
+    grey = np.rint(array * np.float64(255 / np.max(array))).astype(np.uint8)
+    grey[5, 0, 0, 0] = 254
+    np.save(tmp_path / "a.npy", grey)
+    assert error(tmp_path / "a.npy", **settings).startswith("grey pixels under a Bernoulli likelihood: ")
+
+
+def test_a_tenth_is_kept_for_testing() -> None:
+    """Of 20,000 random images, to within five standard errors."""
+    random = np.random.default_rng(0).integers(0, 256, (20_000, 1, 4, 4), dtype=np.uint8)
+    assert abs(own.in_test(random).mean() - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
+
+
+def test_an_image_stays_on_its_side(photos: Path) -> None:
+    """Whatever files come, go, or change their name: what was tested on before is never trained on later."""
+    before = load(photos, image_size=8)
+    test = {x.numpy().tobytes() for x in before.test}
+    files = sorted(photos.rglob("*.png"))
+    for path in files[::7]:
+        path.unlink()
+    for i, path in enumerate(files[1::7]):
+        path.rename(path.with_name(f"{97 - i}-renamed.png"))
+    for i in range(30):
+        save(photos / "birds" / f"{i}.png", "RGB", seed=1000 + i)
+    after = load(photos, image_size=8)
+    kept = levels(before) & levels(after)
+    assert len(kept) < len(levels(before))
+    assert {x.numpy().tobytes() for x in after.test} & kept == test & kept
+    assert test & kept
+
+
+def test_equal_images_are_on_one_side(photos: Path) -> None:
+    """Copies under other names, in other folders and of another format never stand on both sides."""
+    for path in sorted(photos.rglob("*.png")):
+        copy = photos / "copies" / f"{path.stem}.png"
+        copy.parent.mkdir(exist_ok=True)
+        if path.parent != copy.parent:
+            shutil.copy(path, copy)
+    images = load(photos, image_size=8)
+    train, test = ([x.numpy().tobytes() for x in part] for part in (images.train, images.test))
+    assert len(train) + len(test) > 110
+    assert len(set(train)) <= len(train) / 1.8  # the copies are there
+    assert not set(train) & set(test)
+
+
+def test_one_test_image_is_enough(command: Callable[..., Any], tmp_path: Path) -> None:
+    """A tiny set of which one image is kept for testing trains to the end, report and all, and can be evaluated."""
+    sets = (np.random.default_rng(seed).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8) for seed in range(1000))
+    np.save(tmp_path / "few.npy", next(x for x in sets if own.in_test(x).sum() == 1))
+    small = ("--epochs", 2, "--hidden", 4, "--latent-dim", 2, "--device", "cpu", "--threads", 1)
+    result = command(main, "--dataset", tmp_path / "few.npy", *small, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "11 images to train on, 1 to test" in result.err
+    result = command(main, "evaluate", tmp_path / "run", "-K", 2, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert result.out.startswith("few.npy test, fixed draw, seed 777, sha256 ")
+    assert " +- 0.00" in result.out
