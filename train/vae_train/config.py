@@ -23,7 +23,7 @@ class Config:
     dataset: one of DATASETS, or the path of a folder of images or of an array; image_size and channels are for folders.
     binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
     network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
-    image, `blocks` residual blocks there, and a fully connected layer of width `dense`; the decoder mirrors the encoder.
+    image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
     model: a person's own networks, "package.module:function".
     samples, gradient, beta, free_bits: see `vae_train.objectives`. warm_up: epochs in which beta grows from 0.
     lr: the peak of the one-cycle schedule. precision: in which products are computed; weights are always float32.

@@ -76,7 +76,10 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real-valued pixels N(loc, sigma^2) with parameters `loc` and one sigma, learned (Rybkin et al., arXiv:2006.13202)."""
+    """Real-valued pixels N(loc, sigma^2) with parameters `loc` and one learned sigma.
+
+    Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202.
+    """
 
     name, output, discrete = "gaussian", "loc", False
 

@@ -91,7 +91,8 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
     with memory_errors():
         vae = networks.build(config, images.shape, trusted)
         networks.start_at_constant_image(vae, *pixels.moments(images.train))
-        vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
+        if config.model is None:  # a person's own layers may rely on the order
+            vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
         return Training(vae, config, len(images.train), where)
 

@@ -70,7 +70,7 @@ class Training:
 
     @torch.no_grad()
     def step(self, out: Pass) -> None:
-        """Move the weights along their gradients, unless what they gave, `out`, is not finite; nothing waits for the device.
+        """Move the weights along their gradients, unless the pass `out` was not finite; nothing waits for the device.
 
         Every tenth step measures the gradients' norm, which a small network notices.
         """
