@@ -1,6 +1,6 @@
 """Epochs of training: vae-train against a DataLoader loop, pythae and the floor of the products' flops.
 
-    python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER] [--preset tutorial]
+    python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER]
 
 DATA: folder of the image sets. FOLDER: where `pip install --target FOLDER pythae` has put pythae (with its needs);
 without it pythae is left out. In each round every side trains for about so many seconds, on the same cores.

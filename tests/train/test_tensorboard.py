@@ -176,16 +176,6 @@ def test_dropout_is_off_in_its_pictures_and_on_in_training(tmp_path: Path) -> No
         np.testing.assert_array_equal(picture, shown[..., 0])
 
 
-def test_an_epoch_is_on_disk_once_it_is_recorded(tmp_path: Path) -> None:
-    """Before the checkpoint of an epoch is written, its points can be read: SIGKILL in between leaves no gap."""
-    vae = networks.build(SMALL, (1, 8, 8))
-    with recorder(tmp_path, []) as record:
-        for epoch in (1, 2, 3):
-            record({"epoch": epoch, "test_elbo": -epoch}, vae, torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-            assert scalars(tmp_path)["test/elbo"][epoch] == -epoch
-            assert len(events(tmp_path).Images("reconstructions")) == epoch
-
-
 def test_it_is_not_imported_unless_asked_for(tmp_path: Path) -> None:
     """A training without `--tensorboard` never loads the package, which takes seconds."""
     code = (

@@ -130,7 +130,7 @@ def parallel(vae: VAE) -> nn.Module:
 
 def part(rows: Tensor) -> Tensor:
     """This process's part of a batch's rows, along the first axis."""
-    return rows.tensor_split(size())[rank()]
+    return rows if size() == 1 else rows.tensor_split(size())[rank()]
 
 
 def mean(values: Tensor) -> Tensor:

@@ -50,17 +50,16 @@ def _path(objective: Objective, likelihood: Likelihood, x: Tensor, out: Pass, im
     """-log p(x|z) - log p(z) + log q(z|x) with the parameters of q held still: its gradient in z is z - eps / sigma."""
     root, gradient = likelihood.root(x, out.parameters)
     with torch.no_grad():
-        kl_gradient = _kl_weight(objective, out) * (
-            out.z - out.eps * torch.exp(-out.logsigma)
-        )  # [K, batch, latent_dim]
+        kl_gradient = torch.addcmul(out.z, out.eps, torch.exp(-out.logsigma), value=-1)  # [K, batch, latent_dim]
+        kl_gradient *= _kl_weight(objective, out) / images
         if objective.samples > 1:
             log_weights = likelihood.log_prob(x, out.parameters) + log_ratio(out.mu, out.logsigma, out.z)
             weights = torch.softmax(log_weights, dim=0)  # [K, batch]
             gradient *= weights.view(*weights.shape, *[1] * (gradient.ndim - 2))
-            kl_gradient = kl_gradient * weights[..., None]
+            kl_gradient *= weights[..., None]
             if out.z.requires_grad:
                 out.z.register_hook(lambda through_z: through_z * weights[..., None])
-    _descend((root, gradient.div_(images)), (out.z, kl_gradient.div_(images)))
+    _descend((root, gradient.div_(images)), (out.z, kl_gradient))
 
 
 def _closed_form(objective: Objective, likelihood: Likelihood, x: Tensor, out: Pass, images: float) -> None:

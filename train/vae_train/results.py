@@ -33,7 +33,7 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
         click.echo(
             f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {checkpoint.BEST_WEIGHTS}"
         )
-    click.echo(f"{out}: weights and figures are saved; now the report, of which t-SNE takes a minute", err=True)
+    click.echo(f"{out}: weights and figures are saved; now the report, which takes some seconds", err=True)
     report.draw(out, checkpoint.load(out, config.model), images)
     checkpoint.remove_checkpoints(out)  # last, so that a run killed before its pictures goes on to them
     click.echo(f"{out}: weights, metrics, {report.PAGE}")
