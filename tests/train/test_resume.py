@@ -143,8 +143,9 @@ def assert_same(run: Path, other: Path, pictures: bool = True) -> None:
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """Commands set PyTorch's number of threads for the whole process."""
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands take this number, and set PyTorch's for the whole process."""
+    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -246,7 +247,6 @@ def assert_resumes_the_same(
     command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, settings: str, step: int
 ) -> None:
     """Stopped in a step and resumed, a training of two epochs ends as one that was not."""
-    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
     monkeypatch.setattr(results.report, "draw", lambda *given: None)  # pictures follow from the weights
     words = [*DIGITS.split(), *settings.split(), "--epochs", 2]
     whole, run = folder / "whole", folder / "run"

@@ -252,9 +252,9 @@ def _channels(dataset: str, given: int | None) -> int:
     """Of the images to train on."""
     if dataset in DATASETS or not Path(dataset).exists():
         return 1
-    from vae_train import own
+    from vae_train import own_images
 
-    return own.shape(Path(dataset), None, given if Path(dataset).is_dir() else None)[0]
+    return own_images.shape(Path(dataset), None, given if Path(dataset).is_dir() else None)[0]
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

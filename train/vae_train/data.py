@@ -14,7 +14,7 @@ import torchvision.datasets
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import own, pixels
+from vae_train import own_images, pixels
 from vae_train.config import DATASETS, Config
 
 _CLASSES = {
@@ -93,7 +93,8 @@ def _named(config: Config, root: Path, download: bool) -> Images:
         levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
         names = [str(name) for name in digits.target_names]
         return _split(
-            own.Found(levels, digits.target.astype(np.int64), names, 0), "scikit-learn's 17 levels as 8-bit levels"
+            own_images.Found(levels, digits.target.astype(np.int64), names, 0),
+            "scikit-learn's 17 levels as 8-bit levels",
         )
     return _torchvision(config.dataset, root, download)
 
@@ -127,16 +128,16 @@ def _own(config: Config, warn: Callable[[str], None]) -> Images:
     if not config.dataset or not path.exists():
         which = config.dataset or "an empty name"
         raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
-    shape = own.shape(path, config.image_size, config.channels)
-    found = own.load(path, shape, warn)
+    shape = own_images.shape(path, config.image_size, config.channels)
+    found = own_images.load(path, shape, warn)
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
     levels = fitted.format(*shape) if path.is_dir() else "rounded to 8 bits"
     return _split(found, levels)
 
 
-def _split(found: own.Found, levels: str) -> Images:
-    """Keep the tenth that `own.in_test` chooses for testing."""
-    test = own.in_test(found.levels)
+def _split(found: own_images.Found, levels: str) -> Images:
+    """Keep the tenth that `own_images.in_test` chooses for testing."""
+    test = own_images.in_test(found.levels)
     if test.all() or not test.any():
         raise InputError("too few images to keep a tenth for testing", f"{len(test)} of them", "give some dozens")
     preprocessing = {"levels": levels, "split": "a tenth, by the sha256 of the levels", "unreadable": found.unreadable}

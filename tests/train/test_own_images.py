@@ -14,7 +14,7 @@ from PIL import Image
 
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, own, results
+from vae_train import data, own_images, results
 from vae_train.cli import main
 from vae_train.config import PRESETS
 
@@ -94,7 +94,7 @@ def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, chann
     files = sorted(path for path in photos.rglob("*") if path.is_file())
     expected = sources.load(files, (channels, size, size)).x * 255
     np.testing.assert_array_equal(expected, np.rint(expected))
-    found = own.load(photos, own.shape(photos, size, channels), pytest.fail)
+    found = own_images.load(photos, own_images.shape(photos, size, channels), pytest.fail)
     np.testing.assert_array_equal(found.levels, expected.astype(np.uint8))
     images = load(photos, image_size=size, channels=channels)
     assert images.shape == (channels, size, size)
@@ -122,8 +122,8 @@ def test_a_folder_is_fitted_to_32_pixels_of_colour_unless_said(photos: Path) -> 
 def test_folders_inside_are_classes(photos: Path) -> None:
     """The first folder's name is the class; files beside the folders are a class of their own, "all"."""
     save(photos / "stray.png", "RGB", seed=99)
-    shape = own.shape(photos, 8, 3)
-    found = own.load(photos, shape, pytest.fail)
+    shape = own_images.shape(photos, 8, 3)
+    found = own_images.load(photos, shape, pytest.fail)
     assert found.names == ["all", "cats", "dogs"]
     assert np.bincount(found.labels).tolist() == [1, 20, 40]
     for name in ("cats", "dogs"):
@@ -132,7 +132,7 @@ def test_folders_inside_are_classes(photos: Path) -> None:
         expected = {x.tobytes() for x in np.rint(inside.x * 255).astype(np.uint8)}
         assert {x.tobytes() for x in found.levels[found.labels == label]} == expected
     images = load(photos, image_size=8)
-    kept = own.in_test(found.levels)
+    kept = own_images.in_test(found.levels)
     assert images.test_labels.tolist() == found.labels[kept].tolist()
 
 
@@ -226,11 +226,12 @@ GREY = BYTES[:, :1]
         GREY,
         BYTES.astype(np.float32) / 255,
         BYTES.astype(np.float64) / 255,
+        RANDOM.random((90, 3, 8, 6)),
         GREY.astype(np.uint16) * 257,
         GREY >= 128,
         np.asfortranarray(BYTES),
     ],
-    ids=["RGB", "grey", "float32", "float64", "16 bits", "booleans", "Fortran"],
+    ids=["RGB", "grey", "float32", "float64", "between levels", "16 bits", "booleans", "Fortran"],
 )
 @pytest.mark.parametrize("kind", ["npy", "npz"])
 def test_arrays_are_taken_as_they_are(tmp_path: Path, array: np.ndarray, kind: str) -> None:
@@ -401,7 +402,7 @@ def test_binary_arrays_may_do_without_binarisation(tmp_path: Path, binary: Any) 
 def test_a_tenth_is_kept_for_testing() -> None:
     """Of 20,000 random images, to within five standard errors."""
     random = np.random.default_rng(0).integers(0, 256, (20_000, 1, 4, 4), dtype=np.uint8)
-    assert abs(own.in_test(random).mean() - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert abs(own_images.in_test(random).mean() - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
 
 
 def test_an_image_stays_on_its_side(photos: Path) -> None:
@@ -439,7 +440,7 @@ def test_equal_images_are_on_one_side(photos: Path) -> None:
 def test_one_test_image_is_enough(command: Callable[..., Any], tmp_path: Path) -> None:
     """A tiny set of which one image is kept for testing trains to the end, report and all, and can be evaluated."""
     sets = (np.random.default_rng(seed).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8) for seed in range(1000))
-    np.save(tmp_path / "few.npy", next(x for x in sets if own.in_test(x).sum() == 1))
+    np.save(tmp_path / "few.npy", next(x for x in sets if own_images.in_test(x).sum() == 1))
     small = ("--epochs", 2, "--hidden", 4, "--latent-dim", 2, "--device", "cpu", "--threads", 1)
     result = command(main, "--dataset", tmp_path / "few.npy", *small, "--out", tmp_path / "run")
     assert result.code == 0, result.err

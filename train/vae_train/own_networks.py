@@ -1,0 +1,73 @@
+"""A person's own networks: found, tried out, and explained where they fail."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vae_runtime.errors import ArgumentError
+from vae_train.mlp import Shape
+
+
+def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, out: int) -> tuple[nn.Module, nn.Module]:
+    """The encoder and decoder that the function `package.module:function` makes; `networks.build` has the arguments.
+
+    The module is looked for in the working directory too, and imported only where `trusted` is its name. Raises
+    ArgumentError where it cannot be found, fails, or makes networks that do not fit.
+    """
+    if name != trusted:
+        raise ArgumentError("run has networks of its own", name, f"if you trust that module, add --model {name}")
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
+    except Exception as error:  # whatever a person's module raises
+        raise _failed(error, name) from None
+    try:
+        encoder, decoder = factory(image_shape, latent_dim, out)
+        _try(name, encoder, decoder, image_shape, latent_dim, out)
+    except ArgumentError:
+        raise
+    except Exception as error:
+        raise _failed(error, name) from None
+    return encoder, decoder
+
+
+@torch.no_grad()
+def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, latent_dim: int, out: int) -> None:
+    """Send zeros through a person's networks. Raises ArgumentError where they return something else than they must."""
+    batch, sides = 2, image_shape[1:]
+    start_at = getattr(decoder, "start_at", None)
+    if start_at is not None:
+        start_at(torch.zeros(out, *sides))
+    encoder.eval()  # running statistics stay as they are
+    decoder.eval()
+    mu, logsigma = encoder(torch.zeros(batch, *image_shape))
+    parameters = decoder(torch.zeros(batch, latent_dim))
+    encoder.train()
+    decoder.train()
+    per_image = {
+        "mu": (mu, [latent_dim]),
+        "logsigma": (logsigma, [latent_dim]),
+        "parameters": (parameters, [out, *sides]),
+    }
+    for what, (tensor, shape) in per_image.items():
+        if [*tensor.shape, tensor.dtype] != [batch, *shape, torch.float32]:
+            wanted = f"return float32 [batch, {', '.join(map(str, shape))}]"
+            found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {batch}"
+            raise ArgumentError(f"networks do not fit ({found})", name, wanted)
+
+
+def _failed(error: Exception, name: str) -> ArgumentError:
+    """What a person's networks raised, and in which line of their module."""
+    module = name.partition(":")[0].rpartition(".")[2]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == module]
+    where = f", line {lines[-1]} of {module}.py" if lines else ""
+    reason = f"{type(error).__name__}: {error}{where}"
+    return ArgumentError(f"networks fail ({reason})", name, "see the example in docs/training.md")
