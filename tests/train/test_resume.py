@@ -244,17 +244,17 @@ def interrupted(command: Command, monkeypatch: pytest.MonkeyPatch, step: int, *w
 
 
 def assert_resumes_the_same(
-    command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, settings: str, step: int
+    command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, settings: str, step: int, *trust: str
 ) -> None:
     """Stopped in a step and resumed, a training of two epochs ends as one that was not."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)  # pictures follow from the weights
-    words = [*DIGITS.split(), *settings.split(), "--epochs", 2]
+    words = [*DIGITS.split(), *settings.split(), *trust, "--epochs", 2]
     whole, run = folder / "whole", folder / "run"
     assert command(main, *words, "--out", whole).code == 0
     err = interrupted(command, monkeypatch, step, *words, "--out", run)
     assert err.endswith(f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}\n")
     assert not (run / "evaluation.json").exists()
-    result = command(main, "--resume", run, "--device", "cpu")
+    result = command(main, "--resume", run, "--device", "cpu", *trust)
     assert result.code == 0, result.err
     assert f"going on at epoch {(step - 1) // 25 + 1}, step {(step - 1) % 25 + 1}, on cpu, 1 thread" in result.err
     assert_same(run, whole)
@@ -266,6 +266,26 @@ def test_every_kind_of_training_resumes_bit_for_bit(
 ) -> None:
     """SIGTERM in the middle of an epoch: weights, best weights and figures are those of a training without it."""
     assert_resumes_the_same(command, monkeypatch, tmp_path, settings, MOMENTS["the middle of an epoch"])
+
+
+DROPPING = """
+from torch import nn
+from vae_train import mlp
+
+def networks(image_shape, latent_dim, out):
+    encoder = mlp.Encoder(image_shape, (16,), latent_dim, "relu")
+    encoder.body.append(nn.Dropout(0.5))
+    return encoder, mlp.Decoder(image_shape, (16,), latent_dim, "relu", out)
+"""
+
+
+def test_dropout_resumes_bit_for_bit(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a person's own layers draw from PyTorch's own generator goes on where it was, too."""
+    (tmp_path / "dropping_networks.py").write_text(DROPPING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    trust = ("--model", "dropping_networks:networks")
+    assert_resumes_the_same(command, monkeypatch, tmp_path, "", MOMENTS["the middle of an epoch"], *trust)
 
 
 @pytest.mark.parametrize("step", MOMENTS.values(), ids=MOMENTS.keys())

@@ -108,6 +108,7 @@ class Training:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         tensors |= {"norms": self.norms, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
         tensors |= {"generator": self.generator.get_state(), "epoch_start": self._epoch_start}
+        tensors["default_generator"] = self._default_generator().get_state()
         rest = {
             "progress": asdict(self.progress),
             "groups": optimizer["param_groups"],
@@ -127,9 +128,20 @@ class Training:
                 states.setdefault(int(index), {})[key] = value
         groups = [{**group, "betas": tuple(group["betas"])} for group in values["groups"]]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        for weight, state in self.optimizer.state.items():  # fused Adam pairs numbers by their place in memory
+            for name, value in state.items():
+                if value.shape == weight.shape:
+                    state[name] = torch.empty_like(weight).copy_(value)
         self.schedule.load_state_dict(values["schedule"])
         self.generator.set_state(tensors["generator"])
+        self._default_generator().set_state(tensors["default_generator"])
         self._epoch_start = tensors["epoch_start"]
         for name in ("norms", "skipped", "skipped_in_a_row"):
             getattr(self, name).copy_(tensors[name])
         self.progress = Progress(**values["progress"])
+
+    def _default_generator(self) -> torch.Generator:
+        """The generator that a person's own layers, such as dropout, draw from."""
+        if self.device.type == "cuda":
+            return torch.cuda.default_generators[torch.cuda.current_device()]
+        return torch.default_generator
