@@ -206,9 +206,10 @@ def test_the_graphs_of_bundles_pass(tiny_bundle: Path, name: str):
 def test_what_torch_exports_for_the_presets_passes(preset: str, opset: int):
     """Encoder and decoder of each preset, at the oldest and newest opset, are made of operators that pass."""
     config = PRESETS[preset]
-    vae = networks.build(config.replace(hidden=(4,) * len(config.hidden)), (1, 28, 28))  # as deep, but narrow
-    encoder = exporter.to_onnx(vae.encoder, torch.zeros(2, 1, 28, 28), "x", ["mu", "logsigma"], opset)
-    decoder = exporter.to_onnx(vae.decoder, torch.zeros(2, config.latent_dim), "z", ["logits"], opset)
+    shape = (3, 32, 32) if preset == "resnet-colour" else (1, 28, 28)
+    vae = networks.build(config.replace(hidden=(4,) * len(config.hidden)), shape)  # as deep, but narrow
+    encoder = exporter.to_onnx(vae.encoder, torch.zeros(2, *shape), "x", ["mu", "logsigma"], opset)
+    decoder = exporter.to_onnx(vae.decoder, torch.zeros(2, config.latent_dim), "z", [vae.likelihood.output], opset)
     for exported in (encoder, decoder):
         assert len(exported.graph.node) > 3
         check(exported.SerializeToString(), preset)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from vae_runtime import VAE
 from vae_runtime.bundle import shipped
@@ -29,9 +28,11 @@ def test_the_shipped_bundle_is_small():
 @pytest.mark.slow
 def test_the_shipped_bundle_has_its_manifests_figures(data_root):
     """K = 500 on 1,000 test images within 4 standard errors; K = 1 on all 10,000 within 4 of the noise in z."""
-    from vae_train import data
+    from vae_train import data, pixels
+    from vae_train.config import PRESETS
 
-    x = data.fixed_test_draw(data.load("mnist", data_root, download=False)).to(torch.float32).numpy()
+    images = data.load(PRESETS["tutorial"], data_root, download=False)
+    x = pixels.unit(images.observed_test(binarise=True)).numpy()
     vae = VAE.load()
     figures = vae.info["evaluation"]["figures"]
     some = vae.log_likelihood(x[::10], num_samples=500)
