@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ from PIL import Image
 from vae_export import bundle
 from vae_train import checkpoint, train
 from vae_train.config import PRESETS, Place
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C again where a shell's background job ignores it, as the processes would that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
