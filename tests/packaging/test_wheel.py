@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = "vae_artifacts/mnist/"
+BUNDLES = ("vae_artifacts/mnist/", "vae_artifacts/fashion-mnist/")
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +44,24 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin"
 
 
-def test_the_wheel_holds_packages_types_and_the_default_bundle(wheel: Path) -> None:
-    """The wheel has all packages, their py.typed, and the four files of the default bundle, at most 6 MB."""
+def test_the_wheel_holds_packages_types_and_the_bundles(wheel: Path) -> None:
+    """The wheel has all packages, their py.typed, and the four files of each bundle, at most 6 MB."""
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     for package in ("vae_train", "vae_export", "vae_runtime"):
         assert f"{package}/py.typed" in sizes
-    bundle = {name.removeprefix(BUNDLE): size for name, size in sizes.items() if name.startswith(BUNDLE)}
-    assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz"}
-    assert sum(bundle.values()) <= 6_000_000
+    for folder in BUNDLES:
+        bundle = {name.removeprefix(folder): size for name, size in sizes.items() if name.startswith(folder)}
+        assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz"}
+        assert sum(bundle.values()) <= 6_000_000
     assert not [name for name in sizes if name.startswith(("tests", "docs", "train/", "runtime/"))]
 
 
-def test_the_sdist_holds_the_default_bundle(wheel: Path) -> None:
-    """The sdist carries the model too, whatever .gitignore says."""
+def test_the_sdist_holds_the_bundles(wheel: Path) -> None:
+    """The sdist carries the models too, whatever .gitignore says."""
     with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
-        assert any(name.endswith(f"artifacts/{BUNDLE}decoder.onnx") for name in archive.getnames())
+        for folder in BUNDLES:
+            assert any(name.endswith(f"artifacts/{folder}decoder.onnx") for name in archive.getnames())
 
 
 def test_base_dependencies_are_few(light: Path) -> None:

@@ -584,10 +584,10 @@ def workshop(folder: Path, tiny_bundle: Path) -> Path:
     Path("used").mkdir()
     Path("used/0.png").write_bytes(b"mine")
     Path("folder.png").mkdir()
-    np.save("z.npy", np.zeros((3, 32), np.float32))
+    np.save("z.npy", np.zeros((3, 40), np.float32))
     np.save("wrong.npy", np.zeros((3, 5), np.float32))
-    np.save("nan z.npy", np.full((3, 32), np.nan))
-    np.save("no z.npy", np.zeros((0, 32), np.float32))
+    np.save("nan z.npy", np.full((3, 40), np.nan))
+    np.save("no z.npy", np.zeros((0, 40), np.float32))
     return folder
 
 
@@ -630,7 +630,7 @@ BAD_LATENTS = {
     "good.png": "cannot be read (",
     "file": "cannot be read (",
     "empty": "cannot be read (",
-    "wrong.npy": "latents of the wrong shape: wrong.npy ([3, 5]); this model takes [batch, 32]",
+    "wrong.npy": "latents of the wrong shape: wrong.npy ([3, 5]); this model takes [batch, 40]",
     "complex.npy": "latents of the wrong type: complex.npy (complex128)",
     "nan z.npy": "NaN or infinite latents: nan z.npy (row 0); clean the data",
     "no z.npy": "no z.npy",

@@ -13,7 +13,7 @@ from vae_train import pixels
 from vae_train.vae import VAE, Terms, kl_per_dimension
 
 QUANTILES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)), 0.995, 0.998, 0.999)
-_PIXELS = 2000 * 784  # decoded at once
+_PIXELS = 64 * 784  # decoded at once: convolutions of a core's cache are three times as fast as those of 2,000 images
 
 
 class Measured(NamedTuple):
