@@ -16,7 +16,7 @@ from torch import nn
 
 from vae_export import bundle
 from vae_runtime.doctor import describe
-from vae_train import networks
+from vae_train import evaluate, networks, pixels
 from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS
 from vae_train.vae import VAE as TorchVAE
@@ -71,12 +71,12 @@ def exported() -> Path:
     """The same networks as a bundle, in a folder that is removed at exit."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
-    figure = {"mean": 0.0, "standard_error": 0.0}
-    evaluation = {"dataset": "none", "split": "none", "images": 0, "binarisation": "none", "figures": {"elbo": figure}}
     settings = Settings(_CONFIG, _SHAPE, {}, "", {"command": "none", "training_seconds": 0})
     probe = np.random.default_rng(0).integers(0, 256, (64, *_SHAPE), dtype=np.uint8)
+    measured_on = {"dataset": "none", "split": "none", "images": len(probe), "binarisation": "fixed draw"}
+    summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     out = Path(folder) / "deep"
-    bundle.export(Run(in_pytorch(), settings, settings.provenance, evaluation, probe), out, 17, lambda rows: None)
+    bundle.export(Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe), out, 17, lambda rows: None)
     return out
 
 
