@@ -111,7 +111,19 @@ def main() -> int:
 
 
 def compare_machines(root: Path, cpu: str) -> list[Row]:
-    """Set up the userland in `root`, run the commands there and here, and compare."""
+    """Run the commands in the userland and here, and compare."""
+    with userland(root, cpu) as environment, tempfile.TemporaryDirectory() as here:
+        print(f"\narm64, {cpu} emulated by QEMU:\n")
+        work = make_work_folder(root / HOME / "work")
+        arm64 = run_commands(work, inside(root, f"/{HOME}/venv/bin/vae-infer", f"/{HOME}/work"), environment)
+        print(f"\nThis machine, {platform.machine()}:\n")
+        native = run_commands(make_work_folder(Path(here) / "work"), [str(INFER)], own_environment())
+        return compare(arm64, native)
+
+
+@contextmanager
+def userland(root: Path, cpu: str) -> Iterator[dict[str, str]]:
+    """The userland in `root`, made where it is missing, with this wheel installed: its commands' environment."""
     check_machine()
     with emulation():
         if not root.exists():
@@ -120,15 +132,10 @@ def compare_machines(root: Path, cpu: str) -> list[Row]:
             raise Failure("folder is no userland of this program", root, "name one that does not exist, or its own")
         unmount_below(root)  # what a killed run has left
         copy_settings(root)
-        with mounted(root, cpu), tempfile.TemporaryDirectory() as here:
+        with mounted(root, cpu):
             environment = userland_environment(cpu)
             install(root, environment)
-            print(f"\narm64, {cpu} emulated by QEMU:\n")
-            work = make_work_folder(root / HOME / "work")
-            arm64 = run_commands(work, inside(root, f"/{HOME}/venv/bin/vae-infer", f"/{HOME}/work"), environment)
-            print(f"\nThis machine, {platform.machine()}:\n")
-            native = run_commands(make_work_folder(Path(here) / "work"), [str(INFER)], own_environment())
-            return compare(arm64, native)
+            yield environment
 
 
 def check_machine() -> None:
