@@ -5,7 +5,7 @@ PYTHON ?= python3
 INFER = .venv-demo/bin/vae-infer
 DEV = .venv-dev/bin
 
-.PHONY: demo test arm64 clean
+.PHONY: demo test arm64 compatibility clean
 
 demo: .venv-demo/installed
 	mkdir -p demo
@@ -22,6 +22,10 @@ test: .venv-dev/installed
 # not part of the tests: the runtime in an emulated 64-bit ARM userland against this machine; needs root, and x86-64
 arm64: .venv-dev/installed
 	$(DEV)/python tests/emulated/arm64.py
+
+# nor this: the shipped graphs in every runtime to be had here, in nats; docs/compatibility.md says what each needs
+compatibility: .venv-dev/installed
+	$(DEV)/python tests/compatibility/table.py
 
 .venv-demo/installed: pyproject.toml $(shell find runtime artifacts -type f -not -path '*/__pycache__/*')
 	$(PYTHON) -m venv .venv-demo

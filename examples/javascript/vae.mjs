@@ -1,0 +1,114 @@
+// Score images with a bundle of vae-edge: the same module in Node.js, with onnxruntime-node, and in a browser, with
+// onnxruntime-web. Arrays are flat: n images are a Float32Array [n * C * H * W] with values in [0, 1], n latents one of
+// [n * latent_dim]. Every figure is in nats, computed in double precision from what the graphs return.
+
+export class VAE {
+  constructor(ort, contract, encoder, decoder) {
+    Object.assign(this, { ort, contract, encoder, decoder });
+    this.likelihood = LIKELIHOODS[contract.likelihood.name];
+    if (contract.format !== 1 || contract.prior !== "standard-normal" || !this.likelihood) {
+      throw new Error(`bundle not understood: ${JSON.stringify(contract)}; use a newer release of this module`);
+    }
+  }
+
+  /** Load a bundle. `ort` is the onnxruntime package; `read(name)` promises a file of the bundle, as a Uint8Array. */
+  static async load(ort, read) {
+    const { contract, files } = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
+    const open = async (name) => {
+      const bytes = await read(name);
+      if ((await sha256(bytes)) !== files[name].sha256) {
+        // a damaged download, or a cache that still has the file of another export
+        throw new Error(`file is not the one of the manifest: ${name}; load the whole bundle again`);
+      }
+      return ort.InferenceSession.create(bytes);
+    };
+    return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"));
+  }
+
+  /** q(z|x) of each image: mu and logsigma, Float32Array [n * latent_dim] each. */
+  async encode(x) {
+    const { channels, height, width } = this.contract.image;
+    const { mu, logsigma } = await this.encoder.run({ x: this.#tensor(x, [channels, height, width]) });
+    return { mu: mu.data, logsigma: logsigma.data };
+  }
+
+  /** The likelihood's parameters of each latent, for Bernoulli the logits: Float32Array [n * parameters of an image]. */
+  async decode(z) {
+    const outputs = await this.decoder.run({ z: this.#tensor(z, [this.contract.latent_dim]) });
+    return outputs[this.likelihood.output].data;
+  }
+
+  /**
+   * ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z)) of each image, its two terms, and the arrays that they come from.
+   *
+   * One draw z = mu + sigma eps for each image; eps: standard normal noise, Float32Array [n * latent_dim]. x must be
+   * what the likelihood knows: 0 or 1 for Bernoulli, level / 255 for the discretised logistic.
+   */
+  async terms(x, eps) {
+    const { mu, logsigma } = await this.encode(x);
+    const z = Float32Array.from(eps, (e, i) => mu[i] + Math.exp(logsigma[i]) * e);
+    const parameters = await this.decode(z);
+    const n = eps.length / this.contract.latent_dim;
+    const reconstruction = new Float64Array(n);
+    const kl = new Float64Array(n);
+    for (let i = 0; i < n; i++) {
+      const [xi, pi, mi, li] = [x, parameters, mu, logsigma].map((array) => row(array, i, n));
+      reconstruction[i] = this.likelihood.logProb(xi, pi, this.contract.likelihood);
+      kl[i] = sum(mi, (m, j) => 0.5 * (Math.exp(2 * li[j]) + m * m - 2 * li[j] - 1));
+    }
+    return { elbo: reconstruction.map((r, i) => r - kl[i]), reconstruction, kl, mu, logsigma, parameters };
+  }
+
+  #tensor(values, shape) {
+    const size = shape.reduce((a, b) => a * b);
+    return new this.ort.Tensor("float32", values, [values.length / size, ...shape]);
+  }
+}
+
+/** By the name in the contract: the decoder's output, and log p(x|z) of one image x from that output. */
+export const LIKELIHOODS = {
+  bernoulli: {
+    output: "logits",
+    logProb: (x, logits) => sum(x, (pixel, i) => pixel * logits[i] - softplus(logits[i])),
+  },
+  gaussian: {
+    output: "loc",
+    logProb: (x, loc, { logsigma }) =>
+      sum(x, (pixel, i) => -0.5 * ((pixel - loc[i]) / Math.exp(logsigma)) ** 2 - logsigma - 0.5 * Math.log(2 * Math.PI)),
+  },
+  "discretised-logistic": {
+    output: "parameters", // all of an image's loc, then all of its log_scale
+    logProb: (x, parameters) =>
+      sum(x, (pixel, i) => logisticBin(pixel, parameters[i], parameters[x.length + i])),
+  },
+};
+
+/** log(F(pixel + 1/510) - F(pixel - 1/510)), F the logistic's distribution function; levels 0 and 255 have the tails. */
+function logisticBin(pixel, loc, logScale) {
+  const scale = Math.exp(Math.min(Math.max(logScale, -7), 7));
+  const halfBin = 1 / 510;
+  const upper = pixel > 1 - halfBin ? Infinity : (pixel + halfBin - loc) / scale;
+  const lower = pixel < halfBin ? -Infinity : (pixel - halfBin - loc) / scale;
+  // sigmoid(b) - sigmoid(a) = (1 - exp(a - b)) sigmoid(b) sigmoid(-a), where no two close numbers are subtracted
+  const inside = upper - lower < Infinity ? Math.log(-Math.expm1((-2 * halfBin) / scale)) : 0;
+  return inside - softplus(-upper) - softplus(lower);
+}
+
+/** log(1 + exp(x)), finite for every finite x. */
+function softplus(x) {
+  return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+}
+
+function sum(array, term) {
+  return array.reduce((total, value, i) => total + term(value, i), 0);
+}
+
+function row(array, i, n) {
+  const size = array.length / n;
+  return array.subarray(i * size, (i + 1) * size);
+}
+
+async function sha256(bytes) {
+  const digest = await crypto.subtle.digest("SHA-256", bytes); // a page has it over HTTPS and on localhost only
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
