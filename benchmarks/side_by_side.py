@@ -75,8 +75,9 @@ def exported() -> Path:
     probe = np.random.default_rng(0).integers(0, 256, (64, *_SHAPE), dtype=np.uint8)
     measured_on = {"dataset": "none", "split": "none", "images": len(probe), "binarisation": "fixed draw"}
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
+    run = Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe)
     out = Path(folder) / "deep"
-    bundle.export(Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe), out, 17, lambda rows: None)
+    bundle.export(run, out, 17, lambda rows: None)
     return out
 
 
