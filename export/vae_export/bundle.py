@@ -1,12 +1,9 @@
-"""Write a bundle beside its target, judge it there, and swap it in as a whole."""
+"""Make a bundle of a run: graphs, golden vectors and manifest, judged before they are published."""
 
-import ctypes
 import hashlib
 import importlib.metadata
 import io
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae_export import gate, graphs
+from vae_export import gate, graphs, publish
 from vae_runtime import noise
-from vae_runtime.bundle import FILES, FORMAT, dump_manifest
-from vae_runtime.errors import ArgumentError
-from vae_runtime.files import folder_beside, write_errors
+from vae_runtime.bundle import FORMAT, MANIFEST, dump_manifest
 from vae_runtime.likelihoods import from_contract
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
@@ -33,7 +28,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
     """
     graphs.check_opset(opset)
     out = out.resolve()  # a link is followed, so that its target is replaced
-    check_target(out)
+    publish.check_target(out)
     contract, encoder, decoder = build(run, opset)
     files = {
         "encoder.onnx": graphs.stamp(encoder, contract, "encoder"),
@@ -49,12 +44,13 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
         "preprocessing": run.settings.preprocessing,
         "evaluation": run.evaluation,
     }
-    with folder_beside(out) as staging:
-        _write(staging, {**files, "manifest.json": dump_manifest(manifest)})
+    with publish.staging(out) as staging:
+        publish.write(staging, {**files, MANIFEST: dump_manifest(manifest)})
         rows = gate.compare(run.vae, RuntimeVAE.load(staging), run.probe)
         judge(rows)
-        _write(staging, {"manifest.json": dump_manifest({**manifest, "parity": gate.report(rows)})})
-        swap(staging, out)
+        publish.write(staging, {MANIFEST: dump_manifest({**manifest, "parity": gate.report(rows)})})
+        publish.swap(staging, out)
+    publish.remove_leftovers(out)
 
 
 def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
@@ -96,59 +92,6 @@ def golden(run: Run) -> bytes:
     arrays |= {name: tensor.numpy() for name, tensor in tensors.items()}
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def check_target(out: Path) -> None:
-    """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
-    if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - {*FILES, "manifest.json"}):
-        raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
-    with write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def swap(staging: Path, out: Path) -> None:
-    """Put the folder `staging` in the place of `out` in one step; what was there is left in `staging`, if anywhere."""
-    with write_errors(out):
-        _swap(staging, out)
-
-
-def _swap(staging: Path, out: Path) -> None:
-    if not out.exists():
-        staging.rename(out)
-    elif not _exchange(staging, out):
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.old.") as old:
-            kept = out.rename(Path(old) / out.name)
-            try:
-                staging.rename(out)
-            except OSError:
-                kept.rename(out)
-                raise
-    _fsync(out.parent)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders atomically with Linux's renameat2(RENAME_EXCHANGE); False where the system has none."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    at_cwd, exchange = -100, 2
-    return renameat2 is not None and renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    with write_errors(folder):
-        for name, data in files.items():
-            with (folder / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _fsync(folder)
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fingerprint(data: bytes) -> dict[str, Any]:

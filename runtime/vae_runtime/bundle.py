@@ -1,14 +1,18 @@
 """Read a bundle (two graphs, a manifest, golden vectors) and trust nothing in it before its hash matches."""
 
+import glob
 import hashlib
 import io
 import json
 import math
+import os
 import stat
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vae_runtime import graph
 from vae_runtime.errors import BundleError
@@ -22,10 +26,13 @@ DEFAULT = "default"
 ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
 METADATA_KEY = "vae_edge"
 ENCODER, DECODER = GRAPHS = ("encoder.onnx", "decoder.onnx")
-FILES = (*GRAPHS, "golden.npz")  # beside manifest.json
+MANIFEST = "manifest.json"
+FILES = (*GRAPHS, "golden.npz")  # beside the manifest
+_TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being replaced; seconds
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 _NO_DIGEST = "0" * 64
+_NAME_ANOTHER = "name a folder that vae-export wrote"
 
 
 @dataclass(frozen=True)
@@ -79,26 +86,51 @@ def shipped(name: str = DEFAULT) -> Path:
 
 
 def read(path: Path) -> Bundle:
-    """Read and verify the bundle in the folder `path`.
+    """Read and verify the bundle in the folder `path`; where it is replaced meanwhile, the old one or the new, whole.
 
     Raises BundleError where it is missing, damaged, or of a format that this release does not know.
     """
-    raw = _read_file(path / "manifest.json", _MANIFEST_LIMIT)
-    manifest = parse_manifest(raw, path)
-    files = {name: read_file(path, name, manifest) for name in FILES}
+    tries = _TRIES
+    while True:
+        files: dict[str, IO[bytes]] = {}
+        with ExitStack() as stack:
+            try:
+                for name in (MANIFEST, *FILES):  # all are open before one is read: those of a replaced bundle vanish
+                    files[name] = stack.enter_context(_open(path / name))
+                return _verify(path, files)
+            except BundleError:
+                tries -= 1
+                if tries == 0 or not _replaced(path, files.get(MANIFEST)):
+                    raise
+
+
+def _verify(path: Path, files: dict[str, IO[bytes]]) -> Bundle:
+    """The bundle that these open files are. Raises BundleError unless they belong together and are as they were."""
+    manifest = parse_manifest(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT), path)
+    contents = {}
+    for name in FILES:
+        size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
+        data = contents[name] = _content(files[name], path / name, size)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+            raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
     for name in GRAPHS:
-        graph.check(files[name], str(path / name))
-        _check_contract(files[name], path / name, manifest["contract"])
-    return Bundle(path, manifest, files)
+        graph.check(contents[name], str(path / name))
+        _check_contract(contents[name], path / name, manifest["contract"])
+    return Bundle(path, manifest, contents)
 
 
-def read_file(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
-    """The bytes of one file of the bundle in the folder `path`. Raises BundleError unless they are the manifest's."""
-    size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
-    data = _read_file(path / name, size)
-    if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
-        raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
-    return data
+def _replaced(path: Path, manifest: IO[bytes] | None) -> bool:
+    """Whether the folder has another manifest than the one that was opened, if one was, or may have one in a moment."""
+    folder = Path(os.path.realpath(path))
+    # a file system that cannot exchange two folders has none here for an instant, but both beside it
+    soon = manifest is None and any(folder.parent.glob(f".{glob.escape(folder.name)}.*"))
+    try:
+        now = (folder / MANIFEST).stat()
+    except OSError:
+        if soon:
+            time.sleep(_PAUSE)
+        return soon or manifest is not None
+    return manifest is None or not os.path.samestat(now, os.fstat(manifest.fileno()))
 
 
 def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
@@ -113,7 +145,7 @@ def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
 
 def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
     """Check a manifest's own digest, its format and the fields that the runtime relies on."""
-    file = path / "manifest.json"
+    file = path / MANIFEST
     try:
         manifest = json.loads(raw, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
         digest = manifest["sha256"]
@@ -167,14 +199,26 @@ def _finite(text: str) -> float:
     return number
 
 
-def _read_file(path: Path, limit: int) -> bytes:
+def _open(path: Path) -> IO[bytes]:
+    """One file of a bundle, open for reading. Raises BundleError where it is missing or no file."""
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe or a terminal makes one wait
+            raise BundleError("bundle unreadable (no regular file)", path, _NAME_ANOTHER)
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(error, path) from None
+
+
+def _content(file: IO[bytes], path: Path, limit: int) -> bytes:
     """At most limit + 1 bytes, so that a longer file is noticed and never read whole."""
     try:
-        status = path.stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a pipe or a terminal makes one wait
-            raise BundleError("bundle unreadable (no regular file)", path, "name a folder that vae-export wrote")
-        with path.open("rb") as file:
-            return file.read(min(limit, status.st_size) + 1)  # so many bytes are allocated beforehand
+        size = os.fstat(file.fileno()).st_size
+        return file.read(min(limit, size) + 1)  # so many bytes are allocated beforehand
     except OSError as error:
-        what = "bundle not found" if isinstance(error, FileNotFoundError) else f"bundle unreadable ({error.strerror})"
-        raise BundleError(what, path, "name a folder that vae-export wrote") from None
+        raise _unreadable(error, path) from None
+
+
+def _unreadable(error: OSError, path: Path) -> BundleError:
+    what = "bundle not found" if isinstance(error, FileNotFoundError) else f"bundle unreadable ({error.strerror})"
+    return BundleError(what, path, _NAME_ANOTHER)

@@ -241,7 +241,7 @@ class VAE:
             self._sessions, self._process = {}, os.getpid()
         if name in self._sessions:
             return
-        graph = self._unopened.get(name) or bundles.read_file(self.path, name, self._manifest)
+        graph = self._unopened.get(name) or _reread(self.path, self._manifest["sha256"]).files[name]
         session = Session(graph, str(self.path / name))
         latent = [self.latent_dim]
         if name == bundles.ENCODER:

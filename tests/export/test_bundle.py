@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from vae_export import bundle, gate
+from vae_export import bundle, gate, publish
 from vae_export.cli import main
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import ArgumentError
@@ -195,23 +195,6 @@ def test_a_failed_export_leaves_the_old_bundle(
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["renameat2", "two renames"])
-def test_swap_puts_a_folder_in_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    """With the atomic exchange and without it, the new folder stands where the old one was."""
-    if not exchange:
-        monkeypatch.setattr(bundle, "_exchange", lambda a, b: False)
-    new, out = tmp_path / "new", tmp_path / "out"
-    for folder in (new, out):
-        folder.mkdir()
-        (folder / "name").write_text(folder.name)
-    bundle.swap(new, out)
-    assert (out / "name").read_text() == "new"
-    assert {path.name for path in tmp_path.iterdir()} <= {"out", "new"}
-    assert not new.exists() or (new / "name").read_text() == "out"
-
-
 def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_path: Path) -> None:
     """--out that holds other files, or is a file, is wrong usage and stays untouched."""
     (tmp_path / "photos").mkdir()
@@ -225,16 +208,8 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
         assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err)
         assert str(out) in result.err
         with pytest.raises(ArgumentError):
-            bundle.check_target(out)
+            publish.check_target(out)
     assert contents(tmp_path) == before
-
-
-def test_a_bundle_may_go_into_an_empty_folder(tmp_path: Path) -> None:
-    """An empty folder, a bundle or nothing at all are fine targets."""
-    bundle.check_target(tmp_path)
-    bundle.check_target(tmp_path / "absent")
-    (tmp_path / "encoder.onnx").touch()
-    bundle.check_target(tmp_path)
 
 
 @pytest.mark.parametrize(
