@@ -62,6 +62,29 @@ def test_a_missing_file_is_named(copy: Path, name: str):
     refuses(copy, f"bundle unreadable (Is a directory): {copy / name};")
 
 
+def test_a_bundle_away_for_an_instant_is_awaited(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where two renames replace a bundle, nothing is at its path between them: a reader waits, but not for ever."""
+    away = copy.with_name(f".{copy.name}.1.abcdef01")
+    copy.rename(away)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            away.rename(copy)
+
+    monkeypatch.setattr(bundle.time, "sleep", pause)
+    assert bundle.read(copy).path == copy
+    copy.rename(away)
+    refuses(copy, f"bundle not found: {copy}/manifest.json")
+    assert len(pauses) < 100
+    assert sum(pauses) < 1
+    away.rename(copy.with_name("elsewhere"))
+    del pauses[:]
+    refuses(copy, f"bundle not found: {copy}/manifest.json")
+    assert pauses == []
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_one_flipped_bit_is_noticed(copy: Path, name: str):
     """A single bit flipped at the start, the end, or anywhere between in any file raises BundleError with its name."""
@@ -116,6 +139,40 @@ def restamp(graph: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     change(contract)
     entry.value = json.dumps(contract)
     return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("opens", range(4))
+def test_a_bundle_replaced_while_it_is_opened_is_read_anew(
+    copy: Path, forge, monkeypatch: pytest.MonkeyPatch, opens: int
+):
+    """Where another bundle comes before any of the reader's opens, and the old one goes, it reads the new one."""
+    change = {"pair": "0123456789abcdef"}
+    files = {name: restamp((copy / name).read_bytes(), lambda contract: contract.update(change)) for name in GRAPHS}
+    new = forge({**files, "golden.npz": b"other"}, lambda manifest: manifest["contract"].update(change))
+    expected = bundle.read(new).files
+    real, opened = bundle._open, []
+
+    def opening(path: Path) -> Any:
+        if len(opened) == opens:
+            shutil.rmtree(copy)
+            new.rename(copy)
+        opened.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(bundle, "_open", opening)
+    assert bundle.read(copy).files == expected
+
+
+def test_a_bundle_removed_after_it_was_opened_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Once its four files are open, a bundle may go: the reader has it whole."""
+    whole, real = bundle.read(copy), bundle._verify
+
+    def verify(path: Path, files: Any) -> bundle.Bundle:
+        shutil.rmtree(copy)
+        return real(path, files)
+
+    monkeypatch.setattr(bundle, "_verify", verify)
+    assert bundle.read(copy) == whole
 
 
 @pytest.fixture

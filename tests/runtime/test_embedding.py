@@ -94,6 +94,36 @@ def test_a_vae_works_after_a_fork(loaded):
     assert before == child == parent
 
 
+FORK_AMID_PUBLISHING = """
+import os, sys
+from vae_runtime import VAE, VaeError
+path, other = sys.argv[1:]
+vae = VAE.load(path, threads=1)
+vae.sample(1)
+os.rename(path, path + ".old")
+os.rename(other, path)
+child = os.fork()
+if not child:
+    try:
+        vae.sample(1)
+    except VaeError as error:
+        print(error, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+vae.sample(1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_refuses_the_graphs_of_a_newer_bundle(tiny_bundle: Path, tmp_path: Path, forge: Callable[..., Path]):
+    """A child that opens its graphs anew after the bundle was replaced says so; the parent works on."""
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    other = forge(change=lambda manifest: manifest["provenance"].update(command="another"))
+    arguments = [sys.executable, "-c", FORK_AMID_PUBLISHING, str(path), str(other)]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == f"bundle changed since it was loaded: {path}; load it again\n"
+
+
 def test_a_vae_travels_to_a_spawned_process(loaded):
     """A process that multiprocessing spawns computes the same bits with the VAE that it is sent."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
