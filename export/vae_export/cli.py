@@ -1,6 +1,7 @@
-"""The command `vae-export`: a training run in, a checked bundle out."""
+"""The command `vae-export`: a training run in, a checked bundle out; and what one does with a bundle before it goes."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,24 @@ if TYPE_CHECKING:
     from vae_export.gate import Row
 
 
-@click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+_PATH = click.Path(path_type=Path)
+_EXTRA = ("torch", "safetensors", "onnx", "onnxscript")
+_best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
+_model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
+_COMMANDS = """\b
+Commands on a bundle, by its folder or the name of one that ships:
+  vae-export check BUNDLE [RUN]  Repeat the comparison.
+  vae-export card BUNDLE         Write a model card.
+A run folder of such a name is ./check or ./card.
+"""
+
+
+@click.command(epilog=_COMMANDS)
+@click.argument("run_folder", metavar="RUN", type=_PATH)
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: bundles/NAME of the run]")
-@click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
-@click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
+@click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
+@_best
+@_model
 @click.version_option(package_name="vae-edge")
 def cli(run_folder: Path, opset: int, out: Path | None, best: bool, model: str | None) -> None:
     """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch.
@@ -35,18 +48,61 @@ def cli(run_folder: Path, opset: int, out: Path | None, best: bool, model: str |
     click.echo(f"published {out}: opset {opset}, {size / 1e6:.1f} MB")
 
 
+@click.group()
+def on_bundles() -> None:
+    """Commands on a bundle that exists."""
+
+
+@on_bundles.command()
+@click.argument("bundle", type=_PATH)
+@click.argument("run_folder", metavar="[RUN]", required=False, type=_PATH)
+@_best
+@_model
+def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) -> None:
+    """Repeat the comparison on BUNDLE, a folder or the name of one that ships, and write nothing.
+
+    With RUN, the run folder that it was exported from, it is compared with PyTorch as it was at its export. Without,
+    and without PyTorch: its hashes, graphs and golden vectors, and the runtime against ONNX's reference evaluator.
+    """
+    if run_folder is None and (best or model):
+        raise click.UsageError("--best and --model go with RUN")
+    require_extra(_EXTRA if run_folder else ("onnx",))
+    from vae_export import check as checks
+    from vae_runtime import bundle as bundles
+
+    read = bundles.read(bundles.locate(bundle))
+    if run_folder is None:
+        rows = checks.alone(read)
+        click.echo(checks.table(rows))
+        _refuse([row.name for row in rows if not row.passed], "do not use this bundle; see the table above")
+    else:
+        from vae_export import gate
+        from vae_train import checkpoint
+
+        compared = checks.with_run(read, checkpoint.load(run_folder, model, best))
+        click.echo(gate.table(compared))
+        todo = "do not use this bundle, or name its own run (add --best where it was exported so)"
+        _refuse([row.name for row in compared if not row.passed], todo)
+    click.echo(f"{bundle}: fine")
+
+
 def judge(rows: list["Row"]) -> None:
     """Print the table; raise BundleError, naming every failing row, where one failed."""
     from vae_export import gate
 
     click.echo(gate.table(rows))
-    if failed := [row.name for row in rows if not row.passed]:
-        raise BundleError("numeric gate failed", ", ".join(failed), "nothing was published; see the table above")
+    _refuse([row.name for row in rows if not row.passed], "nothing was published; see the table above")
 
 
-def require_extra() -> None:
-    """Raise EnvironmentUnfit unless the packages of the export extra can be found."""
-    for package in ("torch", "safetensors", "onnx", "onnxscript"):
+def _refuse(failed: list[str], todo: str) -> None:
+    """Raise BundleError, naming every failing row, if there is one."""
+    if failed:
+        raise BundleError("numeric gate failed", ", ".join(failed), todo)
+
+
+def require_extra(packages: tuple[str, ...] = _EXTRA) -> None:
+    """Raise EnvironmentUnfit unless these packages of the export extra can be found."""
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise EnvironmentUnfit(
                 "export needs a package that is not installed", package, "pip install 'vae-edge[export]'"
@@ -55,4 +111,4 @@ def require_extra() -> None:
 
 def main() -> None:
     """Entry point of `vae-export`."""
-    run(cli, "vae-export")
+    run(on_bundles if sys.argv[1:2] and sys.argv[1] in on_bundles.commands else cli, "vae-export")

@@ -5,17 +5,17 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import torch
-import torch.onnx._constants
 from onnx import helper
-from torch import Tensor, nn
 
 from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.errors import ArgumentError, BundleError, VaeError
 from vae_runtime.session import Session
+
+if TYPE_CHECKING:  # a bundle is checked without PyTorch
+    from torch import Tensor, nn
 
 OLDEST_OPSET = 17
 _SPLIT_HAS_NUM_OUTPUTS = 18
@@ -24,6 +24,8 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 
 def newest_opset() -> int:
     """The newest opset that the installed torch can write and the installed onnx and onnxruntime can read."""
+    import torch.onnx._constants
+
     newest = min(torch.onnx._constants.ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
     while newest > OLDEST_OPSET and not _loads(newest):
         newest -= 1
@@ -38,12 +40,14 @@ def check_opset(opset: int) -> None:
 
 
 def to_onnx(
-    module: nn.Module, example: Tensor, input_name: str, output_names: list[str], opset: int
+    module: "nn.Module", example: "Tensor", input_name: str, output_names: list[str], opset: int
 ) -> onnx.ModelProto:
     """Export one module of one input; the first axis of inputs and outputs is the dynamic `batch`.
 
     Raises BundleError where the module cannot be exported, or the result is not what was asked for.
     """
+    import torch.onnx
+
     try:
         with _quiet():
             program = torch.onnx.export(
