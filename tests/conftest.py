@@ -1,18 +1,23 @@
-"""Fixtures that every part of the tests shares: a small real image set, a run and a bundle made from it, commands."""
+"""Fixtures that every part of the tests shares: a small real image set, a run and bundles made from it, commands."""
 
 import gc
+import hashlib
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vae_export import bundle
+from vae_runtime.bundle import FILES, dump_manifest
 from vae_train import checkpoint, train
 from vae_train.config import PRESETS, Place
 
@@ -80,6 +85,28 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     bundle.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows: None)
     return out
+
+
+@pytest.fixture
+def forge(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copy the tiny bundle, replace files and change the manifest, and make every hash in it valid again."""
+
+    def make(files: dict[str, bytes] | None = None, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
+        out = tmp_path / "forged"
+        shutil.copytree(tiny_bundle, out)
+        manifest = json.loads((out / "manifest.json").read_bytes())
+        del manifest["sha256"]
+        for name, data in (files or {}).items():
+            (out / name).write_bytes(data)
+        for name in FILES:
+            data = (out / name).read_bytes()
+            manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        if change:
+            change(manifest)
+        (out / "manifest.json").write_bytes(dump_manifest(manifest))
+        return out
+
+    return make
 
 
 @pytest.fixture(scope="session")

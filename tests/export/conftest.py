@@ -1,12 +1,15 @@
-"""Fixtures of the export tests: the real exporter, run once per graph of the tiny run, and faults put in after it."""
+"""Fixtures of the export tests: the exporter, run once per graph of the tiny run, faults put in after it, a bundle."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+import torch
 
-from vae_export import graphs
+from vae_export import bundle, graphs
+from vae_train import checkpoint
 
 Mutation = Callable[[onnx.ModelProto], None]
 
@@ -42,3 +45,15 @@ def after_export(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(graphs, "to_onnx", to_onnx)
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle like the tiny one whose every bias is larger, so that both graphs give other numbers."""
+    run = checkpoint.load(tiny_run)
+    with torch.no_grad():
+        for name, weight in run.vae.named_parameters():
+            weight += name.endswith("bias")
+    out = tmp_path_factory.mktemp("bundles") / "other"
+    bundle.export(run, out, opset=17, judge=lambda rows: None)
+    return out

@@ -12,11 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 
-from vae_export import bundle, publish
+from vae_export import publish
 from vae_runtime.bundle import read
-from vae_train import checkpoint
 
 Files = dict[str, bytes]
 
@@ -32,18 +30,6 @@ def put(files: Files, out: Path) -> None:
         publish.write(staging, files)
         publish.swap(staging, out)
     publish.remove_leftovers(out)
-
-
-@pytest.fixture(scope="module")
-def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle like the tiny one whose every bias is larger, so that both graphs give other numbers."""
-    run = checkpoint.load(tiny_run)
-    with torch.no_grad():
-        for name, weight in run.vae.named_parameters():
-            weight += name.endswith("bias")
-    out = tmp_path_factory.mktemp("bundles") / "other"
-    bundle.export(run, out, opset=17, judge=lambda rows: None)
-    return out
 
 
 @pytest.fixture

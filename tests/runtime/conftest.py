@@ -1,19 +1,15 @@
-"""Fixtures of the runtime's tests: a loaded bundle of each kind, and a way to forge bundles whose hashes match."""
+"""Fixtures of the runtime's tests: a loaded bundle of each kind, and how much memory a call needs."""
 
-import hashlib
-import json
-import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from vae_runtime import VAE, noise
-from vae_runtime.bundle import FILES, dump_manifest, shipped
+from vae_runtime.bundle import shipped
 
 
 @dataclass(frozen=True)
@@ -48,25 +44,3 @@ def peak_memory() -> Callable[[Callable[[], object]], int]:
             tracemalloc.stop()
 
     return measure
-
-
-@pytest.fixture
-def forge(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Copy the tiny bundle, replace files and change the manifest, and make every hash in it valid again."""
-
-    def make(files: dict[str, bytes] | None = None, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
-        out = tmp_path / "forged"
-        shutil.copytree(tiny_bundle, out)
-        manifest = json.loads((out / "manifest.json").read_bytes())
-        del manifest["sha256"]
-        for name, data in (files or {}).items():
-            (out / name).write_bytes(data)
-        for name in FILES:
-            data = (out / name).read_bytes()
-            manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        if change:
-            change(manifest)
-        (out / "manifest.json").write_bytes(dump_manifest(manifest))
-        return out
-
-    return make
