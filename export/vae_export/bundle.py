@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
         "onnx": {"opset": opset, "ir_version": encoder.ir_version},
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
         "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
+        "settings": {**asdict(run.config), "dataset": run.evaluation.get("dataset")},  # without the folders above it
         "preprocessing": run.settings.preprocessing,
         "evaluation": run.evaluation,
     }

@@ -86,6 +86,26 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) 
     click.echo(f"{bundle}: fine")
 
 
+@on_bundles.command()
+@click.argument("bundle", type=_PATH)
+@click.option("-o", "--output", type=_PATH, help="An .md file.  [default: print]")
+def card(bundle: Path, output: Path | None) -> None:
+    """Write a model card of BUNDLE, a folder or the name of one that ships, in Markdown.
+
+    All that it says is in the bundle's manifest. Its front matter is what the Hugging Face Hub reads.
+    """
+    from vae_export import card as cards
+    from vae_runtime import bundle as bundles
+    from vae_runtime import files
+
+    if output:
+        files.check_output(output, ".md")
+    text = cards.write(bundles.read(bundles.locate(bundle)).manifest)
+    if output:
+        files.write_lines(output, text.splitlines())
+    click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
+
+
 def judge(rows: list["Row"]) -> None:
     """Print the table; raise BundleError, naming every failing row, where one failed."""
     from vae_export import gate
