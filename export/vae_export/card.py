@@ -148,7 +148,7 @@ def _figures(facts: Facts) -> Iterator[str]:
         return
     yield "## Figures"
     yield ""
-    yield "Means over the test images, +- their standard errors. The ELBO and log p(x) are the better the higher."
+    yield "Means over the test images, +- their standard errors. For the ELBO and log p(x), higher is better."
     yield ""
     rows = []
     for figure in facts.figures:

@@ -98,6 +98,14 @@ def test_a_tool_without_its_extra_names_the_install_command(light: Path, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_card_is_written_without_the_extra(light: Path) -> None:
+    """vae-export card works in the clean environment; check names the install command, as it needs ONNX."""
+    assert run(light / "vae-export", "card", "mnist").startswith('---\nlibrary_name: "vae-edge"\n')
+    done = subprocess.run([light / "vae-export", "check", "mnist"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "pip install 'vae-edge[export]'" in done.stderr
+
+
 def test_make_demo_needs_only_python(checkout: Path) -> None:
     """`make demo` in a fresh copy, with no environment active, draws, reconstructs and scores digits."""
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout)}
