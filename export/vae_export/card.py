@@ -1,17 +1,15 @@
-"""A model card: what a bundle's manifest says, in Markdown, with the front matter that model hubs read."""
+"""A model card: what a bundle's manifest says, in Markdown, below the front matter that model hubs read."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vae_export import facts as of_manifest
+from vae_export import front_matter
 from vae_export.facts import Facts
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import BundleError, printable
 
-_HUB = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnist"}  # names on the Hugging Face Hub
-_TASK = "unconditional-image-generation"
 _ABOUT = """\
 A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as two ONNX graphs that run
 on any CPU with NumPy and onnxruntime. It draws images like those that it was trained on, encodes and reconstructs
@@ -82,41 +80,13 @@ def write(manifest: dict[str, Any]) -> str:
 
     Raises BundleError where an entry is not of the kind that the exporter writes.
     """
-    parts = (_front_matter, _model, _use, _figures, _data, _training, _parity, _limits, _files, _citation)
+    parts = (front_matter.lines, _model, _use, _figures, _data, _training, _parity, _limits, _files, _citation)
     try:
         facts = of_manifest.read(manifest)
         return "\n\n".join(section for part in parts if (section := "\n".join(part(facts)))) + "\n"
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"[:120]
         raise BundleError("bundle's manifest not understood", f"{MANIFEST} ({reason})", "export it again") from None
-
-
-def _front_matter(facts: Facts) -> Iterator[str]:
-    """YAML as https://github.com/huggingface/hub-docs/blob/main/modelcard.md has it. No licence: none is known here."""
-    hub = _HUB.get(facts.dataset)
-    data: dict[str, Any] = {
-        "library_name": "vae-edge",
-        "pipeline_tag": _TASK,
-        "tags": ["variational-autoencoder", "vae", "onnx", "onnxruntime", facts.likelihood_name],
-    }
-    if hub:
-        data["datasets"] = [hub]
-    results = []
-    for figure in facts.figures:
-        name = f"{figure.label}, nats per image (standard error {figure.error:.2f})"
-        results.append({"type": figure.kind, "value": round(figure.mean, 3), "name": name})
-        if figure.bits:
-            name = f"{figure.label}, bits per dimension (standard error {figure.bits[1]:.4f})"
-            results.append({"type": "bits_per_dimension", "value": round(figure.bits[0], 4), "name": name})
-    if results and facts.dataset:
-        data["metrics"] = sorted({str(result["type"]) for result in results})
-        dataset = {"type": hub or facts.dataset, "name": facts.dataset}
-        dataset |= {"split": str(facts.evaluation["split"])} if "split" in facts.evaluation else {}
-        entry = {"task": {"type": _TASK}, "dataset": dataset, "metrics": results}
-        data["model-index"] = [{"name": f"vae-{facts.dataset}", "results": [entry]}]
-    yield "---"
-    yield from _yaml(data)
-    yield "---"
 
 
 def _model(facts: Facts) -> Iterator[str]:
@@ -271,19 +241,3 @@ def _text(value: object) -> str:
 def _setting(value: object) -> str:
     """A setting as one types it."""
     return _text(",".join(map(str, value)) if isinstance(value, list) else value)
-
-
-def _yaml(value: Any, indent: str = "") -> Iterator[str]:
-    """Lists and objects in YAML's block style; text and numbers as in JSON, which YAML understands."""
-    pairs = [("-", it) for it in value] if isinstance(value, list) else [(f"{key}:", it) for key, it in value.items()]
-    for head, it in pairs:
-        if not isinstance(it, list | dict):
-            yield f"{indent}{head} {json.dumps(printable(it) if isinstance(it, str) else it, ensure_ascii=False)}"
-            continue
-        first, *rest = _yaml(it, indent + "  ")
-        if head == "-":
-            yield f"{indent}- {first.lstrip()}"
-        else:
-            yield f"{indent}{head}"
-            yield first
-        yield from rest

@@ -89,6 +89,35 @@ def test_a_signal_amid_two_renames_keeps_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_what_killed_exports_left_goes_and_all_else_stays(both: tuple[Files, Files], out: Path, tmp_path: Path) -> None:
+    """A later export removes folders of a bundle's files that no export holds: not one at work, nor a person's."""
+    for name, files in {
+        ".bundle.1.0123abcd": both[0],
+        ".bundle.2.0123abcd": {"golden.npz": b"half"},
+        ".bundle.3.0123abcd": {"cat.jpg": b"cat", "manifest.json": b""},
+        ".bundle.old": both[0],
+        ".bundle2.4.0123abcd": both[0],
+        "bundle.5.0123abcd": both[0],
+    }.items():
+        (tmp_path / name).mkdir()
+        publish.write(tmp_path / name, files)
+    with publish.staging(out) as at_work:
+        publish.write(at_work, both[0])
+        put(both[1], out)
+        assert contents(at_work) == both[0]
+        kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {
+        "bundle",
+        at_work.name,
+        ".bundle.3.0123abcd",
+        ".bundle.old",
+        ".bundle2.4.0123abcd",
+        "bundle.5.0123abcd",
+    }
+    assert contents(out) == both[1]
+    assert not at_work.exists()
+
+
 READER = """
 import json, sys
 from pathlib import Path
