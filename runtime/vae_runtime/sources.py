@@ -151,6 +151,15 @@ def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
         return name, values.reshape(array.shape, order="F" if array.fortran else "C")
 
 
+def array_shape(source: str, *names: str) -> tuple[int, ...]:
+    """The shape of the array that `read_array` reads, from its header alone. Raises InputError, naming the file."""
+    name, opener = _opener(source)
+    with _reading(name, "give an .npy or .npz array"), opener() as stream:
+        if (array := _header(stream, names)) is None:
+            raise ValueError("it is no array")
+        return array.shape
+
+
 def _examine(source: str | bytes, shape: Shape) -> _File:
     """Look at a file's first bytes, and for an array at its shape."""
     name, opener = _opener(source)

@@ -219,3 +219,24 @@ def test_images_that_the_example_cannot_halve_end_in_its_own_words(
     reason = "ValueError: images of 6x6 cannot be halved twice, line [0-9]+ of own_networks.py"
     line = rf"vae-train: error: networks fail \({reason}\): {NAME}; see the example in docs/training.md\n"
     assert re.fullmatch(line, result.err), result.err
+
+
+NORMALISING = """
+from torch import nn
+from vae_train import mlp
+
+def networks(image_shape, latent_dim, out):
+    encoder = mlp.Encoder(image_shape, (8,), latent_dim, "relu")
+    encoder.body.append(nn.BatchNorm1d(8))
+    return encoder, mlp.Decoder(image_shape, (8,), latent_dim, "relu", out)
+"""
+
+
+def test_networks_that_fail_amid_a_training_end_in_one_line(command: Command, folder: Path) -> None:
+    """Batch normalisation cannot take the last batch of an epoch where that is one image: 1,576 = 7 * 225 + 1."""
+    (folder / "normalising.py").write_text(NORMALISING)
+    words = ("--dataset", "digits", "--model", "normalising:networks", "--batch-size", 225, "--device", "cpu")
+    result = command(vae_train, *words, "--out", folder / "run")
+    assert result.code == 2, result.err
+    assert "vae-train: error: networks fail (ValueError: Expected more than 1 value per channel" in result.err
+    assert "Traceback" not in result.err

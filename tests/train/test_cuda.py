@@ -11,21 +11,23 @@ from vae_train.config import PRESETS, Config, Place
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
 CONFIGS = {
-    "mlp": PRESETS["tutorial"].replace(dataset="digits", epochs=3),
-    "resnet in bfloat16": PRESETS["resnet"].replace(dataset="digits", epochs=3),
-    "importance-weighted": PRESETS["gated"].replace(dataset="digits", epochs=3, samples=4),
-    "gaussian": PRESETS["tutorial"].replace(dataset="digits", epochs=3, likelihood="gaussian", free_bits=0.1),
+    "mlp": PRESETS["tutorial"].replace(dataset="digits", epochs=15, batch_size=32),
+    "resnet in bfloat16": PRESETS["resnet"].replace(dataset="digits", epochs=15, batch_size=32),
+    "importance-weighted": PRESETS["gated"].replace(dataset="digits", epochs=15, batch_size=32, samples=4),
+    "gaussian": PRESETS["tutorial"].replace(
+        dataset="digits", epochs=15, batch_size=32, likelihood="gaussian", free_bits=0.1
+    ),
 }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_training_reaches_what_the_cpu_reaches(config: Config, tmp_path: Path) -> None:
-    """Other noise, the same law: after three epochs the test ELBOs differ by little."""
+    """Other noise, the same law: the test ELBOs differ by little; untrained networks are 2 nats below and more."""
     elbos = []
     for device in ("cpu", "cuda"):
         train.train(config, tmp_path / device, Place(tmp_path, download=False, device=device), "vae-train")
         elbos.append(checkpoint.load(tmp_path / device).evaluation["figures"]["elbo"]["mean"])
-    assert elbos[0] == pytest.approx(elbos[1], abs=1.5)
+    assert elbos[0] == pytest.approx(elbos[1], abs=0.8)
 
 
 def test_gradients_are_those_of_the_cpu() -> None:

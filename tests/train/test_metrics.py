@@ -76,9 +76,12 @@ TROUBLE: dict[str, tuple[list[Metrics], list[str]]] = {
     "an old collapse": (rows({"active_units": 0.0}, {}), []),
     "skipped": (
         rows({"skipped_steps": 1200.0}),
-        ["1200 steps skipped, whose gradients were not finite; a lower --lr may help"],
+        ["steps skipped: 1200, which were not finite; a lower --lr may help"],
     ),
-    "skipped before": (rows({"skipped_steps": 3.0}, {}), []),
+    "skipped before": (
+        rows({"skipped_steps": 3.0}, {}, {"skipped_steps": 1.0}),
+        ["steps skipped: 4, which were not finite; a lower --lr may help"],
+    ),
     "over-fitting": (
         rows({"test_elbo": -99.0}, {"test_elbo": -90.0}, {"test_elbo": -91.5, "train_elbo": -80.0}),
         [
@@ -94,7 +97,7 @@ TROUBLE: dict[str, tuple[list[Metrics], list[str]]] = {
         rows({}, {"active_units": 0.0, "skipped_steps": 2.0, "test_elbo": -99.0, "train_elbo": -99.5}),
         [
             COLLAPSE.format(0, 20),
-            "2 steps skipped, whose gradients were not finite; a lower --lr may help",
+            "steps skipped: 2, which were not finite; a lower --lr may help",
             "the ELBO falls: test ELBO -99.00, and -95.00 at epoch 1; a lower --lr may help",
         ],
     ),
@@ -115,6 +118,7 @@ def test_trouble_in_words(past: list[Metrics], expected: list[str]) -> None:
         (20, "...CB", [[], [], [], ["C"], ["F"]]),  # of two signs, the new one
         (5, "CCCCC", [["C"], [], [], [], ["C"]]),  # all of them at the end
         (5, "B...B", [["C"], [], [], [], ["C", "F"]]),
+        (20, "S....", [[], [], ["S"], [], []]),  # steps skipped in the first tenth, after it
         (1, "C", [["C"]]),
     ],
 )
@@ -123,11 +127,12 @@ def test_trouble_is_told_once(epochs: int, states: str, told: list[list[str]]) -
     changes = {
         ".": {},
         "C": {"active_units": 0.0},
+        "S": {"skipped_steps": 3.0},
         "B": {"active_units": 0.0, "test_elbo": -120.0, "train_elbo": -119.0},
     }
     past = rows(*(changes[state] for state in states))
     found = [metrics.news(past[:i], epochs, 20) for i in range(1, len(past) + 1)]
-    marks = {"posterior collapse": "C", "the ELBO falls": "F"}
+    marks = {"posterior collapse": "C", "the ELBO falls": "F", "steps skipped": "S"}
     assert [[marks[line.split(":")[0]] for line in lines] for lines in found] == told
 
 
@@ -274,7 +279,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     for name in ("gradient_norm", "largest_gradient_norm"):
         assert a[name] == b[name] > 0
     (line,) = (line for line in metrics.trouble([b], 2) if "skipped" in line)
-    assert line.startswith("1 steps skipped")
+    assert line.startswith("steps skipped: 1,")
 
 
 def command_line(out: Path, batch_size: int, epochs: int = 2) -> list[object]:
@@ -340,7 +345,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
         result = command(main, *command_line(run, 16))
     if step == STEPS:
         assert result.code == 0, result.err
-        assert "1 steps skipped" in result.err
+        assert "steps skipped: 1," in result.err
     else:
         assert result.code == 2
         assert re.search(r"^vae-train: error: training diverged: [^\n;]+; choose a lower --lr.*\n\Z", result.err, re.M)
@@ -359,7 +364,7 @@ def test_fewer_skipped_steps_are_warned_of(command: Command, tmp_path: Path, mon
     poison(monkeypatch, range(19))
     result = command(main, *command_line(tmp_path / "run", 16, epochs=1))
     assert result.code == 0, result.err
-    warning = "vae-train: warning: 19 steps skipped, whose gradients were not finite; a lower --lr may help"
+    warning = "vae-train: warning: steps skipped: 19, which were not finite; a lower --lr may help"
     assert warning in result.err.splitlines()
     (row,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert row["skipped_steps"] == 19

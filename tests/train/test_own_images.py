@@ -137,14 +137,33 @@ def test_folders_inside_are_classes(photos: Path) -> None:
 
 
 def test_files_of_other_kinds_are_not_looked_at(photos: Path) -> None:
-    """Notes, hidden indexes and capital suffixes: only image files count, .PNG as well as .png."""
+    """Notes and photographs in a format that is not read are counted by suffix; hidden files and folders are not."""
     before = levels(load(photos, image_size=8))
-    (photos / "notes.txt").write_text("not an image")
-    (photos / "cats" / "Thumbs.db").write_bytes(b"\0")
+    for name in ("notes.txt", ".hidden.png", "cats/a.HEIC", "cats/b.heic", "README"):
+        (photos / name).write_text("not an image")
     (photos / "folder.png").mkdir()
-    assert levels(load(photos, image_size=8)) == before
+    warnings: list[str] = []
+    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8)
+    assert levels(data.load(config, Path("absent"), False, warnings.append)) == before
+    assert warnings == ["4 files of other kinds are not looked at: .heic (2), no suffix (1), .txt (1)"]
     save(photos / "cats" / "new.PNG", "RGB", seed=77)
-    assert len(levels(load(photos, image_size=8))) == len(before) + 1
+    assert len(levels(data.load(config, Path("absent"), False))) == len(before) + 1
+
+
+def test_links_are_followed(photos: Path, tmp_path: Path) -> None:
+    """A folder that is a link is a class like others, one that leads back is read once, and a broken link is named."""
+    before = levels(load(photos, image_size=8))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    save(elsewhere / "a.png", "RGB", seed=77)
+    (photos / "birds").symlink_to(elsewhere)
+    (photos / "cats" / "back").symlink_to(photos)
+    (photos / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    warnings: list[str] = []
+    found = own_images.load(photos, own_images.shape(photos, 8, 3), warnings.append)
+    assert found.names == ["birds", "cats", "dogs"]
+    assert len(found.levels) == len(before) + 1
+    assert warnings == ["1 of 62 image files cannot be read: broken.png (file not found); left out"]
 
 
 @pytest.fixture
@@ -166,7 +185,7 @@ def test_unreadable_files_are_named_once_and_left_out(photos: Path, damaged: lis
     images = data.load(config, Path("absent"), False, warnings.append)
     (warning,) = warnings
     assert warning.startswith("5 of 65 image files cannot be read: b-text.png (not an image or array), cats/a-cut.png")
-    assert warning.endswith("dogs/c-empty.jpg (not an image or array) and 2 more; left out")
+    assert all(f"{name} (" in warning for name in damaged)
     assert images.preprocessing["unreadable"] == 5
     for name in damaged:
         (photos / name).unlink()
@@ -300,9 +319,7 @@ def test_a_pickle_is_never_executed(tmp_path: Path, which: str) -> None:
         np.save(path, bombs, allow_pickle=True)
     else:
         np.savez(path, **{"x": BYTES, "y": np.arange(90), which[0]: bombs if which[0] == "x" else bombs[:, 0, 0]})
-    message = error(path)
-    assert message.startswith("file cannot be read (")
-    assert message.endswith(f": {path}; give an .npy or .npz array")
+    assert str(path) in error(path)
     assert not (tmp_path / "exploded").exists()
     loaded = np.load(path, allow_pickle=True)  # the bomb is a bomb
     if which != "npy":
@@ -364,7 +381,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, part: str) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.index(f"{part}.npy".encode()) + 300] ^= 1
     path.write_bytes(raw)
-    assert error(path) == f"file cannot be read (Bad CRC-32 for file '{part}.npy'): {path}; give an .npy or .npz array"
+    assert error(path).startswith(f"file cannot be read (Bad CRC-32 for file '{part}.npy'): {path}; ")
 
 
 @pytest.mark.parametrize("name", ["text.npy", "picture.png"])

@@ -407,14 +407,18 @@ def test_what_cannot_be_resumed_is_refused(
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
-def test_a_second_trainer_is_refused(command: Command, stopped: Path, digits_root: Path, tmp_path: Path) -> None:
-    """While one process trains in a run folder, another that resumes it ends in exit code 2."""
-    import fcntl
-
-    run = Path(shutil.copytree(stopped, tmp_path / "run"))
-    with (run / "config.json").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")
+def test_a_second_trainer_is_refused(command: Command, digits_root: Path, tmp_path: Path) -> None:
+    """While one process trains in a run folder, another that resumes it ends in exit code 2, and the first goes on."""
+    run = tmp_path / "run"
+    first = train("--out", run, "--data-root", digits_root, *SMALL, "--epochs", 1000, *HERE)
+    while not list(run.glob("checkpoints/*.safetensors")):
+        assert first.poll() is None
+        time.sleep(0.005)
+    result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 143
     assert result.code == 2
     assert result.err == (
         f"vae-train: error: another training is at work in the run: {run}; let it finish, or end it\n"
@@ -428,15 +432,134 @@ def test_a_finished_run_is_not_resumed(command: Command, uninterrupted: Path, di
     assert result.err == f"vae-train: error: run is finished: {uninterrupted}; train anew with another --out\n"
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(digits_root: Path, tmp_path: Path) -> None:
-    """Where a checkpoint does not fit, the run ends in exit code 5 and no half-written file is left."""
-    code = (
-        "import resource, signal; from vae_train.cli import main;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
-        "main()"
-    )
-    command = [sys.executable, "-c", code, "--out", str(tmp_path / "run"), "--data-root", str(digits_root), *SETTINGS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ})
+LITTLE = (
+    "import resource, signal; from vae_train.cli import main;"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+    "main()"
+)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_disk_leaves_the_last_checkpoint(
+    uninterrupted: Path, stopped: Path, digits_root: Path, tmp_path: Path, begun: bool
+) -> None:
+    """Where a checkpoint does not fit: exit code 5, no file half written, and --resume from the last good one."""
+    run = tmp_path / "run"
+    words = ["--out", str(run), *SETTINGS]
+    if begun:
+        shutil.copytree(stopped, run)
+        words = ["--resume", str(run), *HERE]
+    before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    command = [sys.executable, "-c", LITTLE, *words, "--data-root", str(digits_root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 5, done.stderr
     assert "disk full" in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert run.exists() is begun
+    if begun:
+        assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == before
+        assert not list(run.rglob(".*"))
+        _, err = (again := train("--resume", run, "--data-root", digits_root, *HERE)).communicate(timeout=120)
+        assert again.returncode == 0, err
+        assert_same(run, uninterrupted)
+
+
+def test_what_differs_since_the_beginning_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch, stopped: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """Another number of threads is warned of; a run of a GPU is not gone on with on a CPU."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    words = ("--resume", run, "--data-root", digits_root, "--device", "cpu")
+    settings = json.loads((run / "config.json").read_text())
+    settings["provenance"]["device"] = "cuda"
+    (run / "config.json").write_text(json.dumps(settings))
+    result = command(main, *words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "vae-train: error: run was begun on another device: cuda; resume it with --device cuda\n"
+    shutil.copy(stopped / "config.json", run)
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    result = command(main, *words, "--threads", 2)
+    assert result.code == 0, result.err
+    assert result.err.splitlines()[0] == (
+        "vae-train: warning: weights will not be those of an unbroken training to the last bit: threads 2, not 1"
+    )
+
+
+def test_a_best_epoch_that_is_damaged_does_not_cost_the_run(
+    command: Command, monkeypatch: pytest.MonkeyPatch, stopped: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """Where its weights cannot be read at the end, a warning names them, and the last ones take their place."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    real = results.finish
+
+    def finish(out: Path, *given: Any) -> None:
+        (out / "best.safetensors").write_bytes(b"damaged")
+        real(out, *given)
+
+    monkeypatch.setattr(results, "finish", finish)
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    result = command(main, "--resume", run, "--data-root", digits_root, *HERE)
+    assert result.code == 0, result.err
+    assert f"vae-train: warning: run cannot be read: {run / 'best.safetensors'} (" in result.err
+    assert (run / "best.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+TIED = """
+import torch
+from torch import nn
+from vae_train import mlp
+
+class Decoder(nn.Module):
+    def __init__(self, first, weight, shape):
+        super().__init__()
+        self.first, self.weight, self.shape = first, weight, shape
+
+    def forward(self, z):
+        return (torch.relu(self.first(z)) @ self.weight).unflatten(1, self.shape)
+
+def networks(image_shape, latent_dim, out):
+    encoder = mlp.Encoder(image_shape, (16,), latent_dim, "relu")
+    return encoder, Decoder(nn.Linear(latent_dim, 16), encoder.body[1][0].weight, (out, *image_shape[1:]))
+"""
+
+
+def test_tied_weights_are_kept_and_resume_bit_for_bit(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A weight that a person's encoder and decoder share goes into every file, though safetensors knows no sharing."""
+    (tmp_path / "tied_networks.py").write_text(TIED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    trust = ("--model", "tied_networks:networks")
+    assert_resumes_the_same(command, monkeypatch, tmp_path, "", MOMENTS["the middle of an epoch"], *trust)
+
+
+def test_a_terminal_shows_what_happens(tmp_path: Path) -> None:
+    """Epoch, images a second, time left and the split of the ELBO on one line of 80 columns; in a pipe nothing."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    words = ["--dataset", "digits", "--hidden", "8", "--batch-size", "8", "--epochs", "4", *HERE]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "vae_train", *words, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            said += os.read(ours, 65536)
+        except OSError:  # closed at the other end
+            break
+    assert process.wait(60) == 0
+    lines = re.split(r"[\r\n]+", said.decode())
+    shown = [
+        re.fullmatch(r"epoch (\d)/4 \|.*\| *[\d.]+k? images/s, \d\d:\d\d left, ELBO (\S+) = (\S+) - (\S+) *", line)
+        for line in lines
+    ]
+    found = [match.groups() for match in shown if match]
+    assert {int(epoch) for epoch, *_ in found} >= {1, 2}
+    for _, elbo, reconstruction, kl in found:
+        assert float(elbo) == pytest.approx(float(reconstruction) - float(kl), abs=0.11)
+    assert max(len(line) for line in lines if line.startswith("epoch") and "|" in line) <= 80

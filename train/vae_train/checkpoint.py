@@ -67,7 +67,12 @@ class Run:
 def check_new(folder: Path) -> None:
     """Raise ArgumentError where the run folder holds files already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError("run folder exists", folder, "choose another with --out, or remove it")
+        todo = (
+            "go on with --resume, or choose another with --out"
+            if _checkpoints(folder)
+            else "choose another with --out, or remove it"
+        )
+        raise ArgumentError("run folder exists", folder, todo)
 
 
 @contextmanager
@@ -84,9 +89,10 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
     }
     stored = asdict(settings)
     stored["provenance"] |= versions
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).touch(exist_ok=False)  # one of two trainings that begin at once
     try:
-        with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, stored)
         with locked(folder):
             yield
@@ -105,10 +111,10 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other trainers out of the run folder. Raises ArgumentError where one is at work there."""
-    with (folder / CONFIG).open("rb") as file:
+    with (folder / CONFIG).open("rb+") as file:  # for writing too: NFS gives no other file an exclusive lock
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ArgumentError("another training is at work in the run", folder, "let it finish, or end it") from None
         yield
 
@@ -139,7 +145,7 @@ def save(folder: Path, training: Training) -> None:
     name = f"{progress.epoch:06d}-{progress.step:09d}-{hashlib.sha256(data).hexdigest()}.safetensors"
     with replacing(place / name) as file:
         file.write(data)
-    for old in _checkpoints(folder)[2:]:
+    for old in (*_checkpoints(folder)[2:], *place.glob(".*")):  # and what killed saves have left
         old.unlink()
 
 
@@ -189,7 +195,7 @@ def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
 
 def save_weights(folder: Path, vae: VAE, best: bool = False) -> None:
     """Write the weights in one step: a finished training's, or those of its best epoch so far."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in vae.state_dict().items()}
     with replacing(folder / (BEST_WEIGHTS if best else WEIGHTS)) as file:
         file.write(safetensors.torch.save(state))
 
@@ -236,9 +242,16 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
 
 
 def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bool) -> VAE:
-    """The VAE of a run, with its last weights or those of its best epoch so far, in evaluation mode."""
+    """The VAE of a run, with its last weights or those of its best epoch so far, in evaluation mode.
+
+    Raises BundleError where they cannot be read.
+    """
     vae = networks.build(settings.config, settings.image_shape, trusted)
-    vae.load_state_dict(safetensors.torch.load_file(folder / (BEST_WEIGHTS if best else WEIGHTS)))
+    path = folder / (BEST_WEIGHTS if best else WEIGHTS)
+    try:
+        vae.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
     return vae.eval()
 
 

@@ -177,6 +177,8 @@ def cli(
         return
     preset = preset or default_preset(_channels(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
+    if (config.model or config.network != "resnet") and (unused := sorted({"blocks", "dense"} & given)):
+        raise click.UsageError(f"--{unused[0]} is for a resnet's layers; leave it out, or add --preset resnet")
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
     from vae_train.train import train
 

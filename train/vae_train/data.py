@@ -129,7 +129,7 @@ def _own(config: Config, warn: Callable[[str], None]) -> Images:
         which = config.dataset or "an empty name"
         raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
     shape = own_images.shape(path, config.image_size, config.channels)
-    found = own_images.load(path, shape, warn)
+    found = own_images.load(path, shape, warn, torch.get_num_threads())
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
     levels = fitted.format(*shape) if path.is_dir() else "rounded to 8 bits"
     return _split(found, levels)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae_runtime.errors import ArgumentError
-from vae_train import distributed, objectives, pixels
+from vae_train import distributed, objectives, own_networks, pixels
 from vae_train.training import Training
 from vae_train.vae import Pass
 
@@ -76,7 +76,12 @@ def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
     Not every layer takes no images, and its weights need a gradient, of zero, for the other processes.
     """
     if len(x):
-        return training.model(x, eps)  # type: ignore[no-any-return]
+        try:
+            return training.model(x, eps)  # type: ignore[no-any-return]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # but not PyTorch's own
+            if training.config.model is None:
+                raise
+            raise own_networks.failed(error, training.config.model) from None
     blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, eps.shape[2])
     out = training.model(blank, noise)
     return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])

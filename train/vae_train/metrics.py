@@ -68,13 +68,13 @@ def best(metrics: list[Metrics]) -> Metrics:
 
 
 def trouble(metrics: list[Metrics], latent_dim: int) -> list[str]:
-    """What the last epoch's figures warn of, in words: posterior collapse, skipped steps, over-fitting, a fall."""
+    """What the figures warn of, in words: posterior collapse, steps skipped so far, over-fitting, a fall."""
     last, found = metrics[-1], []
     if last["active_units"] <= _COLLAPSED * latent_dim:
         active = f"{last['active_units']:.0f} of {latent_dim} latent dimensions are active"
         found.append(f"posterior collapse: {active}; a --warm-up, --free-bits or a lower --lr may help")
-    if (skipped := last["skipped_steps"]) > 0:
-        found.append(f"{skipped:.0f} steps skipped, whose gradients were not finite; a lower --lr may help")
+    if (skipped := sum(row["skipped_steps"] for row in metrics)) > 0:
+        found.append(f"steps skipped: {skipped:.0f}, which were not finite; a lower --lr may help")
     top = best(metrics)
     if top["test_elbo"] - last["test_elbo"] > last["test_standard_error"]:
         fall = f"test ELBO {last['test_elbo']:.2f}, and {top['test_elbo']:.2f} at epoch {top['epoch']:.0f}"

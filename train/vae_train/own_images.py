@@ -5,7 +5,9 @@ side when others come or go.
 """
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,6 @@ from vae_runtime.images import Shape
 
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 _TEST_SHARE = 0.1
-_NAMED = 3  # unreadable files that a warning names
 
 Levels = NDArray[np.uint8]
 
@@ -42,23 +43,25 @@ def shape(path: Path, image_size: int | None, channels: int | None) -> Shape:
         return (channels or DEFAULT_CHANNELS, size, size)
     if image_size or channels:
         raise ArgumentError("an array's images are not resized", path, "leave out --image-size and --channels")
-    _, array = sources.read_array(str(path), "x")
-    if array.ndim not in (3, 4):
-        raise InputError(f"array of shape {list(array.shape)}", path, "give images [n, C, H, W] or [n, H, W]")
-    if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
-        raise InputError(f"array of shape {list(array.shape)}", path, "put the channels first: x.transpose(0, 3, 1, 2)")
-    if array.ndim == 4 and array.shape[1] not in (1, 3):
-        raise InputError(f"array of shape {list(array.shape)}", path, "give images of 1 (grey) or 3 (RGB) channels")
-    height, width = array.shape[-2:]
-    return (array.shape[1] if array.ndim == 4 else 1, height, width)
+    found = sources.array_shape(str(path), "x")
+    what = f"array of shape {list(found)}"
+    if len(found) not in (3, 4):
+        raise InputError(what, path, "give images [n, C, H, W] or [n, H, W]")
+    channels = found[1] if len(found) == 4 else 1
+    if channels not in (1, 3) and found[3] in (1, 3):
+        raise InputError(what, path, "put the channels first: x.transpose(0, 3, 1, 2)")
+    if channels not in (1, 3):
+        raise InputError(what, path, "give images of 1 (grey) or 3 (RGB) channels")
+    height, width = found[-2:]
+    return (channels, height, width)
 
 
-def load(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
+def load(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int = 1) -> Found:
     """Read all images at the shape `wanted`; `warn` is told which files could not be read, and how many.
 
     Raises InputError where none can be read.
     """
-    return _folder(path, wanted, warn) if path.is_dir() else _array(path, wanted)
+    return _folder(path, wanted, warn, workers) if path.is_dir() else _array(path, wanted)
 
 
 def in_test(levels: Levels) -> NDArray[np.bool_]:
@@ -87,9 +90,14 @@ def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64
     return labels.astype(np.int64), [str(name) for name in found]
 
 
-def _folder(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
+def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int) -> Found:
     """The images in a folder and the folders inside; the name of the first folder inside is the class."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in sources.SUFFIXES and p.is_file())
+    everything = sorted(_files(path))
+    files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
+    others = Counter(p.suffix.lower() or "no suffix" for p in everything if p.suffix.lower() not in sources.SUFFIXES)
+    if files and others:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
+        warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
     classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
     found, bad = [], []
 
@@ -99,7 +107,7 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
         except InputError as error:
             return error
 
-    for file, label, result in zip(files, classes, threads.ordered_map(threads.count(), read, files), strict=True):
+    for file, label, result in zip(files, classes, threads.ordered_map(workers, read, files), strict=True):
         if isinstance(result, InputError):
             bad.append(f"{file.relative_to(path)} ({result.what})")
         else:
@@ -108,11 +116,27 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None]) -> Found:
         which = f"{path} ({bad[0]})" if bad else path
         raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
     if bad:
-        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad[:_NAMED])}{more}; left out")
+        warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
     names = sorted({label for _, label in found})
     labels = np.array([names.index(label) for _, label in found], np.int64)
     return Found(np.stack([levels for levels, _ in found]), labels, names, len(bad))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files in a folder and the folders inside, but hidden ones; links are followed, each folder is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"folder cannot be read ({error.strerror})", error.filename, "check its permissions")
+
+    seen = set()
+    for folder, inside, names in os.walk(path, onerror=refuse, followlinks=True):
+        inside.sort()
+        if (real := Path(folder).resolve()) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        found = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (p for p in found if p.is_file() or not p.exists())  # a broken link is a file that cannot be read
 
 
 def _levels(x: NDArray[np.float32]) -> Levels:

@@ -28,14 +28,14 @@ def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, ou
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
     except Exception as error:  # whatever a person's module raises
-        raise _failed(error, name) from None
+        raise failed(error, name) from None
     try:
         encoder, decoder = factory(image_shape, latent_dim, out)
         _try(name, encoder, decoder, image_shape, latent_dim, out)
     except ArgumentError:
         raise
     except Exception as error:
-        raise _failed(error, name) from None
+        raise failed(error, name) from None
     return encoder, decoder
 
 
@@ -64,7 +64,7 @@ def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, 
             raise ArgumentError(f"networks do not fit ({found})", name, wanted)
 
 
-def _failed(error: Exception, name: str) -> ArgumentError:
+def failed(error: Exception, name: str) -> ArgumentError:
     """What a person's networks raised, and in which line of their module."""
     module = name.partition(":")[0].rpartition(".")[2]
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == module]

@@ -15,7 +15,7 @@ def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
     words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
     words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
     draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp_(max=2**15 - 2)
-    lowest = torch.tensor(-(2**15), dtype=torch.int16, device=grey.device)
+    lowest = torch.full((), -(2**15), dtype=torch.int16, device=grey.device)  # filled there: nothing waits for it
     threshold = torch.add(lowest, grey.short(), alpha=257)  # level 0 is never reached, level 255 always
     return torch.lt(draws, threshold, out=torch.empty(grey.shape, device=grey.device))
 

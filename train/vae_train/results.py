@@ -7,7 +7,7 @@ import click
 import torch
 from torch import Tensor
 
-from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_train import checkpoint, data, evaluate, metrics, pixels, report
 from vae_train.checkpoint import Run
 from vae_train.config import Config, Place
@@ -21,7 +21,12 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
     measured_on = protocol(config, test)
     checkpoint.save_weights(out, vae)
     checkpoint.save_probe(out, images.test[:64])
-    best = checkpoint.load_weights(out, checkpoint.read_settings(out), config.model, best=True).to(training.device)
+    try:
+        best = checkpoint.load_weights(out, checkpoint.read_settings(out), config.model, best=True).to(training.device)
+    except BundleError as error:  # damaged since: what was trained must not be lost with it
+        click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
+        checkpoint.save_weights(out, vae, best=True)
+        best = vae
     for weights, is_best in ((best, True), (vae, False)):  # the last ones' file says that the run is finished
         summary = evaluate.summary(evaluate.measure(weights, test.to(training.device)))
         checkpoint.save_evaluation(out, {**measured_on, **summary}, best=is_best)

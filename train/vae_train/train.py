@@ -49,6 +49,7 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
     """
     with machine(place) as where:
         settings = distributed.from_first(lambda: checkpoint.read_settings(out))
+        _compare(settings.provenance, where)
         with checkpoint.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
             state = distributed.from_first(lambda: _unfinished(out))
             images = _load(settings.config, place)
@@ -61,6 +62,17 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
             _run(training, images, out, tensorboard)
+
+
+def _compare(begun: dict[str, Any], where: torch.device) -> None:
+    """Say what differs from where a training began. Raises ArgumentError where its generator is another device's."""
+    kind = str(begun.get("device", where)).partition(":")[0]
+    if kind != where.type:
+        raise ArgumentError("run was begun on another device", kind, f"resume it with --device {kind}")
+    now = {"threads": torch.get_num_threads(), "processes": distributed.size(), "torch": torch.__version__}
+    changed = [f"{name} {value}, not {begun[name]}" for name, value in now.items() if value != begun.get(name, value)]
+    if changed:
+        _warn(f"weights will not be those of an unbroken training to the last bit: {', '.join(changed)}")
 
 
 def _begin(out: Path, config: Config) -> Config:

@@ -72,11 +72,14 @@ class Training:
     def step(self, out: Pass) -> None:
         """Move the weights along their gradients, unless the pass `out` was not finite; nothing waits for the device.
 
-        Every tenth step measures the gradients' norm, which a small network notices.
+        Every tenth step measures the norm of all gradients, which a small network notices; the others look at those of
+        vectors, such as biases, alone: what is not finite in a layer nearly always reaches its bias.
         """
+        gradients = [w.grad for w in self.weights if w.grad is not None]
         finite = (out.parameters.sum() + out.z.sum()).isfinite()
+        finite &= torch.nn.utils.get_total_norm([g for g in gradients if g.ndim < 2]).isfinite()
         if self.progress.step % _NORM_EVERY == 0:
-            norm = torch.nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None])
+            norm = torch.nn.utils.get_total_norm(gradients)
             finite &= norm.isfinite()
             measured = torch.stack([norm, torch.ones_like(norm), torch.clamp(norm - self.norms[2], min=0)])
             self.norms += torch.where(finite, measured, 0)
@@ -114,7 +117,8 @@ class Training:
             "groups": optimizer["param_groups"],
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if not callable(v)},
         }
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, json.dumps(rest)
+        # clones, since safetensors refuses tensors that share memory, as a person's tied weights do
+        return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, json.dumps(rest)
 
     def restore(self, tensors: dict[str, Tensor], rest: str) -> None:
         """Take over what `state` gave. Raises KeyError, ValueError or RuntimeError where it is another network's."""
