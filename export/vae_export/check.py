@@ -94,7 +94,11 @@ def check_graphs(bundle: Bundle) -> None:
     except (KeyError, TypeError) as error:
         raise BundleError("bundle's manifest lacks what is checked", error, "export it again") from None
     for name in GRAPHS:
-        model = onnx.load_from_string(bundle.files[name])
+        try:
+            model = onnx.load_from_string(bundle.files[name])
+        except Exception as error:  # protobuf's own
+            which = f"{bundle.path / name} ({type(error).__name__})"
+            raise BundleError("graph damaged", which, "export it again") from None
         try:
             graphs.check(model, opset)
             if model.ir_version != ir_version:
@@ -130,9 +134,13 @@ def _evaluator(bundle: Bundle, name: str) -> Evaluator:
     model = onnx.load_from_string(bundle.files[name])
     if model.opset_import[0].version < _KNOWS_QUANTISING and any("Quantize" in it.op_type for it in model.graph.node):
         model = onnx.version_converter.convert_version(model, _KNOWS_QUANTISING)
-    evaluator = ReferenceEvaluator(model)
 
     def evaluate(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        return list(evaluator.run(None, {evaluator.input_names[0]: inputs}))
+        try:
+            evaluator = ReferenceEvaluator(model)
+            return list(evaluator.run(None, {evaluator.input_names[0]: inputs}))
+        except Exception as error:  # there is no saying what a rare operator raises
+            which = f"{bundle.path / name} ({type(error).__name__}: {str(error)[:120]})"
+            raise BundleError("reference evaluator cannot run the graph", which, "check it with its run") from None
 
     return evaluate

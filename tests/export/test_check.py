@@ -15,6 +15,7 @@ import onnx
 import pytest
 import safetensors.torch
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from vae_export import check
 from vae_export.cli import cli, main, on_bundles
@@ -145,6 +146,32 @@ def test_a_graph_that_is_not_valid_is_named(command: Command, tiny_bundle: Path,
     result = command(main, "check", out)
     assert (result.code, result.out) == (3, "")
     assert f"graph is not what the manifest says: {out}/decoder.onnx (exported graph is not valid" in result.err
+
+
+def test_a_graph_that_protobuf_refuses_is_named(command: Command, tiny_bundle: Path, forge: Forge) -> None:
+    """Bytes that are no message where ONNX has one, under valid hashes, end in exit code 3 and name the graph."""
+    raw = (tiny_bundle / "decoder.onnx").read_bytes()
+    type_of_output = onnx.load_from_string(raw).graph.output[0].type.SerializeToString()
+    assert type_of_output in raw
+    out = forge({"decoder.onnx": raw.replace(type_of_output, b"\xff" * len(type_of_output))})
+    result = command(main, "check", out)
+    assert (result.code, result.out) == (3, "")
+    assert result.err == f"vae-export: error: graph damaged: {out}/decoder.onnx (DecodeError); export it again\n"
+
+
+def test_an_operator_that_the_reference_lacks_is_named(
+    command: Command, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ONNX's evaluator raises, of whatever kind, ends in exit code 3 and one line that names the graph."""
+
+    def run(evaluator: ReferenceEvaluator, outputs: Any, feed: Any) -> Any:
+        raise NotImplementedError("no such\noperator")
+
+    monkeypatch.setattr(ReferenceEvaluator, "run", run)
+    result = command(main, "check", tiny_bundle)
+    assert (result.code, result.out) == (3, "")
+    assert ERROR.fullmatch(result.err)
+    assert f"{tiny_bundle}/encoder.onnx (NotImplementedError: no such operator)" in result.err
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "golden.npz", "manifest.json"])

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vae_export import publish
+from vae_export.cli import main
 from vae_runtime.bundle import read
 
 Files = dict[str, bytes]
@@ -116,6 +119,17 @@ def test_what_killed_exports_left_goes_and_all_else_stays(both: tuple[Files, Fil
     }
     assert contents(out) == both[1]
     assert not at_work.exists()
+
+
+def test_an_export_clears_up_after_a_killed_one(
+    command: Callable[..., Any], tiny_run: Path, both: tuple[Files, Files], out: Path, after_export: Callable[..., None]
+) -> None:
+    """`vae-export RUN --out OLD` leaves the new bundle alone in the folder, whatever a killed export left there."""
+    (out.parent / ".bundle.1.0123abcd").mkdir()
+    publish.write(out.parent / ".bundle.1.0123abcd", both[1])
+    after_export()
+    assert command(main, tiny_run, "--out", out).code == 0
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
 READER = """
