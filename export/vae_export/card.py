@@ -118,7 +118,8 @@ def _figures(facts: Facts) -> Iterator[str]:
         return
     yield "## Figures"
     yield ""
-    yield "Means over the test images, +- their standard errors. For the ELBO and log p(x), higher is better."
+    yield f"Means over {_measured_on(facts)}, +- their standard errors."
+    yield "Higher is better for the ELBO and for log p(x)."
     yield ""
     rows = []
     for figure in facts.figures:
@@ -135,6 +136,21 @@ def _figures(facts: Facts) -> Iterator[str]:
     if not facts.likelihood.discrete:
         yield ""
         yield _DENSITIES
+
+
+def _measured_on(facts: Facts) -> str:
+    """What a figure in nats must name: data set, split, binarisation and prior."""
+    measured = facts.evaluation
+    words = [
+        "the",
+        f"{measured['images']:,}" if "images" in measured else "",
+        _text(measured.get("split", "test")),
+        "images",
+    ]
+    words += ["of", _text(facts.dataset)] if facts.dataset else []
+    details = [_text(measured["binarisation"])] if "binarisation" in measured else []
+    details += [f"{_text(measured['prior'])} prior"] if "prior" in measured else []
+    return " ".join(filter(None, words)) + (f" ({', '.join(details)})" if details else "")
 
 
 def _data(facts: Facts) -> Iterator[str]:

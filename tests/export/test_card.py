@@ -114,6 +114,8 @@ def test_the_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
     """Data, training, settings, versions, parity, and every file with its size and sha256."""
     manifest = manifest_of(tiny_bundle)
     text = card.write(manifest)
+    measured = f"297 test images of mnist ({manifest['evaluation']['binarisation']}, standard-normal prior)"
+    assert f"Means over the {measured}, +- their standard errors." in text
     assert "\n    vae-train --epochs 2\n" in text
     assert "preset tutorial, dataset mnist" in text
     assert "hidden 32," in text
