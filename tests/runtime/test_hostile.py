@@ -308,7 +308,7 @@ def test_verbs_survive_any_entry_of_a_manifest(bench: Bench, command: Any, value
     [
         ('"format": 1,', '"format": 1, "format": 1,'),
         ('"contract": {', '"contract": {}, "contract": {'),
-        ('"latent_dim": 4,', '"latent_dim": 7, "latent_dim": 4,'),
+        ('"latent_dim": 4,\n  "prior"', '"latent_dim": 7, "latent_dim": 4,\n  "prior"'),
         ('"onnx": {', '"onnx": {"a": 1, "a": 2, '),
     ],
 )

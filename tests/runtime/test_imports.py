@@ -56,7 +56,7 @@ def test_verbs_without_pictures_do_not_wait_for_pillow(tmp_path: Path, verb: lis
     """`vae-infer` with arrays alone loads neither Pillow nor any heavy package."""
     code = (
         f"import os, sys; os.chdir({str(tmp_path)!r})\n"
-        "import numpy; numpy.save('z.npy', numpy.zeros((2, 32), 'f4'))\n"
+        "import numpy; numpy.save('z.npy', numpy.zeros((2, 40), 'f4'))\n"
         f"sys.argv = ['vae-infer', *{verb}]\nfrom vae_runtime.cli import main\n"
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code"
     )

@@ -55,7 +55,7 @@ SMALL = ["--threads", "1", "--memory", "1"]  # so that 300 images take several r
 def many(tmp_path: Path) -> Path:
     """A folder with 300 images and 300 latents of the shipped model."""
     np.save(tmp_path / "images.npy", np.zeros((300, 28, 28), np.uint8))
-    np.save(tmp_path / "z.npy", np.zeros((300, 32), np.float32))
+    np.save(tmp_path / "z.npy", np.zeros((300, 40), np.float32))
     return tmp_path
 
 
