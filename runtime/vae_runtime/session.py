@@ -35,9 +35,9 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except MemoryError:
-            raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
         except Exception as error:  # onnxruntime's exceptions share no base class
+            if _of_memory(error):
+                raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
             raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
         _trim()
         if {node.type for node in (*self._session.get_inputs(), *self._session.get_outputs())} != {"tensor(float)"}:
@@ -50,13 +50,10 @@ class Session:
         feed = {next(iter(self.inputs)): np.ascontiguousarray(x, np.float32)}
         try:
             results = list(self._session.run(list(outputs), feed))
-        except MemoryError:
-            raise ResourceError("out of memory", f"running {self.name}", "free memory or use smaller batches") from None
         except Exception as error:  # as above
-            if "bad allocation" in str(error) or "Failed to allocate" in str(error):
-                raise ResourceError(
-                    "out of memory", f"running {self.name}", "free memory or use smaller batches"
-                ) from None
+            if _of_memory(error):
+                todo = "free memory or use smaller batches"
+                raise ResourceError("out of memory", f"running {self.name}", todo) from None
             raise BundleError(
                 "onnxruntime cannot run the graph", f"{self.name} ({_short(error)})", "export it again"
             ) from None
@@ -71,6 +68,11 @@ def _trim() -> None:
     """Give memory back to the system, where the C library can: opening a graph takes its weights' size three times."""
     with suppress(AttributeError, OSError, TypeError):  # other libraries than glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out; what onnxruntime raises has no type of its own for that."""
+    return isinstance(error, MemoryError) or "bad allocation" in str(error) or "Failed to allocate" in str(error)
 
 
 def _short(error: Exception) -> str:
