@@ -1,0 +1,87 @@
+"""Trace a network with torch.export, and refuse by its line in a person's code what no bundle can hold."""
+
+import io
+import logging
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from vae_export import promises, source
+from vae_export.source import Line, Owns, refusal
+from vae_runtime.errors import BundleError
+
+_BRANCH = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
+_BATCH = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"
+_OPERATOR = "write it with operators that ONNX has instead"
+_TORCH = "write it with torch's operators on whole tensors instead"
+
+
+def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
+    """Trace `module` for any batch size. names: of its input and outputs, for messages.
+
+    Raises BundleError where that cannot be, or where the network breaks what a bundle promises.
+    """
+    owns = source.owner(module)
+
+    def trace() -> ExportedProgram:
+        return torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
+
+    with quiet():
+        try:
+            program = trace()
+            promises.check(program, owns, names)
+        except BundleError:
+            raise
+        except Exception as error:  # whatever the network or torch raises
+            line, reason, todo = _explain(error, owns)
+            if todo is _BATCH:
+                line = source.of_fixed_size(module, trace, owns)
+            raise refusal(line, reason, todo, names) from None
+    return program
+
+
+def untranslated(error: torch.onnx.OnnxExporterError, module: nn.Module, names: str) -> BundleError:
+    """The error for a traced network that torch.onnx.export cannot write, by the operator where it gave up."""
+    reason = _lines(source.chain(error)[-1])[0]
+    if operator := re.search(r"OpOverload\(op='\w+\.(.+?)'", reason):
+        reason = f"ONNX has no operator for {operator[1].strip('_')}"
+    frames = [
+        frame.f_locals.get("node") for e in source.chain(error) for frame, _ in traceback.walk_tb(e.__traceback__)
+    ]
+    nodes = [node for node in frames if isinstance(node, fx.Node)]
+    line = source.of_node(nodes[-1], source.owner(module)) if nodes else None
+    return refusal(line, reason, _OPERATOR, names)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hear nothing for a while of what torch logs and prints: of conversions to older opsets, and before it raises."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _explain(error: Exception, owns: Owns) -> tuple[Line | None, str, str]:
+    """Line, reason and what to do, of what torch.export raised."""
+    kinds = {type(e).__name__ for e in source.chain(error)}
+    line = source.of_error(error, owns)
+    if "GuardOnDataDependentSymNode" in kinds:
+        return line, "data-dependent: the way depends on a tensor's values", _BRANCH
+    if "ConstraintViolationError" in kinds:
+        specialised = "specialized it to be a constant" in str(error)
+        return line, "fixes the batch size" if specialised else _lines(error)[1].removeprefix("- "), _BATCH
+    return line, _lines(error)[0], _TORCH
+
+
+def _lines(error: BaseException) -> list[str]:
+    """What an exception says."""
+    return [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
