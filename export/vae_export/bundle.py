@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae_export import gate, graphs, publish
+from vae_export import gate, graphs, publish, requirements
 from vae_runtime import noise
 from vae_runtime.bundle import FORMAT, MANIFEST, dump_manifest
 from vae_runtime.likelihoods import from_contract
@@ -39,7 +39,7 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
     manifest = {
         "contract": contract,
         "files": {name: _fingerprint(data) for name, data in files.items()},
-        "onnx": {"opset": opset, "ir_version": encoder.ir_version},
+        "onnx": requirements.describe(encoder, decoder),
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
         "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
         "settings": {**asdict(run.config), "dataset": run.evaluation.get("dataset")},  # without the folders above it

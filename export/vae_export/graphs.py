@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import helper
 
+from vae_export import requirements
 from vae_runtime import graph
 from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.errors import ArgumentError, BundleError, VaeError
@@ -22,7 +23,7 @@ _WRITTEN_FROM = 18  # torch.onnx.export writes this opset and newer ones; it wou
 
 def newest_opset() -> int:
     """The newest opset that the installed torch can write and the installed onnx and onnxruntime can read."""
-    newest = min(onnx.defs.onnx_opset_version(), _newest_of_torch())
+    newest = min(requirements.NEWEST_OPSET, onnx.defs.onnx_opset_version(), _newest_of_torch())
     while newest > OLDEST_OPSET and not _loads(newest):
         newest -= 1
     return newest

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from vae_export import bundle, graphs
+from vae_export import bundle, graphs, requirements
 from vae_export.cli import main
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.session import Session
@@ -116,8 +116,11 @@ def test_opsets_out_of_range_are_refused(
 
 
 def test_newest_opset_is_one_that_all_sides_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest opset is one of onnx's, and the first that torch writes where torch no longer says its newest."""
+    """No opset without a known onnxruntime is offered, nor any but the first where torch no longer says its newest."""
     assert 20 <= graphs.newest_opset() <= onnx.defs.onnx_opset_version()
+    with monkeypatch.context() as patch:
+        patch.setattr(requirements, "NEWEST_OPSET", 19)
+        assert graphs.newest_opset() == 19
     monkeypatch.delattr("torch.onnx._constants.ONNX_MAX_OPSET")
     assert graphs.newest_opset() == 18
 

@@ -163,6 +163,7 @@ def test_graphs_are_short_and_readable(exported: Exported, preset: str, likeliho
         assert count["Gemm"] == sum(isinstance(part, nn.Linear) for part in network.modules())
         assert count["Conv"] == sum(isinstance(part, nn.Conv2d) for part in network.modules())
         assert count["Reshape"] == 1
+        assert manifest["onnx"]["operators"][role] == count
     assert (
         manifest["onnx"]["ir_version"] == model.ir_version == helper.find_min_ir_version_for(list(model.opset_import))
     )

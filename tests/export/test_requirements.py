@@ -1,0 +1,121 @@
+"""What the manifest says that a bundle needs: true for the onnxruntime it names, and not for the one before."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_export import bundle, graphs
+from vae_export.cli import judge
+from vae_train import checkpoint, networks
+from vae_train.checkpoint import Run
+from vae_train.config import PRESETS
+
+ROOT = Path(__file__).parents[2]
+OPSETS = range(graphs.OLDEST_OPSET, graphs.newest_opset() + 1)
+OLDEST_INSTALLABLE = "1.15.0"  # on Python 3.11: which graphs an older one would load cannot be seen there
+
+Installed = Callable[[str], Path]
+
+
+def parts(release: str) -> tuple[int, ...]:
+    """A release's numbers, for comparing."""
+    return tuple(map(int, release.split(".")))
+
+
+def test_manifest_says_what_the_graphs_need(tiny_bundle: Path) -> None:
+    """Opset, IR version, operators and the oldest onnxruntime of a bundle of two small perceptrons."""
+    assert json.loads((tiny_bundle / "manifest.json").read_bytes())["onnx"] == {
+        "opset": 17,
+        "ir_version": 8,
+        "min_onnxruntime": "1.15.0",
+        "operators": {
+            "encoder": {"Clip": 1, "Gemm": 3, "Relu": 1, "Reshape": 1},
+            "decoder": {"Gemm": 2, "Relu": 1, "Reshape": 1},
+        },
+    }
+
+
+def test_installed_onnxruntime_is_new_enough_for_every_opset(tiny_run: Path, tmp_path: Path) -> None:
+    """What is claimed rises with the opset, and never above the release in which the gate has just passed."""
+    run = checkpoint.load(tiny_run)
+    claimed = []
+    for opset in OPSETS:
+        bundle.export(run, tmp_path / str(opset), opset, judge)
+        manifest = json.loads((tmp_path / str(opset) / "manifest.json").read_bytes())
+        assert manifest["onnx"]["opset"] == opset
+        claimed.append(parts(manifest["onnx"]["min_onnxruntime"]))
+    assert claimed == sorted(claimed)
+    assert claimed[-1] > claimed[0] == parts(OLDEST_INSTALLABLE)
+    assert claimed[-1] <= parts(version("onnxruntime"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """`installed("1.16.0")` or `installed("<1.16.0")`: the Python of an environment with that onnxruntime, no torch.
+
+    Skips where the package index has none for this Python, or cannot be reached.
+    """
+    made: dict[str, Path] = {}
+
+    def get(release: str) -> Path:
+        if release not in made:
+            venv = tmp_path_factory.mktemp("venv")
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+            wanted = f"onnxruntime{release}" if release.startswith("<") else f"onnxruntime=={release}"
+            packages = [wanted, "numpy<2", "click", "pillow"]  # onnxruntime was built for NumPy 1 up to 1.18
+            command = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"{wanted} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+            made[release] = venv / "bin" / "python"
+        return made[release]
+
+    return get
+
+
+def verify(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`vae-infer verify` of a bundle in that Python, with the runtime of this checkout."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "runtime")}
+    command = [python, "-m", "vae_runtime", "--bundle", folder, "verify"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture
+def run(tiny_run: Path) -> Run:
+    """A run with convolutions too: all operators that presets have but the perceptrons' Relu."""
+    run = checkpoint.load(tiny_run)
+    config = PRESETS["resnet"].replace(hidden=(4, 4), dense=8, latent_dim=run.vae.latent_dim)
+    torch.manual_seed(0)
+    vae = networks.build(config, run.image_shape)
+    run.vae.encoder, run.vae.decoder = vae.encoder, vae.decoder
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", OPSETS)
+def test_claimed_onnxruntime_runs_the_bundle_and_the_one_before_does_not(
+    installed: Installed, run: Run, tmp_path: Path, opset: int
+) -> None:
+    """In an environment with exactly the release named, golden vectors pass; in the one before, loading is refused."""
+    out = tmp_path / "bundle"
+    bundle.export(run, out, opset, judge)
+    claimed = json.loads((out / "manifest.json").read_bytes())["onnx"]["min_onnxruntime"]
+    python = installed(claimed)
+    found = subprocess.run(
+        [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == claimed
+    done = verify(python, out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("✓") == 6
+    if claimed != OLDEST_INSTALLABLE:
+        refused = verify(installed(f"<{claimed}"), out)
+        assert refused.returncode == 3
+        assert "onnxruntime refuses the graph" in refused.stderr
