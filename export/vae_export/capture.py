@@ -35,7 +35,7 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
         try:
             program = trace()
             promises.check(program, owns, names)
-        except BundleError:
+        except (BundleError, MemoryError):
             raise
         except Exception as error:  # whatever the network or torch raises
             line, reason, todo = _explain(error, owns)

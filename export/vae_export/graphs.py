@@ -91,7 +91,8 @@ def check(model: onnx.ModelProto, opset: int) -> None:
         raise BundleError(
             "exported graph is not valid", f"opset {opset} ({reason})", "choose a newer --opset"
         ) from None
-    graph.check(model.SerializeToString(), model.graph.name)  # what the runtime refuses: random operators, other files
+    names = " to ".join(", ".join(v.name for v in values) for values in (model.graph.input, model.graph.output))
+    graph.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != "batch":
             raise BundleError("batch size fixed in the graph", value.name, "keep the first axis free in the network")

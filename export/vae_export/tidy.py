@@ -22,8 +22,11 @@ def tidy(model: ir.Model, weights: set[str], opset: int) -> onnx.ModelProto:
     """The graph at this opset, as short and readable as it gets.
 
     model: as torch.onnx.export made it, at this opset or a newer one. weights: the names of the network's parameters
-    and buffers, which they keep. Raises BundleError where an older opset has no such operators.
+    and buffers, which they keep. Raises BundleError where ONNX, or an older opset, has no such operators.
     """
+    if foreign := sorted({f"{node.domain}::{node.op_type}" for node in model.graph if node.domain}):
+        todo = "write it with operators that ONNX has instead"
+        raise BundleError("network has operators outside of ONNX", ", ".join(foreign), todo)
     ShapeInferencePass()(model)  # torch's own optimisation leaves shapes that are computed because they are not known
     rewriter.rewrite(model, pattern_rewrite_rules=expand_before_binary_op_rules)
     optimizer.optimize(model)

@@ -183,3 +183,19 @@ def test_what_an_opset_lacks_is_refused_with_the_way_out(module: type[nn.Module]
     line = f"network has an operator newer than its opset: {operator} is not in opset 17; choose a newer --opset"
     assert str(caught.value) == line
     assert_exported(module(), 18)
+
+
+class Foreign(nn.Module):
+    """An operator of a domain of its own, which only some runtimes would know."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whatever that operator does."""
+        return torch.onnx.ops.symbolic("mine::Special", (x,), dtype=x.dtype, shape=x.shape, version=1)
+
+
+def test_operators_outside_of_onnx_are_refused_by_name() -> None:
+    """A graph that onnxruntime alone cannot run is not made."""
+    with pytest.raises(BundleError) as caught:
+        graphs.to_onnx(Foreign(), torch.zeros(2, 12), "x", ["y"], 17)
+    advice = "write it with operators that ONNX has instead"
+    assert str(caught.value) == f"network has operators outside of ONNX: mine::Special; {advice}"
