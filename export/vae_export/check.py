@@ -135,6 +135,7 @@ def _evaluator(bundle: Bundle, name: str) -> Evaluator:
     if model.opset_import[0].version < _KNOWS_QUANTISING and any("Quantize" in it.op_type for it in model.graph.node):
         model = onnx.version_converter.convert_version(model, _KNOWS_QUANTISING)
 
+    @np.errstate(all="ignore")  # the sigmoid of a large number, say; what is not finite fails
     def evaluate(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         try:
             evaluator = ReferenceEvaluator(model)

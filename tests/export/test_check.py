@@ -65,9 +65,10 @@ def test_a_bundle_is_checked_without_its_run(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_bundle_that_ships_is_checked_by_its_name(command: Command) -> None:
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_a_bundle_that_ships_is_checked_by_its_name(command: Command, name: str) -> None:
     """`vae-export check mnist` checks the bundle in the package."""
-    result = command(main, "check", "mnist")
+    result = command(main, "check", name)
     assert (result.code, result.err, result.out.count("✗")) == (0, "", 0)
 
 
