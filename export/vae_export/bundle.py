@@ -2,39 +2,38 @@
 
 import hashlib
 import importlib.metadata
-import io
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from vae_export import gate, graphs, publish, requirements
-from vae_runtime import noise
+from vae_export import failing, gate, golden, graphs, publish, requirements
 from vae_runtime.bundle import FORMAT, MANIFEST, dump_manifest
-from vae_runtime.likelihoods import from_contract
+from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
 
-_GOLDEN_IMAGES, _GOLDEN_SEED = 2, 1
 
-
-def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None]) -> None:
+def export(
+    run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], None], keep_failing: Path | None = None
+) -> None:
     """Export `run`, compare it with PyTorch, and publish it as the folder `out` if `judge` does not raise.
 
-    A failed or killed export leaves what was at `out` as it was.
+    A failed or killed export leaves what was at `out` as it was. keep_failing: a new folder for what repeats the
+    failure, where `judge` raises BundleError.
     """
     graphs.check_opset(opset)
+    if keep_failing:
+        failing.check_new(keep_failing)
     out = out.resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
     contract, encoder, decoder = build(run, opset)
     files = {
         "encoder.onnx": graphs.stamp(encoder, contract, "encoder"),
         "decoder.onnx": graphs.stamp(decoder, contract, "decoder"),
-        "golden.npz": golden(run),
+        "golden.npz": golden.archive(run.vae, run.image_shape),
     }
     manifest = {
         "contract": contract,
@@ -49,7 +48,12 @@ def export(run: Run, out: Path, opset: int, judge: Callable[[list[gate.Row]], No
     with publish.staging(out) as staging:
         publish.write(staging, {**files, MANIFEST: dump_manifest(manifest)})
         rows = gate.compare(run.vae, RuntimeVAE.load(staging), run.probe)
-        judge(rows)
+        try:
+            judge(rows)
+        except BundleError:
+            if keep_failing:
+                failing.keep(keep_failing, staging, rows)
+            raise
         publish.write(staging, {MANIFEST: dump_manifest({**manifest, "parity": gate.report(rows)})})
         publish.swap(staging, out)
     publish.remove_leftovers(out)
@@ -72,28 +76,6 @@ def build(run: Run, opset: int) -> tuple[dict[str, Any], Any, Any]:
         "likelihood": run.vae.likelihood.contract(),
     }
     return contract, encoder, decoder
-
-
-@torch.no_grad()
-def golden(run: Run) -> bytes:
-    """Inputs from the model's own prior and seeded noise, and PyTorch's outputs for them, as the bytes of an .npz."""
-    rows = np.arange(_GOLDEN_IMAGES)
-    z = noise.normal(_GOLDEN_SEED, noise.PRIOR, rows, run.vae.latent_dim)
-    parameters = run.vae.decoder(torch.from_numpy(z))
-    likelihood = from_contract(run.vae.likelihood.contract())
-    draw = noise.uniform if likelihood.noise == "uniform" else noise.normal
-    noise_of_pixels = draw(_GOLDEN_SEED, noise.PIXELS, rows, math.prod(run.image_shape))
-    drawn = likelihood.sample(parameters.numpy(), noise_of_pixels.reshape(-1, *run.image_shape))
-    x = torch.from_numpy(drawn).clamp(0, 1)  # Gaussian pixels may leave the range that the runtime takes
-    eps = noise.normal(_GOLDEN_SEED, noise.POSTERIOR, rows, run.vae.latent_dim)
-    mu, logsigma = run.vae.encoder(x)
-    elbo = run.vae.elbo(x, torch.from_numpy(eps))
-    buffer = io.BytesIO()
-    arrays = {"seed": np.array(_GOLDEN_SEED, np.uint64), "z": z, "eps": eps}
-    tensors = {"x": x, "mu": mu, "logsigma": logsigma, likelihood.output: parameters, "elbo": elbo}
-    arrays |= {name: tensor.numpy() for name, tensor in tensors.items()}
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
 
 
 def _fingerprint(data: bytes) -> dict[str, Any]:

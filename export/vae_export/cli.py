@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,11 @@ A run folder of such a name is ./check or ./card.
 @click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
 @_best
 @_model
+@click.option("--keep-failing", type=_PATH, help="New folder for what repeats a failure of the gate.")
 @click.version_option(package_name="vae-edge")
-def cli(run_folder: Path, opset: int, out: Path | None, best: bool, model: str | None) -> None:
+def cli(
+    run_folder: Path, opset: int, out: Path | None, best: bool, model: str | None, keep_failing: Path | None
+) -> None:
     """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch.
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
@@ -43,7 +47,9 @@ def cli(run_folder: Path, opset: int, out: Path | None, best: bool, model: str |
     from vae_train import checkpoint
 
     out = out or Path("bundles") / run_folder.resolve().name
-    bundle.export(checkpoint.load(run_folder, model, best), out, opset, judge)
+    bundle.export(
+        checkpoint.load(run_folder, model, best), out, opset, partial(judge, keep_failing=keep_failing), keep_failing
+    )
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {size / 1e6:.1f} MB")
 
@@ -106,12 +112,13 @@ def card(bundle: Path, output: Path | None) -> None:
     click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
 
 
-def judge(rows: list["Row"]) -> None:
+def judge(rows: list["Row"], keep_failing: Path | None = None) -> None:
     """Print the table; raise BundleError, naming every failing row, where one failed."""
     from vae_export import gate
 
     click.echo(gate.table(rows))
-    _refuse([row.name for row in rows if not row.passed], "nothing was published; see the table above")
+    repeat = f", and {keep_failing / 'rerun.txt'}, which repeats it" if keep_failing else ""
+    _refuse([row.name for row in rows if not row.passed], f"nothing was published; see the table above{repeat}")
 
 
 def _refuse(failed: list[str], todo: str) -> None:

@@ -22,6 +22,7 @@ from vae_runtime.verify import verify
 from vae_train import checkpoint, evaluate, networks, pixels, train
 from vae_train.checkpoint import Run, Settings
 from vae_train.config import LIKELIHOODS, PRESETS, Place
+from vae_train.mlp import Shape
 
 Exported = Callable[[str, str, int], tuple[Run, torch.Tensor, Path]]
 SHAPES = {
@@ -62,10 +63,11 @@ def smooth_images(n: int, shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def make_run(preset: str, likelihood: str) -> tuple[Run, torch.Tensor]:
+def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[Run, torch.Tensor]:
     """A run as a training would leave it, with noise on all weights in place of one, and its test images."""
     config = PRESETS[preset].replace(likelihood=likelihood)
-    shape, levels = SHAPES[preset], smooth_images(64, SHAPES[preset])
+    shape = shape or SHAPES[preset]
+    levels = smooth_images(64, shape)
     torch.manual_seed(0)
     vae = networks.build(config, shape)
     networks.start_at_constant_image(vae, *pixels.moments(levels))

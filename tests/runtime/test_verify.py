@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,39 @@ def test_unusable_golden_vectors_are_refused(
         verify(read(bundle))
 
 
-def test_ulps_count_float32_steps(forge: Callable[..., Path], tiny_bundle: Path) -> None:
-    """A golden value moved by three float32 steps is three ulps off."""
+def test_ulps_count_float32_steps_of_the_rows_scale(forge: Callable[..., Path], tiny_bundle: Path) -> None:
+    """A golden value moved by three steps of the largest value of its row is three ulps off, however small it is."""
     z = read(tiny_bundle).golden()["z"].copy()
-    for _ in range(3):
-        z[0, 0] = np.nextafter(z[0, 0], np.float32(10))
-    rows = {row.name: row for row in verify(read(forge({"golden.npz": changed_golden(tiny_bundle, z=z)})))}
+    largest = np.abs(z[1]).max()
+    small = np.abs(z[1]).argmin()
+    moved = z.copy()
+    moved[1, small] += 3 * (np.nextafter(largest, np.float32(np.inf)) - largest)
+    rows = {row.name: row for row in verify(read(forge({"golden.npz": changed_golden(tiny_bundle, z=moved)})))}
     assert rows["z"].ulps == 3
     assert not rows["z"].passed
+
+
+def test_tolerances_are_the_gates(forge: Callable[..., Path], tiny_bundle: Path) -> None:
+    """Each row is judged by the gate's tolerance for that array: just below it passes, just above it fails."""
+    stored = read(tiny_bundle).manifest["parity"]["tolerance"]
+    rows = {row.name: row for row in verify(read(tiny_bundle))}
+    assert {name: row.tolerance for name, row in rows.items()} == {"z": 0, "eps": 0} | {n: stored[n] for n in NAMES[2:]}
+    off = rows["mu"].max_abs
+    assert off > 0
+    for factor, passed in ((1, True), (0.999, False)):
+        bundle = forge(change=lambda manifest, factor=factor: manifest["parity"]["tolerance"].update(mu=off * factor))
+        assert {row.name for row in verify(read(bundle)) if not row.passed} == (set() if passed else {"mu"})
+        shutil.rmtree(bundle)
+
+
+def test_bundles_with_relative_tolerances_are_verified(forge: Callable[..., Path], tiny_bundle: Path) -> None:
+    """A bundle from before tolerances had a model has `relative`, `absolute` and `nats` for all arrays."""
+    old = {"relative": 1e-5, "absolute": 1e-4, "nats": 1e-3}
+    rows = {r.name: r for r in verify(read(forge(change=lambda manifest: manifest["parity"].update(tolerance=old))))}
+    assert all(row.passed for row in rows.values())
+    golden = read(tiny_bundle).golden()
+    assert rows["mu"].tolerance == pytest.approx(1e-4 + 1e-5 * np.abs(golden["mu"]).max())
+    assert rows["elbo"].tolerance == pytest.approx(1e-3 + 1e-5 * np.abs(golden["elbo"]).max())
 
 
 def test_doctor_names_machine_and_versions(command: Any) -> None:

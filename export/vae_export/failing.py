@@ -1,0 +1,59 @@
+"""Keep what repeats a failure of the numeric gate: the graphs, the inputs, and a line that compares them again."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_export import golden
+from vae_export.gate import Row
+from vae_runtime.errors import ArgumentError
+from vae_runtime.files import folder_beside, write_errors
+
+ARRAYS, LINE = "failing.npz", "rerun.txt"
+
+
+def check_new(folder: Path) -> None:
+    """Raise ArgumentError where there is something already."""
+    if folder.exists() or folder.is_symlink():
+        raise ArgumentError("folder exists", folder, "choose another with --keep-failing")
+
+
+def keep(folder: Path, bundle: Path, rows: list[Row]) -> None:
+    """Make `folder`: a copy of the files of the bundle that failed, failing.npz and rerun.txt.
+
+    failing.npz: `rows`, the names of the failing rows; for row i of them `i/x` or `i/z`, the batch, for the ELBO its
+    noise `i/eps`, `i/worst`, the row of the input that is furthest off, and there `i/expected` and `i/got`; `got` is
+    missing where there was an error instead. Raises ArgumentError or ResourceError where that cannot be written.
+    """
+    failed = [row for row in rows if not row.passed]
+    arrays: dict[str, NDArray[Any]] = {"rows": np.array([row.name for row in failed])}
+    for i, row in enumerate(failed):
+        arrays[f"{i}/worst"] = np.array(row.worst)
+        for name, values in row.evidence.items():
+            arrays[f"{i}/{name}"] = values[row.worst] if name in ("expected", "got") else values
+    check_new(folder)
+    with write_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder_beside(folder) as made, write_errors(folder):
+        for file in bundle.iterdir():
+            shutil.copyfile(file, made / file.name)
+        np.savez_compressed(made / ARRAYS, **arrays)  # type: ignore[arg-type]
+        (made / LINE).write_text(_rerun(failed) + "\n")
+        made.rename(folder)
+
+
+def _rerun(failed: list[Row]) -> str:
+    """A line for the shell that says how far off one failing row is, a tensor's where there is one."""
+    i, row = next(((i, row) for i, row in enumerate(failed) if "eps" not in row.evidence), (0, failed[0]))
+    arrays = f"import numpy; f = numpy.load('{ARRAYS}')"
+    if "eps" in row.evidence:
+        got = f"__import__('vae_runtime').VAE.load('.').elbo(f['{i}/x'], seed={golden.SEED})"
+    else:
+        value, graph = ("x", "encoder") if "x" in row.evidence else ("z", "decoder")
+        session = f"__import__('onnxruntime').InferenceSession('{graph}.onnx')"
+        got = f"{session}.run(['{row.tensor}'], {{'{value}': f['{i}/{value}']}})[0]"
+    off = f"print(abs({got}[f['{i}/worst']] - f['{i}/expected']).max())"
+    return f'python -c "{arrays}; {off}"  # in this folder: {row.name}, {row.tolerance:.1e} is allowed'
