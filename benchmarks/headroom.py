@@ -1,6 +1,6 @@
 """How much room the numeric gate's tolerances leave: the largest difference over its tolerance, by who computes.
 
-    python benchmarks/headroom.py [--only PRESET]
+    python benchmarks/headroom.py [--only PRESET | --run RUN]
 
 For every preset under every likelihood, with the networks and images of tests/export/test_presets.py: the shipped
 runtime, and in place of its sessions onnxruntime without graph optimisations, ONNX's reference evaluator in NumPy,
@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vae_export import bundle, gate
 from vae_runtime.bundle import DECODER, ENCODER
 from vae_runtime.vae import VAE as RuntimeVAE
+from vae_train import checkpoint
 from vae_train.checkpoint import Run
 from vae_train.config import LIKELIHOODS
 from vae_train.vae import VAE
@@ -111,23 +112,29 @@ def measure(run: Run) -> dict[str, float]:
     return found
 
 
+def made_up(only: str | None) -> Iterator[tuple[str, Run]]:
+    """A run of every preset under every likelihood, and two of large images, by name."""
+    large = [] if only else [(preset, "gaussian", (3, 64, 64)) for preset in ("tutorial", "resnet-colour")]
+    presets = [only] if only else list(SHAPES)
+    for preset, likelihood, shape in [*((p, like, SHAPES[p]) for p in presets for like in LIKELIHOODS), *large]:
+        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", make_run(preset, likelihood, shape)[0]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SHAPES, help="one of the presets")
+    parser.add_argument("--run", type=Path, help="a trained run in place of all that")
     given = parser.parse_args()
-    subjects = [
-        (p, likelihood, SHAPES[p]) for p in ([given.only] if given.only else SHAPES) for likelihood in LIKELIHOODS
-    ]
-    if not given.only:
-        subjects += [(preset, "gaussian", (3, 64, 64)) for preset in ("tutorial", "resnet-colour")]
+    runs: Iterable[tuple[str, Run]] = (
+        [(str(given.run), checkpoint.load(given.run))] if given.run else made_up(given.only)
+    )
     print(machine())
-    for i, (preset, likelihood, shape) in enumerate(subjects):
-        found = measure(make_run(preset, likelihood, shape)[0])
+    for i, (name, run) in enumerate(runs):
+        found = measure(run)
         if i == 0:
-            print(f"{'preset':14}{'likelihood':22}{'images':>8}" + "".join(f"{side:>12}" for side in found))
-        size = "x".join(map(str, shape))
-        print(f"{preset:14}{likelihood:22}{size:>8}" + "".join(f"{x:12.2g}" for x in found.values()), flush=True)
+            print(f"{'':45}" + "".join(f"{side:>12}" for side in found))
+        print(f"{name:45}" + "".join(f"{x:12.2g}" for x in found.values()), flush=True)
 
 
 if __name__ == "__main__":

@@ -277,6 +277,8 @@ def in_weights(name: str, w: Weights, rng: np.random.Generator) -> Iterator[tupl
         return
     one, other = (np.unravel_index(i, w.shape) for i in rng.choice(w.size, 2, replace=False))
     yield "one weight off by 1%", scale(one, 1.01)
+    yield "one weight off by 0.01%", scale(one, 1.0001)
+    yield "one weight off by 0.0001%", scale(one, 1.000001)
     yield "one weight zero", scale(one, 0)
     yield "one weight's sign", scale(one, -1)
     yield "a tensor off by 1%", scale(..., 1.01)
@@ -422,7 +424,7 @@ def fix_batch(shape: Weights) -> Weights:
 
 def table(outcomes: list[Outcome]) -> str:
     """By kind: how many, how many without any effect, how many of the others were caught, and the worst missed."""
-    lines = [f"{'fault':24}{'faults':>8}{'no effect':>11}{'caught':>8}{'missed':>8}{'largest effect missed':>24}"]
+    lines = [f"{'fault':26}{'faults':>8}{'no effect':>11}{'caught':>8}{'missed':>8}{'largest effect missed':>24}"]
     kinds = sorted({outcome.fault.kind for outcome in outcomes})
     for kind in [*kinds, "all"]:
         some = [outcome for outcome in outcomes if kind in (outcome.fault.kind, "all")]
@@ -430,7 +432,7 @@ def table(outcomes: list[Outcome]) -> str:
         missed = [outcome for outcome in some if outcome.largest > 0 and not outcome.caught]
         largest = f"{max(o.largest for o in missed):.1e} nats" if missed else ""
         caught = len(some) - len(equivalent) - len(missed)
-        lines.append(f"{kind:24}{len(some):8d}{len(equivalent):11d}{caught:8d}{len(missed):8d}{largest:>24}")
+        lines.append(f"{kind:26}{len(some):8d}{len(equivalent):11d}{caught:8d}{len(missed):8d}{largest:>24}")
     return "\n".join(lines)
 
 

@@ -1,17 +1,18 @@
 """How far float32 may be off: any network in float64, with the errors of float32 drawn at random and added.
 
-The errors of the operations are independent and of mean zero (Higham and Mary 2019, doi:10.1137/18M1226312), with a
-standard deviation of u = 2^-24 of the result. That is the most that rounding to nearest can do, so that real errors,
-which are about half of it, leave room. In particular:
+Each operation's result is off by an error of its own between -u and u of it, u = 2^-24, as rounding to nearest is, any
+of them as likely (the model of Higham and Mary 2019, doi:10.1137/18M1226312, made definite). In particular:
 
-- A sum of n terms t, added one after the other in no particular order (Higham and Mary 2020, doi:10.1137/20M1314355):
-  its k-th partial sum is k/n of the sum S, and a random walk that ends at S. The squares of all of them add up to a
-  variance of u^2 n (S^2 / 3 + |t|^2 / 6), |t|^2 the sum of the squared terms. In products of matrices and in
-  convolutions the terms are rounded too: u^2 |t|^2 more. Adding in blocks, as processors do, is better than that.
-- A sum in pairs, as NumPy adds: u^2 (2 S^2 + log2(n) |t|^2).
+- A sum of n terms t that are not 0, added one after the other in no particular order (Higham and Mary 2020,
+  doi:10.1137/20M1314355): its k-th partial sum is k/n of the sum S, and a random walk that ends at S. The squares of
+  all of them add up to n (S^2 / 3 + |t|^2 / 6), |t|^2 the sum of the squared terms; the error is normal, its variance
+  u^2 / 3 of that. In products of matrices and in convolutions the terms are rounded too: |t|^2 more. Adding in blocks,
+  as processors do, is better than that.
+- A sum in pairs, as NumPy adds: 2 S^2 + log2(n) |t|^2.
 - A variance is one of raw squares, since it may be computed as their mean less the mean's square.
 - x + y: u of the largest of x, y and x + y, since graphs fold and reorder additions.
-- Functions that are computed from 1 +- exp(x): u of 1, or of the result where it is larger.
+- Functions such as exp and log: 4 u, two units in the last place, about what fast libraries keep. Those computed from
+  1 +- exp(x), such as sigmoid and tanh: 4 u of 1, or of the result where it is larger.
 - Choosing, moving and comparing numbers is exact.
 """
 
@@ -30,7 +31,7 @@ from torch.utils._pytree import tree_map
 
 from vae_train.vae import VAE
 
-UNIT = 2.0**-24
+UNIT = 2.0**-24 / math.sqrt(3)  # the standard deviation of an error anywhere between -u and u
 
 _EXACT = frozenset(
     """_local_scalar_dense _reshape_alias _to_copy _unsafe_view abs alias amax amin arange as_strided cat ceil clamp
@@ -43,6 +44,7 @@ _EXACT = frozenset(
 )
 _PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution"})
 _POOLS = frozenset({"avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d"})
+_FUNCTIONS = frozenset({"exp", "log", "pow", "sin", "cos", "rsqrt", "expm1", "log1p"})
 _ABOUT_ONE = frozenset({"sigmoid", "tanh", "erf", "softplus", "elu", "expm1", "log1p"})
 _TAKEN_APART = (  # what hides one of these
     """silu gelu mish std logsumexp linalg_vector_norm mv dot addr addcmul addcdiv lerp _softmax _log_softmax
@@ -108,7 +110,7 @@ class _Float64(TorchDispatchMode):
         return out
 
     def _errors(self, name: str, func: Any, args: Any, kwargs: Any, results: list[Tensor]) -> list[Tensor]:
-        """The standard deviation of each result's error, in units of u."""
+        """The standard deviation of each result's error, in units of UNIT."""
         out = results[0]
         n = args[0].numel() // max(1, out.numel()) if args and isinstance(args[0], Tensor) else 1  # terms of a sum
         if name in _PRODUCTS:
@@ -120,15 +122,17 @@ class _Float64(TorchDispatchMode):
             return [(end * out.square() + walk * squares).sqrt()]
         if name in ("var", "var_mean"):
             var, mean = torch.var_mean(*args, **kwargs)
-            raw = var + mean.square()
-            return [math.sqrt(n / 3) * raw, (n / 3 * mean.square() + raw / 6).sqrt()][: len(results)]
+            square = mean.square()
+            raw = var + square
+            of_mean = n / 3 * square + raw / 6
+            return [(n / 3 * raw.square() + 4 * square * of_mean).sqrt(), of_mean.sqrt()][: len(results)]
         if name in _POOLS:
             return [func(args[0].abs(), *args[1:], **kwargs) * math.sqrt(max(4, n) / 3)]
         if name in ("add", "sub", "rsub"):
             return [torch.stack([torch.as_tensor(x).abs().expand_as(out) for x in (out, *args[:2])]).amax(dim=0)]
         if name in _ABOUT_ONE and not (self.in_pairs and name in ("expm1", "log1p")):
-            return [out.abs().clamp(min=1)]
-        return [result.abs() for result in results]
+            return [4 * out.abs().clamp(min=1)]
+        return [(4 if name in _FUNCTIONS else 1) * result.abs() for result in results]
 
 
 @cache
@@ -137,15 +141,18 @@ def _parts() -> dict[Any, Callable[..., Any]]:
     return dict(get_decompositions([getattr(torch.ops.aten, name) for name in _TAKEN_APART]))
 
 
-def _terms(name: str, args: Any) -> int:
-    """How many products each number of a product of matrices, or of a convolution, sums up, at most."""
+def _terms(name: str, args: Any) -> Any:
+    """How many products that are not 0 each number of a product of matrices, or of a convolution, sums up, at most."""
     if name != "convolution":
-        return int(args[0 if name in ("mm", "bmm") else 1].shape[-1])
-    weight, stride, transposed, groups = args[1], args[3], args[6], args[8]
-    if not transposed:  # weight [out, in / groups, ...]
+        return (args[0 if name in ("mm", "bmm") else 1] != 0).sum(dim=-1, keepdim=True)
+    x, weight, _, stride, padding, dilation, transposed, _, groups = args
+    if not transposed and groups == 1:  # weight [out, in, ...]
+        ones = torch.ones(1, *weight.shape[1:])
+        return torch.convolution((x != 0).float(), ones, None, stride, padding, dilation, False, [0] * len(stride), 1)
+    if not transposed:
         return math.prod(weight.shape[1:])
     sides = [math.ceil(side / step) for side, step in zip(weight.shape[2:], stride, strict=True)]
-    return int(weight.shape[0] // groups * math.prod(sides))  # weight [in, out / groups, ...]
+    return weight.shape[0] // groups * math.prod(sides)  # weight [in, out / groups, ...]
 
 
 def _double(value: Any) -> Any:

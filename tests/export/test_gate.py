@@ -36,7 +36,7 @@ def rows_of(tensor: str, batches: tuple[int, ...] = gate.BATCHES) -> set[str]:
     """The names of a tensor's rows: at every batch size for what is likely, at one for what is not."""
     kinds = _KINDS.get(tensor, ("real images", "extremes"))
     found = {f"{tensor} on {kind} at batch {batch}" for kind in kinds for batch in batches}
-    rare = {"golden": 2, "far z": 2 * _LATENTS} if tensor == "logits" else {"golden": 2, "patterns": 64}
+    rare = {"golden": 2, "far z": _LATENTS} if tensor == "logits" else {"golden": 2, "patterns": 32}
     return found | {f"{tensor} on {kind} at batch {batch}" for kind, batch in rare.items() if batch > 2 or 2 in batches}
 
 

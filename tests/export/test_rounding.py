@@ -184,12 +184,12 @@ SUMS: list[tuple[nn.Module, bool, Computed]] = [
 def test_sums_are_off_by_what_the_model_says(
     module: nn.Module, in_pairs: bool, computed: Computed, mean: float
 ) -> None:
-    """Of 1,000 sums of 800 terms in float32, the root mean square error is between a fifth and all of the model's."""
+    """Of 1,000 sums of 800 terms in float32, the root mean square error is between a third and all of the model's."""
     x = torch.randn(1000, 800, generator=torch.Generator().manual_seed(4)) + mean
     exact = Precise(module).evaluate(module, x).numpy()  # type: ignore[arg-type]
     actual = np.sqrt(np.square(computed(x.numpy()) - exact).mean())
     model = spread(module, x, in_pairs=in_pairs).square().mean().sqrt().item()
-    assert 0.2 < actual / model < 1
+    assert 1 / 3 < actual / model < 1
 
 
 class Normed(nn.Sequential):
@@ -247,14 +247,14 @@ def test_layers_are_off_by_no_more_than_the_model_says(layer: str) -> None:
 @pytest.mark.parametrize("network", SMALL)
 @torch.no_grad()
 def test_processors_that_add_in_order_are_within_tolerance(network: str, fused: bool) -> None:
-    """Sums strictly in order, with and without fused multiply-add, stay below half of what the gate tolerates."""
+    """Sums strictly in order, with and without fused multiply-add, stay below what the gate tolerates."""
     vae = small(network)
-    cases = gate.expect(vae, (images(64) * 255).byte().numpy())
+    cases = gate.expect(vae, (images(8) * 255).byte().numpy())
     factor = 6  # less than the quantile of any gate: of 1e-6 / 2 for the fewest numbers that it may have
     for case in cases:
         with InOrder(fused):
             got = case.side.single(*map(torch.from_numpy, case.inputs.values()))
         for name, values in zip(case.expected, got, strict=True):
             off = np.abs(values.numpy() - case.expected[name]).max()
-            assert 0 < off < factor * case.errors[name] / 2, (case.kind, name)
+            assert 0 < off < factor * case.errors[name], (case.kind, name)
             assert math.isfinite(off)
