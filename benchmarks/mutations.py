@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from vae_export import bundle, gate, graphs
+from vae_export import candidate, gate, graphs
 from vae_runtime.bundle import dump_manifest
 from vae_runtime.errors import VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
@@ -185,7 +185,8 @@ class Subject:
         settings = Settings(MODELS[name], (1, 8, 8), {}, "", {})
         probe = self.test[: gate.BATCHES[-1]].numpy()
         run = Run(self.vae, settings, {}, {}, probe)
-        self.contract, self.encoder, self.decoder = bundle.build(run, OPSET)
+        made = candidate.fp32(self.vae, run.image_shape, OPSET)
+        self.contract, self.encoder, self.decoder = made.contract, made.encoder, made.decoder
         self.cases = gate.expect(self.vae, probe)
         good = self.load(self.contract, self.encoder, self.decoder)
         failed = [row.name for row in gate.judge(self.cases, good) if not row.passed]

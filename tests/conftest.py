@@ -83,7 +83,7 @@ def tiny_run(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_run`, published by the exporter."""
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    bundle.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows: None)
+    bundle.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
     return out
 
 

@@ -103,8 +103,9 @@ def _model(facts: Facts) -> Iterator[str]:
     if "parameters" in facts.manifest:
         rows.append(("parameters", f"{facts.manifest['parameters']:,}"))
     if "onnx" in facts.manifest:
-        versions = ", ".join(f"{name} {_text(version)}" for name, version in facts.manifest["onnx"].items())
-        rows.append(("graphs", f"{versions}, any batch size"))
+        onnx = {name: _text(value) for name, value in facts.manifest["onnx"].items() if name != "operators"}
+        versions = f"opset {onnx['opset']}, ir_version {onnx['ir_version']}"
+        rows.append(("graphs", f"{versions}, onnxruntime {onnx['min_onnxruntime']} or newer, any batch size"))
     yield from _table(("model", ""), rows)
 
 
@@ -197,15 +198,18 @@ def _parity(facts: Facts) -> Iterator[str]:
     batches = ", ".join(map(str, sorted({row["batch"] for row in rows})))
     yield "## Parity"
     yield ""
-    yield f"Before it was published, onnxruntime's numbers were compared with PyTorch's, at batch sizes {batches}:"
+    reference = _text(facts.manifest["parity"]["reference"])
+    yield "Before it was published, the numbers that onnxruntime gives were compared with those of"
+    yield f"{reference}, at batch sizes {batches}:"
     yield f"{passed} of {len(rows)} comparisons are within tolerance."
     if nats := [row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images"]:
         yield f"The ELBO of real images is {max(nats):.1e} nats off at most."
     if smaller := facts.manifest.get("precision"):
         yield ""
         lost = f"{smaller['nats']:.3f} +- {smaller['standard_error']:.3f} nats per image"
-        yield f"The graphs are {_text(smaller['precision'])}. Against float32 they lose {lost} of the ELBO,"
-        yield f"on {smaller['images']:,} test images."
+        which = _text(smaller["precision"])
+        yield f"The graphs are {which}. Against float32, of which the figures above are, they lose {lost}"
+        yield f"of the ELBO, on {smaller['images']:,} test images."
 
 
 def _limits(facts: Facts) -> Iterator[str]:

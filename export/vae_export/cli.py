@@ -12,9 +12,12 @@ from vae_runtime.command import run
 from vae_runtime.errors import BundleError, EnvironmentUnfit
 
 if TYPE_CHECKING:
+    from vae_export import bundle
     from vae_export.gate import Row
+    from vae_train.checkpoint import Run
+    from vae_train.config import Place
 
-
+_MOST_NATS = 0.5  # per image
 _PATH = click.Path(path_type=Path)
 _EXTRA = ("torch", "safetensors", "onnx", "onnxscript")
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
@@ -33,10 +36,44 @@ A run folder of such a name is ./check or ./card.
 @click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
 @_best
 @_model
-@click.option("--keep-failing", type=_PATH, help="New folder for what repeats a failure of the gate.")
+@click.option("--keep-failing", type=_PATH, help="New folder for what repeats a failure.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8", "auto"]),
+    default="fp32",
+    show_default=True,
+    metavar="NAME",
+    help="fp32, fp16 (half the size), int8 (a third, faster), auto.",
+)
+@click.option(
+    "--max-nats",
+    type=float,
+    default=_MOST_NATS,
+    show_default=True,
+    help="What a precision may cost of the ELBO.",
+)
+@click.option(
+    "--data-root",
+    type=_PATH,
+    envvar="VAE_EDGE_DATA",
+    default=Path("data"),
+    show_default=True,
+    show_envvar=True,
+    help="Folder of the named image sets, which say what a precision costs.",
+)
+@click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.version_option(package_name="vae-edge")
 def cli(
-    run_folder: Path, opset: int, out: Path | None, best: bool, model: str | None, keep_failing: Path | None
+    run_folder: Path,
+    opset: int,
+    out: Path | None,
+    best: bool,
+    model: str | None,
+    keep_failing: Path | None,
+    precision: str,
+    max_nats: float,
+    data_root: Path,
+    no_download: bool,
 ) -> None:
     """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch.
 
@@ -45,13 +82,15 @@ def cli(
     require_extra()
     from vae_export import bundle
     from vae_train import checkpoint
+    from vae_train.config import Place
 
+    run = checkpoint.load(run_folder, model, best)
+    place = Place(data_root, not no_download)
+    choose = None if precision == "fp32" else picker(precision, max_nats, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
-    bundle.export(
-        checkpoint.load(run_folder, model, best), out, opset, partial(judge, keep_failing=keep_failing), keep_failing
-    )
+    published = bundle.export(run, out, opset, partial(judge, keep_failing=keep_failing), keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"published {out}: opset {opset}, {size / 1e6:.1f} MB")
+    click.echo(f"published {out}: opset {opset}, {published}, {size / 1e6:.1f} MB")
 
 
 @click.group()
@@ -112,13 +151,24 @@ def card(bundle: Path, output: Path | None) -> None:
     click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
 
 
-def judge(rows: list["Row"], keep_failing: Path | None = None) -> None:
-    """Print the table; raise BundleError, naming every failing row, where one failed."""
+def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None) -> None:
+    """Print heading and table; raise BundleError, naming every failing row, where one failed."""
     from vae_export import gate
 
+    click.echo(heading)
     click.echo(gate.table(rows))
     repeat = f", and {keep_failing / 'rerun.txt'}, which repeats it" if keep_failing else ""
     _refuse([row.name for row in rows if not row.passed], f"nothing was published; see the table above{repeat}")
+
+
+def picker(precision: str, max_nats: float, run: "Run", place: "Place") -> "bundle.Pick":
+    """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those."""
+    from vae_export import tradeoff
+    from vae_train import data, results
+
+    images = data.load(run.config, place.data_root, place.download)
+    results.test_images(run, images, place)
+    return partial(tradeoff.pick, precision, run=run, images=images, most_nats=max_nats, say=click.echo)
 
 
 def _refuse(failed: list[str], todo: str) -> None:

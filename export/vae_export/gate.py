@@ -118,6 +118,21 @@ def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row
 
 
 @torch.no_grad()
+def loss(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8], cost: Mapping[str, Any]) -> Row:
+    """Compare what the runtime's ELBO of real images loses to the network's on average with `cost`, of a manifest.
+
+    It may be six standard errors of so many images off what it was on the images of the export.
+    """
+    levels = torch.from_numpy(probe)
+    x = pixels.unit(pixels.fixed_draw(levels) if vae.likelihood.binary else levels)
+    eps = torch.from_numpy(noise.normal(golden.SEED, noise.POSTERIOR, np.arange(len(x)), vae.latent_dim))
+    lost = vae.cpu().eval().elbo(x, eps).numpy() - runtime.elbo(x.numpy(), seed=golden.SEED)
+    off = abs(float(lost.mean()) - cost["nats"])
+    tolerance = 6 * cost["standard_error"] * math.sqrt(cost["images"] / len(x))
+    return Row("ELBO", "mean loss", len(x), tolerance, pytorch=0.0, max_abs=off, nats=off)
+
+
+@torch.no_grad()
 def expect(vae: VAE, probe: NDArray[np.uint8]) -> list[Case]:
     """What the runtime must give: for real, extreme and made-up images, golden vectors, and z near and far."""
     precise = Precise(vae.cpu().eval())
@@ -133,7 +148,8 @@ def expect(vae: VAE, probe: NDArray[np.uint8]) -> list[Case]:
     mu, logsigma = encoded[0].expected.values()
     posterior = (mu + np.exp(logsigma) * eps).astype(np.float32)
     axes = _FAR * np.eye(vae.latent_dim, dtype=np.float32)
-    latents = {PRIOR: prior, POSTERIOR: posterior, FAR: axes - np.roll(axes, 1, axis=1) / 2, GOLDEN: golden_z}
+    far = (axes - np.roll(axes, 1, axis=1) / 2).astype(np.float32)
+    latents = {PRIOR: prior, POSTERIOR: posterior, FAR: far, GOLDEN: golden_z}
     decoded = [_case(decoder, kind, {"z": z}) for kind, z in latents.items()]
 
     scored = [
@@ -163,12 +179,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: list[Row]) -> dict[str, Any]:
-    """For the manifest: how far golden vectors may be off, by name, why, and every row."""
+def report(rows: list[Row], reference: str) -> dict[str, Any]:
+    """For the manifest: what the numbers were compared with, how far golden vectors may be off, why, and every row."""
     tolerance = {row.tensor.lower(): row.tolerance for row in rows if row.inputs == GOLDEN}
     named = ("tensor", "inputs", "batch", "worst", "max_abs", "tolerance", "ulps", "nats", "pytorch", "passed")
     kept = [{name: getattr(row, name) for name in named} for row in rows]
-    return {"tolerance": {"model": MODEL, **tolerance}, "rows": kept}
+    return {"reference": reference, "tolerance": {"model": MODEL, **tolerance}, "rows": kept}
 
 
 def _extremes(images: Floats) -> Floats:

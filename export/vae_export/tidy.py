@@ -39,7 +39,7 @@ def tidy(model: ir.Model, weights: set[str], opset: int) -> onnx.ModelProto:
         _flush(value)
     RemoveUnusedNodesPass()(model)
     NameFixPass()(model)
-    return _strip(ir.to_proto(model))
+    return strip(ir.to_proto(model))
 
 
 def _name_nodes(model: ir.Model) -> None:
@@ -125,7 +125,7 @@ def _flush(value: ir.Value) -> None:
             value.const_value = ir.tensor(np.where(denormal, np.float32(0), weight), name=value.name)
 
 
-def _strip(proto: onnx.ModelProto) -> onnx.ModelProto:
+def strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Drop what only the exporter's debugging needs, and let old runtimes load the file."""
     proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import))
     graph = proto.graph

@@ -171,9 +171,12 @@ def _describe(manifest: dict[str, Any]) -> str:
     for name, figure in evaluation["figures"].items():
         label = f"log p(x) >= (K = {figure['num_samples']})" if "num_samples" in figure else name
         lines[label] = f"{figure['mean']:.2f} +- {figure['standard_error']:.2f} nats per image"
-    rows = manifest["parity"]["rows"]
+    if smaller := manifest.get("precision"):
+        lost = f"{smaller['nats']:.2f} +- {smaller['standard_error']:.2f} nats per image"
+        lines["precision"] = f"{smaller['precision']}, which costs {lost} of the figures above, those of fp32"
+    rows, reference = manifest["parity"]["rows"], manifest["parity"]["reference"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
-    lines["gate"] = f"{len(rows)} comparisons with PyTorch passed; ELBO of real images within {nats:.1e} nats"
+    lines["gate"] = f"{len(rows)} comparisons with {reference} passed; ELBO of real images within {nats:.1e} nats"
     return "\n".join(printable(f"{name:22} {text}") for name, text in lines.items())
 
 

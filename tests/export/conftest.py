@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from vae_export import bundle, graphs
-from vae_train import checkpoint
+from vae_train import checkpoint, train
+from vae_train.config import PRESETS, Place
 
 Mutation = Callable[[onnx.ModelProto], None]
 
@@ -55,5 +56,16 @@ def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         for name, weight in run.vae.named_parameters():
             weight += name.endswith("bias")
     out = tmp_path_factory.mktemp("bundles") / "other"
-    bundle.export(run, out, opset=17, judge=lambda rows: None)
+    bundle.export(run, out, opset=17, judge=lambda rows, heading: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def mlp_of_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an MLP trained for seconds on scikit-learn's digits, which need no files."""
+    folder = tmp_path_factory.mktemp("digits")
+    config = PRESETS["deep"].replace(
+        dataset="digits", hidden=(128, 128), activation="relu", latent_dim=8, epochs=15, batch_size=32
+    )
+    train.train(config, folder / "run", Place(folder, download=False, device="cpu", threads=1), command="vae-train")
+    return folder / "run"

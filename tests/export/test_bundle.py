@@ -162,7 +162,7 @@ def test_golden_vectors_hold_no_training_data(tiny_bundle: Path, tiny_run: Path)
 
 def test_exporting_twice_gives_the_same_bytes(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """A second export of the same run is the first, byte for byte, wherever it goes."""
-    bundle.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows: None)
+    bundle.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
     assert contents(tmp_path / "deep" / "er") == contents(tiny_bundle)
     assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o755
 
@@ -186,7 +186,7 @@ def test_a_failed_export_leaves_the_old_bundle(
     before = contents(old)
     after_export()
 
-    def judge(rows: list[gate.Row]) -> None:
+    def judge(rows: list[gate.Row], heading: str) -> None:
         assert len(rows) == 40
         raise error
 

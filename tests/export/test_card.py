@@ -32,7 +32,7 @@ def gaussian_bundle(digits_root: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("gaussian")
     config = PRESETS["tutorial"].replace(hidden=(16,), latent_dim=3, epochs=1, likelihood="gaussian")
     train.train(config, folder / "run", Place(digits_root, download=False), command="vae-train --likelihood gaussian")
-    bundle.export(checkpoint.load(folder / "run"), folder / "bundle", 17, judge=lambda rows: None)
+    bundle.export(checkpoint.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
     return folder / "bundle"
 
 
@@ -141,8 +141,11 @@ def test_a_smaller_precision_is_named_with_its_cost(tiny_bundle: Path) -> None:
     """What graphs of another precision lose, with its standard error."""
     smaller = {"precision": "fp16", "images": 1000, "nats": 0.0123, "standard_error": 0.0011}
     text = " ".join(card.write({**manifest_of(tiny_bundle), "precision": smaller}).split())
-    assert "The graphs are fp16. Against float32 they lose 0.012 +- 0.001 nats per image of the ELBO," in text
-    assert "on 1,000 test images." in text
+    assert (
+        "The graphs are fp16. Against float32, of which the figures above are, they lose 0.012 +- 0.001 nats per image"
+        in text
+    )
+    assert "of the ELBO, on 1,000 test images." in text
 
 
 def test_the_shown_commands_work(any_bundle: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_opsets_out_of_range_are_refused(
     """An opset that cannot be had is wrong usage, and the message names the range."""
     wanted = f"17 to {graphs.newest_opset()}"
     with pytest.raises(ArgumentError, match=wanted):
-        bundle.export(checkpoint.load(tiny_run), tmp_path / "x", opset, judge=lambda rows: None)
+        bundle.export(checkpoint.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
     result = command(main, tiny_run, "--opset", opset, "--out", tmp_path / "x")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("vae-export: error: ")

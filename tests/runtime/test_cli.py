@@ -514,7 +514,7 @@ def test_info_describes_the_bundle(command, tiny_bundle: Path):
         manifest["contract"]["pair"],
         "vae-train --epochs 2",
         f"{manifest['evaluation']['figures']['elbo']['mean']:.2f} +- ",
-        f"{len(manifest['parity']['rows'])} comparisons with PyTorch",
+        f"{len(manifest['parity']['rows'])} comparisons with the network in float64 passed",
     ):
         assert words in result.out
 

@@ -1,0 +1,79 @@
+"""Two graphs that may become a bundle, in memory, and the VAE whose numbers they must give."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from vae_export import golden, graphs
+from vae_runtime.bundle import DECODER, ENCODER, FORMAT, Bundle
+from vae_runtime.vae import VAE as RuntimeVAE
+from vae_train.mlp import Shape
+from vae_train.vae import VAE
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a bundle is made of, and the reference that the gate holds it against.
+
+    vae: the reference, and `reference` what it is, for people. contract: what both graphs have in their metadata.
+    files: the graphs with it, and golden vectors. float32_layers: of int8, those that are not.
+    """
+
+    precision: str
+    reference: str
+    vae: VAE
+    image_shape: Shape
+    contract: dict[str, Any]
+    encoder: onnx.ModelProto
+    decoder: onnx.ModelProto
+    files: dict[str, bytes]
+    float32_layers: list[str] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of both graphs."""
+        return len(self.files[ENCODER]) + len(self.files[DECODER])
+
+    def runtime(self) -> RuntimeVAE:
+        """The graphs in the shipped runtime, on one thread."""
+        return RuntimeVAE(Bundle(Path(self.precision), {"contract": self.contract}, self.files), num_threads=1)
+
+
+def fp32(vae: VAE, image_shape: Shape, opset: int) -> Candidate:
+    """The graphs as they are computed: with float32 weights."""
+    return assemble("fp32", "the network in float64", vae, image_shape, *export(vae, image_shape, opset))
+
+
+def export(vae: VAE, image_shape: Shape, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The graphs of a VAE's encoder and decoder."""
+    x, z = torch.zeros(2, *image_shape), torch.zeros(2, vae.latent_dim)
+    encoder = graphs.to_onnx(vae.encoder, x, "x", ["mu", "logsigma"], opset)
+    return encoder, graphs.to_onnx(vae.decoder, z, "z", [vae.likelihood.output], opset)
+
+
+def assemble(
+    precision: str, reference: str, vae: VAE, image_shape: Shape, encoder: onnx.ModelProto, decoder: onnx.ModelProto
+) -> Candidate:
+    """Give both graphs the contract that they must share, and golden vectors, which are the reference's."""
+    channels, height, width = image_shape
+    pair = hashlib.sha256(b"".join(m.SerializeToString(deterministic=True) for m in (encoder, decoder))).hexdigest()
+    contract = {
+        "format": FORMAT,
+        "pair": pair[:16],
+        "image": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
+        "latent_dim": vae.latent_dim,
+        "prior": "standard-normal",
+        "likelihood": vae.likelihood.contract(),
+    }
+    files = {
+        ENCODER: graphs.stamp(encoder, contract, "encoder"),
+        DECODER: graphs.stamp(decoder, contract, "decoder"),
+        GOLDEN: golden.archive(vae, image_shape),
+    }
+    return Candidate(precision, reference, vae, image_shape, contract, encoder, decoder, files)

@@ -1,0 +1,259 @@
+"""Smaller graphs of the same VAE: weights stored as float16, or products of 8-bit integers."""
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from vae_export import candidate, tidy
+from vae_export import reference as onnx_reference
+from vae_export.candidate import Candidate
+from vae_runtime import noise
+from vae_runtime.bundle import DECODER, ENCODER, Bundle
+from vae_runtime.errors import ArgumentError
+from vae_runtime.vae import VAE as RuntimeVAE
+from vae_train.checkpoint import Run
+from vae_train.vae import VAE
+
+_FEWEST = 64  # weights of a tensor for which a Cast is worth its bytes
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_PERCENTILE = 99.99  # of the values seen: a few outliers would make the steps of all others coarser
+_ROWS = 64  # calibrated at once
+_CALIBRATION = 512  # images; and as many z of the prior as of the aggregate posterior
+_SHARE = 0.8  # of the nats that may be lost: on other images it is a little more or less
+_SEED = 0
+_UNSURE = 300  # times float32's rounding of a weight: what may add up before a value is rounded to one of 256 levels
+
+Floats = NDArray[np.float32]
+Nodes = tuple[list[str], list[str]]  # of the encoder, of the decoder
+
+
+def fp16(run: Run, opset: int) -> Candidate:
+    """The VAE with its weights rounded to float16 and stored so; products stay float32.
+
+    Raises ArgumentError where a weight is too large for float16.
+    """
+    vae = rounded(run.vae)
+    encoder, decoder = candidate.export(vae, run.image_shape, opset)
+    reference = "the network in float64, its weights rounded to float16"
+    return candidate.assemble("fp16", reference, vae, run.image_shape, store_half(encoder), store_half(decoder))
+
+
+def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
+    """The VAE with products of 8-bit integers, but for the layers that would cost too many nats so.
+
+    plain: its float32 graphs. x: training images [n, C, H, W] as the likelihood takes them, from which the steps come.
+    The reference of the gate is what ONNX's own evaluator makes of these graphs.
+    Raises ArgumentError where no layer can be quantised within `most_nats`.
+    """
+    some = x[:_CALIBRATION]
+    latents = _latents(plain.runtime(), some)
+
+    def quantised(nodes: Nodes) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+        return quantise(plain.encoder, nodes[0], some), quantise(plain.decoder, nodes[1], latents)
+
+    exact = plain.runtime().elbo(x, seed=_SEED).mean()
+
+    def cost(nodes: Nodes) -> float:
+        encoder, decoder = quantised(nodes)
+        files = {ENCODER: encoder.SerializeToString(), DECODER: decoder.SerializeToString()}
+        runtime = RuntimeVAE(Bundle(Path("int8"), {"contract": plain.contract}, files), num_threads=1)
+        return float(exact - runtime.elbo(x, seed=_SEED).mean())
+
+    chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * most_nats)
+    if not any(chosen):
+        raise ArgumentError(
+            "no layer can be int8", f"for {most_nats:g} nats", "allow more with --max-nats, or use fp16"
+        )
+    encoder, decoder = quantised(chosen)
+    made = candidate.assemble(
+        "int8",
+        "ONNX's own evaluator",
+        evaluated(plain.vae, encoder, decoder),
+        plain.image_shape,
+        encoder,
+        decoder,
+    )
+    return replace(
+        made,
+        float32_layers=[
+            f"{role} {name}"
+            for role, model, taken in zip(("encoder", "decoder"), (plain.encoder, plain.decoder), chosen, strict=True)
+            for name in products(model)
+            if name not in taken
+        ],
+    )
+
+
+def choose(candidates: Nodes, cost: Callable[[Nodes], float], most: float) -> Nodes:
+    """The candidates without the costliest ones, so that they cost at most `most` nats together.
+
+    cost: how many nats per image the ELBO loses with these quantised.
+    """
+    alone = {(role, name): cost(_nodes({(role, name)})) for role in (0, 1) for name in candidates[role]}
+    left = sorted(alone, key=alone.__getitem__)
+    while left and cost(_nodes(set(left))) > most:
+        left.pop()
+    return _nodes(set(left))
+
+
+def _nodes(chosen: set[tuple[int, str]]) -> Nodes:
+    encoder, decoder = (sorted(name for role, name in chosen if role == wanted) for wanted in (0, 1))
+    return encoder, decoder
+
+
+def _latents(runtime: RuntimeVAE, x: Floats) -> Floats:
+    """As many z of the prior as of the aggregate posterior of images x."""
+    rows = np.arange(len(x))
+    mu, logsigma = runtime.encode(x)
+    posterior = mu + np.exp(logsigma) * noise.normal(_SEED, noise.POSTERIOR, rows, runtime.latent_dim)
+    return np.concatenate([noise.normal(_SEED, noise.PRIOR, rows, runtime.latent_dim), posterior], dtype=np.float32)
+
+
+def evaluated(vae: VAE, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> VAE:
+    """The VAE with these graphs, which ONNX's own evaluator runs, in place of its networks."""
+    return VAE(Evaluated(encoder), Evaluated(decoder), vae.latent_dim, vae.likelihood)
+
+
+class Evaluated(nn.Module):
+    """A graph as ONNX's own evaluator runs it: an independent reference, for which there is no PyTorch network.
+
+    Where `vae_export.rounding` draws what float32 may give, the graph's weights and steps are off by far more than it
+    has to round: a value in the middle between two levels, that is a whole level off then, must be seen in few images.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__()
+        self.graph = onnx_reference.readable(model)
+        stored = {tensor.name: tensor for tensor in self.graph.graph.initializer}
+        self.weights = {
+            name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for name, tensor in stored.items()
+            if tensor.data_type == TensorProto.FLOAT
+        }
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The graph's outputs, float32."""
+        model = onnx.ModelProto.FromString(self.graph.SerializeToString())
+        for tensor in model.graph.initializer:
+            if (weight := self.weights.get(tensor.name)) is not None:
+                drawn = weight + _UNSURE * (weight * 1 - weight)  # the weight itself, but where `rounding` draws
+                tensor.CopyFrom(numpy_helper.from_array(drawn.float().numpy(), tensor.name))
+        outputs = tuple(map(torch.from_numpy, onnx_reference.run(model, x.float().numpy())))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+def rounded(vae: VAE) -> VAE:
+    """A copy whose weights are float16 values, still stored and computed with as float32.
+
+    Raises ArgumentError where a weight is too large for float16.
+    """
+    vae = copy.deepcopy(vae)
+    for name, weight in (*_weights(vae.encoder, "encoder"), *_weights(vae.decoder, "decoder")):
+        weight.copy_(weight.half())
+        if not weight.isfinite().all():
+            raise ArgumentError("weights too large for float16", name, "export with --precision fp32")
+    return vae
+
+
+def _weights(module: nn.Module, role: str) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            yield f"{role}.{name}", tensor
+
+
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store weights that are float16 values as such, each behind a Cast to float32: no number that is computed changes.
+
+    onnxruntime casts them once, when it opens the graph.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < _FEWEST or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
+        casts.append(helper.make_node("Cast", [f"{name}.fp16"], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def products(model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes that `quantise` can take."""
+    return [node.name for node in model.graph.node if node.op_type in _PRODUCTS]
+
+
+def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.ModelProto:
+    """Let the `nodes` multiply 8-bit integers, with steps fixed by what their operands are for `inputs`.
+
+    Weights get a step for each output channel and 7 bits: x86-64 processors without VNNI add pairs of products in 16
+    bits, which 8-bit weights overflow. Activations get one step for a tensor, so that no row depends on the others.
+    """
+    # imported here: it takes a second, and the other precisions have no need of it
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+
+    if not nodes:
+        return model
+    rows = min(_ROWS, len(inputs))  # the calibrator takes batches of one size only
+    starts = range(0, len(inputs) - rows + 1, rows)
+    batches = iter([{model.graph.input[0].name: inputs[i : i + rows]} for i in starts])
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """The inputs, a batch at a time."""
+
+        def get_next(self) -> dict[str, Floats] | None:
+            """The next batch, or None."""
+            return next(batches, None)
+
+    with tempfile.TemporaryDirectory(prefix="vae-export.") as folder, _quiet():
+        plain, file = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
+        onnx.save(model, plain)  # given the model itself, the quantiser would take its weights out
+        quantize_static(
+            plain,
+            file,
+            Reader(),
+            op_types_to_quantize=list(_PRODUCTS),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={
+                "CalibPercentile": _PERCENTILE,
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],  # their products can end as floats
+            },
+        )
+        quantised = onnx.load(file)
+    return tidy.strip(quantised)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hear nothing for a while of what the quantiser prints and logs: advice that does not hold for these graphs."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)

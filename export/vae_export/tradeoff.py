@@ -1,0 +1,170 @@
+"""What a smaller precision costs and brings: nats of the ELBO, bytes, and seconds, against fp32 in the same process."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from operator import methodcaller
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vae_export.candidate import Candidate
+from vae_export.precision import fp16, int8
+from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.vae import VAE
+from vae_train import data, pixels
+from vae_train.checkpoint import Run
+
+IMAGES = 1000
+BATCHES = (1, 64)
+SLOWER = 1.05  # times fp32: what lies below may be noise
+_ROUNDS = 15
+_SLICE = 0.004  # seconds of one side before the other's turn
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """One precision against fp32.
+
+    nats: what the ELBO loses, mean over `images` test images, with its standard error; `most_nats` of one image.
+    size: bytes of both graphs. seconds: the median of `encode` and of `decode` at each batch size, one thread. Of the
+    two numbers the first is this precision's, the second fp32's. float32_layers: of int8, those that would cost too
+    much.
+    """
+
+    precision: str
+    images: int
+    nats: float
+    standard_error: float
+    most_nats: float
+    size: tuple[int, int]
+    seconds: dict[str, tuple[float, float]]
+    float32_layers: list[str] = field(default_factory=list)
+
+    @property
+    def smaller(self) -> float:
+        """Its size as a fraction of fp32's."""
+        return self.size[0] / self.size[1]
+
+    @property
+    def time(self) -> float:
+        """Its time as a fraction of fp32's, the geometric mean over `seconds`."""
+        return math.exp(statistics.fmean(math.log(ours / theirs) for ours, theirs in self.seconds.values()))
+
+    @property
+    def worth(self) -> float:
+        """Size times time as a fraction of fp32's: below 1 it pays."""
+        return self.smaller * self.time
+
+    def refusal(self, most_nats: float) -> str | None:
+        """Why it should not be published, or None."""
+        if not self.nats <= most_nats:
+            return f"it costs {self.nats:.3f} nats per image, more than {most_nats:g}"
+        if self.time > SLOWER and self.smaller >= 1:
+            return f"it is {self.time:.2f} times as slow and not smaller"
+        return None
+
+    def report(self) -> dict[str, Any]:
+        """All figures, for the manifest."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """All figures, for people."""
+        lines = [
+            f"{self.precision} against fp32",
+            f"  ELBO       {-self.nats:+.4f} ± {self.standard_error:.4f} nats per image, mean of {self.images:,} test"
+            f" images; {-self.most_nats:+.2f} at worst",
+            f"  graphs     {self.size[0] / 1e6:.2f} MB for {self.size[1] / 1e6:.2f} MB",
+        ]
+        for what, (ours, theirs) in self.seconds.items():
+            lines.append(
+                f"  {what:10} {1e3 * ours:.3f} ms for {1e3 * theirs:.3f} ms, {theirs / ours:.2f} times as fast"
+            )
+        if self.float32_layers:
+            lines.append(f"  in float32 {', '.join(self.float32_layers)}")
+        return "\n".join(lines)
+
+
+def pick(
+    precision: str, plain: Candidate, run: Run, images: data.Images, most_nats: float, say: Callable[[str], None]
+) -> tuple[Candidate, Tradeoff | None]:
+    """The graphs of the precision asked for, and what they cost; for "auto", of the one that pays most, if any does.
+
+    That is the one with the smallest product of size and time among those that lose at most `most_nats`.
+    Raises BundleError where the precision asked for costs more, or is slower and not smaller.
+    """
+    binarise, opset = run.config.binarise, plain.encoder.opset_import[0].version
+    train, test = (_floats(part(binarise)) for part in (images.observed_train, images.observed_test))
+    make = {"fp16": lambda: fp16(run, opset), "int8": lambda: int8(plain, train, most_nats)}
+    if precision != "auto":
+        candidate = make[precision]()
+        weighed = weigh(candidate, plain, test)
+        say(weighed.table())
+        if refusal := weighed.refusal(most_nats):
+            raise BundleError(f"{precision} refused", refusal, "choose another --precision, or another --max-nats")
+        return candidate, weighed
+    made: list[tuple[Candidate, Tradeoff | None]] = [(plain, None)]
+    for name in make:
+        try:
+            candidate = make[name]()
+        except ArgumentError as error:
+            say(f"{name} left out: {error.what}: {error.which}")
+        else:
+            weighed = weigh(candidate, plain, test)
+            say(weighed.table())
+            made.append((candidate, weighed))
+    chosen = best([weighed for _, weighed in made if weighed], most_nats)
+    return next(pair for pair in made if pair[1] is chosen)
+
+
+def best(weighed: list[Tradeoff], most_nats: float) -> Tradeoff | None:
+    """Of those that are not refused the one whose size times time is least, if that is less than fp32's."""
+    paying = [one for one in weighed if one.refusal(most_nats) is None and one.worth < 1]
+    return min(paying, key=lambda one: one.worth, default=None)
+
+
+def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
+    """Compare a candidate with fp32, `plain`, on images x [n, C, H, W] as the likelihood takes them."""
+    ours, theirs = candidate.runtime(), plain.runtime()
+    lost = theirs.elbo(x) - ours.elbo(x)
+    error = lost.std(ddof=min(1, len(lost) - 1)) / math.sqrt(len(lost))
+    z = theirs.encode(x[: max(BATCHES)])[0]
+    seconds = {}
+    for batch in BATCHES:
+        seconds[f"encode {batch}"] = _side_by_side(methodcaller("encode", x[:batch]), ours, theirs)
+        seconds[f"decode {batch}"] = _side_by_side(methodcaller("decode", z[:batch]), ours, theirs)
+    return Tradeoff(
+        precision=candidate.precision,
+        images=len(x),
+        nats=float(lost.mean()),
+        standard_error=float(error),
+        most_nats=float(lost.max()),
+        size=(candidate.size, plain.size),
+        seconds=seconds,
+        float32_layers=candidate.float32_layers,
+    )
+
+
+def _floats(levels: Tensor) -> Floats:
+    """At most 1,000 images of a set, from all over it, as the runtime takes them."""
+    return pixels.unit(levels[:: math.ceil(len(levels) / IMAGES)]).numpy()
+
+
+def _side_by_side(work: Callable[[VAE], object], *vaes: VAE) -> tuple[float, float]:
+    """Seconds of the work with each VAE, the median of rounds in which each has its turn."""
+    times: list[list[float]] = [[] for _ in vaes]
+    for _ in range(_ROUNDS):
+        for vae, spent in zip(vaes, times, strict=True):
+            done, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < _SLICE or not done:
+                work(vae)
+                done += 1
+            spent.append(elapsed / done)
+    ours, theirs = (statistics.median(spent) for spent in times)
+    return ours, theirs

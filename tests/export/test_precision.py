@@ -1,0 +1,263 @@
+"""Smaller graphs: what float16 weights and 8-bit products change, what they cost, and which is chosen."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from vae_export import candidate, precision
+from vae_export.candidate import Candidate
+from vae_export.tradeoff import Tradeoff, best, pick, weigh
+from vae_runtime import graph, noise
+from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.session import Session
+from vae_train import checkpoint, data, pixels
+from vae_train.checkpoint import Run
+
+LATENTS = 8
+QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def run(mlp_of_digits: Path) -> Run:
+    """An MLP trained for seconds on scikit-learn's digits."""
+    return checkpoint.load(mlp_of_digits)
+
+
+@pytest.fixture(scope="module")
+def images(run: Run, tmp_path_factory: pytest.TempPathFactory) -> data.Images:
+    """The digits."""
+    return data.load(run.config, tmp_path_factory.mktemp("none"), download=False)
+
+
+@pytest.fixture(scope="module")
+def x(images: data.Images) -> Floats:
+    """The test digits, binary, as the runtime takes them."""
+    return pixels.unit(images.observed_test(True)).numpy()
+
+
+@pytest.fixture(scope="module")
+def plain(run: Run) -> Candidate:
+    """The run's float32 graphs."""
+    return candidate.fp32(run.vae, run.image_shape, 17)
+
+
+@pytest.fixture(scope="module")
+def half(run: Run) -> Candidate:
+    """The run's graphs of float16 weights."""
+    return precision.fp16(run, 17)
+
+
+@pytest.fixture(scope="module")
+def quantised(plain: Candidate, images: data.Images) -> Candidate:
+    """The run's graphs of 8-bit products."""
+    return precision.int8(plain, pixels.unit(images.observed_train(True)).numpy(), most_nats=0.5)
+
+
+def tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """The graph's stored tensors by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def random_latents(n: int) -> Floats:
+    """z of the prior."""
+    return noise.normal(3, noise.PRIOR, np.arange(n), LATENTS)
+
+
+def test_float16_weights_are_the_runs_rounded(run: Run, half: Candidate) -> None:
+    """Every weight of the network is stored as its nearest float16, and nothing else about the graphs changes."""
+    for module, model in ((run.vae.encoder, half.encoder), (run.vae.decoder, half.decoder)):
+        stored = tensors(model)
+        for name, weight in module.state_dict().items():
+            if weight.numel() >= 64:
+                got = stored[f"{name}.fp16"]
+                assert got.dtype == np.float16
+                np.testing.assert_array_equal(got, weight.numpy().astype(np.float16))
+    for value in (*half.encoder.graph.input, *half.encoder.graph.output, *half.decoder.graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_float16_weights_halve_the_graphs_and_compute_as_float32(plain: Candidate, half: Candidate) -> None:
+    """Half the bytes, and PyTorch's numbers for the rounded weights to float32's precision."""
+    assert half.size < 0.55 * plain.size
+    z = random_latents(50)
+    with torch.no_grad():
+        expected = half.vae.decoder(torch.from_numpy(z)).numpy()
+        exact = plain.vae.decoder(torch.from_numpy(z)).numpy()
+    got = half.runtime().parameters(z)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(exact - expected).max() > 1e-4  # so that the comparison tells them apart
+
+
+def test_weights_too_large_for_float16_are_named(run: Run) -> None:
+    """A weight beyond 65,504 is refused with its name instead of becoming infinite."""
+    large = precision.rounded(run.vae)
+    with torch.no_grad():
+        next(large.decoder.parameters())[0, 0] = 1e6
+    name = next(name for name, _ in large.decoder.named_parameters())
+    with pytest.raises(ArgumentError, match=rf"^weights too large for float16: decoder\.{name}; export with") as caught:
+        precision.rounded(large)
+    assert caught.value.exit_code == 2
+
+
+def test_quantised_graphs_multiply_integers(plain: Candidate, quantised: Candidate) -> None:
+    """Weights are 7-bit integers with a step for each output channel, every operator is ONNX's own, and it is small."""
+    for model in (quantised.encoder, quantised.decoder):
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+        assert {node.op_type for node in model.graph.node} >= QUANTISING
+        graph.check(model.SerializeToString(), "graph")
+        integers = {name: values for name, values in tensors(model).items() if values.dtype == np.int8 and values.ndim}
+        matrices = {name: values for name, values in integers.items() if values.ndim > 1}
+        assert matrices
+        for name, values in matrices.items():
+            assert np.abs(values.astype(int)).max() <= 64
+            assert len(tensors(model)[name.replace("_quantized", "_scale")]) in values.shape
+    assert quantised.size < 0.5 * plain.size
+
+
+def test_quantised_numbers_do_not_depend_on_the_batch(quantised: Candidate, x: Floats) -> None:
+    """Each row of a batch of 64 is what it is alone, to the last bit."""
+    encoder = Session(quantised.files["encoder.onnx"], "encoder")
+    decoder = Session(quantised.files["decoder.onnx"], "decoder")
+    z = random_latents(64)
+    together = [*encoder.run(("mu", "logsigma"), x[:64]), *decoder.run(("logits",), z)]
+    for i in range(64):
+        alone = [*encoder.run(("mu", "logsigma"), x[i : i + 1]), *decoder.run(("logits",), z[i : i + 1])]
+        for whole, row in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(whole[i], row[0])
+
+
+@torch.no_grad()
+def test_quantised_numbers_are_those_of_onnxs_own_evaluator(quantised: Candidate, x: Floats) -> None:
+    """But for rows in which a value lies within rounding of the middle between two levels; those are few."""
+    runtime = quantised.runtime()
+    mu, _ = quantised.vae.encoder(torch.from_numpy(x))
+    z = random_latents(200)
+    logits = quantised.vae.decoder(torch.from_numpy(z))
+    for got, expected in ((runtime.encode(x)[0], mu.numpy()), (runtime.parameters(z), logits.numpy())):
+        off = np.abs(got - expected).reshape(len(got), -1).max(axis=1)
+        assert (off > 1e-4).mean() < 0.1
+        assert off.max() < 0.5
+    assert np.abs(runtime.parameters(z) - logits.numpy()).max() < np.abs(logits.numpy()).max()
+
+
+def test_costliest_layers_are_left_out() -> None:
+    """Layers go out, costliest first, until what is left costs no more than it may."""
+    costs = {"a": 0.3, "b": 0.02, "c": 0.1, "d": 0.25}
+
+    def cost(nodes: precision.Nodes) -> float:
+        return sum(costs[name] for part in nodes for name in part)
+
+    assert precision.choose((["a", "b"], ["c", "d"]), cost, 1.0) == (["a", "b"], ["c", "d"])
+    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.4) == (["b"], ["c", "d"])
+    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.13) == (["b"], ["c"])
+    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.01) == ([], [])
+
+
+@torch.no_grad()
+def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, images: data.Images) -> None:
+    """Two hidden units a thousand times larger, their weights onwards as much smaller: the same network in float32."""
+    vae = copy.deepcopy(run.vae)
+    into, onwards = vae.decoder.body[0][0], vae.decoder.body[1][0]
+    into.weight[:2] *= 1000
+    into.bias[:2] *= 1000
+    onwards.weight[:, :2] /= 1000
+    scaled = candidate.fp32(vae, run.image_shape, 17)
+    z = random_latents(64)
+    np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
+
+    quantised = precision.int8(scaled, pixels.unit(images.observed_train(True)).numpy(), most_nats=0.5)
+    kept = {node.input[1] for node in quantised.decoder.graph.node if node.op_type == "Gemm"} & set(
+        tensors(quantised.decoder)
+    )
+    assert kept == {"body.1.0.weight"}
+
+
+def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Images) -> None:
+    """Where no layer may be quantised, one line says so and what to do."""
+    with pytest.raises(ArgumentError, match=r"^no layer can be int8: for -9 nats; allow more with --max-nats, or use"):
+        precision.int8(plain, pixels.unit(images.observed_train(True)).numpy(), most_nats=-9)
+
+
+def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Candidate, x: Floats) -> None:
+    """Mean, standard error and worst image of the loss, from PyTorch's network and ONNX's own evaluator in float64."""
+    weighed = weigh(quantised, plain, x)
+    eps = noise.normal(0, noise.POSTERIOR, np.arange(len(x)), LATENTS)
+
+    def elbo(vae: Any) -> NDArray[np.float64]:
+        with torch.no_grad():
+            mu, logsigma = (values.numpy() for values in vae.encoder(torch.from_numpy(x)))
+            logits = vae.decoder(torch.from_numpy((mu + np.exp(logsigma) * eps).astype(np.float32)))
+            pixels = torch.distributions.Bernoulli(logits=logits.double()).log_prob(torch.from_numpy(x).double())
+        kl = 0.5 * (np.exp(2 * logsigma) + mu**2 - 2 * logsigma - 1).sum(axis=1)
+        return pixels.sum(dim=(1, 2, 3)).numpy() - kl
+
+    lost = elbo(plain.vae) - elbo(quantised.vae)
+    assert weighed.images == len(x) == 221
+    assert weighed.nats == pytest.approx(lost.mean(), abs=5e-3)
+    assert weighed.standard_error == pytest.approx(lost.std(ddof=1) / np.sqrt(len(lost)), rel=0.1)
+    assert weighed.most_nats == pytest.approx(lost.max(), abs=0.2)
+    assert weighed.size == (quantised.size, plain.size)
+    assert set(weighed.seconds) == {"encode 1", "decode 1", "encode 64", "decode 64"}
+
+
+def tradeoff(nats: float, size: int, ours: float) -> Tradeoff:
+    """One that loses `nats`, takes `size` per cent of the bytes and `ours` times the time."""
+    return Tradeoff("int8", 1000, nats, 0.01, 1.0, (size, 100), {"encode 1": (ours, 1.0), "decode 1": (ours, 1.0)})
+
+
+@pytest.mark.parametrize(
+    ("weighed", "reason"),
+    [
+        (tradeoff(0.4, 30, 0.5), None),
+        (tradeoff(0.4, 30, 2.0), None),
+        (tradeoff(0.4, 120, 0.5), None),
+        (tradeoff(0.6, 30, 0.5), "it costs 0.600 nats per image, more than 0.5"),
+        (tradeoff(float("nan"), 30, 0.5), "it costs nan nats per image, more than 0.5"),
+        (tradeoff(0.1, 100, 2.0), "it is 2.00 times as slow and not smaller"),
+    ],
+)
+def test_what_costs_too_much_or_brings_nothing_is_refused(weighed: Tradeoff, reason: str | None) -> None:
+    """More nats than allowed, or slower and not smaller."""
+    assert weighed.refusal(0.5) == reason
+
+
+def test_worth_is_size_times_time() -> None:
+    """A third of the bytes at half the time is worth 0.15; twice the bytes at the same time 2."""
+    assert tradeoff(0.1, 30, 0.5).worth == pytest.approx(0.15)
+    assert tradeoff(0.1, 200, 1.0).worth == pytest.approx(2.0)
+
+
+def test_the_best_is_what_pays_most_within_the_budget() -> None:
+    """The least product of size and time among those not refused; none where float32 is no larger and no slower."""
+    small, fast, costly = tradeoff(0.1, 50, 1.0), tradeoff(0.2, 60, 0.5), tradeoff(0.6, 10, 0.1)
+    assert best([small, fast, costly], 0.5) is fast
+    assert best([small, fast, costly], 0.15) is small
+    assert best([small, fast, costly], 0.7) is costly
+    assert best([small, fast, costly], 0.05) is None
+    assert best([tradeoff(0.0, 90, 1.2)], 0.5) is None
+
+
+def test_auto_says_what_it_tried_and_takes_the_best(plain: Candidate, run: Run, images: data.Images) -> None:
+    """With half a nat to lose, 8 bits; with none, float32, and the reason."""
+    said: list[str] = []
+    chosen, weighed = pick("auto", plain, run, images, 0.5, said.append)
+    assert (chosen.precision, weighed and weighed.precision) == ("int8", "int8")
+    assert [line.split(" against")[0] for line in said] == ["fp16", "int8"]
+    chosen, weighed = pick("auto", plain, run, images, -1, said.append)
+    assert (chosen, weighed) == (plain, None)
+    assert said[-1] == "int8 left out: no layer can be int8: for -1 nats"
+
+
+def test_a_precision_asked_for_is_refused_with_the_reason(plain: Candidate, run: Run, images: data.Images) -> None:
+    """Where float16 costs more than allowed, one line says how much."""
+    with pytest.raises(BundleError, match=r"^fp16 refused: it costs -?0\.\d{3} nats per image, more than -1; choose"):
+        pick("fp16", plain, run, images, -1, lambda text: None)

@@ -1,0 +1,170 @@
+"""`vae-export --precision`: what is published, what it says of its cost, and what it refuses."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from vae_export import check
+from vae_export.cli import main
+from vae_runtime.bundle import read
+from vae_runtime.cli import main as vae_infer
+from vae_runtime.vae import VAE
+from vae_train import checkpoint
+
+Command = Callable[..., Any]
+ERROR = re.compile(r"vae-export: error: [^\n;]+: [^\n;]+; [^\n]+\n")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def manifest_of(folder: Path) -> Any:
+    """The manifest of a bundle."""
+    return json.loads((folder / "manifest.json").read_bytes())
+
+
+@pytest.fixture
+def plain(command: Command, mlp_of_digits: Path, tmp_path: Path) -> Path:
+    """The bundle of the digits' MLP as it is."""
+    out = tmp_path / "plain"
+    assert command(main, mlp_of_digits, "--out", out).code == 0
+    return out
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_smaller_precision_is_published_with_its_cost(
+    command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path, precision: str
+) -> None:
+    """Smaller graphs, both gates passed, the cost printed and in the manifest; every command takes the bundle."""
+    out = tmp_path / precision
+    done = command(main, mlp_of_digits, "--out", out, "--precision", precision)
+    assert (done.code, done.err, done.out.count("✗")) == (0, "", 0)
+    headings = [line for line in done.out.splitlines() if line.startswith(("fp", "int"))]
+    reference = {"fp16": "the network in float64, its weights rounded to float16", "int8": "ONNX's own evaluator"}
+    assert headings == [
+        "fp32 in onnxruntime against the network in float64",
+        f"{precision} against fp32",
+        f"{precision} in onnxruntime against {reference[precision]}",
+    ]
+    assert done.out.splitlines()[-1].startswith(f"published {out}: opset 17, {precision}, ")
+
+    manifest, of_plain = manifest_of(out), manifest_of(plain)
+    assert "precision" not in of_plain
+    cost = manifest["precision"]
+    graphs = ("encoder.onnx", "decoder.onnx")
+    assert cost["precision"] == precision
+    assert cost["size"] == [sum(its["files"][name]["size"] for name in graphs) for its in (manifest, of_plain)]
+    assert cost["size"][0] < 0.6 * cost["size"][1]
+    assert set(cost["seconds"]) == {"encode 1", "decode 1", "encode 64", "decode 64"}
+    assert cost["nats"] <= 0.5
+    assert manifest["parity"]["reference"] == reference[precision]
+
+    for arguments in ((out,), (out, mlp_of_digits)):
+        checked = command(main, "check", *arguments)
+        assert (checked.code, checked.err, checked.out.splitlines()[-1]) == (0, "", f"{out}: fine")
+    assert f"The graphs are {precision}." in command(main, "card", out).out
+    verified = command(vae_infer, "--bundle", out, "verify")
+    assert (verified.code, verified.out.count("✓")) == (0, 6)
+    info = command(vae_infer, "--bundle", out, "info").out
+    assert f"precision              {precision}, which costs {cost['nats']:.2f} +- " in info
+    assert f" comparisons with {reference[precision]} passed" in info
+
+
+def test_the_cost_is_what_the_published_bundles_differ_by(
+    command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path
+) -> None:
+    """The manifest's nats are the mean difference of both bundles' ELBO, on images of the same kind."""
+    out = tmp_path / "int8"
+    assert command(main, mlp_of_digits, "--out", out, "--precision", "int8").code == 0
+    cost = manifest_of(out)["precision"]
+    x = VAE.load(plain).sample(2000, seed=5)
+    lost = VAE.load(plain).elbo(x) - VAE.load(out).elbo(x)
+    error = np.hypot(cost["standard_error"], lost.std() / np.sqrt(len(lost)))
+    assert abs(lost.mean() - cost["nats"]) < 5 * error + 0.2  # samples are not test images
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_graphs_are_reproducible(command: Command, mlp_of_digits: Path, tmp_path: Path, precision: str) -> None:
+    """The same run exported twice gives the same bytes; only the measured times in the manifest differ."""
+    bundles = []
+    for name in ("first", "second"):
+        assert command(main, mlp_of_digits, "--out", tmp_path / name, "--precision", precision).code == 0
+        files = contents(tmp_path / name)
+        manifest = json.loads(files.pop("manifest.json"))
+        del manifest["precision"]["seconds"], manifest["sha256"]
+        bundles.append((files, manifest))
+    assert bundles[0] == bundles[1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [("fp16", r"fp16 refused: it costs -?0\.\d{3} nats per image, more than -1"), ("int8", "no layer can be int8")],
+)
+def test_what_costs_too_much_changes_nothing(
+    command: Command, mlp_of_digits: Path, plain: Path, precision: str, reason: str
+) -> None:
+    """Past --max-nats: one line with the reason, and what was published before is as it was."""
+    before = contents(plain)
+    done = command(main, mlp_of_digits, "--out", plain, "--precision", precision, "--max-nats", -1)
+    assert done.code in (2, 3)
+    assert ERROR.fullmatch(done.err)
+    assert re.search(reason, done.err)
+    assert contents(plain) == before
+    assert [path.name for path in plain.parent.iterdir()] == ["plain"]
+
+
+def test_auto_publishes_what_pays(command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path) -> None:
+    """All precisions are weighed; with half a nat to spend one is taken, with less than none float32 as it was."""
+    done = command(main, mlp_of_digits, "--out", tmp_path / "auto", "--precision", "auto")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count(" against fp32") == 2
+    assert manifest_of(tmp_path / "auto")["precision"]["precision"] in ("fp16", "int8")
+    done = command(main, mlp_of_digits, "--out", tmp_path / "none", "--precision", "auto", "--max-nats", -1)
+    assert (done.code, done.err) == (0, "")
+    assert ": opset 17, fp32, " in done.out
+    assert contents(tmp_path / "none") == contents(plain)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
+def test_without_its_images_a_run_is_not_weighed(
+    command: Command, tiny_run: Path, tmp_path: Path, precision: str
+) -> None:
+    """A run of a named set whose files are not there: exit code 4 and the option that names them, before any work."""
+    arguments = ("--precision", precision, "--data-root", tmp_path / "none", "--no-download")
+    done = command(main, tiny_run, "--out", tmp_path / "bundle", *arguments)
+    assert (done.code, done.out) == (4, "")
+    assert ERROR.fullmatch(done.err)
+    assert "--data-root" in done.err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_eight_bits_of_another_run_are_found(command: Command, mlp_of_digits: Path, tmp_path: Path) -> None:
+    """Where the run has other weights, the row of what the bundle loses to it fails, and no other."""
+    assert command(main, mlp_of_digits, "--out", tmp_path / "int8", "--precision", "int8").code == 0
+    run = checkpoint.load(mlp_of_digits)
+    with torch.no_grad():
+        for bias in run.vae.decoder.parameters():
+            bias += 0.1 * (bias.ndim == 1)
+    failed = [row.name for row in check.with_run(read(tmp_path / "int8"), run) if not row.passed]
+    assert failed == ["ELBO on mean loss at batch 64"]
+
+
+def test_eight_bits_run_at_every_opset_that_is_old(command: Command, mlp_of_digits: Path, tmp_path: Path) -> None:
+    """The graphs have the opset asked for, and only ONNX's own operators."""
+    for opset in (17, 19, 21):
+        out = tmp_path / str(opset)
+        done = command(main, mlp_of_digits, "--out", out, "--precision", "int8", "--opset", opset)
+        assert (done.code, done.err) == (0, "")
+        for name in ("encoder.onnx", "decoder.onnx"):
+            model = onnx.load(out / name)
+            assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+            assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
