@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from vae_export import bundle, graphs
-from vae_export.cli import judge
+from vae_export.cli import judge, main
 from vae_train import checkpoint, networks
 from vae_train.checkpoint import Run
 from vae_train.config import PRESETS
@@ -119,3 +120,16 @@ def test_claimed_onnxruntime_runs_the_bundle_and_the_one_before_does_not(
         refused = verify(installed(f"<{claimed}"), out)
         assert refused.returncode == 3
         assert "onnxruntime refuses the graph" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_graphs_run_in_the_claimed_onnxruntime(
+    installed: Installed, mlp_of_digits: Path, command: Callable[..., Any], tmp_path: Path, precision: str
+) -> None:
+    """Weights of float16 and 8-bit products ask for no newer release than float32 does."""
+    out = tmp_path / "bundle"
+    assert command(main, mlp_of_digits, "--out", out, "--precision", precision).code == 0
+    done = verify(installed(json.loads((out / "manifest.json").read_bytes())["onnx"]["min_onnxruntime"]), out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("✓") == 6
