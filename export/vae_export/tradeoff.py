@@ -157,12 +157,15 @@ def _floats(levels: Tensor) -> Floats:
 
 
 def _side_by_side(work: Callable[[VAE], object], *vaes: VAE) -> tuple[float, float]:
-    """Seconds of the work with each VAE, the median of rounds in which each has its turn."""
+    """Seconds of the work with each VAE, the median of rounds in which each has its turn.
+
+    They are of this thread, in which all work is done, so that other programs on a busy machine do not count.
+    """
     times: list[list[float]] = [[] for _ in vaes]
     for _ in range(_ROUNDS):
         for vae, spent in zip(vaes, times, strict=True):
-            done, start = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - start) < _SLICE or not done:
+            done, start = 0, time.thread_time()
+            while (elapsed := time.thread_time() - start) < _SLICE:
                 work(vae)
                 done += 1
             spent.append(elapsed / done)
