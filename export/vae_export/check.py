@@ -78,7 +78,7 @@ def alone(bundle: Bundle) -> list[Row]:
     check_graphs(bundle)
     golden = verify.verify(bundle)
     rows = [Row(f"{row.name}, golden", row.max_abs, row.tolerance) for row in golden]
-    tolerance = _tolerances(bundle)
+    tolerance = tolerances(bundle.manifest)
     for batch, expected, got in _references(bundle):
         for name in expected:
             off = np.abs(got[name].astype(np.float64) - expected[name]).max()
@@ -86,11 +86,11 @@ def alone(bundle: Bundle) -> list[Row]:
     return rows
 
 
-def _tolerances(bundle: Bundle) -> dict[str, float]:
-    """How far each tensor may be off, on what is likely under the model."""
+def tolerances(manifest: dict[str, Any]) -> dict[str, float]:
+    """How far each tensor may be off, on what is likely under the model. Raises BundleError where that is missing."""
     largest: dict[str, float] = {}
     try:
-        for row in bundle.manifest["parity"]["rows"]:
+        for row in manifest["parity"]["rows"]:
             if row["inputs"] in _LIKELY:
                 name = row["tensor"].lower()
                 largest[name] = max(largest.get(name, 0.0), float(row["tolerance"]))

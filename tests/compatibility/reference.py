@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from vae_export.reference import readable
+
 
 def main(job: Path, dtype: str) -> None:
     """Print the scores of the job's images as JSON."""
@@ -38,7 +40,7 @@ def main(job: Path, dtype: str) -> None:
 
 def evaluator(path: Path, dtype: str) -> ReferenceEvaluator:
     """The graph, with float64 in the place of every float32 if `dtype` asks for it."""
-    model = onnx.load(path)
+    model = readable(onnx.load(path))
     if dtype == "float64":
         tensors = [*model.graph.initializer]
         for node in model.graph.node:

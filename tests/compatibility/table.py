@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vae_export import check
 from vae_runtime import VAE, VaeError, bundle, images, noise
 
 HERE = Path(__file__).resolve().parent
@@ -156,7 +157,7 @@ def compare(name: str, job: Job, score: Scorer) -> Row:
 
 def tolerance(job: Job) -> float:
     """How far an image's ELBO may be off, nats: what the bundle's own manifest allows."""
-    return float(job.manifest["parity"]["tolerance"]["elbo"])
+    return check.tolerances(job.manifest)["elbo"]
 
 
 def table(job: Job, rows: list[Row]) -> str:

@@ -160,7 +160,8 @@ def test_other_numbers_get_a_cross(job: Any, tmp_path: Path, monkeypatch: pytest
 )
 def test_the_manifest_decides(job: Any, share: float, passed: bool) -> None:
     """An ELBO passes within the tolerance of the bundle's own manifest, on either side; NaN does not."""
-    job = replace(job, manifest={**job.manifest, "parity": {"tolerance": {"elbo": 0.5}}})
+    row = {"tensor": "ELBO", "inputs": "real images", "tolerance": 0.5}
+    job = replace(job, manifest={**job.manifest, "parity": {"rows": [row]}})
     elbo = job.expected["elbo"].copy()
     elbo[3] += share * 0.5
     row = table.compare("some", job, lambda _: job.expected | {"elbo": elbo})
