@@ -21,7 +21,7 @@ from vae_export import reference as onnx_reference
 from vae_export.candidate import Candidate
 from vae_runtime import noise
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
-from vae_runtime.errors import ArgumentError
+from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
 from vae_train.vae import VAE
@@ -42,7 +42,7 @@ Nodes = tuple[list[str], list[str]]  # of the encoder, of the decoder
 def fp16(run: Run, opset: int) -> Candidate:
     """The VAE with its weights rounded to float16 and stored so; products stay float32.
 
-    Raises ArgumentError where a weight is too large for float16.
+    Raises BundleError where a weight is too large for float16.
     """
     vae = rounded(run.vae)
     encoder, decoder = candidate.export(vae, run.image_shape, opset)
@@ -55,7 +55,7 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
 
     plain: its float32 graphs. x: training images [n, C, H, W] as the likelihood takes them, from which the steps come.
     The reference of the gate is what ONNX's own evaluator makes of these graphs.
-    Raises ArgumentError where no layer can be quantised within `most_nats`.
+    Raises BundleError where no layer can be quantised within `most_nats`.
     """
     some = x[:_CALIBRATION]
     latents = _latents(plain.runtime(), some)
@@ -73,9 +73,8 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
 
     chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * most_nats)
     if not any(chosen):
-        raise ArgumentError(
-            "no layer can be int8", f"for {most_nats:g} nats", "allow more with --max-nats, or use fp16"
-        )
+        which = f"no layer can be for {most_nats:g} nats"
+        raise BundleError("int8 refused", which, "allow more with --max-nats, or choose fp16")
     encoder, decoder = quantised(chosen)
     made = candidate.assemble(
         "int8",
@@ -157,13 +156,13 @@ class Evaluated(nn.Module):
 def rounded(vae: VAE) -> VAE:
     """A copy whose weights are float16 values, still stored and computed with as float32.
 
-    Raises ArgumentError where a weight is too large for float16.
+    Raises BundleError where a weight is too large for float16.
     """
     vae = copy.deepcopy(vae)
     for name, weight in (*_weights(vae.encoder, "encoder"), *_weights(vae.decoder, "decoder")):
         weight.copy_(weight.half())
         if not weight.isfinite().all():
-            raise ArgumentError("weights too large for float16", name, "export with --precision fp32")
+            raise BundleError("fp16 refused", f"{name} is too large for float16", "choose fp32")
     return vae
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_export.candidate import Candidate
 from vae_export.precision import fp16, int8
-from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE
 from vae_train import data, pixels
 from vae_train.checkpoint import Run
@@ -97,36 +97,34 @@ def pick(
     """The graphs of the precision asked for, and what they cost; for "auto", of the one that pays most, if any does.
 
     That is the one with the smallest product of size and time among those that lose at most `most_nats`.
-    Raises BundleError where the precision asked for costs more, or is slower and not smaller.
+    Raises BundleError where the precision asked for costs more, cannot be had, or is slower and not smaller.
     """
     binarise, opset = run.config.binarise, plain.encoder.opset_import[0].version
     train, test = (_floats(part(binarise)) for part in (images.observed_train, images.observed_test))
     make = {"fp16": lambda: fp16(run, opset), "int8": lambda: int8(plain, train, most_nats)}
-    if precision != "auto":
-        candidate = make[precision]()
-        weighed = weigh(candidate, plain, test)
-        say(weighed.table())
-        if refusal := weighed.refusal(most_nats):
-            raise BundleError(f"{precision} refused", refusal, "choose another --precision, or another --max-nats")
-        return candidate, weighed
-    made: list[tuple[Candidate, Tradeoff | None]] = [(plain, None)]
-    for name in make:
+    made: list[tuple[Candidate, Tradeoff]] = []
+    for name in make if precision == "auto" else [precision]:
         try:
             candidate = make[name]()
-        except ArgumentError as error:
-            say(f"{name} left out: {error.what}: {error.which}")
-        else:
             weighed = weigh(candidate, plain, test)
             say(weighed.table())
+            if refusal := weighed.refusal(most_nats):
+                raise BundleError(f"{name} refused", refusal, "choose another --precision, or another --max-nats")
+        except BundleError as error:
+            if precision != "auto":
+                raise
+            say(f"{error.what}: {error.which}")
+        else:
             made.append((candidate, weighed))
-    chosen = best([weighed for _, weighed in made if weighed], most_nats)
-    return next(pair for pair in made if pair[1] is chosen)
+    if precision != "auto":
+        return made[0]
+    chosen = best([weighed for _, weighed in made])
+    return next((pair for pair in made if pair[1] is chosen), (plain, None))
 
 
-def best(weighed: list[Tradeoff], most_nats: float) -> Tradeoff | None:
-    """Of those that are not refused the one whose size times time is least, if that is less than fp32's."""
-    paying = [one for one in weighed if one.refusal(most_nats) is None and one.worth < 1]
-    return min(paying, key=lambda one: one.worth, default=None)
+def best(weighed: list[Tradeoff]) -> Tradeoff | None:
+    """The one whose size times time is least, if that is less than fp32's."""
+    return min((one for one in weighed if one.worth < 1), key=lambda one: one.worth, default=None)
 
 
 def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
