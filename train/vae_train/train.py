@@ -5,12 +5,13 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
@@ -112,63 +113,84 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
 def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) -> None:
     """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure."""
     config, where, first = training.config, training.device, distributed.rank() == 0
-    test = images.observed_test(config.binarise).to(where)
-    train = images.observed_train(config.binarise).to(where)
-    saved, parent = time.monotonic(), os.getppid()
+    seen = [
+        levels.to(where) for levels in (images.observed_train(config.binarise), images.observed_test(config.binarise))
+    ]
     recording: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda *epoch: None)
     if tensorboard and first:
         from vae_train.tensorboard import recorder
 
         recording = recorder(out, training.progress.metrics)
+    with recording as record, signals.deferred() as received, memory_errors():
+        between = _Between(training, out, seen, record, received)
+        loop.fit(training, images.train.to(where), between.epochs, between.steps, quiet=not first)
+        between.steps()  # a signal may have come while the last epoch was measured
+    if first:
+        with memory_errors():
+            results.finish(out, training, images)
 
-    def measure() -> Metrics:
-        found = metrics.measure(training, train, test)
+
+class _Between:
+    """What is done between epochs and between steps: measuring, saving, and stopping at a signal.
+
+    seen: training and test images as the likelihood sees them. record: takes an epoch's metrics, the VAE and the test
+    images. received: the signals so far.
+    """
+
+    def __init__(
+        self, training: Training, out: Path, seen: list[Tensor], record: Callable[..., None], received: list[int]
+    ) -> None:
+        self.training, self.out, self.seen, self.record, self.received = training, out, seen, record, received
+        self.first = distributed.rank() == 0
+        self.saved, self.parent = time.monotonic(), os.getppid()
+
+    def epochs(self) -> None:
+        """Measure the epoch, move on, and keep what is new."""
+        training = self.training
+        training.end_epoch(distributed.from_first(self._measure))
+        if not self.first:
+            return
+        past = training.progress.metrics
+        if metrics.best(past) is past[-1]:
+            checkpoint.save_weights(self.out, training.vae, best=True)
+        self.record(past[-1], training.vae, self.seen[1])
+        self._save()
+        checkpoint.write_metrics(self.out, past)
+        click.echo(metrics.describe(past[-1]))
+        for line in metrics.news(past, training.config.epochs, training.config.latent_dim):
+            _warn(line)
+
+    def steps(self) -> None:
+        """Stop where a signal has come; save each minute."""
+        if number := self._signal():
+            distributed.from_first(lambda: self._stop(number))
+        if self.first and time.monotonic() - self.saved > SAVE_EVERY:
+            self._save()
+
+    def _measure(self) -> Metrics:
+        found = metrics.measure(self.training, *self.seen)
         if not math.isfinite(found["train_elbo"] + found["test_elbo"]):
             raise ArgumentError("training diverged", f"epoch {found['epoch']}", "choose a lower --lr")
         return found
 
-    def end_epoch() -> None:
-        nonlocal saved
-        training.end_epoch(distributed.from_first(measure))
-        if first:
-            past = training.progress.metrics
-            if metrics.best(past) is past[-1]:
-                checkpoint.save_weights(out, training.vae, best=True)
-            record(past[-1], training.vae, test)
-            checkpoint.save(out, training)
-            checkpoint.write_metrics(out, past)
-            saved = time.monotonic()
-            click.echo(metrics.describe(past[-1]))
-            for line in metrics.news(past, config.epochs, config.latent_dim):
-                _warn(line)
+    def _save(self) -> None:
+        checkpoint.save(self.out, self.training)
+        self.saved = time.monotonic()
 
-    with recording as record, signals.deferred() as received:
+    def _signal(self) -> int:
+        """The number of the signal that ends the training after this step, in all processes at once; 0 for none."""
+        number = self.received[0] if self.received else 0
+        if distributed.size() == 1:
+            return number
+        if os.getppid() != self.parent:
+            number = signal.SIGTERM  # torchrun was killed, and nobody else would end its processes
+        step = self.training.progress.step
+        asked = step % _AGREE_EVERY == 0 or step == self.training.steps_per_epoch
+        return distributed.agreed(number) if asked else 0
 
-        def stop(number: int) -> None:
-            checkpoint.save(out, training)
-            raise signals.Stopped(number, out)
-
-        def after_step() -> None:
-            nonlocal saved
-            number = received[0] if received else 0
-            if distributed.size() > 1:
-                if os.getppid() != parent:
-                    number = signal.SIGTERM  # torchrun was killed, and nobody else would end its processes
-                step = training.progress.step
-                asked = step % _AGREE_EVERY == 0 or step == training.steps_per_epoch
-                number = distributed.agreed(number) if asked else 0
-            if number:
-                distributed.from_first(lambda: stop(number))
-            if first and time.monotonic() - saved > SAVE_EVERY:
-                checkpoint.save(out, training)
-                saved = time.monotonic()
-
-        with memory_errors():
-            loop.fit(training, images.train.to(where), end_epoch, after_step, quiet=not first)
-            after_step()  # a signal may have come while the last epoch was measured
-    if first:
-        with memory_errors():
-            results.finish(out, training, images)
+    def _stop(self, number: int) -> None:
+        self._save()
+        raise signals.Stopped(number, self.out)
 
 
 @contextlib.contextmanager
