@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ class Images:
 
     def observed_test(self, binarise: bool) -> Tensor:
         """The test images as a likelihood sees them: uint8 levels, 0 and 255 only in the literature's binary draw."""
-        return pixels.literature_draw(self.train, self.test) if binarise else self.test
+        return self._drawn_test if binarise else self.test
+
+    @cached_property
+    def _drawn_test(self) -> Tensor:
+        return pixels.literature_draw(self.train, self.test)
 
     def observed_train(self, binarise: bool) -> Tensor:
         """As many training images, as a likelihood sees them; from all over, since files lie in order of class."""
