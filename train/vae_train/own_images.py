@@ -118,7 +118,8 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
     if bad:
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
     names = sorted({label for _, label in found})
-    labels = np.array([names.index(label) for _, label in found], np.int64)
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[label] for _, label in found], np.int64)
     return Found(np.stack([levels for levels, _ in found]), labels, names, len(bad))
 
 
