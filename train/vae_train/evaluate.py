@@ -32,7 +32,7 @@ def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
     """
     generator = torch.Generator(levels.device).manual_seed(seed)
     parts = []
-    with _evaluating(vae):
+    with evaluating(vae):
         for some in levels.split(_rows(levels)):
             x = pixels.unit(some)
             eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
@@ -52,7 +52,7 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
     blocks: Iterable[Tensor] = tqdm(
         levels.split(max(1, rows // num_samples)), f"K = {num_samples}", disable=True if quiet else None, leave=False
     )
-    with _evaluating(vae):
+    with evaluating(vae):
         for some in blocks:
             x = pixels.unit(some)
             draws = [vae.log_weights(x, min(rows, num_samples - k), generator) for k in range(0, num_samples, rows)]
@@ -88,7 +88,7 @@ def bits_per_dimension(nats: float, dimensions: int) -> float:
 
 
 @contextmanager
-def _evaluating(vae: VAE) -> Iterator[None]:
+def evaluating(vae: VAE) -> Iterator[None]:
     """Let layers that differ in training, such as a person's dropout, be as they are afterwards."""
     training = vae.training
     vae.eval()

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vae_train import pictures, pixels
 from vae_train.checkpoint import TENSORBOARD
+from vae_train.evaluate import evaluating
 from vae_train.training import Metrics
 from vae_train.vae import VAE
 
@@ -33,13 +34,11 @@ def recorder(out: Path, past: list[Metrics]) -> Iterator[Record]:
 
     def record(row: Metrics, vae: VAE, levels: Tensor) -> None:
         _scalars(writer, row)
-        training = vae.training
-        vae.eval()
-        images = {
-            "samples": pictures.samples(vae, _IMAGES),
-            "reconstructions": pictures.reconstructions(vae, pixels.unit(levels[:_IMAGES])),
-        }
-        vae.train(training)
+        with evaluating(vae):
+            images = {
+                "samples": pictures.samples(vae, _IMAGES),
+                "reconstructions": pictures.reconstructions(vae, pixels.unit(levels[:_IMAGES])),
+            }
         for name, picture in images.items():
             writer.add_image(name, picture, int(row["epoch"]), dataformats="HWC")
         writer.flush()  # before the checkpoint, so that a training killed in between repeats the epoch

@@ -93,13 +93,6 @@ class VAE(nn.Module):
         out = self(x, eps)
         return self.likelihood.log_prob(x, out.parameters) + log_ratio(out.mu, out.logsigma, out.z)
 
-    @torch.no_grad()
-    def sample(self, num_samples: int) -> Tensor:
-        """Draw images x ~ p(x|z), z ~ N(0, I): [num_samples, C, H, W]."""
-        weight = next(self.decoder.parameters())
-        z = torch.randn(num_samples, self.latent_dim, device=weight.device, dtype=weight.dtype)
-        return self.likelihood.sample(self.decoder(z))
-
 
 def kl_per_dimension(mu: Tensor, logsigma: Tensor) -> Tensor:
     """The terms of the KL, one for each latent dimension: nats, [batch, latent_dim]."""
