@@ -78,7 +78,8 @@ def test_one_epoch_writes_a_run(command: Command, digits_root: Path, tmp_path: P
     assert (settings["config"]["epochs"], settings["config"]["latent_dim"], settings["config"]["seed"]) == (1, 2, 5)
     assert "--latent-dim 2" in settings["provenance"]["command"]
     elbo = json.loads((out / "evaluation.json").read_text())["figures"]["elbo"]
-    assert f"test ELBO {elbo['mean']:.2f} +- {elbo['standard_error']:.2f} nats" in result.out
+    bits = f"{-elbo['mean'] / (784 * math.log(2)):.3f} bits per dimension"
+    assert f"test ELBO {elbo['mean']:.2f} +- {elbo['standard_error']:.2f} nats per image ({bits}), fixed" in result.out
     assert str(out) in result.out.splitlines()[-1]
 
 
@@ -261,7 +262,8 @@ def test_evaluate_adds_the_bound_to_the_run(
     assert bound["num_samples"] == 10
     assert math.isfinite(bound["standard_error"])
     assert bound["mean"] > before["figures"]["elbo"]["mean"]
-    assert re.search(rf"K = 10\) +{bound['mean']:.2f} \+- {bound['standard_error']:.2f}$", result.out, re.MULTILINE)
+    bits = f"{-bound['mean'] / (784 * math.log(2)):.3f} bits per dimension"
+    assert f"K = 10)      {bound['mean']:.2f} +- {bound['standard_error']:.2f} ({bits})\n" in result.out
     again = command(main, "evaluate", run, "-K", 10, "--data-root", digits_root, "--no-download", "--device", "cpu")
     assert (again.code, again.out) == (0, result.out)
 

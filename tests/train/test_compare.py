@@ -123,7 +123,7 @@ def test_runs_of_grey_levels_are_compared_on_them(command: Command, runs: Path) 
     assert result.code == 0, result.err
     levels = data.load(DIGITS, runs, download=False).test
     line = result.out.splitlines()[0]
-    assert line.startswith(f"{len(levels)} test images, none, 8-bit levels, sha256 ")
+    assert line.startswith(f"{len(levels)} test images, 8-bit levels as they are, sha256 ")
     evaluation = checkpoint.load(runs / "grey").evaluation
     assert evaluation["binarisation"] in line
     assert f"{evaluation['figures']['elbo']['mean']:.2f} +- " in result.out

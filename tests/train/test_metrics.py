@@ -110,6 +110,27 @@ def test_trouble_in_words(past: list[Metrics], expected: list[str]) -> None:
     assert metrics.trouble(past, latent_dim=20) == expected
 
 
+def test_of_few_steps_more_are_the_first_advice() -> None:
+    """A posterior that has not had 300 steps may yet open; with so many, the objective is what to change."""
+    (line,) = metrics.trouble(rows({"active_units": 0.0}), latent_dim=20, few=True)
+    assert line == COLLAPSE.format(0, 20).replace(HELP, f"more --epochs first, then {HELP}")
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch", "line"),
+    [
+        (107, 20, 128, "few steps: 20 in the whole run; give more --epochs, 300 at least"),
+        (129, 149, 128, "few steps: 298 in the whole run; give more --epochs, 150 at least"),
+        (129, 150, 128, ""),
+        (60_000, 1, 128, ""),
+        (60_000, 1, 30_000, "few steps: 2 in the whole run; give more --epochs, 150 at least"),
+    ],
+)
+def test_a_run_of_few_steps_is_warned_of(images: int, epochs: int, batch: int, line: str) -> None:
+    """Less than 300 steps, and the epochs that make as many."""
+    assert metrics.few_steps(SMALL.replace(epochs=epochs, batch_size=batch), images) == line
+
+
 @pytest.mark.parametrize(
     ("epochs", "states", "told"),
     [

@@ -461,7 +461,7 @@ def test_one_test_image_is_enough(command: Callable[..., Any], tmp_path: Path) -
     small = ("--epochs", 2, "--hidden", 4, "--latent-dim", 2, "--device", "cpu", "--threads", 1)
     result = command(main, "--dataset", tmp_path / "few.npy", *small, "--out", tmp_path / "run")
     assert result.code == 0, result.err
-    assert "11 images to train on, 1 to test" in result.err
+    assert "11 images to train on in 2 steps, 1 to test" in result.err
     result = command(main, "evaluate", tmp_path / "run", "-K", 2, "--device", "cpu")
     assert result.code == 0, result.err
     assert result.out.startswith("few.npy test, fixed draw, seed 777, sha256 ")

@@ -87,6 +87,10 @@ class Config:
             todo = "leave out --beta, --warm-up and --free-bits, or --samples"
             raise ArgumentError("a weighted KL in the importance-weighted bound", f"--samples {self.samples}", todo)
 
+    def steps_per_epoch(self, images: int) -> int:
+        """For so many training images; the last batch may be smaller."""
+        return -(-images // self.batch_size)
+
     def replace(self, **given: Any) -> "Config":
         """A copy with those settings in `given` that are not None; pixels are binary where the likelihood's are."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

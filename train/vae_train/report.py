@@ -1,6 +1,7 @@
 """The report of a finished run: one page that needs nothing but itself, no network and no script."""
 
 import base64
+import math
 import shlex
 from collections.abc import Iterable
 from html import escape
@@ -84,7 +85,7 @@ def draw(folder: Path, run: Run, images: Images) -> None:
     rows = read_metrics(folder)
     sections = [
         _headline(run, rows),
-        _section("Signs of trouble", _trouble(run, rows)),
+        _section("Signs of trouble", _trouble(run, rows, len(images.train))),
         _section("Training", _charts(drawn.curves)),
         _section("Samples", _grid(drawn.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
         _section("Reconstructions", _grid(drawn.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
@@ -143,11 +144,10 @@ def _unit(run: Run, figure: dict[str, float]) -> str:
 
 
 def _bits(run: Run, figure: dict[str, float]) -> str:
-    """Bits per dimension, where grey levels are discrete."""
-    if run.config.likelihood != "discretised-logistic":
+    """Bits per dimension, where the figure is of a probability."""
+    if not run.vae.likelihood.discrete:
         return ""
-    channels, height, width = run.image_shape
-    return f"{bits_per_dimension(figure['mean'], channels * height * width):.3f}"
+    return f"{bits_per_dimension(figure['mean'], math.prod(run.image_shape)):.3f}"
 
 
 def _duration(seconds: int) -> str:
@@ -155,8 +155,11 @@ def _duration(seconds: int) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
-def _trouble(run: Run, rows: list[Metrics]) -> str:
-    found = metrics.trouble(rows, run.config.latent_dim)
+def _trouble(run: Run, rows: list[Metrics], images: int) -> str:
+    """All that the training warned of; `images` is the number that it was trained on."""
+    few, unreadable = metrics.few_steps(run.config, images), run.settings.preprocessing.get("unreadable")
+    found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
+    found = [*filter(None, found), *metrics.told(rows, run.config.epochs, run.config.latent_dim, bool(few))]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
 
 

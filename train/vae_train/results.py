@@ -1,5 +1,6 @@
 """The figures of finished trainings, kept in their run folders: test ELBO, bounds of log p(x), differences of two."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_train import checkpoint, data, evaluate, metrics, pixels, report
 from vae_train.checkpoint import Run
 from vae_train.config import Config, Place
+from vae_train.mlp import Shape
 from vae_train.training import Training
+from vae_train.vae import VAE
 
 
 def finish(out: Path, training: Training, images: data.Images) -> None:
@@ -31,8 +34,8 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
         summary = evaluate.summary(evaluate.measure(weights, test.to(training.device)))
         checkpoint.save_evaluation(out, {**measured_on, **summary}, best=is_best)
     figure = summary["figures"]["elbo"]
-    dimensions = bits(config, figure["mean"], images.shape)
-    click.echo(f"test ELBO {describe(figure)} nats{dimensions} ({measured_on['binarisation']})")
+    dimensions = bits(vae, figure["mean"], images.shape)
+    click.echo(f"test ELBO {describe(figure)} nats per image{dimensions}, {measured_on['binarisation']}")
     top = metrics.best(training.progress.metrics)
     if top["epoch"] < config.epochs:
         click.echo(
@@ -62,7 +65,7 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
-        click.echo(name.ljust(26) + describe(figure) + bits(run.config, figure["mean"], images.shape))
+        click.echo(name.ljust(26) + describe(figure) + bits(vae, figure["mean"], images.shape))
 
 
 def report_run(folder: Path, place: Place) -> None:
@@ -117,7 +120,7 @@ def _measured_on(run: Run, measured_on: dict[str, Any]) -> bool:
 
 def protocol(config: Config, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
-    kind = "fixed draw, seed 777" if config.binarise else "none, 8-bit levels"
+    kind = "fixed draw, seed 777" if config.binarise else "8-bit levels as they are"
     return {
         "dataset": Path(config.dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",
@@ -132,9 +135,10 @@ def describe(figure: dict[str, float]) -> str:
     return f"{figure['mean']:.2f} +- {figure['standard_error']:.2f}"
 
 
-def bits(config: Config, nats: float, shape: tuple[int, int, int]) -> str:
-    """The figure in bits per dimension too, where grey levels are discrete."""
-    if config.likelihood != "discretised-logistic":
-        return ""
-    channels, height, width = shape
-    return f" ({evaluate.bits_per_dimension(nats, channels * height * width):.3f} bits per dimension)"
+def bits(vae: VAE, nats: float, shape: Shape) -> str:
+    """The figure in bits per dimension too, where it is of a probability."""
+    return (
+        f" ({evaluate.bits_per_dimension(nats, math.prod(shape)):.3f} bits per dimension)"
+        if vae.likelihood.discrete
+        else ""
+    )

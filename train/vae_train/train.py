@@ -40,6 +40,8 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
         with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
+            if few := metrics.few_steps(config, len(images.train)):
+                _warn(few)
             _run(training, images, out, tensorboard)
 
 
@@ -157,7 +159,9 @@ class _Between:
         self._save()
         checkpoint.write_metrics(self.out, past)
         click.echo(metrics.describe(past[-1]))
-        for line in metrics.news(past, training.config.epochs, training.config.latent_dim):
+        config = training.config
+        few = bool(metrics.few_steps(config, training.num_images))
+        for line in metrics.news(past, config.epochs, config.latent_dim, few):
             _warn(line)
 
     def steps(self) -> None:
@@ -232,10 +236,10 @@ def memory_errors() -> Iterator[None]:
 def _describe(training: Training, images: data.Images) -> str:
     config, (channels, height, width) = training.config, images.shape
     drawn = "drawn as binary in every batch" if config.binarise else "levels / 255"
-    weights = sum(weight.numel() for weight in training.weights)
+    weights, steps = sum(weight.numel() for weight in training.weights), config.epochs * training.steps_per_epoch
     return (
-        f"{config.dataset}: {len(images.train):,} images to train on, {len(images.test):,} to test, "
-        f"{channels}x{height}x{width}, {drawn}\n"
+        f"{config.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
+        f"{len(images.test):,} to test, {channels}x{height}x{width}, {drawn}\n"
         f"preset {config.preset}: {weights:,} weights, {config.likelihood} likelihood"
     )
 

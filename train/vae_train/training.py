@@ -39,7 +39,7 @@ class Training:
         self.weights = list(vae.parameters())
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.optimizer = torch.optim.Adam(self.weights, lr=config.lr, fused=True)
-        self.steps_per_epoch = -(-num_images // config.batch_size)
+        self.steps_per_epoch = config.steps_per_epoch(num_images)
         # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.lr, total_steps=max(config.epochs * self.steps_per_epoch, 11), pct_start=0.1
