@@ -161,8 +161,38 @@ def test_a_folder_of_images_is_trained_on(
     assert result.code == 0, result.err
     settings = stored(tmp_path / "runs" / f"my photos-{preset}")
     assert (settings["config"]["preset"], settings["image_shape"]) == (preset, shape)
+    size = settings["config"]["image_size"]
+    assert [settings["config"]["channels"], size, size] == shape  # what was used, typed or not
     assert settings["config"]["dataset"] == f"{photos.name}/"
     assert settings["preprocessing"]["levels"].startswith("upright, transparency over black")
+
+
+def test_photos_that_do_not_halve_are_fitted_to_another_size(command: Command, photos: Path, tmp_path: Path) -> None:
+    """The size to which a folder's images are fitted is an option, which the message names."""
+    result = command(main, "--dataset", photos, "--image-size", 12, "--device", "cpu", "--out", tmp_path / "run")
+    line = "images do not halve: 12x12; choose an --image-size divisible by 8, or fewer numbers in --hidden"
+    assert (result.code, result.out, result.err) == (2, "", f"vae-train: error: {line}\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "grey", "told"), [("bernoulli", True, True), ("bernoulli", False, False), ("gaussian", True, False)]
+)
+@pytest.mark.usefixtures("unmeasured")
+def test_grey_images_of_ones_own_become_binary_with_a_note(
+    command: Command, tmp_path: Path, likelihood: str, grey: bool, told: bool
+) -> None:
+    """Where a likelihood of binary pixels gets grey levels, one line says so and names what keeps them."""
+    levels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "own.npy", levels if grey else levels // 128 * 255)
+    words = ("--likelihood", likelihood, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    result = command(main, "--dataset", tmp_path / "own.npy", *words)
+    assert result.code == 0, result.err
+    note = (
+        "vae-train: note: grey levels are drawn as binary, P(1) = level / 255; "
+        "--likelihood discretised-logistic keeps them\n"
+    )
+    assert (note in result.err) is told
 
 
 @pytest.mark.parametrize(("channels", "preset"), [(1, "tutorial"), (3, "resnet-colour")])
@@ -179,7 +209,7 @@ def test_the_channels_of_an_array_choose_the_preset(
         result = command(main, *words)
         assert (result.code, result.out) == (2, "")
         assert result.err == (
-            "vae-train: error: images do not halve: 12x12; choose sides divisible by 8, or fewer --hidden\n"
+            "vae-train: error: images do not halve: 12x12; choose sides divisible by 8, or fewer numbers in --hidden\n"
         )
         assert not Path("runs").exists()
     assert command(main, *words, "--hidden", 4).code == 0
@@ -279,6 +309,9 @@ def test_evaluate_adds_the_bound_to_the_run(
         (2, "--image-size", "--image-size 0"),
         (2, "channels", "--dataset {full} --channels 2"),
         (2, "--channels", "--channels 4"),
+        (2, "'1', '3'", "--dataset {full} --channels 2"),
+        (2, "No such option '--epoch'; use --epochs, or see 'vae-train --help'", "--epoch 3"),
+        (2, "use --preset or --resume or ", "--prese 3"),
         (2, "--likelihood", "--likelihood poisson"),
         (2, "gaussian", "--likelihood gaussian --binarise"),
         (2, "discretised-logistic", "--preset resnet-colour --binarise"),
@@ -433,6 +466,15 @@ def test_help_lists_every_option_in_its_section(command: Command) -> None:
         assert "".join(parameter.help.split()) in words
     assert {"--latent-dim", "--hidden"} <= set(re.findall(r"--[a-z-]+", body["Networks"]))
     assert [line.split()[0] for line in body["Commands"].strip().splitlines()] == ["compare", "evaluate", "report"]
+
+
+def test_help_has_the_defaults_that_all_presets_share() -> None:
+    """Where presets differ it says that the value is the preset's."""
+    names = {f.name for f in fields(Config)} - {"dataset", "preset", "image_size", "channels", "model"}
+    for parameter in (parameter for parameter in cli.params if parameter.name in names):
+        values = {str(getattr(preset, parameter.name)) for preset in PRESETS.values()}
+        expected = values.pop() if len(values) == 1 else "of the preset"
+        assert parameter.help.endswith(f"  [default: {expected}]")
 
 
 @pytest.mark.parametrize(

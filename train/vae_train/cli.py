@@ -64,6 +64,13 @@ def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _setting(name: str, *, help: str, **attributes: Any) -> Callable[[Any], Any]:
+    """An option whose default is the preset's; the help has it where all presets have the same."""
+    values = {getattr(preset, name.partition("/")[0][2:].replace("-", "_")) for preset in PRESETS.values()}
+    default = values.pop() if len(values) == 1 else "of the preset"
+    return click.option(name, help=f"{help}  [default: {default}]", **attributes)
+
+
 _machine = section(
     "Machine",
     click.option(
@@ -103,8 +110,8 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
         type=click.Choice(list(PRESETS)),
         help="Networks and settings.  [default: tutorial, or resnet-colour for colour images]",
     ),
-    click.option("--epochs", type=_POSITIVE, help="Passes over the training images."),
-    click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise."),
+    _setting("--epochs", type=_POSITIVE, help="Passes over the training images."),
+    _setting("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise."),
     click.option("--out", type=_PATH, help="Run folder.  [default: runs/DATASET-PRESET]"),
     click.option("--resume", type=_PATH, metavar="RUN", help="Go on with a run that was stopped, exactly."),
     click.option("--tensorboard", is_flag=True, help="Write scalars and images for TensorBoard into the run folder."),
@@ -112,32 +119,35 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
 @section(
     "Images",
     click.option("--image-size", type=_POSITIVE, help="Side to which a folder's images are fitted.  [default: 32]"),
-    click.option("--channels", type=click.IntRange(1, 3), help="1 (grey) or 3 (RGB) of a folder.  [default: 3]"),
-    click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
-    click.option("--binarise/--no-binarise", default=None, help="Draw pixels as 0 or 1 with P(1) = level / 255."),
+    click.option(
+        "--channels",
+        type=click.Choice(["1", "3"]),
+        callback=lambda context, parameter, value: value and int(value),
+        help="Grey or RGB, of a folder.  [default: 3]",
+    ),
+    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
+    _setting("--binarise/--no-binarise", default=None, help="Draw pixels as 0 or 1 with P(1) = level / 255."),
 )
 @section(
     "Networks",
-    click.option("--latent-dim", type=_POSITIVE, help="Dimensions of z."),
-    click.option("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
-    click.option("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),
-    click.option("--dense", type=_POSITIVE, help="Width of a resnet's fully connected layer."),
+    _setting("--latent-dim", type=_POSITIVE, help="Dimensions of z."),
+    _setting("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
+    _setting("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),
+    _setting("--dense", type=_POSITIVE, help="Width of a resnet's fully connected layer."),
     click.option("--model", metavar="MODULE:FUNCTION", help="Your own networks; docs/training.md has an example."),
 )
 @section(
     "Objective",
-    click.option(
+    _setting(
         "--samples", type=_POSITIVE, help="Draws of z per image: 1 is the ELBO, more the importance-weighted bound."
     ),
-    click.option("--gradient", type=click.Choice(GRADIENTS), help="path (STL, or DReG for more samples) or total."),
-    click.option("--beta", type=_WEIGHT, help="Weight of the KL."),
-    click.option("--warm-up", type=_WEIGHT, help="Epochs in which that weight grows from 0."),
-    click.option("--free-bits", type=_WEIGHT, help="Nats of KL that each latent dimension has for nothing."),
-    click.option("--batch-size", type=_POSITIVE, help="Images per step."),
-    click.option(
-        "--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule."
-    ),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="Of the products; weights are float32."),
+    _setting("--gradient", type=click.Choice(GRADIENTS), help="path (STL, or DReG for more samples) or total."),
+    _setting("--beta", type=_WEIGHT, help="Weight of the KL."),
+    _setting("--warm-up", type=_WEIGHT, help="Epochs in which that weight grows from 0."),
+    _setting("--free-bits", type=_WEIGHT, help="Nats of KL that each latent dimension has for nothing."),
+    _setting("--batch-size", type=_POSITIVE, help="Images per step."),
+    _setting("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule."),
+    _setting("--precision", type=click.Choice(PRECISIONS), help="Of the products; weights are float32."),
 )
 @_machine
 @click.version_option(package_name="vae-edge")
