@@ -255,7 +255,7 @@ def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[
         good = ((x >= 0) & (x <= 1)).reshape(n, -1).all(axis=1)  # False for NaN
         if not good.all():
             which = f"{name}[{start + int(np.argmin(good))}]"
-            raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1]")
+            raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1], or levels as uint8")
         yield x
     _to_the_end(compressed)
 

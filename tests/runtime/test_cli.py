@@ -620,8 +620,8 @@ BAD_IMAGES = {
     "flat.npy": f"array of shape [3, 784]: flat.npy; {SHAPES}",
     "zero rows.npy": "array of shape [0, 28, 28]: zero rows.npy",
     "nothing.npy": "nothing.npy",
-    "nan.npy": "pixels outside [0, 1] or NaN: nan.npy[0]; give floats in [0, 1]",
-    "levels.npy": "pixels outside [0, 1] or NaN: levels.npy[0]; give floats in [0, 1]",
+    "nan.npy": "pixels outside [0, 1] or NaN: nan.npy[0]; give floats in [0, 1], or levels as uint8",
+    "levels.npy": "pixels outside [0, 1] or NaN: levels.npy[0]; give floats in [0, 1], or levels as uint8",
     "huge.npy": "huge.npy[0]",
     "complex.npy": "array of type complex128: complex.npy; give uint8 levels or floats in [0, 1]",
 }

@@ -674,7 +674,9 @@ def test_a_bad_pixel_is_named_by_its_place_in_the_file(tmp_path: Path, rows: int
     x = PIXELS.copy()
     x[5, 0, 3, 3] = np.nan
     (tmp_path / "x.npy").write_bytes(npy(x))
-    with pytest.raises(InputError, match=r"pixels outside \[0, 1\] or NaN: .*x\.npy\[5\]; give floats in \[0, 1\]"):
+    with pytest.raises(
+        InputError, match=r"pixels outside \[0, 1\] or NaN: .*x\.npy\[5\]; give floats in \[0, 1\], or levels as uint8"
+    ):
         list(Images([tmp_path / "x.npy"], GREY).batches(rows))
 
 

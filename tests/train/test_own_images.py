@@ -335,15 +335,24 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
     ("one image", np.zeros((8, 6), np.uint8), "array of shape [8, 6]: {}; give images [n, C, H, W] or [n, H, W]"),
     ("five axes", np.zeros((9, 1, 2, 8, 6)), "array of shape [9, 1, 2, 8, 6]: {}; give images [n, C, H, W] or {h}"),
     ("RGBA", np.zeros((9, 4, 8, 6)), "array of shape [9, 4, 8, 6]: {}; give images of 1 (grey) or 3 (RGB) channels"),
-    ("levels as floats", BYTES.astype(np.float32), "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1]"),
-    ("below 0", BYTES / 255 - 1e-3, "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1]"),
+    (
+        "levels as floats",
+        BYTES.astype(np.float32),
+        "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1], or levels as uint8",
+    ),
+    ("below 0", BYTES / 255 - 1e-3, "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1], or levels as uint8"),
     ("NaN", np.where(np.arange(90)[:, None, None, None] == 7, np.nan, BYTES / 255), "pixels outside {u}: {}[7]; {f}"),
     ("integers", BYTES.astype(np.int64), "array of type int64: {}; give uint8 levels or floats in [0, 1]"),
     ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; this model takes [n, 3, 8, 6]"),
     ("two", BYTES[:2], "too few images to keep a tenth for testing: 2 of them; give some dozens"),
     ("all equal", np.zeros((90, 1, 8, 6), np.uint8), "too few images to keep a tenth for testing: 90 of them; {d}"),
 ]
-SHORT = {"t": "x.transpose(0, 3, 1, 2)", "h": "[n, H, W]", "u": "[0, 1] or NaN", "f": "give floats in [0, 1]"}
+SHORT = {
+    "t": "x.transpose(0, 3, 1, 2)",
+    "h": "[n, H, W]",
+    "u": "[0, 1] or NaN",
+    "f": "give floats in [0, 1], or levels as uint8",
+}
 
 
 @pytest.mark.parametrize(("array", "message"), [row[1:] for row in ONE_LINE], ids=[row[0] for row in ONE_LINE])
