@@ -177,10 +177,22 @@ def test_resnet_has_the_blocks_and_channels_that_settings_say(blocks: int) -> No
 @pytest.mark.parametrize(
     ("hidden", "shape", "message"),
     [
-        ((16, 32), (1, 30, 30), "images do not halve: 30x30; choose sides divisible by 4, or fewer --hidden"),
-        ((16, 32), (1, 28, 30), "images do not halve: 28x30; choose sides divisible by 4, or fewer --hidden"),
-        ((8, 8, 8), (1, 28, 28), "images do not halve: 28x28; choose sides divisible by 8, or fewer --hidden"),
-        ((8,), (1, 1, 2), "images do not halve: 1x2; choose sides divisible by 2, or fewer --hidden"),
+        (
+            (16, 32),
+            (1, 30, 30),
+            "images do not halve: 30x30; choose sides divisible by 4, or fewer numbers in --hidden",
+        ),
+        (
+            (16, 32),
+            (1, 28, 30),
+            "images do not halve: 28x30; choose sides divisible by 4, or fewer numbers in --hidden",
+        ),
+        (
+            (8, 8, 8),
+            (1, 28, 28),
+            "images do not halve: 28x28; choose sides divisible by 8, or fewer numbers in --hidden",
+        ),
+        ((8,), (1, 1, 2), "images do not halve: 1x2; choose sides divisible by 2, or fewer numbers in --hidden"),
     ],
 )
 def test_images_that_do_not_halve_are_refused(
@@ -438,6 +450,18 @@ def test_own_networks_that_are_not_there(own: Callable[[str], Path], name: str, 
             "line 6 of own_networks_here.py): {}; " + ADVICE,
         ),
         (
+            'Path("imported").touch()',
+            "int('wide')",
+            "networks fail (ValueError: invalid literal for int() with base 10: 'wide', "
+            "line 6 of own_networks_here.py): {}; " + ADVICE,
+        ),
+        (
+            "import torch\n",
+            "import torch_that_is_absent\n",
+            "networks fail (ModuleNotFoundError: No module named 'torch_that_is_absent', "
+            "line 2 of own_networks_here.py): {}; " + ADVICE,
+        ),
+        (
             "import torch\n",
             "import torch torch\n",
             "networks fail (SyntaxError: invalid syntax (own_networks_here.py, line 2)): {}; " + ADVICE,
@@ -457,6 +481,8 @@ def test_own_networks_that_are_not_there(own: Callable[[str], Path], name: str, 
         "no-function",
         "fails-in-start_at",
         "fails-on-import",
+        "wrong-value-on-import",
+        "lacks-a-package",
         "no-python",
     ],
 )

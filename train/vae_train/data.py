@@ -73,12 +73,24 @@ def load(config: Config, root: Path, download: bool = True, warn: Callable[[str]
     not one of such pixels.
     """
     images = _named(config, root, download) if config.dataset in DATASETS else _own(config, warn)
-    if config.likelihood == "bernoulli" and not config.binarise:
-        for part in (images.train, images.test):
-            if ((part > 0) & (part < 255)).any():
-                todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
-                raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
+    if config.likelihood == "bernoulli" and not config.binarise and is_grey(images):
+        todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
+        raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
     return images
+
+
+def fitted(config: Config) -> Config:
+    """The settings with the size and channels to which a folder's images are fitted, where they were not given."""
+    path = Path(config.dataset)
+    if config.dataset in DATASETS or not path.is_dir():
+        return config
+    channels, size, _ = own_images.shape(path, config.image_size, config.channels)
+    return config.replace(image_size=size, channels=channels)
+
+
+def is_grey(images: Images) -> bool:
+    """Whether any pixel is neither 0 nor 255."""
+    return any(bool(((part > 0) & (part < 255)).any()) for part in (images.train, images.test))
 
 
 def origin(config: Config, root: Path) -> tuple[object, str]:

@@ -23,9 +23,9 @@ def build(config: Config, image_shape: Shape, trusted: str | None = None) -> VAE
         halvings = 2 ** len(config.hidden)
         if image_shape[1] % halvings or image_shape[2] % halvings:
             sides = f"{image_shape[1]}x{image_shape[2]}"
-            raise ArgumentError(
-                "images do not halve", sides, f"choose sides divisible by {halvings}, or fewer --hidden"
-            )
+            side = "an --image-size" if config.image_size else "sides"
+            todo = f"choose {side} divisible by {halvings}, or fewer numbers in --hidden"
+            raise ArgumentError("images do not halve", sides, todo)
         sizes = (image_shape, config.hidden, config.blocks, config.dense, config.latent_dim)
         encoder, decoder = resnet.Encoder(*sizes), resnet.Decoder(*sizes, out)
     else:

@@ -25,9 +25,9 @@ def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, ou
         sys.path.insert(0, str(Path.cwd()))
     try:
         factory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
     except Exception as error:  # whatever a person's module raises
+        if isinstance(error, ImportError | AttributeError | ValueError | TypeError) and not _inside(error):
+            raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
         raise failed(error, name) from None
     try:
         encoder, decoder = factory(image_shape, latent_dim, out)
@@ -62,6 +62,12 @@ def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, 
             wanted = f"return float32 [batch, {', '.join(map(str, shape))}]"
             found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {batch}"
             raise ArgumentError(f"networks do not fit ({found})", name, wanted)
+
+
+def _inside(error: Exception) -> bool:
+    """Whether a module that was being imported has raised it, rather than Python, which looked for the module."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f.filename != __file__ and "importlib" not in f.filename for f in frames)
 
 
 def failed(error: Exception, name: str) -> ArgumentError:
