@@ -14,7 +14,7 @@ import click
 from vae_runtime.errors import VaeError
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM, raised so that what is half-written is cleaned up on the way out."""
 
 
@@ -62,7 +62,7 @@ def _guarded(command: click.Command, prog: str) -> int:
         code = 5 if error.errno == errno.ENOSPC else 4
         where = error.filename or "the output"
         return _fail(prog, f"{error.strerror}: {where}; check the path, its permissions and the disk", code)
-    except _Terminated:
+    except Terminated:
         return _fail(prog, f"terminated: {prog}; run it again when it suits", 143)
     except (KeyboardInterrupt, click.Abort):
         return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
@@ -75,7 +75,9 @@ def _describe(error: click.UsageError, prog: str) -> str:
         if any(option in known.opts for known in above.command.params):
             return f"{option} in the wrong place; give it before the verb: {prog} {option} ..."
     where = error.ctx.command_path if error.ctx else prog
-    return f"{error.format_message().rstrip('.')}; see '{where} --help'"
+    meant = getattr(error, "possibilities", None)  # of an option, and of a command where click is new
+    message, guess = (error.message, f"use {' or '.join(meant)}, or ") if meant else (error.format_message(), "")
+    return f"{message.rstrip('.')}; {guess}see '{where} --help'"
 
 
 def as_typed(prog: str) -> str:
@@ -85,7 +87,7 @@ def as_typed(prog: str) -> str:
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _fail(prog: str, message: str, code: int) -> int:

@@ -296,6 +296,26 @@ def test_a_training_resumes_from_any_step(
     assert_resumes_the_same(command, monkeypatch, tmp_path, KINDS["Gaussian, warm-up, free bits"], step)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_report_that_is_interrupted_is_drawn_by_resume(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """A signal amid the pictures, after the training: the error names --resume, which has only them left to do."""
+    run, small = tmp_path / "run", ("--hidden", 4, "--latent-dim", 2, "--epochs", 2, "--device", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(results.report, "draw", lambda *given: signal.raise_signal(number))
+        stopped = command(main, "--dataset", "digits", *small, "--out", run)
+    assert stopped.code == code
+    line = f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}"
+    assert stopped.err.splitlines()[-1] == f"vae-train: error: {line}"
+    weights = (run / "model.safetensors").read_bytes()
+    resumed = command(main, "--resume", run, "--device", "cpu")
+    assert resumed.code == 0, resumed.err
+    assert "epoch" not in resumed.out.splitlines()[0]
+    assert (run / "report.html").exists()
+    assert (run / "model.safetensors").read_bytes() == weights
+
+
 def test_a_signal_amid_the_last_measurement_is_heeded(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

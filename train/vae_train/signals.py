@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from vae_runtime.command import Terminated
 from vae_runtime.errors import VaeError
 
 
@@ -16,6 +17,17 @@ class Stopped(VaeError):
     def __init__(self, number: int, folder: Path) -> None:
         super().__init__("training stopped, its state saved", folder, f"go on with: vae-train --resume {folder}")
         self.exit_code = 128 + number
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Let what SIGINT or SIGTERM ends name the run folder `folder`, which has all that it takes to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, folder) from None
+    except Terminated:
+        raise Stopped(signal.SIGTERM, folder) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
 from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, results, signals
-from vae_train.config import Config, Place
+from vae_train.config import DATASETS, Config, Place
 from vae_train.training import Metrics, Training
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
@@ -26,6 +26,7 @@ _AGREE_EVERY = 10  # steps between the processes' questions to each other whethe
 def train(config: Config, out: Path, place: Place, command: str, tensorboard: bool = False) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached."""
     with machine(place) as where:
+        config = data.fitted(config)
         if distributed.from_first(lambda: _begin(out, config)) != config:
             raise ArgumentError("settings are not the first process's", out, "start all with the same options")
         images = _load(config, place)
@@ -40,6 +41,9 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
         with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
+            if config.binarise and config.dataset not in DATASETS and data.is_grey(images):
+                keep = "--likelihood discretised-logistic keeps them"
+                _say(f"vae-train: note: grey levels are drawn as binary, P(1) = level / 255; {keep}")
             if few := metrics.few_steps(config, len(images.train)):
                 _warn(few)
             _run(training, images, out, tensorboard)
@@ -128,7 +132,7 @@ def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) 
         loop.fit(training, images.train.to(where), between.epochs, between.steps, quiet=not first)
         between.steps()  # a signal may have come while the last epoch was measured
     if first:
-        with memory_errors():
+        with signals.told(out), memory_errors():
             results.finish(out, training, images)
 
 
