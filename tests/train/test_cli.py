@@ -244,6 +244,7 @@ def test_networks_of_ones_own(command: Command, tmp_path: Path, monkeypatch: pyt
         result = command(main, *SMALL, *model, "--out", "run")
         assert result.code == 0, result.err
         assert stored(Path("run"))["config"]["model"] == model[1]
+        assert "\nnetworks nets_of_test_cli:make: " in result.err
         words = ("evaluate", "run", "-K", 1, "--device", "cpu")
         refused = command(main, *words)
         assert (refused.code, refused.out) == (2, "")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from vae_export import cli as export_cli
@@ -30,6 +31,7 @@ SECTIONS = [
     "KL per dimension", "Test figures", "Epochs", "Settings", "Go on",
 ]  # fmt: skip
 PNGS = ["samples.png", "reconstructions.png", "traversals.png", "latents.png", "kl.png", "curves.png"]
+BLUE = (31, 119, 180)  # matplotlib's first colour
 VOID = {"meta", "img"}
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "style"}  # attributes that can fetch
 NASTY = """a <b>&"'${x}.npz"""
@@ -422,33 +424,38 @@ def test_odd_runs_have_whole_reports(
     mean = read(run / "evaluation.json")["figures"]["elbo"]["mean"]
     bits = f"nats per image; {-mean / (math.log(2) * math.prod(images[1:])):.3f} bits per dimension"
     assert (bits in page.sections[""]) is (settings.get("likelihood") != "gaussian")
-    assert ("by its class" in page.sections["Latent space"]) is (classes > 1)
+    few = number < pictures.FEWEST_MAPPED
+    assert ("by its class" in page.sections["Latent space"]) is (classes > 1 and not few)
+    assert ("A map needs 16 test images." in page.sections["Latent space"]) is few
 
     # names that mean something in HTML are text
     assert page.facts()["dataset"] == str(tmp_path / NASTY)
     assert page.facts()["command"] == f"vae-train {NASTY}"
     assert page.texts["h1"] == [f"{NASTY}, preset tutorial"]
-    assert page.texts["title"] == [f"{tmp_path / NASTY}, tutorial"]
+    assert page.texts["title"] == [f"{tmp_path / NASTY}, preset tutorial"]
     assert NASTY not in page.source
 
 
 @pytest.mark.parametrize(
-    ("mu", "points"),
-    [
-        (np.zeros((1, 2)), 1),
-        (np.arange(6).reshape(3, 2), 3),
-        (np.zeros((20, 3)), 20),
-        (np.arange(30)[:, None], 30),
-    ],
-    ids=["one image", "three", "all alike", "one dimension"],
+    "mu", [np.eye(16), np.zeros((20, 3)), np.arange(30)[:, None]], ids=["the fewest", "all alike", "one dimension"]
 )
-def test_any_means_have_a_map(mu: np.ndarray, points: int) -> None:
-    """One test mean, few, equal ones, numbers: each has a finite place, and no warning comes."""
+def test_any_means_have_a_map(mu: np.ndarray) -> None:
+    """Few test means, equal ones, numbers: each has a finite place, and no warning comes."""
     placed = pictures._tsne(mu.astype(np.float32))
-    assert placed.shape == (points, 2)
+    assert placed.shape == (len(mu), 2)
     assert np.isfinite(placed).all()
     picture = pictures.latents(mu.astype(np.float32), np.zeros(len(mu), np.int64), ["all"])
-    assert (31, 119, 180) in {tuple(colour) for colour in picture.reshape(-1, 3)}
+    assert BLUE in {tuple(colour) for colour in picture.reshape(-1, 3)}
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_means_too_few_for_a_map_have_words(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dots, which would look like a map: the picture says how many test images there are, and that is too few."""
+    shown: list[str] = []
+    monkeypatch.setattr(Axes, "text", lambda axes, x, y, words, **style: shown.append(words))
+    picture = pictures.latents(np.zeros((count, 2), np.float32), np.zeros(count, np.int64), ["all"])
+    assert shown == [f"test images: {count}, too few for t-SNE"]
+    assert BLUE not in {tuple(colour) for colour in picture.reshape(-1, 3)}
 
 
 def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,7 +481,7 @@ def test_classes_lie_apart_in_the_map() -> None:
     assert (labels[distance.argmin(axis=1)] == labels).all()
     picture = pictures.latents(mu.astype(np.float32), labels, ["even", "odd"])
     colours = {tuple(colour) for colour in picture.reshape(-1, 3)}
-    assert {(31, 119, 180), (255, 127, 14)} <= colours  # matplotlib's first two
+    assert {BLUE, (255, 127, 14)} <= colours  # matplotlib's first two
 
 
 def test_commands_run_as_printed(
@@ -509,6 +516,7 @@ def test_commands_name_a_runs_own_networks(copied: Path, digits_root: Path) -> N
         ["vae-export", at, "--out", "bundles/a run", "--model", "my nets:make"],
         ["vae-infer", "--bundle", "bundles/a run", "sample", "-n", "16"],
     ]
+    assert Page(copied / report.PAGE).texts["h1"] == ["mnist, networks my nets:make"]  # the preset made none of them
 
 
 @needs_chromium

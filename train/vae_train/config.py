@@ -87,6 +87,11 @@ class Config:
             todo = "leave out --beta, --warm-up and --free-bits, or --samples"
             raise ArgumentError("a weighted KL in the importance-weighted bound", f"--samples {self.samples}", todo)
 
+    @property
+    def made_by(self) -> str:
+        """What made the networks: the preset, or a person's own function."""
+        return f"networks {self.model}" if self.model else f"preset {self.preset}"
+
     def steps_per_epoch(self, images: int) -> int:
         """For so many training images; the last batch may be smaller."""
         return -(-images // self.batch_size)

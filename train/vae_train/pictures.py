@@ -26,6 +26,7 @@ from vae_train.vae import VAE
 WIDTH = 800  # pixels of a grid, at most: a page shows it as it is
 TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and from minus to plus where
 _STEPS = 11
+FEWEST_MAPPED = 16  # test means: t-SNE takes three times its perplexity as neighbours, and 5 is the least usual
 _MAPPED = 2000  # test means that t-SNE places, at most: seconds; its time grows faster than their number
 _ENCODED = 200  # images at once, for the memory that large ones take
 _NAMED, _LONGEST = 20, 24  # classes that a legend holds, and letters of a name
@@ -121,7 +122,9 @@ def _grid(images: Tensor, columns: int) -> Picture:
 
 
 def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> Picture:
-    """t-SNE of the means mu [n, latent_dim], coloured by class where there are several."""
+    """t-SNE of the means mu [n, latent_dim], coloured by class where there are several; words where they are few."""
+    if len(mu) < FEWEST_MAPPED:
+        return _chart((5.5, 1), lambda axes: _words(axes, f"test images: {len(mu)}, too few for t-SNE"))
     points = _tsne(mu)
 
     def scatter(axes: Axes) -> None:
@@ -145,13 +148,16 @@ def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
     return _chart((5.5, 4.5), scatter)
 
 
+def _words(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, ha="center", va="center")
+    axes.set_axis_off()
+
+
 def _tsne(mu: NDArray[np.float32]) -> NDArray[np.float32]:
     """Places [n, 2] of the means mu [n, latent_dim]."""
     from sklearn.manifold import TSNE  # slow to import, and needed here only
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
-    if len(mu) < 4:  # no neighbours to speak of
-        return np.stack([np.arange(len(mu)), np.zeros(len(mu))], axis=1).astype(np.float32)
     start = "pca" if mu.shape[1] > 1 and mu.std(axis=0).max() > 1e-6 else "random"
     tsne = TSNE(random_state=0, init=start, perplexity=min(30.0, (len(mu) - 1) / 3))
     with threadpool_limits(1):  # its threads wait for each other thousands of times, for long where cores are busy

@@ -90,14 +90,14 @@ def draw(folder: Path, run: Run, images: Images) -> None:
         _section("Samples", _grid(drawn.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
         _section("Reconstructions", _grid(drawn.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
         _section("Latent traversals", _traversals(run, drawn)),
-        _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _classes(images.names))),
+        _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(images))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
         _section("Test figures", _figures(run)),
         _section("Epochs", _epochs(rows)),
         _section("Settings", _settings(run, images)),
         _section("Go on", _commands(folder, run, rows)),
     ]
-    page = _TEMPLATE.substitute(title=escape(f"{run.config.dataset}, {run.config.preset}"), body="\n".join(sections))
+    page = _TEMPLATE.substitute(title=escape(f"{run.config.dataset}, {run.config.made_by}"), body="\n".join(sections))
     with replacing(folder / PAGE) as file:
         file.write(page.encode(errors="replace"))  # a path may hold bytes that are no text
 
@@ -118,7 +118,7 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
     model = f"{weights:,} weights, {_number(config.latent_dim, 'latent dimension')}, {config.likelihood} likelihood"
     trained = f"{_number(len(rows), 'epoch')} in {_duration(run.provenance['training_seconds'])}"
     return (
-        f"<header>\n<h1>{escape(Path(config.dataset).name)}, preset {escape(config.preset)}</h1>\n"
+        f"<header>\n<h1>{escape(Path(config.dataset).name)}, {escape(config.made_by)}</h1>\n"
         f'<div class="headline">\n{shown}\n</div>\n'
         f'<p class="soft">{escape(measured)}. {escape(model)}; {trained}.</p>\n</header>'
     )
@@ -200,9 +200,11 @@ def _traversals(run: Run, drawn: pictures.Pictures) -> str:
     return _figure(caption, f'<div class="rows"><ol>{names}</ol>{image}</div>')
 
 
-def _classes(names: list[str]) -> str:
+def _map(images: Images) -> str:
+    if len(images.test) < pictures.FEWEST_MAPPED:
+        return f"A map needs {pictures.FEWEST_MAPPED} test images."
     about = "Distances between far groups mean little."
-    return f"Each point is a test image, coloured by its class. {about}" if len(names) > 1 else about
+    return f"Each point is a test image, coloured by its class. {about}" if len(images.names) > 1 else about
 
 
 def _used(run: Run) -> str:

@@ -244,7 +244,7 @@ def _describe(training: Training, images: data.Images) -> str:
     return (
         f"{config.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
         f"{len(images.test):,} to test, {channels}x{height}x{width}, {drawn}\n"
-        f"preset {config.preset}: {weights:,} weights, {config.likelihood} likelihood"
+        f"{config.made_by}: {weights:,} weights, {config.likelihood} likelihood"
     )
 
 
