@@ -137,8 +137,6 @@ def describe(figure: dict[str, float]) -> str:
 
 def bits(vae: VAE, nats: float, shape: Shape) -> str:
     """The figure in bits per dimension too, where it is of a probability."""
-    return (
-        f" ({evaluate.bits_per_dimension(nats, math.prod(shape)):.3f} bits per dimension)"
-        if vae.likelihood.discrete
-        else ""
-    )
+    if not vae.likelihood.discrete:
+        return ""
+    return f" ({evaluate.bits_per_dimension(nats, math.prod(shape)):.3f} bits per dimension)"
