@@ -102,7 +102,7 @@ def measure(run: Run) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
-        bundle.export(run, out, 17, lambda rows: None)
+        bundle.export(run, out, 17, lambda rows, heading: None)
         for side, runtime in sides(run.vae, out).items():
             rows = gate.judge(cases, runtime)
             found[side] = max(row.max_abs / row.tolerance for row in rows)
