@@ -35,7 +35,7 @@ MODEL = (
     "what all numbers of the gate together exceed with a chance of 1e-6"
 )
 _AT_EVERY_BATCH = (REAL, EXTREMES, PRIOR, POSTERIOR)
-_ROWS = 16  # of each kind of inputs, from which standard errors come
+_ROWS = 16  # from which standard errors come at least: of fewer inputs each is drawn several times
 _FAR = 3.0  # standard deviations of the prior, along each axis of z, and half of it the other way along the next
 _SEED = 0  # of the draws of rounding errors
 
@@ -246,10 +246,10 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     exact = dict(zip(side.tensors, side.exact(*tensors), strict=True))
     single = dict(zip(side.tensors, side.single(*tensors), strict=True))
     rows = len(tensors[0])
-    some = torch.arange(_ROWS) % rows  # where there are fewer, each several times
-    drawn = side.exact(*(values[some] for values in tensors), seed=_SEED)
+    at = torch.arange(max(_ROWS, rows)) % rows
+    drawn = side.exact(*(values[at] for values in tensors), seed=_SEED)
     errors = {
-        name: _largest((values - exact[name][some]).reshape(_ROWS, -1))
+        name: _largest((values - exact[name][at]).reshape(len(at), -1))
         for name, values in zip(side.tensors, drawn, strict=True)
     }
     return Case(

@@ -23,7 +23,8 @@ from vae_export import gate
 from vae_export.cli import main
 from vae_export.rounding import Precise
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import checkpoint
+from vae_train import checkpoint, networks
+from vae_train.config import PRESETS
 
 Command = Callable[..., Any]
 Mutation = Callable[[onnx.ModelProto], None]
@@ -293,6 +294,19 @@ def test_tolerances_hold_for_rounding_by_the_model(tiny_run: Path, cases: list[g
         first = values[0] if tensor == "mu" else values
         off = np.abs(first.numpy() - case.expected[tensor]).max()
         assert case.errors[tensor] / 3 < off < 3 * case.errors[tensor]
+
+
+def test_tolerances_come_from_all_inputs() -> None:
+    """Of 20 far z two are 1,000 times as large inside: wherever they are, tolerances know of them."""
+    torch.manual_seed(0)
+    vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=20), (1, 4, 4)).eval()
+    probe = np.zeros((2, 1, 4, 4), np.uint8)
+    far = case_of(gate.expect(vae, probe), "logits", gate.FAR)
+    with torch.no_grad():
+        next(vae.decoder.parameters())[:, 18] *= 1000
+    larger = case_of(gate.expect(vae, probe), "logits", gate.FAR)
+    assert larger.pytorch["logits"] > 100 * far.pytorch["logits"]
+    assert larger.errors["logits"] > 100 * far.errors["logits"]
 
 
 def test_golden_tolerances_are_in_the_manifest(tiny_bundle: Path) -> None:
