@@ -173,7 +173,7 @@ def table(rows: list[Row]) -> str:
     heads = ("off", "tolerance", "ulps", "nats", "PyTorch")
     lines = [f"  {'tensor':11}{'inputs':12}{'batch':>5}{'worst':>6}" + "".join(f"{head:>10}" for head in heads)]
     for row in rows:
-        figures = f"{row.max_abs:10.1e}{row.tolerance:10.1e}{row.ulps:10.1f}{row.nats:10.1e}{row.pytorch:10.1e}"
+        figures = f"{row.max_abs:10.1e}{row.tolerance:10.1e}{row.ulps:10.3g}{row.nats:10.1e}{row.pytorch:10.1e}"
         rest = f"  {row.problem}" if row.problem else f"{row.worst:6d}{figures}"
         lines.append(f"{'✓' if row.passed else '✗'} {row.tensor:11}{row.inputs:12}{row.batch:5d}{rest}")
     return "\n".join(lines)

@@ -143,7 +143,7 @@ class Evaluated(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The graph's outputs, float32."""
+        """The graph's outputs, of the type that `float` makes: float64 in `rounding.Precise`, else float32."""
         model = onnx.ModelProto.FromString(self.graph.SerializeToString())
         for tensor in model.graph.initializer:
             if (weight := self.weights.get(tensor.name)) is not None:

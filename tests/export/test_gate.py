@@ -281,6 +281,18 @@ def test_rows_say_how_far_off_the_worst_input_is(
     assert lines[1].split()[:7] == ["✗", "mu", "real", "images", "64", "9", "1.0e-03"]
 
 
+@pytest.mark.parametrize("off", [1e-9, 1e-3, 1e30, np.inf])
+def test_columns_stay_apart(off: float) -> None:
+    """However large the figures are, each stands below its heading."""
+    row = gate.Row("logsigma", gate.REAL, 64, 1e-5, 1e-6, worst=63, max_abs=off, ulps=off * 2**24, nats=off)
+    head, line = gate.table([row]).splitlines()
+    assert len(line) == len(head)
+    for column in ("worst", "off", "tolerance", "ulps", "nats", "PyTorch"):
+        end = head.index(column) + len(column)
+        assert line[end - 1] != " "
+        assert line[end : end + 1] in ("", " ")
+
+
 def test_tolerances_hold_for_rounding_by_the_model(tiny_run: Path, cases: list[gate.Case]) -> None:
     """Of fresh draws of float32's errors, for all images and not only those that tolerances come from, none fails.
 
