@@ -27,7 +27,7 @@ SETTINGS = [*SMALL, "--epochs", "3", *HERE]
 
 # What every child of a killer does: train, or go on, in a process that has imported everything beforehand.
 CHILD = """
-import os, random, shutil, signal, sys, time
+import glob, os, random, shutil, signal, sys, time
 import numpy, safetensors.torch, sklearn.manifold, torch, torchvision
 from matplotlib.figure import Figure
 from vae_train import checkpoint, report, results, train
@@ -46,7 +46,7 @@ def finish(pid, out):
     best = os.path.join(out, "best.safetensors")
     if os.path.exists(best):  # whole at any moment
         assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(best).values())
-    if status and os.path.isdir(out) and not os.path.isdir(os.path.join(out, "checkpoints")):
+    if status and os.path.isdir(out) and not glob.glob(os.path.join(out, "checkpoints", "[0-9]*")):
         shutil.rmtree(out)  # killed before the first checkpoint: begin again
     return status
 """
