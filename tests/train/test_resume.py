@@ -583,3 +583,14 @@ def test_a_terminal_shows_what_happens(tmp_path: Path) -> None:
     for _, elbo, reconstruction, kl in found:
         assert float(elbo) == pytest.approx(float(reconstruction) - float(kl), abs=0.11)
     assert max(len(line) for line in lines if line.startswith("epoch") and "|" in line) <= 80
+
+
+def test_a_run_whose_checkpoints_went_but_not_their_folder_is_finished(
+    command: Command, uninterrupted: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """A training killed while it removes its checkpoints, at the very end, may leave their folder empty."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    (run / "checkpoints").mkdir()
+    result = command(main, "--resume", run, "--data-root", digits_root)
+    assert result.code == 2
+    assert result.err == f"vae-train: error: run is finished: {run}; train anew with another --out\n"

@@ -90,7 +90,8 @@ def _begin(out: Path, config: Config) -> Config:
 
 def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The state of a run that has not ended yet."""
-    if (out / checkpoint.EVALUATION).exists() and not (out / checkpoint.CHECKPOINTS).exists():
+    left = any((out / checkpoint.CHECKPOINTS).glob("*"))  # an empty folder stays where their removal was cut short
+    if (out / checkpoint.EVALUATION).exists() and not left:
         raise ArgumentError("run is finished", out, "train anew with another --out")
     return checkpoint.newest(out, _warn)
 
