@@ -13,6 +13,7 @@ from vae_runtime import noise, verify
 from vae_runtime.bundle import GRAPHS, Bundle
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import BundleError
+from vae_runtime.likelihoods import from_contract
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class Row:
 def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     """Repeat the numeric gate: PyTorch with the run's weights against the shipped runtime with the bundle's bytes.
 
-    8-bit graphs are compared with ONNX's own evaluator, as at their export, and with the run by what they lose to it.
+    8-bit graphs are compared with ONNX's own evaluator, as at their export, and their weights with the run's, in steps.
     Raises BundleError where the graphs are not what the manifest says, or the bundle is of another model.
     """
-    from vae_export import gate, precision
+    from vae_export import candidate, gate, precision
 
     check_graphs(bundle)
     image = bundle.contract["image"]
@@ -63,10 +64,15 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     runtime, smaller = VAE(bundle), bundle.manifest.get("precision")
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)
-    if smaller["precision"] == "fp16":
+    if smaller.get("precision") == "fp16":
         return gate.compare(precision.rounded(run.vae), runtime, run.probe)
-    evaluated = precision.evaluated(run.vae, *(onnx.load_from_string(bundle.files[name]) for name in GRAPHS))
-    return [*gate.compare(evaluated, runtime, run.probe), gate.loss(run.vae, runtime, run.probe, smaller)]
+    quantised = [onnx.load_from_string(bundle.files[name]) for name in GRAPHS]
+    rows = gate.compare(precision.evaluated(run.vae, *quantised), runtime, run.probe)
+    plain = candidate.export(run.vae, run.image_shape, bundle.manifest["onnx"]["opset"])
+    for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
+        steps = precision.steps_off(*pair)
+        rows.append(gate.Row(name, "weights", 1, tolerance=0.5, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0))
+    return rows
 
 
 def alone(bundle: Bundle) -> list[Row]:
@@ -96,6 +102,9 @@ def tolerances(manifest: dict[str, Any]) -> dict[str, float]:
                 largest[name] = max(largest.get(name, 0.0), float(row["tolerance"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError("bundle's manifest lacks what is checked", error, "export it again") from None
+    output = from_contract(manifest["contract"]["likelihood"]).output
+    if missing := [tensor for tensor in ("mu", "logsigma", output, "elbo") if tensor not in largest]:
+        raise BundleError("bundle's manifest lacks what is checked", f"parity of {missing[0]}", "export it again")
     return largest
 
 

@@ -1,6 +1,7 @@
 """The command `vae-export`: a training run in, a checked bundle out; and what one does with a bundle before it goes."""
 
 import importlib.util
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,15 @@ _PATH = click.Path(path_type=Path)
 _EXTRA = ("torch", "safetensors", "onnx", "onnxscript")
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """The number, or wrong usage where it is none."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no number")
+    return value
+
+
 _COMMANDS = """\b
 Commands on a bundle, by its folder or the name of one that ships:
   vae-export check BUNDLE [RUN]  Repeat the comparison.
@@ -48,9 +58,8 @@ A run folder of such a name is ./check or ./card.
 @click.option(
     "--max-nats",
     type=float,
-    default=_MOST_NATS,
-    show_default=True,
-    help="What a precision may cost of the ELBO.",
+    callback=_finite,
+    help=f"What a precision may cost of the ELBO.  [default: {_MOST_NATS}]",
 )
 @click.option(
     "--data-root",
@@ -71,7 +80,7 @@ def cli(
     model: str | None,
     keep_failing: Path | None,
     precision: str,
-    max_nats: float,
+    max_nats: float | None,
     data_root: Path,
     no_download: bool,
 ) -> None:
@@ -79,6 +88,8 @@ def cli(
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
     """
+    if precision == "fp32" and max_nats is not None:
+        raise click.UsageError("--max-nats goes with another --precision than fp32")
     require_extra()
     from vae_export import bundle
     from vae_train import checkpoint
@@ -86,7 +97,9 @@ def cli(
 
     run = checkpoint.load(run_folder, model, best)
     place = Place(data_root, not no_download)
-    choose = None if precision == "fp32" else picker(precision, max_nats, run, place)
+    choose = (
+        None if precision == "fp32" else picker(precision, _MOST_NATS if max_nats is None else max_nats, run, place)
+    )
     out = out or Path("bundles") / run_folder.resolve().name
     published = bundle.export(run, out, opset, partial(judge, keep_failing=keep_failing), keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())

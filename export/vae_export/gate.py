@@ -118,21 +118,6 @@ def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row
 
 
 @torch.no_grad()
-def loss(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8], cost: Mapping[str, Any]) -> Row:
-    """Compare what the runtime's ELBO of real images loses to the network's on average with `cost`, of a manifest.
-
-    It may be six standard errors of so many images off what it was on the images of the export.
-    """
-    levels = torch.from_numpy(probe)
-    x = pixels.unit(pixels.fixed_draw(levels) if vae.likelihood.binary else levels)
-    eps = torch.from_numpy(noise.normal(golden.SEED, noise.POSTERIOR, np.arange(len(x)), vae.latent_dim))
-    lost = vae.cpu().eval().elbo(x, eps).numpy() - runtime.elbo(x.numpy(), seed=golden.SEED)
-    off = abs(float(lost.mean()) - cost["nats"])
-    tolerance = 6 * cost["standard_error"] * math.sqrt(cost["images"] / len(x))
-    return Row("ELBO", "mean loss", len(x), tolerance, pytorch=0.0, max_abs=off, nats=off)
-
-
-@torch.no_grad()
 def expect(vae: VAE, probe: NDArray[np.uint8]) -> list[Case]:
     """What the runtime must give: for real, extreme and made-up images, golden vectors, and z near and far."""
     precise = Precise(vae.cpu().eval())

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from vae_train.vae import VAE
 
 _FEWEST = 64  # weights of a tensor for which a Cast is worth its bytes
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
+_OTHER_PRODUCTS = ("ConvTranspose",)  # onnxruntime's quantiser leaves them in float32
 _PERCENTILE = 99.99  # of the values seen: a few outliers would make the steps of all others coarser
 _ROWS = 64  # calibrated at once
 _CALIBRATION = 512  # images; and as many z of the prior as of the aggregate posterior
@@ -57,7 +59,9 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
     The reference of the gate is what ONNX's own evaluator makes of these graphs.
     Raises BundleError where no layer can be quantised within `most_nats`.
     """
-    some = x[:_CALIBRATION]
+    if not products(plain.encoder) + products(plain.decoder):
+        raise BundleError("int8 refused", "the networks have no Conv, Gemm or MatMul", "choose fp16")
+    some = x[:: math.ceil(len(x) / _CALIBRATION)]  # from all over: images lie in order of class
     latents = _latents(plain.runtime(), some)
 
     def quantised(nodes: Nodes) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -89,7 +93,7 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
         float32_layers=[
             f"{role} {name}"
             for role, model, taken in zip(("encoder", "decoder"), (plain.encoder, plain.decoder), chosen, strict=True)
-            for name in products(model)
+            for name in products(model, _PRODUCTS + _OTHER_PRODUCTS)
             if name not in taken
         ],
     )
@@ -135,11 +139,11 @@ class Evaluated(nn.Module):
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
         self.graph = onnx_reference.readable(model)
-        stored = {tensor.name: tensor for tensor in self.graph.graph.initializer}
+        sizes = {name for node in self.graph.graph.node if node.op_type == "Resize" for name in node.input[1:]}
         self.weights = {
-            name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            for name, tensor in stored.items()
-            if tensor.data_type == TensorProto.FLOAT
+            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for tensor in self.graph.graph.initializer
+            if tensor.data_type == TensorProto.FLOAT and tensor.name not in sizes
         }
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -196,9 +200,31 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def products(model: onnx.ModelProto) -> list[str]:
-    """The names of the nodes that `quantise` can take."""
-    return [node.name for node in model.graph.node if node.op_type in _PRODUCTS]
+def products(model: onnx.ModelProto, operators: tuple[str, ...] = _PRODUCTS) -> list[str]:
+    """The names of the nodes that multiply by these operators: by default, of those that `quantise` can take."""
+    return [node.name for node in model.graph.node if node.op_type in operators]
+
+
+def steps_off(plain: onnx.ModelProto, quantised: onnx.ModelProto) -> float:
+    """How many steps the weights of a quantised graph are off those of `plain` at most; infinite where one is missing.
+
+    Rounding to the nearest step is 0.5 off. What float32 cannot hold of large numbers of steps, in biases, is left out.
+    """
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.graph.initializer}
+    steps = {node.input[0]: node for node in quantised.graph.node if node.op_type == "DequantizeLinear"}
+    worst = 0.0
+    for tensor in plain.graph.initializer:
+        weight, name = numpy_helper.to_array(tensor), tensor.name
+        if (node := steps.get(f"{name}_quantized")) is not None:
+            whole, step, zero = (stored[name] for name in node.input)
+            axis = next((it.i for it in node.attribute if it.name == "axis"), 1)
+            along = [-1 if i == axis else 1 for i in range(weight.ndim)] if step.ndim else []
+            exact = weight.astype(np.float64) / step.reshape(along)
+            off = np.abs(exact - (whole.astype(np.float64) - zero.reshape(along))) - 1e-6 * np.abs(exact)
+            worst = max(worst, float(off.max()))
+        elif name not in stored or not np.array_equal(stored[name], weight):
+            return math.inf
+    return worst
 
 
 def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.ModelProto:
@@ -213,7 +239,7 @@ def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.M
     if not nodes:
         return model
     rows = min(_ROWS, len(inputs))  # the calibrator takes batches of one size only
-    starts = range(0, len(inputs) - rows + 1, rows)
+    starts = (min(i, len(inputs) - rows) for i in range(0, len(inputs), rows))  # the last ones overlap
     batches = iter([{model.graph.input[0].name: inputs[i : i + rows]} for i in starts])
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

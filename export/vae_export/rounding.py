@@ -61,8 +61,14 @@ class Precise(nn.Module):
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
-        weights = chain(vae.named_parameters(), vae.named_buffers())
-        self.weights = {f"vae.{name}": _double(weight.detach()) for name, weight in weights}
+        self.weights = {
+            ".".join(filter(None, ("vae", path, name))): _double(weight.detach())
+            for path, module in vae.named_modules()  # each slot once, also of layers and weights in several places
+            for name, weight in chain(
+                module.named_parameters(recurse=False, remove_duplicate=False),
+                module.named_buffers(recurse=False, remove_duplicate=False),
+            )
+        }
 
     def evaluate(self, function: Any, *inputs: Any, seed: int | None = None, in_pairs: bool = False) -> Any:
         """What `function`, a part or a method of the VAE, returns for `inputs`, in float64.
@@ -74,7 +80,9 @@ class Precise(nn.Module):
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Float64(seed, in_pairs):
-                return torch.func.functional_call(self, self.weights, (function, *tree_map(_double, inputs)))
+                return torch.func.functional_call(
+                    self, self.weights, (function, *tree_map(_double, inputs)), tie_weights=False
+                )
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
 

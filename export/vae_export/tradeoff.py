@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_export.candidate import Candidate
 from vae_export.precision import fp16, int8
-from vae_runtime.errors import BundleError
+from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.vae import VAE
 from vae_train import data, pixels
 from vae_train.checkpoint import Run
@@ -105,7 +105,7 @@ def pick(
     made: list[tuple[Candidate, Tradeoff]] = []
     for name in make if precision == "auto" else [precision]:
         try:
-            candidate = make[name]()
+            candidate = _made(name, make[name])
             weighed = weigh(candidate, plain, test)
             say(weighed.table())
             if refusal := weighed.refusal(most_nats):
@@ -122,6 +122,18 @@ def pick(
     return next((pair for pair in made if pair[1] is chosen), (plain, None))
 
 
+def _made(name: str, make: Callable[[], Candidate]) -> Candidate:
+    """The candidate. Raises BundleError where ONNX's tools, which do not know every network, raise whatever they do."""
+    try:
+        return make()
+    except (VaeError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:120]
+        which = f"ONNX's tools cannot make it ({type(error).__name__}: {reason})"
+        raise BundleError(f"{name} refused", which, "choose another --precision") from None
+
+
 def best(weighed: list[Tradeoff]) -> Tradeoff | None:
     """The one whose size times time is least, if that is less than fp32's."""
     return min((one for one in weighed if one.worth < 1), key=lambda one: one.worth, default=None)
@@ -132,14 +144,15 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
     ours, theirs = candidate.runtime(), plain.runtime()
     lost = theirs.elbo(x) - ours.elbo(x)
     error = lost.std(ddof=min(1, len(lost) - 1)) / math.sqrt(len(lost))
-    z = theirs.encode(x[: max(BATCHES)])[0]
+    x = np.resize(x, (max(BATCHES), *x.shape[1:]))  # where there are fewer, each several times
+    z = theirs.encode(x)[0]
     seconds = {}
     for batch in BATCHES:
         seconds[f"encode {batch}"] = _side_by_side(methodcaller("encode", x[:batch]), ours, theirs)
         seconds[f"decode {batch}"] = _side_by_side(methodcaller("decode", z[:batch]), ours, theirs)
     return Tradeoff(
         precision=candidate.precision,
-        images=len(x),
+        images=len(lost),
         nats=float(lost.mean()),
         standard_error=float(error),
         most_nats=float(lost.max()),
@@ -150,7 +163,7 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
 
 
 def _floats(levels: Tensor) -> Floats:
-    """At most 1,000 images of a set, from all over it, as the runtime takes them."""
+    """Up to 1,000 images of a set, from all over it, as the runtime takes them."""
     return pixels.unit(levels[:: math.ceil(len(levels) / IMAGES)]).numpy()
 
 

@@ -85,12 +85,4 @@ def _row(name: str, expected: Floats, got: NDArray[np.floating], tolerance: dict
     if got.shape != expected.shape:
         raise ValueError(f"{name} has the shape {list(expected.shape)}, not {list(got.shape)}")
     off = float(np.abs(got.astype(np.float64) - expected).max())
-    return Row(name, ulps(got, expected), off, 0.0 if name in _EXACT else _tolerance(tolerance, name, expected))
-
-
-def _tolerance(stored: dict[str, float], name: str, expected: Floats) -> float:
-    """How far a golden array may be off."""
-    if "relative" in stored:  # bundles from before tolerances had a model of rounding behind them
-        absolute = stored["nats" if name == "elbo" else "absolute"]
-        return float(absolute + stored["relative"] * np.abs(expected).max())
-    return float(stored[name])
+    return Row(name, ulps(got, expected), off, 0.0 if name in _EXACT else float(tolerance[name]))

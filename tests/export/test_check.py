@@ -125,6 +125,7 @@ def test_a_runtime_that_computes_otherwise_is_found_by_the_reference(
     [
         (lambda manifest: manifest["onnx"].update(opset=18), "exported opset 17: asked for 18"),
         (lambda manifest: manifest["onnx"].update(ir_version=9), "ir_version 8: the manifest says 9"),
+        (lambda manifest: manifest["parity"].update(rows=[]), "bundle's manifest lacks what is checked: parity of mu"),
         (lambda manifest: manifest.pop("onnx"), "bundle's manifest lacks what is checked: 'onnx'"),
         (lambda manifest: manifest.pop("parity"), "no usable golden vectors"),
     ],

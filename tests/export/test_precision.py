@@ -10,8 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
-from vae_export import candidate, precision
+from vae_export import candidate, gate, precision
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Tradeoff, best, pick, weigh
 from vae_runtime import graph, noise
@@ -19,6 +20,7 @@ from vae_runtime.errors import BundleError
 from vae_runtime.session import Session
 from vae_train import checkpoint, data, pixels
 from vae_train.checkpoint import Run
+from vae_train.vae import VAE
 
 LATENTS = 8
 QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
@@ -59,12 +61,17 @@ def half(run: Run) -> Candidate:
 @pytest.fixture(scope="module")
 def quantised(plain: Candidate, images: data.Images) -> Candidate:
     """The run's graphs of 8-bit products."""
-    return precision.int8(plain, pixels.unit(images.observed_train(True)).numpy(), most_nats=0.5)
+    return precision.int8(plain, observed(images), most_nats=0.5)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """The graph's stored tensors by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def observed(images: data.Images) -> Floats:
+    """The training digits, binary, as the runtime takes them."""
+    return pixels.unit(images.observed_train(True)).numpy()
 
 
 def random_latents(n: int) -> Floats:
@@ -173,7 +180,7 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     z = random_latents(64)
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
-    quantised = precision.int8(scaled, pixels.unit(images.observed_train(True)).numpy(), most_nats=0.5)
+    quantised = precision.int8(scaled, observed(images), most_nats=0.5)
     kept = {node.input[1] for node in quantised.decoder.graph.node if node.op_type == "Gemm"} & set(
         tensors(quantised.decoder)
     )
@@ -185,7 +192,7 @@ def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Im
     with pytest.raises(
         BundleError, match=r"^int8 refused: no layer can be for -9 nats; allow more with --max-nats, or"
     ):
-        precision.int8(plain, pixels.unit(images.observed_train(True)).numpy(), most_nats=-9)
+        precision.int8(plain, observed(images), most_nats=-9)
 
 
 def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Candidate, x: Floats) -> None:
@@ -247,10 +254,11 @@ def test_the_best_is_what_pays_most() -> None:
 
 
 def test_auto_says_what_it_tried_and_takes_the_best(plain: Candidate, run: Run, images: data.Images) -> None:
-    """With half a nat to lose, 8 bits; with none, float32, and the reason."""
+    """With half a nat to lose, one that is smaller; with none, float32, and the reasons."""
     said: list[str] = []
     chosen, weighed = pick("auto", plain, run, images, 0.5, said.append)
-    assert (chosen.precision, weighed and weighed.precision) == ("int8", "int8")
+    assert weighed is not None
+    assert chosen.precision == weighed.precision != "fp32"
     assert [line.split(" against")[0] for line in said] == ["fp16", "int8"]
     chosen, weighed = pick("auto", plain, run, images, -1, said.append)
     assert (chosen, weighed) == (plain, None)
@@ -262,3 +270,70 @@ def test_a_precision_asked_for_is_refused_with_the_reason(plain: Candidate, run:
     """Where float16 costs more than allowed, one line says how much."""
     with pytest.raises(BundleError, match=r"^fp16 refused: it costs -?0\.\d{3} nats per image, more than -1; choose"):
         pick("fp16", plain, run, images, -1, lambda text: None)
+
+
+class Doubled(nn.Module):
+    """A decoder that doubles the sides by Resize, then convolves, if `transposed` by a transposed convolution."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.dense = nn.Linear(LATENTS, 4 * 16)
+        self.double = nn.Upsample(scale_factor=2)
+        self.last = nn.ConvTranspose2d(4, 1, 3, padding=1) if transposed else nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits [n, 1, 8, 8]."""
+        return self.last(self.double(self.dense(z).relu().view(-1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -> None:
+    """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
+    torch.manual_seed(0)
+    vae = VAE(run.vae.encoder, Doubled(transposed).eval(), LATENTS, run.vae.likelihood)
+    made = precision.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    assert ("decoder last/ConvTranspose" in made.float32_layers) is transposed
+    rows = gate.compare(made.vae, made.runtime(), run.probe)
+    assert all(row.passed for row in rows)
+
+
+def test_networks_without_products_of_numbers_are_told_so(run: Run, images: data.Images) -> None:
+    """Where there is nothing to quantise, the reason is that, and not the bound."""
+    bare = candidate.fp32(run.vae, run.image_shape, 17)
+    for model in (bare.encoder, bare.decoder):
+        for node in model.graph.node:
+            node.op_type = "Identity" if node.op_type == "Gemm" else node.op_type
+    with pytest.raises(BundleError, match=r"^int8 refused: the networks have no Conv, Gemm or MatMul; choose fp16$"):
+        precision.int8(bare, observed(images), most_nats=1e9)
+
+
+def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every z of 100 is calibrated on, whatever the batch size leaves over."""
+    import onnxruntime.quantization as onnx_quantization
+
+    seen: list[Floats] = []
+
+    def quantize_static(plain: Any, file: Any, reader: Any, **options: Any) -> None:
+        while (inputs := reader.get_next()) is not None:
+            seen.append(inputs["z"])
+        onnx.save(onnx.load(plain), file)
+
+    monkeypatch.setattr(onnx_quantization, "quantize_static", quantize_static)
+    z = random_latents(100)
+    precision.quantise(plain.decoder, precision.products(plain.decoder), z)
+    assert {len(batch) for batch in seen} == {64}
+    assert {row.tobytes() for batch in seen for row in batch} == {row.tobytes() for row in z}
+
+
+def test_weights_are_counted_in_steps(plain: Candidate, quantised: Candidate) -> None:
+    """Of its own float32 weights a graph is half a step off; of weights 2% larger more; of others infinitely far."""
+    for its, of in ((quantised.encoder, plain.encoder), (quantised.decoder, plain.decoder)):
+        assert 0.4 < precision.steps_off(of, its) <= 0.5
+        larger, missing = copy.deepcopy(of), copy.deepcopy(its)
+        for tensor in larger.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.02), tensor.name))
+        assert precision.steps_off(larger, its) > 0.6
+        del missing.graph.initializer[:]
+        del missing.graph.node[:]
+        assert precision.steps_off(of, missing) == np.inf

@@ -104,6 +104,34 @@ def test_networks_are_computed_in_float64(network: str) -> None:
         assert torch.equal(weight, before[name])
 
 
+class Tied(nn.Module):
+    """Two places of one layer, and two of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.again = nn.Linear(8, 8)
+        self.other = nn.Linear(8, 8)
+        self.other.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All three."""
+        return torch.tanh(self.other(torch.tanh(self.again(torch.tanh(self.first(x))))))
+
+
+@torch.no_grad()
+def test_tied_weights_come_back() -> None:
+    """Layers and weights in several places are computed in float64, and are the same parameters afterwards."""
+    torch.manual_seed(0)
+    module, x = Tied(), torch.randn(5, 8)
+    before = dict(module.named_parameters(remove_duplicate=False))
+    got = Precise(module).evaluate(module, x)  # type: ignore[arg-type]
+    torch.testing.assert_close(got, copy.deepcopy(module).double()(x.double()), rtol=1e-13, atol=1e-13)
+    after = dict(module.named_parameters(remove_duplicate=False))
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in before)
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+
+
 class NamesFloat32(nn.Module):
     """Code that insists on float32."""
 

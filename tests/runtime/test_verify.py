@@ -83,16 +83,6 @@ def test_tolerances_are_the_gates(forge: Callable[..., Path], tiny_bundle: Path)
         shutil.rmtree(bundle)
 
 
-def test_bundles_with_relative_tolerances_are_verified(forge: Callable[..., Path], tiny_bundle: Path) -> None:
-    """A bundle from before tolerances had a model has `relative`, `absolute` and `nats` for all arrays."""
-    old = {"relative": 1e-5, "absolute": 1e-4, "nats": 1e-3}
-    rows = {r.name: r for r in verify(read(forge(change=lambda manifest: manifest["parity"].update(tolerance=old))))}
-    assert all(row.passed for row in rows.values())
-    golden = read(tiny_bundle).golden()
-    assert rows["mu"].tolerance == pytest.approx(1e-4 + 1e-5 * np.abs(golden["mu"]).max())
-    assert rows["elbo"].tolerance == pytest.approx(1e-3 + 1e-5 * np.abs(golden["elbo"]).max())
-
-
 def test_doctor_names_machine_and_versions(command: Any) -> None:
     """`doctor` prints the machine, the versions in use and a verdict."""
     result = command(main, "doctor")
