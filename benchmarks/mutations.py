@@ -464,6 +464,8 @@ def main() -> None:
     harmful = [outcome for outcome in outcomes if outcome.largest > ENOUGH]
     caught = sum(bool(outcome.caught) for outcome in harmful)
     print(f"{caught} of {len(harmful)} caught that change the ELBO of an image by more than {ENOUGH} nats")
+    refused = sum(outcome.caught.startswith("refused") for outcome in outcomes)
+    print(f"{refused} of all are refused by the checks before the gate")
 
 
 if __name__ == "__main__":
