@@ -278,12 +278,12 @@ class Doubled(nn.Module):
     def __init__(self, transposed: bool) -> None:
         super().__init__()
         self.dense = nn.Linear(LATENTS, 4 * 16)
-        self.double = nn.Upsample(scale_factor=2)
+        self.resize = nn.Upsample(scale_factor=2)
         self.last = nn.ConvTranspose2d(4, 1, 3, padding=1) if transposed else nn.Conv2d(4, 1, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Logits [n, 1, 8, 8]."""
-        return self.last(self.double(self.dense(z).relu().view(-1, 4, 4, 4)))
+        return self.last(self.resize(self.dense(z).relu().view(-1, 4, 4, 4)))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
