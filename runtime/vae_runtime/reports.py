@@ -172,8 +172,8 @@ def _describe(manifest: dict[str, Any]) -> str:
         label = f"log p(x) >= (K = {figure['num_samples']})" if "num_samples" in figure else name
         lines[label] = f"{figure['mean']:.2f} +- {figure['standard_error']:.2f} nats per image"
     if smaller := manifest.get("precision"):
-        lost = f"{smaller['nats']:.2f} +- {smaller['standard_error']:.2f} nats per image"
-        lines["precision"] = f"{smaller['precision']}, which costs {lost} of the figures above, those of fp32"
+        lost = f"{smaller['nats']:.4f} +- {smaller['standard_error']:.4f} nats per image"
+        lines["precision"] = f"{smaller['precision']}, which loses {lost} to fp32, of which the figures above are"
     rows, reference = manifest["parity"]["rows"], manifest["parity"]["reference"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
     lines["gate"] = f"{len(rows)} comparisons with {reference} passed; ELBO of real images within {nats:.1e} nats"

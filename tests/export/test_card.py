@@ -139,13 +139,12 @@ def test_the_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
 
 def test_a_smaller_precision_is_named_with_its_cost(tiny_bundle: Path) -> None:
     """What graphs of another precision lose, with its standard error."""
-    smaller = {"precision": "fp16", "images": 1000, "nats": 0.0123, "standard_error": 0.0011}
+    smaller = {"precision": "fp16", "images": 1000, "nats": 0.0123, "standard_error": 0.0011, "most_nats": 0.51}
     text = " ".join(card.write({**manifest_of(tiny_bundle), "precision": smaller}).split())
     assert (
-        "The graphs are fp16. Against float32, of which the figures above are, they lose 0.012 +- 0.001 nats per image"
-        in text
+        "The graphs are fp16. Against float32, of which the figures above are, they lose 0.0123 +- 0.0011 nats" in text
     )
-    assert "of the ELBO, on 1,000 test images." in text
+    assert "of the ELBO, on 1,000 test images; the worst of them loses 0.5 nats." in text
 
 
 def test_the_shown_commands_work(any_bundle: Path, tmp_path: Path) -> None:
