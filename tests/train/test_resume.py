@@ -594,3 +594,16 @@ def test_a_run_whose_checkpoints_went_but_not_their_folder_is_finished(
     result = command(main, "--resume", run, "--data-root", digits_root)
     assert result.code == 2
     assert result.err == f"vae-train: error: run is finished: {run}; train anew with another --out\n"
+
+
+def test_a_stopped_run_is_told_to_go_on(
+    command: Command, uninterrupted: Path, digits_root: Path, tmp_path: Path
+) -> None:
+    """What needs a finished run names the command that finishes it."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    (run / "evaluation.json").unlink()
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "000001-000000000-0.safetensors").touch()
+    result = command(main, "evaluate", run, "--data-root", digits_root)
+    assert result.code == 3
+    assert result.err == f"vae-train: error: run not finished: {run}; go on with: vae-train --resume {run}\n"

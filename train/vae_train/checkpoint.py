@@ -233,6 +233,8 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
         return Run(vae, settings, provenance, figures, probe)
     except FileNotFoundError as error:
+        if _checkpoints(folder):
+            raise BundleError("run not finished", folder, f"go on with: vae-train --resume {folder}") from None
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except ArgumentError:  # a ValueError too, but it has its own advice
