@@ -24,6 +24,7 @@ from vae_export import bundle as exporter
 from vae_export import graphs
 from vae_runtime import VAE, bundle, noise
 from vae_runtime.elbo import kl_per_dimension
+from vae_runtime.likelihoods import from_contract
 from vae_train import checkpoint, evaluate, networks, pixels
 from vae_train.checkpoint import Run, Settings
 from vae_train.config import LIKELIHOODS, PRESETS
@@ -160,8 +161,9 @@ def test_other_numbers_get_a_cross(job: Any, tmp_path: Path, monkeypatch: pytest
 )
 def test_the_manifest_decides(job: Any, share: float, passed: bool) -> None:
     """An ELBO passes within the tolerance of the bundle's own manifest, on either side; NaN does not."""
-    row = {"tensor": "ELBO", "inputs": "real images", "tolerance": 0.5}
-    job = replace(job, manifest={**job.manifest, "parity": {"rows": [row]}})
+    output = from_contract(job.manifest["contract"]["likelihood"]).output
+    rows = [{"tensor": name, "inputs": "real images", "tolerance": 0.5} for name in ("mu", "logsigma", output, "ELBO")]
+    job = replace(job, manifest={**job.manifest, "parity": {"rows": rows}})
     elbo = job.expected["elbo"].copy()
     elbo[3] += share * 0.5
     row = table.compare("some", job, lambda _: job.expected | {"elbo": elbo})
