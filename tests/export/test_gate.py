@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -393,7 +395,11 @@ def test_the_kept_line_repeats_the_failure(
     after_export("encoder", corrupt_mu_bias)
     command(main, tiny_run, "--out", tmp_path / "bundle", "--keep-failing", tmp_path / "kept")
     (line,) = (tmp_path / "kept" / "rerun.txt").read_text().splitlines()
-    done = subprocess.run(line, shell=True, cwd=tmp_path / "kept", capture_output=True, text=True, check=True)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # the tests' python is `python`
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path / "kept", env=environment, capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) == pytest.approx(1e-3, rel=0.01)
     assert "# in this folder: mu on real images at batch 1, " in line
 
