@@ -42,7 +42,7 @@ A run folder of such a name is ./check or ./card.
 
 @click.command(epilog=_COMMANDS)
 @click.argument("run_folder", metavar="RUN", type=_PATH)
-@click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs.")
+@click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs, 17 or newer.")
 @click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
 @_best
 @_model

@@ -77,7 +77,7 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
 
     chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * most_nats)
     if not any(chosen):
-        which = f"no layer can be for {most_nats:g} nats"
+        which = f"each layer alone costs more than {_SHARE:g} of {most_nats:g} nats"
         raise BundleError("int8 refused", which, "allow more with --max-nats, or choose fp16")
     encoder, decoder = quantised(chosen)
     made = candidate.assemble(

@@ -20,6 +20,9 @@ _BESIDE = re.compile(r"\.\d+\.[0-9a-f]{8}")  # what `folder_beside` adds to a na
 def check_target(out: Path) -> None:
     """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
     if out.exists() and not _is_bundle(out):
+        if (out / MANIFEST).is_file():
+            more = min(path.name for path in out.iterdir() if path.name not in (*FILES, MANIFEST))
+            raise ArgumentError(f"output holds more than a bundle ({more})", out, "move that, or choose another --out")
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)

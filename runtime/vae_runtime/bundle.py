@@ -32,6 +32,7 @@ _TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being r
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 _NO_DIGEST = "0" * 64
+_OF_A_RUN = "config.json"  # a file that vae-train writes
 _NAME_ANOTHER = "name a folder that vae-export wrote"
 
 
@@ -220,5 +221,19 @@ def _content(file: IO[bytes], path: Path, limit: int) -> bytes:
 
 
 def _unreadable(error: OSError, path: Path) -> BundleError:
-    what = "bundle not found" if isinstance(error, FileNotFoundError) else f"bundle unreadable ({error.strerror})"
-    return BundleError(what, path, _NAME_ANOTHER)
+    """The error for a file of a bundle that cannot be opened or read, with a word on what the folder is instead."""
+    folder = path.parent
+    if not isinstance(error, FileNotFoundError):
+        return BundleError(f"bundle unreadable ({error.strerror})", path, _NAME_ANOTHER)
+    if path.name != MANIFEST:
+        return BundleError("bundle incomplete, no such file", path, "copy or export it again")
+    if (folder / _OF_A_RUN).exists():
+        return BundleError("a training run, not a bundle", folder, f"export it: vae-export {folder}")
+    if len(folder.parts) == 1 and not folder.exists():
+        return BundleError("bundle not found", path, f"{_NAME_ANOTHER}, or {' or '.join(_shipped_names())}")
+    return BundleError("bundle not found", path, _NAME_ANOTHER)
+
+
+def _shipped_names() -> list[str]:
+    """Of the bundles that ship with the package."""
+    return sorted(file.parent.name for file in shipped().parent.glob(f"*/{MANIFEST}"))

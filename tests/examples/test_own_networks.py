@@ -133,7 +133,10 @@ def test_export_of_untrusted_networks_imports_nothing(
 ) -> None:
     """Without --model, or with another one, the export ends in one line and the module has not been executed."""
     result = command(vae_export, foreign, *words, "--out", folder / "bundle")
-    assert (result.code, result.out, result.err) == (2, "", "vae-export: " + UNTRUSTED.format("trap:networks"))
+    line = UNTRUSTED.format("trap:networks")
+    if words:
+        line = line.replace("networks of its own", f"other networks than {words[1]}")
+    assert (result.code, result.out, result.err) == (2, "", "vae-export: " + line)
     assert not (folder / "imported").exists()
     assert not (folder / "bundle").exists()
 
@@ -174,7 +177,8 @@ def test_other_networks_than_the_runs_are_refused(command: Command, run: Path, f
         (
             None,
             "absent:networks",
-            "networks not found (No module named 'absent'): {}; give --model package.module:function",
+            "networks not found (No module named 'absent'): {}; "
+            "run this in the folder that absent is in, or name that folder in PYTHONPATH",
         ),
         (
             "x = 1",

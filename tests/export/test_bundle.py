@@ -202,12 +202,16 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     (tmp_path / "photos" / "manifest.json").write_bytes(b"{}")
     (tmp_path / "file").write_bytes(b"file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cat.jpg").write_bytes(b"cat")
     before = contents(tmp_path)
-    for out in (tmp_path / "photos", tmp_path / "file"):
+    holds_more = "output holds more than a bundle (cat.jpg)"
+    for out, what in (("photos", holds_more), ("other", "not a bundle"), ("file", "not a bundle")):
+        out = tmp_path / out
         result = command(main, tiny_run, "--out", out)
         assert (result.code, result.out) == (2, "")
         assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err)
-        assert str(out) in result.err
+        assert f"{what}: {out};" in result.err
         with pytest.raises(ArgumentError):
             publish.check_target(out)
     assert contents(tmp_path) == before
@@ -218,6 +222,7 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
     [
         (3, ["{tmp}/absent"]),
         (3, ["{tmp}"]),
+        (3, ["{bundle}"]),
         (2, []),
         (2, ["{run}", "--opset", "x"]),
         (2, ["{run}", "--surprise"]),
@@ -227,16 +232,17 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
 def test_errors_end_in_one_line(
     command: Command,
     tiny_run: Path,
+    tiny_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     after_export: Callable[..., None],
     code: int,
     arguments: list[str],
 ) -> None:
-    """A run that does not exist and wrong usage: the exit code, one line with advice, nothing written."""
+    """A run that does not exist, a bundle in its place, wrong usage: the exit code, one line, nothing written."""
     monkeypatch.chdir(tmp_path)
     after_export()
-    result = command(main, *(word.format(tmp=tmp_path, run=tiny_run) for word in arguments))
+    result = command(main, *(word.format(tmp=tmp_path, run=tiny_run, bundle=tiny_bundle) for word in arguments))
     assert (result.code, result.out) == (code, "")
     assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err), result.err
     assert not any(tmp_path.iterdir())

@@ -190,7 +190,8 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
 def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Images) -> None:
     """Where no layer may be quantised, one line says so and what to do."""
     with pytest.raises(
-        BundleError, match=r"^int8 refused: no layer can be for -9 nats; allow more with --max-nats, or"
+        BundleError,
+        match=r"^int8 refused: each layer alone costs more than 0.8 of -9 nats; allow more with --max-nats, or",
     ):
         precision.int8(plain, observed(images), most_nats=-9)
 

@@ -53,11 +53,24 @@ def test_a_missing_bundle_is_named(tmp_path: Path):
     refuses(tmp_path / "file", f"bundle unreadable (Not a directory): {tmp_path}/file/manifest.json")
 
 
+def test_a_mistyped_name_and_a_run_get_their_own_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A name that does not ship: the error lists those that do. A run's folder: the command that exports it."""
+    monkeypatch.chdir(tmp_path)
+    refuses(Path("minst"), "bundle not found: minst/manifest.json;")
+    with pytest.raises(BundleError, match=r"; name a folder that vae-export wrote, or fashion-mnist or mnist$"):
+        bundle.read(Path("minst"))
+    Path("run").mkdir()
+    Path("run", "config.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"^a training run, not a bundle: run; export it: vae-export run$"):
+        bundle.read(Path("run"))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_missing_file_is_named(copy: Path, name: str):
     """A bundle without one of its files, or with a folder in its place, raises BundleError with that file."""
     (copy / name).unlink()
-    refuses(copy, f"bundle not found: {copy / name};")
+    what = "bundle not found" if name == "manifest.json" else "bundle incomplete, no such file"
+    refuses(copy, f"{what}: {copy / name};")
     (copy / name).mkdir()
     refuses(copy, f"bundle unreadable (Is a directory): {copy / name};")
 

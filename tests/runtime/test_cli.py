@@ -706,7 +706,7 @@ def suffix(verb: str) -> str:
         *[(["--bundle", "damaged", *call], 3, "bundle damaged (size or sha256 differs): damaged/decoder.onnx")
           for call in CALLS.values()],
         (["--bundle", "file", "sample"], 3, "bundle unreadable (Not a directory): file/manifest.json"),
-        (["--bundle", "half", "encode", "good.png"], 3, "bundle not found: half/encoder.onnx"),
+        (["--bundle", "half", "encode", "good.png"], 3, "bundle incomplete, no such file: half/encoder.onnx"),
         (["--bundle", "text", "elbo", "good.png"], 3, "manifest not understood: text/manifest.json"),
         *[([verb, name], 4, words) for verb in ("reconstruct", "elbo", "encode", "traverse")
           for name, words in BAD_IMAGES.items()],

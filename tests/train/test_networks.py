@@ -340,8 +340,9 @@ def test_own_networks_are_only_imported_when_trusted(own: Callable[[str], Path])
     for trusted in (None, "", "own_networks_here", "own_networks_here:other", "other:networks"):
         with pytest.raises(ArgumentError) as caught:
             networks.build(own_config(), (1, 4, 4), trusted)
+        what = f"other networks than {trusted}" if trusted else "networks of its own"
         assert str(caught.value) == (
-            "run has networks of its own: own_networks_here:networks; "
+            f"run has {what}: own_networks_here:networks; "
             "if you trust that module, add --model own_networks_here:networks"
         )
         assert not (folder / "imported").exists()
@@ -375,7 +376,9 @@ def test_own_networks_that_are_not_there(own: Callable[[str], Path], name: str, 
         networks.build(own_config(name), (1, 4, 4), name)
     line = str(caught.value)
     assert line.startswith(f"networks not found ({reason}")
-    assert line.endswith(f"): {name}; give --model package.module:function")
+    elsewhere = "run this in the folder that no_such_module_here is in, or name that folder in PYTHONPATH"
+    todo = elsewhere if "no_such_module_here" in name else "give --model package.module:function"
+    assert line.endswith(f"): {name}; {todo}")
 
 
 @pytest.mark.parametrize(

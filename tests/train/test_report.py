@@ -472,6 +472,18 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
     np.testing.assert_array_equal(labels, images.test_labels[::3])
 
 
+@pytest.mark.parametrize("first", [-1e5, math.nan])
+def test_the_first_epochs_do_not_squeeze_the_charts(tiny_run: Path, first: float) -> None:
+    """Where the ELBO begins far below, its later epochs still take most of the chart's height."""
+    row = checkpoint.read_metrics(tiny_run)[0]
+    elbos = [first, *np.linspace(-120, -100, 29)]
+    rows = [{**row, "epoch": i, "train_elbo": elbo, "test_elbo": elbo - 1} for i, elbo in enumerate(elbos, 1)]
+    elbo_chart = pictures.curves(rows, 4)[0]
+    late = elbo_chart[:, elbo_chart.shape[1] // 4 :]
+    heights = np.flatnonzero((late == BLUE).all(axis=2).any(axis=1))
+    assert np.ptp(heights) > 0.5 * len(late)
+
+
 def test_classes_lie_apart_in_the_map() -> None:
     """Means of two far groups: every point's nearest neighbour is of its own class, and each class has its colour."""
     labels = np.arange(100) % 2

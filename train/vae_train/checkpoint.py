@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import networks
@@ -129,6 +130,8 @@ def read_settings(folder: Path) -> Settings:
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
         return Settings(config, (channels, height, width), preprocessing, sha256, dict(stored["provenance"]))
     except FileNotFoundError:
+        if (folder / MANIFEST).exists():
+            raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None
         raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
     except (OSError, ValueError, LookupError, TypeError, ArgumentError) as error:
         raise _unreadable(folder, error) from None

@@ -224,17 +224,18 @@ def report(run_folder: Path, **places: Any) -> None:
 
 
 @cli.command()
-@click.argument("runs", metavar="RUN RUN", nargs=2, type=_PATH)
+@click.argument("a", metavar="RUN", type=_PATH)
+@click.argument("b", metavar="RUN", type=_PATH)
 @click.option("--samples", "-K", type=_POSITIVE, default=1, show_default=True, help="Compare bounds of log p(x) too.")
 @_model
 @_machine
-def compare(runs: tuple[Path, Path], samples: int, **places: Any) -> None:
+def compare(a: Path, b: Path, samples: int, **places: Any) -> None:
     """Compare two runs on the same test images: their figures, and the differences per image."""
     require_extra()
     from vae_train import results
 
     with _at(**places) as (place, device):
-        results.compare(runs, samples, place, device)
+        results.compare((a, b), samples, place, device)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, ou
     ArgumentError where it cannot be found, fails, or makes networks that do not fit.
     """
     if name != trusted:
-        raise ArgumentError("run has networks of its own", name, f"if you trust that module, add --model {name}")
+        what = f"run has other networks than {trusted}" if trusted else "run has networks of its own"
+        raise ArgumentError(what, name, f"if you trust that module, add --model {name}")
     module, _, function = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -27,7 +28,7 @@ def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, ou
         factory = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever a person's module raises
         if isinstance(error, ImportError | AttributeError | ValueError | TypeError) and not _inside(error):
-            raise ArgumentError(f"networks not found ({error})", name, "give --model package.module:function") from None
+            raise ArgumentError(f"networks not found ({error})", name, _where_to_look(error, module)) from None
         raise failed(error, name) from None
     try:
         encoder, decoder = factory(image_shape, latent_dim, out)
@@ -62,6 +63,14 @@ def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, 
             wanted = f"return float32 [batch, {', '.join(map(str, shape))}]"
             found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {batch}"
             raise ArgumentError(f"networks do not fit ({found})", name, wanted)
+
+
+def _where_to_look(error: Exception, module: str) -> str:
+    """What to do where a module, or the function in it, has not been found."""
+    top = module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == top:
+        return f"run this in the folder that {top} is in, or name that folder in PYTHONPATH"
+    return "give --model package.module:function"
 
 
 def _inside(error: Exception) -> bool:

@@ -187,6 +187,7 @@ def curves(rows: list[Metrics], latent_dim: int) -> list[Picture]:
             axes.grid(alpha=0.3)
             if len(names) > 1:
                 axes.legend(frameon=False)
+                axes.set_ylim(_limits([row[name] for row in rows[len(rows) // 10 :] for name in names.values()]))
             else:
                 axes.set_ylim(0, 1.05 * (latent_dim if name == "active_units" else max(row[name] for row in rows)))
 
@@ -195,16 +196,24 @@ def curves(rows: list[Metrics], latent_dim: int) -> list[Picture]:
     return [_chart((4.5, 3), lines(*chart)) for chart in charts]
 
 
+def _limits(values: list[float]) -> tuple[float, float] | None:
+    """An axis that just holds the values: the first tenth of the epochs, left out of them, may leave it."""
+    finite = [value for value in values if math.isfinite(value)]
+    margin = 0.05 * (max(finite) - min(finite)) if finite else 0
+    return (min(finite) - margin, max(finite) + margin) if margin else None  # None: as matplotlib has it
+
+
 def _kl(axes: Axes, kl: list[float]) -> None:
     """Bars, the largest first."""
     order = np.argsort(-np.array(kl), kind="stable")
-    axes.bar(range(len(kl)), np.array(kl)[order])
+    ranks = range(1, len(kl) + 1)
+    axes.bar(ranks, np.array(kl)[order])
     axes.set(title="KL of each latent dimension, mean over the test images", ylabel="nats")
     if len(kl) <= _INDEXED:
-        axes.set_xticks(range(len(kl)), [str(i) for i in order], fontsize=7)
+        axes.set_xticks(ranks, [str(i) for i in order], fontsize=7)
         axes.set_xlabel("latent dimension")
     else:
-        axes.set_xlabel(f"{len(kl)} latent dimensions, sorted")
+        axes.set_xlabel(f"rank among {len(kl)} latent dimensions")
 
 
 def _chart(size: tuple[float, float], onto: Callable[[Axes], None]) -> Picture:

@@ -185,7 +185,8 @@ def _chart(picture: Picture, alt: str, caption: str) -> str:
 def _charts(curves: list[Picture]) -> str:
     caption = (
         f"After each epoch, on the test images and on as many training images. A latent dimension is active where the "
-        f"variance of its mean mu over the images is above {metrics.ACTIVE}."
+        f"variance of its mean mu over the images is above {metrics.ACTIVE}. A chart may leave out the first tenth "
+        f"of the epochs."
     )
     shown = "\n".join(_image(picture, "chart", "a curve over the epochs, whose table is below") for picture in curves)
     return _figure(caption, f'<div class="charts">\n{shown}\n</div>')
@@ -237,8 +238,8 @@ def _figures(run: Run) -> str:
         head.append("bits per dimension")
         for (name, figure), (_, row) in zip(rows, cells, strict=True):
             row.append(_bits(run, figure) if name == "ELBO" or "num_samples" in figure else "")
-    about = ("dataset", "split", "images", "binarisation", "prior")
-    caption = "; ".join(f"{name}: {evaluation[name]}" for name in about)
+    about = {**evaluation, "images": f"{evaluation['images']:,}"}
+    caption = "; ".join(f"{name}: {about[name]}" for name in ("dataset", "split", "images", "binarisation", "prior"))
     return _table(caption, head, cells)
 
 
