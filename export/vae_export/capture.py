@@ -5,7 +5,7 @@ import logging
 import re
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,11 +60,14 @@ def untranslated(error: torch.onnx.OnnxExporterError, module: nn.Module, names: 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hear nothing for a while of what torch logs and prints: of conversions to older opsets, and before it raises."""
+    """Hear nothing for a while of what torch and onnxruntime's quantiser log and print: advice that does not hold here.
+
+    It is on conversions to older opsets, on what is raised a moment later, and on shapes that are known.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.disable(level)

@@ -19,6 +19,8 @@ def lines(facts: Facts) -> Iterator[str]:
         "pipeline_tag": _TASK,
         "tags": ["variational-autoencoder", "vae", "onnx", "onnxruntime", facts.likelihood_name],
     }
+    if smaller := facts.manifest.get("precision"):
+        data["tags"].append(str(smaller["precision"]))
     if hub:
         data["datasets"] = [hub]
     results = []

@@ -1,9 +1,6 @@
 """Smaller graphs of the same VAE: weights stored as float16, or products of 8-bit integers."""
 
-import contextlib
 import copy
-import io
-import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from vae_export import candidate, tidy
 from vae_export import reference as onnx_reference
 from vae_export.candidate import Candidate
+from vae_export.capture import quiet
 from vae_runtime import noise
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.errors import BundleError
@@ -249,7 +247,7 @@ def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.M
             """The next batch, or None."""
             return next(batches, None)
 
-    with tempfile.TemporaryDirectory(prefix="vae-export.") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="vae-export.") as folder, quiet():
         plain, file = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
         onnx.save(model, plain)  # given the model itself, the quantiser would take its weights out
         quantize_static(
@@ -270,15 +268,3 @@ def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.M
         )
         quantised = onnx.load(file)
     return tidy.strip(quantised)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hear nothing for a while of what the quantiser prints and logs: advice that does not hold for these graphs."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)

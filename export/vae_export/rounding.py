@@ -9,6 +9,7 @@ of them as likely (the model of Higham and Mary 2019, doi:10.1137/18M1226312, ma
   u^2 / 3 of that. In products of matrices and in convolutions the terms are rounded too: |t|^2 more. Adding in blocks,
   as processors do, is better than that.
 - A sum in pairs, as NumPy adds: 2 S^2 + log2(n) |t|^2.
+- A running sum is off by the errors of its partial sums, the square root of the sum of their squares.
 - A variance is one of raw squares, since it may be computed as their mean less the mean's square.
 - x + y: u of the largest of x, y and x + y, since graphs fold and reorder additions.
 - Functions such as exp and log: 4 u, two units in the last place, about what fast libraries keep. Those computed from
@@ -44,7 +45,10 @@ _EXACT = frozenset(
 )
 _PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "convolution"})
 _POOLS = frozenset({"avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d"})
-_FUNCTIONS = frozenset({"exp", "log", "pow", "sin", "cos", "rsqrt", "expm1", "log1p"})
+_FUNCTIONS = frozenset(
+    """exp exp2 expm1 log log2 log10 log1p pow rsqrt sin cos tan asin acos atan atan2 sinh cosh asinh acosh
+    atanh""".split()  # noqa: SIM905
+)
 _ABOUT_ONE = frozenset({"sigmoid", "tanh", "erf", "softplus", "elu", "expm1", "log1p"})
 _TAKEN_APART = (  # what hides one of these
     """silu gelu mish std logsumexp linalg_vector_norm mv dot addr addcmul addcdiv lerp _softmax _log_softmax
@@ -128,6 +132,8 @@ class _Float64(TorchDispatchMode):
             squares = func(args[0].square(), *args[1:], **kwargs) / (1 if name == "sum" else n)
             walk, end = (math.log2(n), 2.0) if self.in_pairs else (n / 6, n / 3)
             return [(end * out.square() + walk * squares).sqrt()]
+        if name == "cumsum":
+            return [func(out.square(), *args[1:], **kwargs).sqrt()]
         if name in ("var", "var_mean"):
             var, mean = torch.var_mean(*args, **kwargs)
             square = mean.square()

@@ -141,6 +141,18 @@ def test_quantised_numbers_do_not_depend_on_the_batch(quantised: Candidate, x: F
             np.testing.assert_array_equal(whole[i], row[0])
 
 
+def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: data.Images) -> None:
+    """Nor do those of a decoder that resizes and convolves: each row of 64 is what it is alone, to the last bit."""
+    torch.manual_seed(0)
+    vae = VAE(run.vae.encoder, Doubled(transposed=False).eval(), LATENTS, run.vae.likelihood)
+    made = precision.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    assert "decoder last/Conv" not in made.float32_layers
+    decoder, z = Session(made.files["decoder.onnx"], "decoder"), random_latents(64)
+    (together,) = decoder.run(("logits",), z)
+    for i in range(64):
+        np.testing.assert_array_equal(together[i], decoder.run(("logits",), z[i : i + 1])[0][0])
+
+
 @torch.no_grad()
 def test_quantised_numbers_are_those_of_onnxs_own_evaluator(quantised: Candidate, x: Floats) -> None:
     """But for rows in which a value lies within rounding of the middle between two levels; those are few."""
@@ -260,11 +272,13 @@ def test_auto_says_what_it_tried_and_takes_the_best(plain: Candidate, run: Run, 
     chosen, weighed = pick("auto", plain, run, images, 0.5, said.append)
     assert weighed is not None
     assert chosen.precision == weighed.precision != "fp32"
-    assert [line.split(" against")[0] for line in said] == ["fp16", "int8"]
+    assert [line.split(" against")[0] for line in said[:2]] == ["fp16", "int8"]
+    assert said[2].startswith(f"auto takes {chosen.precision}: size times time is 1 for fp32, 0.")
     chosen, weighed = pick("auto", plain, run, images, -1, said.append)
     assert (chosen, weighed) == (plain, None)
-    assert said[-2].startswith("fp16 refused: it costs ")
-    assert said[-1] == "int8 refused: no layer can be for -1 nats"
+    assert said[-3].startswith("fp16 refused: it costs ")
+    assert said[-2] == "int8 refused: each layer alone costs more than 0.8 of -1 nats"
+    assert said[-1] == "auto takes fp32: size times time is 1 for fp32"
 
 
 def test_a_precision_asked_for_is_refused_with_the_reason(plain: Candidate, run: Run, images: data.Images) -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,19 @@ class Attention(nn.Module):
         return self.attention(tokens, tokens, tokens, need_weights=False)[0]
 
 
+class Applied(nn.Module):
+    """A function of torch as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function of x."""
+        return self.function(x)
+
+
+FUNCTIONS = (torch.exp, torch.exp2, torch.log2, torch.log10, torch.tan, torch.atan, torch.sinh, torch.cosh, torch.asinh)
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "layer norm": lambda: Normed(nn.Flatten(), nn.LayerNorm(64)),
     "group norm": lambda: Normed(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)),
@@ -256,6 +270,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "upsampling": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
     "softmax": lambda: nn.Softmax(dim=-1),
     "activations": lambda: nn.Sequential(nn.GELU(), nn.SiLU(), nn.ELU(), nn.Softplus(), nn.Tanh(), nn.Mish()),
+    "running sum": lambda: nn.Sequential(nn.Flatten(), Applied(partial(torch.cumsum, dim=1))),
+    **{function.__name__: partial(Applied, lambda x, function=function: function(x + 0.1)) for function in FUNCTIONS},
     "weight norm": lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 16))),
 }
 
