@@ -77,7 +77,7 @@ def exported() -> Path:
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     run = Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe)
     out = Path(folder) / "deep"
-    bundle.export(run, out, 17, lambda rows: None)
+    bundle.export(run, out, 17, lambda rows, heading: None)
     return out
 
 

@@ -71,7 +71,9 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     plain = candidate.export(run.vae, run.image_shape, bundle.manifest["onnx"]["opset"])
     for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
         steps = precision.steps_off(*pair)
-        rows.append(gate.Row(name, "weights", 1, tolerance=0.5, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0))
+        rows.append(
+            gate.Row(name, "weights", 1, tolerance=precision.ROUNDED, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0)
+        )
     return rows
 
 

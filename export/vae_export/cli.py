@@ -59,7 +59,7 @@ A run folder of such a name is ./check or ./card.
     "--max-nats",
     type=float,
     callback=_finite,
-    help=f"What a precision may cost of the ELBO.  [default: {_MOST_NATS}]",
+    help=f"What a precision may cost, nats per image.  [default: {_MOST_NATS}]",
 )
 @click.option(
     "--data-root",

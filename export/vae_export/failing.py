@@ -56,4 +56,4 @@ def _rerun(failed: list[Row]) -> str:
         session = f"__import__('onnxruntime').InferenceSession('{graph}.onnx')"
         got = f"{session}.run(['{row.tensor}'], {{'{value}': f['{i}/{value}']}})[0]"
     off = f"print(abs({got}[f['{i}/worst']] - f['{i}/expected']).max())"
-    return f'python -c "{arrays}; {off}"  # in this folder: {row.name}, {row.tolerance:.1e} is allowed'
+    return f'python3 -c "{arrays}; {off}"  # in this folder: {row.name}, {row.tolerance:.1e} is allowed'

@@ -33,6 +33,7 @@ _ROWS = 64  # calibrated at once
 _CALIBRATION = 512  # images; and as many z of the prior as of the aggregate posterior
 _SHARE = 0.8  # of the nats that may be lost: on other images it is a little more or less
 _SEED = 0
+ROUNDED = 0.5  # steps that a weight may be off: it is the nearest one
 _UNSURE = 300  # times float32's rounding of a weight: what may add up before a value is rounded to one of 256 levels
 
 Floats = NDArray[np.float32]
@@ -78,6 +79,8 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
         which = f"each layer alone costs more than {_SHARE:g} of {most_nats:g} nats"
         raise BundleError("int8 refused", which, "allow more with --max-nats, or choose fp16")
     encoder, decoder = quantised(chosen)
+    if (off := max(steps_off(plain.encoder, encoder), steps_off(plain.decoder, decoder))) > ROUNDED:
+        raise BundleError("int8 refused", f"onnxruntime's quantiser puts a weight {off:.2g} steps off", "choose fp16")
     made = candidate.assemble(
         "int8",
         "ONNX's own evaluator",

@@ -362,7 +362,7 @@ def test_networks_likelihoods_and_opsets_agree_everywhere(
     """MLPs and ResNets, under every likelihood, of the oldest and the newest opset: ticks in all runtimes but ARM's."""
     run = make_run(preset, likelihood)
     opset = graphs.newest_opset() if newest else graphs.OLDEST_OPSET
-    exporter.export(run, tmp_path / "bundle", opset, lambda rows: None)
+    exporter.export(run, tmp_path / "bundle", opset, lambda rows, heading: None)
     check_reference(run.vae, table.make_job(str(tmp_path / "bundle"), tmp_path / "job"))
     only(*LOCAL, "onnxruntime-node", "onnxruntime-web")
     check_table([str(tmp_path / "bundle")], capsys)

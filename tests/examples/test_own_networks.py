@@ -158,6 +158,24 @@ def test_trusted_networks_are_imported(command: Command, foreign: Path, folder: 
     assert (folder / "imported").exists()
 
 
+def test_runs_of_two_modules_are_compared(command: Command, run: Path, folder: Path) -> None:
+    """Each --model lets the run of that module be read; with one of the two, the line names the other."""
+    source = (Path(__file__).parents[2] / "examples" / "own_networks.py").read_text()
+    for name in ("first", "second"):
+        (folder / f"{name}.py").write_text(source)
+        copy = Path(shutil.copytree(run, folder / name))
+        settings = json.loads((copy / "config.json").read_text())
+        settings["config"]["model"] = f"{name}:networks"
+        (copy / "config.json").write_text(json.dumps(settings))
+    words = ("compare", folder / "first", folder / "second", "--model", "first:networks")
+    result = command(vae_train, *words)
+    line = "run has other networks than first:networks: second:networks; if you trust that module, add --model"
+    assert (result.code, result.err) == (2, f"vae-train: error: {line} second:networks\n")
+    result = command(vae_train, *words, "--model", "second:networks")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1].endswith("0.00 +- 0.00")
+
+
 def test_other_networks_than_the_runs_are_refused(command: Command, run: Path, folder: Path) -> None:
     """Where the module has changed since, its weights do not fit: the export says so in one line."""
     source = (Path(__file__).parents[2] / "examples" / "own_networks.py").read_text()

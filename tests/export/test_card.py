@@ -137,6 +137,19 @@ def test_the_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
         assert files[name][2:] == [f"{entry['size']:,}", f"`{entry['sha256']}`"]
 
 
+def test_the_card_says_what_the_model_is_not_for(any_bundle: Path) -> None:
+    """Intended use and limits: its own kind of images and shape, no decisions about people, and binary pixels if so."""
+    manifest = manifest_of(any_bundle)
+    _, limits = card.write(manifest).split("## Intended use and limits\n")
+    limits = " ".join(limits.partition("\n## ")[0].split())
+    image = manifest["contract"]["image"]
+    shape = f"{image['channels']} x {image['height']} x {image['width']}"
+    assert f"images like those of {manifest['evaluation']['dataset']}" in limits
+    assert f"of the shape {shape}" in limits
+    assert "tells people or classes apart: decide nothing by it where a mistake does harm" in limits
+    assert ("drawn as binary" in limits) == (manifest["contract"]["likelihood"]["name"] == "bernoulli")
+
+
 def test_a_smaller_precision_is_named_with_its_cost(tiny_bundle: Path) -> None:
     """What graphs of another precision lose, with its standard error."""
     smaller = {"precision": "fp16", "images": 1000, "nats": 0.0123, "standard_error": 0.0011, "most_nats": 0.51}

@@ -395,7 +395,7 @@ def test_the_kept_line_repeats_the_failure(
     after_export("encoder", corrupt_mu_bias)
     command(main, tiny_run, "--out", tmp_path / "bundle", "--keep-failing", tmp_path / "kept")
     (line,) = (tmp_path / "kept" / "rerun.txt").read_text().splitlines()
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # the tests' python is `python`
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))  # the tests' own is `python3`
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(
         line, shell=True, cwd=tmp_path / "kept", env=environment, capture_output=True, text=True, check=True

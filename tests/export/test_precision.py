@@ -340,6 +340,54 @@ def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.Monkey
     assert {row.tobytes() for batch in seen for row in batch} == {row.tobytes() for row in z}
 
 
+def test_a_quantiser_at_fault_is_noticed(
+    plain: Candidate, images: data.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight of the 8-bit graphs a step off: the export ends, whatever that does to the ELBO."""
+    real = precision.quantise
+
+    def quantise(*given: Any) -> onnx.ModelProto:
+        model = real(*given)
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor).copy()
+            if values.dtype == np.int8 and values.ndim == 2:
+                values.flat[0] += 1 if values.flat[0] < 64 else -1
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+                break
+        return model
+
+    monkeypatch.setattr(precision, "quantise", quantise)
+    with pytest.raises(
+        BundleError, match=r"^int8 refused: onnxruntime's quantiser puts a weight [12](\.\d)? steps off; "
+    ):
+        precision.int8(plain, observed(images), most_nats=0.5)
+
+
+def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
+    plain: Candidate, images: data.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder is calibrated on training images, the decoder on as many z of the prior as of their posteriors."""
+    seen: dict[str, Floats] = {}
+    real = precision.quantise
+
+    def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.ModelProto:
+        seen[model.graph.input[0].name] = inputs
+        return real(model, nodes, inputs)
+
+    monkeypatch.setattr(precision, "quantise", quantise)
+    x = observed(images)
+    precision.int8(plain, x, most_nats=0.5)
+    rows = {row.tobytes() for row in x}
+    assert 200 < len(seen["x"]) <= 512
+    assert all(row.tobytes() in rows for row in seen["x"])
+    prior, posterior = np.split(seen["z"], 2)
+    np.testing.assert_array_equal(prior, noise.normal(0, noise.PRIOR, np.arange(len(prior)), LATENTS))
+    with torch.no_grad():
+        mu, logsigma = (values.numpy() for values in plain.vae.encoder(torch.from_numpy(seen["x"])))
+    eps = noise.normal(0, noise.POSTERIOR, np.arange(len(mu)), LATENTS)
+    np.testing.assert_allclose(posterior, mu + np.exp(logsigma) * eps, rtol=1e-4, atol=1e-4)
+
+
 def test_weights_are_counted_in_steps(plain: Candidate, quantised: Candidate) -> None:
     """Of its own float32 weights a graph is half a step off; of weights 2% larger more; of others infinitely far."""
     for its, of in ((quantised.encoder, plain.encoder), (quantised.decoder, plain.decoder)):

@@ -69,6 +69,11 @@ COLLAPSE = "posterior collapse: {} of {} latent dimensions are active; " + HELP
 TROUBLE: dict[str, tuple[list[Metrics], list[str]]] = {
     "none": (rows({}), []),
     "still rising": (rows({"test_elbo": -120.0, "train_elbo": -119.0}, {}), []),
+    "a large step": (rows({"largest_gradient_norm": 49.0}), []),
+    "a jump": (
+        rows({"largest_gradient_norm": 1234.0}),
+        ["gradients jump: a norm of 1,234, and 5 on average; a lower --lr may help"],
+    ),
     "a fall within the noise": (rows({}, {"test_elbo": -96.0}), []),
     "as many dimensions as it takes": (rows({"active_units": 3.0}), []),
     "collapse": (rows({"active_units": 2.0}), [COLLAPSE.format(2, 20)]),

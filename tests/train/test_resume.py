@@ -226,32 +226,40 @@ KINDS = {
 MOMENTS = {"the first step": 1, "the end of an epoch": 25, "the middle of an epoch": 37, "the last step": 50}
 
 
-def interrupted(command: Command, monkeypatch: pytest.MonkeyPatch, step: int, *words: object) -> str:
-    """Train, with a SIGTERM in this step, counted from 1; what is printed about it."""
+def interrupted(
+    command: Command, monkeypatch: pytest.MonkeyPatch, step: int, *words: object, number: int = signal.SIGTERM
+) -> str:
+    """Train, with a signal in this step, counted from 1; what is printed about it."""
     real, calls = loop.step, iter(range(1, 10**9))
 
     def counted(*given: Any) -> Any:
         if next(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return real(*given)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "step", counted)
         result = command(main, *words)
-    assert result.code == 143, result.err
+    assert result.code == 128 + number, result.err
     err: str = result.err
     return err
 
 
 def assert_resumes_the_same(
-    command: Command, monkeypatch: pytest.MonkeyPatch, folder: Path, settings: str, step: int, *trust: str
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    settings: str,
+    step: int,
+    *trust: str,
+    number: int = signal.SIGTERM,
 ) -> None:
     """Stopped in a step and resumed, a training of two epochs ends as one that was not."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)  # pictures follow from the weights
     words = [*DIGITS.split(), *settings.split(), *trust, "--epochs", 2]
     whole, run = folder / "whole", folder / "run"
     assert command(main, *words, "--out", whole).code == 0
-    err = interrupted(command, monkeypatch, step, *words, "--out", run)
+    err = interrupted(command, monkeypatch, step, *words, "--out", run, number=number)
     assert err.endswith(f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}\n")
     assert not (run / "evaluation.json").exists()
     result = command(main, "--resume", run, "--device", "cpu", *trust)
@@ -294,6 +302,14 @@ def test_a_training_resumes_from_any_step(
 ) -> None:
     """SIGTERM in the first step, in an epoch's last, in the very last: nothing is done twice or left out."""
     assert_resumes_the_same(command, monkeypatch, tmp_path, KINDS["Gaussian, warm-up, free bits"], step)
+
+
+def test_ctrl_c_amid_an_epoch_finishes_the_step(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SIGINT finishes the step, saves and leaves with 130; `--resume` ends as a training without it."""
+    step = MOMENTS["the middle of an epoch"]
+    assert_resumes_the_same(command, monkeypatch, tmp_path, "--hidden 16", step, number=signal.SIGINT)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

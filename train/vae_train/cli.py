@@ -227,15 +227,21 @@ def report(run_folder: Path, **places: Any) -> None:
 @click.argument("a", metavar="RUN", type=_PATH)
 @click.argument("b", metavar="RUN", type=_PATH)
 @click.option("--samples", "-K", type=_POSITIVE, default=1, show_default=True, help="Compare bounds of log p(x) too.")
-@_model
+@click.option(
+    "--model",
+    "models",
+    metavar="MODULE:FUNCTION",
+    multiple=True,
+    help="Trust this module to make a run's own networks; may be given twice.",
+)
 @_machine
-def compare(a: Path, b: Path, samples: int, **places: Any) -> None:
+def compare(a: Path, b: Path, samples: int, models: tuple[str, ...], **places: Any) -> None:
     """Compare two runs on the same test images: their figures, and the differences per image."""
     require_extra()
     from vae_train import results
 
-    with _at(**places) as (place, device):
-        results.compare((a, b), samples, place, device)
+    with _at(**places, model=None) as (place, device):
+        results.compare((a, b), samples, place, device, models)
 
 
 @contextmanager

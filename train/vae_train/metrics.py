@@ -14,6 +14,7 @@ ACTIVE = (
 # Steps of a run. With so many, scikit-learn's digits have 81 percent (preset tutorial) and 59 percent (gated) of what
 # 1,600 gain over the best constant image; with 100 steps 51 and 29 percent.
 FEW_STEPS = 300
+_JUMP = 10  # times the mean norm of an epoch's gradients; a calm training's largest is about twice the mean
 _COLLAPSED = 0.1  # share of active dimensions below which most of the latent space is lost
 
 
@@ -80,7 +81,7 @@ def few_steps(config: Config, images: int) -> str:
 
 
 def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False) -> list[str]:
-    """What the figures warn of, in words: posterior collapse, steps skipped so far, over-fitting, a fall.
+    """What the figures warn of, in words: posterior collapse, steps skipped so far, jumps, over-fitting, a fall.
 
     few: whether the run has few steps, which is then the likelier reason of a collapse.
     """
@@ -91,6 +92,9 @@ def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False) -> list[
         found.append(f"posterior collapse: {active}; {first}a --warm-up, --free-bits or a lower --lr may help")
     if (skipped := sum(row["skipped_steps"] for row in metrics)) > 0:
         found.append(f"steps skipped: {skipped:.0f}, which were not finite; a lower --lr may help")
+    if last["largest_gradient_norm"] > _JUMP * last["gradient_norm"]:
+        norms = f"a norm of {last['largest_gradient_norm']:,.0f}, and {last['gradient_norm']:,.0f} on average"
+        found.append(f"gradients jump: {norms}; a lower --lr may help")
     top = best(metrics)
     if top["test_elbo"] - last["test_elbo"] > last["test_standard_error"]:
         fall = f"test ELBO {last['test_elbo']:.2f}, and {top['test_elbo']:.2f} at epoch {top['epoch']:.0f}"

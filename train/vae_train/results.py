@@ -1,6 +1,7 @@
 """The figures of finished trainings, kept in their run folders: test ELBO, bounds of log p(x), differences of two."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ def report_run(folder: Path, place: Place) -> None:
     click.echo(f"{folder / report.PAGE}")
 
 
-def compare(folders: tuple[Path, Path], num_samples: int, place: Place, device: torch.device) -> None:
+def compare(
+    folders: tuple[Path, Path], num_samples: int, place: Place, device: torch.device, models: Sequence[str] = ()
+) -> None:
     """Print the figures of two runs on the same test images, and the mean of their differences per image.
 
-    The differences vary far less than the images do, so that their standard error is the one to judge by.
+    models: the functions, "package.module:function", that may make the runs' own networks. The differences vary far
+    less than the images do, so that their standard error is the one to judge by.
     Raises ArgumentError where the runs were measured on different images, or one has densities and one probabilities.
     """
-    runs = [checkpoint.load(folder, place.trusted) for folder in folders]
+    runs = [_load(folder, models) for folder in folders]
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
         which = " and ".join(run.config.likelihood for run in runs)
         raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
@@ -104,6 +108,11 @@ def compare(folders: tuple[Path, Path], num_samples: int, place: Place, device: 
     for name, (a, b) in rows.items():
         figures = (evaluate.figure(values) for values in (a, b, b.double() - a.double()))
         click.echo(name.ljust(24) + "".join(f"{describe(figure):>18}" for figure in figures))
+
+
+def _load(folder: Path, models: Sequence[str]) -> Run:
+    own = checkpoint.read_settings(folder).config.model
+    return checkpoint.load(folder, own if own in models else next(iter(models), None))
 
 
 def test_images(run: Run, images: data.Images, place: Place) -> Tensor:

@@ -233,7 +233,7 @@ def memory_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            advice = "choose smaller --hidden, --batch-size or --samples"
+            advice = "free memory; a training can do with smaller --hidden, --batch-size or --samples"
             raise ResourceError("out of memory", "the networks or the batch", advice) from None
         raise
 
