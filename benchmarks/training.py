@@ -1,9 +1,10 @@
 """Epochs of training: vae-train against a DataLoader loop, pythae and the floor of the products' flops.
 
-    python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER]
+    python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER] [--elbo EPOCHS]
 
 DATA: folder of the image sets. FOLDER: where `pip install --target FOLDER pythae` has put pythae (with its needs);
-without it pythae is left out. In each round every side trains for about so many seconds, on the same cores.
+without it pythae is left out. In each round every side trains for about so many seconds, on the same cores. With
+--elbo no time is taken: each side trains for so many epochs, and its ELBO of the test images is printed.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vae_train.cli import SPIN
 
@@ -39,6 +41,13 @@ FLOPS = 2 * 3 * MACS * EPOCH - 2 * 784 * HIDDEN * EPOCH  # no gradient of the im
 Steps = Iterator[int]  # images of each step
 
 
+class Side(NamedTuple):
+    """A training: its steps, and the mean ELBO in nats of binary images x [n, 1, 28, 28] after those so far."""
+
+    steps: Steps
+    elbo: Callable[[torch.Tensor], torch.Tensor]
+
+
 class Tutorial(nn.Module):
     """The VAE of a hundred tutorials: 784-400-20, ReLU."""
 
@@ -55,26 +64,33 @@ class Tutorial(nn.Module):
         return torch.sigmoid(self.out(functional.relu(self.back(z)))), mu, logvar
 
 
-def tutorial(root: Path) -> Steps:
+def tutorial(root: Path) -> Side:
     """A DataLoader over torchvision's images, ToTensor, binary cross-entropy, Adam, and `.item()` in every step."""
     images = datasets.MNIST(str(root), transform=transforms.ToTensor())
     model = Tutorial()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    total = 0.0
-    while True:
-        for x, _ in DataLoader(images, batch_size=BATCH, shuffle=True):
-            x = torch.bernoulli(x.view(-1, 784))
-            optimizer.zero_grad()
-            theta, mu, logvar = model(x)
-            kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-            loss = functional.binary_cross_entropy(theta, x, reduction="sum") + kl
-            loss.backward()
-            total += loss.item()
-            optimizer.step()
-            yield len(x)
+
+    def loss_of(x: torch.Tensor) -> torch.Tensor:
+        theta, mu, logvar = model(x)
+        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+        return functional.binary_cross_entropy(theta, x, reduction="sum") + kl
+
+    def steps() -> Steps:
+        total = 0.0
+        while True:
+            for x, _ in DataLoader(images, batch_size=BATCH, shuffle=True):
+                x = torch.bernoulli(x.view(-1, 784))
+                optimizer.zero_grad()
+                loss = loss_of(x)
+                loss.backward()
+                total += loss.item()
+                optimizer.step()
+                yield len(x)
+
+    return Side(steps(), lambda x: -loss_of(x.view(-1, 784)) / len(x))
 
 
-def pythae(root: Path, folder: Path) -> Steps:
+def pythae(root: Path, folder: Path) -> Side:
     """pythae's VAE with networks of the same sizes, stepped as its trainer does."""
     sys.path.append(str(folder))
     from pythae.data.datasets import BaseDataset
@@ -107,28 +123,36 @@ def pythae(root: Path, folder: Path) -> Steps:
     model = VAE(config, encoder=Encoder(), decoder=Decoder())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     dataset = BaseDataset(images, torch.zeros(len(images)))
-    while True:
-        for inputs in DataLoader(dataset, batch_size=BATCH, shuffle=True):
-            inputs["data"] = torch.bernoulli(inputs["data"])
-            optimizer.zero_grad()
-            loss = model(inputs, epoch=1, dataset_size=len(images)).loss
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            yield len(inputs["data"])
+
+    def steps() -> Steps:
+        while True:
+            for inputs in DataLoader(dataset, batch_size=BATCH, shuffle=True):
+                inputs["data"] = torch.bernoulli(inputs["data"])
+                optimizer.zero_grad()
+                loss = model(inputs, epoch=1, dataset_size=len(images)).loss
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                yield len(inputs["data"])
+
+    return Side(steps(), lambda x: -model({"data": x}).loss)
 
 
-def ours(root: Path, config: Config) -> Steps:
+def ours(root: Path, config: Config) -> Side:
     """The steps of vae-train's loop."""
     images = data.load(config, root, download=False)
     vae = networks.build(config, images.shape)
     networks.start_at_constant_image(vae, *pixels.moments(images.train))
     training = Training(vae.to(memory_format=torch.channels_last), config, len(images.train), torch.device("cpu"))
-    while True:
-        for rows in training.batches():
-            loop.step(training, images.train.index_select(0, rows))
-            yield len(rows)
-        training.end_epoch({})
+
+    def steps() -> Steps:
+        while True:
+            for rows in training.batches():
+                loop.step(training, images.train.index_select(0, rows))
+                yield len(rows)
+            training.end_epoch({})
+
+    return Side(steps(), lambda x: vae.elbo(x).mean())
 
 
 def best_gemm() -> float:
@@ -153,6 +177,17 @@ def epoch_seconds(steps: Steps, seconds: float) -> float:
     return passed / images * EPOCH
 
 
+def print_elbos(root: Path, sides: dict[str, Side], epochs: int) -> None:
+    """Train each side and print the ELBO of the fixed draw of the test images, one z each."""
+    x = pixels.unit(data.load(PRESETS["tutorial"], root, download=False).observed_test(True))
+    for name, (steps, elbo) in sides.items():
+        images = 0
+        while images < epochs * EPOCH:
+            images += next(steps)
+        with torch.no_grad():
+            print(f"  {name:34} {elbo(x).item():9.2f} nats after {epochs} epochs", flush=True)
+
+
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,20 +195,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--pythae", type=Path)
+    parser.add_argument("--elbo", type=int)
     given = parser.parse_args()
     torch.set_num_threads(threads.count())
-    config = replace(PRESETS["tutorial"], epochs=1000)
-    sides: dict[str, Steps] = {"DataLoader tutorial": tutorial(given.data)}
+    torch.manual_seed(0)
+    config = replace(PRESETS["tutorial"], epochs=given.elbo or 1000)
+    sides: dict[str, Side] = {"DataLoader tutorial": tutorial(given.data)}
     if given.pythae:
         sides["pythae"] = pythae(given.data, given.pythae)
     sides["vae-train"] = ours(given.data, config)
     sides["vae-train --precision bfloat16"] = ours(given.data, replace(config, precision="bfloat16"))
+    if given.elbo:
+        print_elbos(given.data, sides, given.elbo)
+        return
     floors: list[float] = []
     multiples: dict[str, list[float]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(given.rounds):
         floors.append(FLOPS / best_gemm())
-        for name, steps in sides.items():
+        for name, (steps, _) in sides.items():
             time.sleep(0.05)
             seconds[name].append(epoch_seconds(steps, given.seconds))
             multiples[name].append(seconds[name][-1] / floors[-1])
