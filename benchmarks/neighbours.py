@@ -24,6 +24,7 @@ SIDES: dict[str, tuple[dict[str, str], list[str]]] = {  # environment, words
     "no turns": ({"GOMP_SPINCOUNT": "0"}, []),
     "one thread": ({}, ["--threads", "1"]),
 }
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 LOOP = [sys.executable, "-c", "while True: pass"]
 
 
@@ -38,7 +39,7 @@ def seconds(commands: list[list[str]], folders: list[Path], variables: dict[str,
     with ExitStack() as stack:
         processes = []
         for command in commands:
-            process = subprocess.Popen(command, env={**os.environ, **variables}, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, env={**os.environ, **variables}, **QUIET)
             stack.callback(process.wait)
             stack.callback(process.kill)
             processes.append(process)
