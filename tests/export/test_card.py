@@ -102,7 +102,7 @@ def test_the_figures_are_the_manifests(any_bundle: Path) -> None:
     means = [metric["value"] for metric in metrics if "nats" in metric["name"]]
     assert means == [round(figure["mean"], 3) for figure in figures.values()]
     samples = {figure["num_samples"] for figure in figures.values() if "num_samples" in figure}
-    assert all(f"log p(x), at least (K = {k})" in text for k in samples)
+    assert all(f"log p(x), at least (K = {k:,})" in text for k in samples)
     assert ("burda2016" in text) is bool(samples)
     assert "kingma2014" in text
     levels = manifest["evaluation"]["quantiles"]

@@ -300,8 +300,9 @@ def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path)
     for trusted in (None, "other:fly"):
         with pytest.raises(ArgumentError) as caught:
             checkpoint.load(copied, trusted)
+        what = f"other networks than {trusted}" if trusted else "networks of its own"
         assert str(caught.value) == (
-            "run has networks of its own: antigravity:fly; if you trust that module, add --model antigravity:fly"
+            f"run has {what}: antigravity:fly; if you trust that module, add --model antigravity:fly"
         )
     assert "antigravity" not in sys.modules
 
