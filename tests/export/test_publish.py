@@ -280,6 +280,10 @@ def test_a_hundred_killed_exports_leave_one_bundle_or_the_other(
             time.sleep(0.0002)
         return time.perf_counter()
 
+    def wait(least: float, most: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(generator.uniform(least, most))
+
     start = time.perf_counter()
     with subprocess.Popen(call, stdout=subprocess.DEVNULL) as process:
         seconds = [until(-1) - start, until(judged) - start, process.wait(), time.perf_counter() - start]
@@ -289,13 +293,13 @@ def test_a_hundred_killed_exports_leave_one_bundle_or_the_other(
         put(both[1], out)
         with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             if kill % 5 == 0:
-                time.sleep(generator.uniform(0, seconds[2]))
+                wait(0, seconds[2])
             elif kill % 5 < 3:
                 until(-1)
-                time.sleep(generator.uniform(0, seconds[2] - seconds[0]))
+                wait(0, seconds[2] - seconds[0])
             else:
                 until(judged)
-                time.sleep(generator.uniform(0, 0.02))
+                wait(0, 0.02)
             process.kill()
         found[pairs.index(read(out).contract["pair"])] += 1
         left += bool(beside(out))
