@@ -62,12 +62,12 @@ def main() -> None:
     print(f"  {'':30}{'alone':>8}{'beside a loop':>16}{'two trainings':>18}")
     for name, (variables, words) in SIDES.items():
         cells = []
-        for neighbours in (0, 0), (1, 0), (0, 1):  # loops, other trainings
+        for loops, others in (0, 0), (1, 0), (0, 1):
             with tempfile.TemporaryDirectory() as place:
-                folders = [Path(place) / str(i) for i in range(1 + neighbours[1])]
+                folders = [Path(place) / str(i) for i in range(1 + others)]
                 train = [sys.executable, "-m", "vae_train", "--data-root", str(given.data), "--no-download", *words]
                 train += ["--preset", given.preset, "--epochs", "1000", "--out"]
-                commands = [[*train, str(folder)] for folder in folders] + [LOOP] * neighbours[0]
+                commands = [[*train, str(folder)] for folder in folders] + [LOOP] * loops
                 cells.append(" and ".join(f"{s:.2f}" for s in seconds(commands, folders, variables, given.epochs)))
         print(f"  {name:30}{cells[0]:>8}{cells[1]:>16}{cells[2]:>18}", flush=True)
 

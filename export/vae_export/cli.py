@@ -25,7 +25,7 @@ _best = click.option("--best", is_flag=True, help="The weights of the run's best
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 
 
-def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """The number, or wrong usage where it is none."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is no number")
@@ -58,7 +58,7 @@ A run folder of such a name is ./check or ./card.
 @click.option(
     "--max-nats",
     type=float,
-    callback=_finite,
+    callback=_number,
     help=f"What a precision may cost, nats per image.  [default: {_MOST_NATS}]",
 )
 @click.option(
@@ -97,9 +97,9 @@ def cli(
 
     run = checkpoint.load(run_folder, model, best)
     place = Place(data_root, not no_download)
-    choose = (
-        None if precision == "fp32" else picker(precision, _MOST_NATS if max_nats is None else max_nats, run, place)
-    )
+    choose = None
+    if precision != "fp32":
+        choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
     published = bundle.export(run, out, opset, partial(judge, keep_failing=keep_failing), keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())

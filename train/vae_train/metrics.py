@@ -139,8 +139,9 @@ def _kind(line: str) -> str:
 
 def describe(row: Metrics) -> str:
     """An epoch for people."""
+    speed = row["images_per_second"]
     return (
         f"epoch {row['epoch']:3.0f}  train ELBO {row['train_elbo']:8.2f}  test ELBO {row['test_elbo']:8.2f} = "
         f"{row['test_reconstruction']:.2f} - {row['test_kl']:.2f} nats  {row['seconds']:.1f} s  "
-        f"{row['images_per_second']:{',.0f' if row['images_per_second'] >= 10 else '.2g'}} images/s"
+        f"{format(speed, ',.0f' if speed >= 10 else '.2g')} images/s"
     )
