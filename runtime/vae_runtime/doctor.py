@@ -67,8 +67,10 @@ def _processor() -> str:
 
 
 def _memory() -> str:
+    if not hasattr(os, "sysconf"):  # Windows
+        return "unknown"
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+    except (ValueError, OSError):
         return "unknown"
     return f"{pages * size / 2**30:.1f} GiB"

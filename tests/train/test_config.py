@@ -116,11 +116,11 @@ def test_presets_know_their_name_and_survive_json(name: str) -> None:
 
 
 def test_the_documentation_has_the_presets() -> None:
-    """Its table has each preset's latents, epochs, batch size and learning rate."""
+    """Its table has each preset's latents, epochs, batch size, learning rate and precision of products."""
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    shown = {row[0]: [float(cell) for cell in row[2:6]] for row in rows if row[0] in PRESETS}
-    assert shown == {name: [p.latent_dim, p.epochs, p.batch_size, p.lr] for name, p in PRESETS.items()}
+    shown = {row[0]: [*map(float, row[2:6]), row[6]] for row in rows if row[0] in PRESETS}
+    assert shown == {name: [p.latent_dim, p.epochs, p.batch_size, p.lr, p.precision] for name, p in PRESETS.items()}
 
 
 def test_the_default_preset_depends_on_the_channels() -> None:

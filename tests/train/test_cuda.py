@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 CONFIGS = {
     "mlp": PRESETS["tutorial"].replace(dataset="digits", epochs=15, batch_size=32),
-    "resnet in bfloat16": PRESETS["resnet"].replace(dataset="digits", epochs=15, batch_size=32),
+    "resnet in bfloat16": PRESETS["resnet"].replace(dataset="digits", epochs=15, batch_size=32, precision="bfloat16"),
     "importance-weighted": PRESETS["gated"].replace(dataset="digits", epochs=15, batch_size=32, samples=4),
     "gaussian": PRESETS["tutorial"].replace(
         dataset="digits", epochs=15, batch_size=32, likelihood="gaussian", free_bits=0.1

@@ -319,7 +319,7 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "grey levels": ("tutorial", {"likelihood": "discretised-logistic"}),
     "gated": ("gated", {}),
     "resnet": ("resnet", {"hidden": (4, 8), "dense": 16, "precision": "float32"}),
-    "resnet, bfloat16": ("resnet", {"hidden": (4, 8), "dense": 16}),
+    "resnet, bfloat16": ("resnet", {"hidden": (4, 8), "dense": 16, "precision": "bfloat16"}),
     "bfloat16": ("tutorial", {"precision": "bfloat16"}),
 }
 COMMON = {"dataset": "digits", "hidden": (16,), "latent_dim": 3, "epochs": 3, "batch_size": 35, "lr": 5e-3}
@@ -390,6 +390,24 @@ def test_every_network_and_objective_is_the_same_in_parts(fitted: list[dict[str,
         assert furthest(curves, alone) < 1e-5 < 1e-2 < furthest(far, alone)
         for key, weight in weights.items():
             torch.testing.assert_close(weight, expected[key], rtol=0, atol=1e-5)
+
+
+def train_on_unlike_processors() -> None:
+    """Run by each process: begin a training where only the first has instructions for bfloat16, and leave its word."""
+    rank = os.environ["RANK"]
+    torch.cpu.get_capabilities = lambda: {"avx512_bf16": rank == "0"}  # type: ignore[assignment]
+    train._run = lambda training, *rest: Path(f"precision-{rank}").write_text(training.config.precision)  # type: ignore
+    config = PRESETS["resnet"].replace(dataset="digits", hidden=(4,), dense=8)
+    train.train(config, Path("run"), Place(Path(), False, "cpu", threads=1), "vae-train")
+
+
+def test_products_are_the_first_processs(nursery: Nursery, tmp_path: Path) -> None:
+    """Where `auto` is another precision on each machine, all compute in the first's, and it alone says so."""
+    ended = nursery.run(2, [tmp_path] * 2, function="train_on_unlike_processors")
+    assert ended.codes == [0, 0], ended.errs
+    assert [(tmp_path / f"precision-{rank}").read_text() for rank in range(2)] == ["bfloat16", "bfloat16"]
+    assert "products in bfloat16: the processor has avx512_bf16" in ended.errs[0]
+    assert "products" not in ended.errs[1]
 
 
 def ask_each_other() -> None:

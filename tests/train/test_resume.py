@@ -217,7 +217,7 @@ def test_a_stopped_training_goes_on(stopped: Path, uninterrupted: Path, digits_r
 # Small networks of every kind on scikit-learn's digits, 25 steps an epoch.
 DIGITS = "--dataset digits --latent-dim 3 --batch-size 64 --seed 7 --device cpu --no-download"
 KINDS = {
-    "resnet, bfloat16": "--preset resnet --hidden 4,4 --dense 8",
+    "resnet, bfloat16": "--preset resnet --hidden 4,4 --dense 8 --precision bfloat16",
     "gated, importance-weighted": "--preset gated --hidden 16,16 --samples 3 --gradient path",
     "Gaussian, warm-up, free bits": "--hidden 16 --likelihood gaussian --warm-up 1.5 --free-bits 0.05",
     "discretised logistic, total gradient": "--preset deep --hidden 16 --likelihood discretised-logistic "

@@ -147,7 +147,9 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
     _setting("--free-bits", type=_WEIGHT, help="Nats of KL that each latent dimension has for nothing."),
     _setting("--batch-size", type=_POSITIVE, help="Images per step."),
     _setting("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule."),
-    _setting("--precision", type=click.Choice(PRECISIONS), help="Of the products; weights are float32."),
+    _setting(
+        "--precision", type=click.Choice(PRECISIONS), help="Of the products; auto: what the processor is fast in."
+    ),
 )
 @_machine
 @click.version_option(package_name="vae-edge")

@@ -12,7 +12,7 @@ NETWORKS = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
 GRADIENTS = ("path", "total")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "auto")
 _LARGEST = 1_000_000
 
 
@@ -27,6 +27,7 @@ class Config:
     model: a person's own networks, "package.module:function".
     samples, gradient, beta, free_bits: see `vae_train.objectives`. warm_up: epochs in which beta grows from 0.
     lr: the peak of the one-cycle schedule. precision: in which products are computed; weights are always float32.
+    "auto" is settled when a training begins, and a run records what it was.
     """
 
     preset: str
@@ -124,7 +125,7 @@ PRESETS = {
     "tutorial": Config("tutorial"),
     "deep": Config("deep", hidden=(512, 512), activation="silu", latent_dim=32, batch_size=64, lr=3e-3),
     "gated": Config("gated", hidden=(300, 300), activation="gated", latent_dim=40, batch_size=64, lr=3e-3),
-    "resnet": Config("resnet", network="resnet", hidden=(32, 32), latent_dim=40, lr=2e-3, precision="bfloat16"),
+    "resnet": Config("resnet", network="resnet", hidden=(32, 32), latent_dim=40, lr=2e-3, precision="auto"),
     "resnet-colour": Config(
         "resnet-colour",
         likelihood="discretised-logistic",
@@ -135,7 +136,7 @@ PRESETS = {
         batch_size=64,
         lr=1e-3,
         epochs=20,
-        precision="bfloat16",
+        precision="auto",
     ),
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
-from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, results, signals
+from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, precision, results, signals
 from vae_train.config import DATASETS, Config, Place
 from vae_train.training import Metrics, Training
 
@@ -34,6 +34,7 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
         if distributed.from_first(lambda: digest) != digest:
             todo = "give every machine the same"
             raise InputError("images are not the first process's", place.data_root, todo)
+        config, products = distributed.from_first(lambda: _settle(config, where))
         training = _prepare(config, images, where, config.model)
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
@@ -41,6 +42,8 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
         with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
+            if products:
+                _say(products)
             if config.binarise and config.dataset not in DATASETS and data.is_grey(images):
                 keep = "--likelihood discretised-logistic keeps them"
                 _say(f"vae-train: note: grey levels are drawn as binary, P(1) = level / 255; {keep}")
@@ -86,6 +89,16 @@ def _begin(out: Path, config: Config) -> Config:
     """The settings, where the run folder is free."""
     checkpoint.check_new(out)
     return config
+
+
+def _settle(config: Config, where: torch.device) -> tuple[Config, str]:
+    """The settings with the precision that `auto` is on this device, and what is to be said of it."""
+    chosen, why = precision.choose(where)
+    if config.precision == "auto":
+        return config.replace(precision=chosen), f"products in {chosen}: {why}"
+    if config.precision == "bfloat16" and chosen == "float32":
+        return config, f"vae-train: note: products in bfloat16, but {why}; --precision auto may be far faster"
+    return config, ""
 
 
 def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:

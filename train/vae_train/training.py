@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError
-from vae_train import distributed
+from vae_train import distributed, precision
 from vae_train.config import Config
 from vae_train.objectives import Objective
 from vae_train.vae import VAE, Pass
@@ -34,7 +34,8 @@ class Training:
     """
 
     def __init__(self, vae: VAE, config: Config, num_images: int, device: torch.device) -> None:
-        self.vae, self.config, self.num_images, self.device = vae, config, num_images, device
+        self.vae, self.num_images, self.device = vae, num_images, device
+        self.config = config.replace(precision=precision.resolved(config.precision, device))
         self.model = distributed.parallel(vae)
         self.weights = list(vae.parameters())
         self.generator = torch.Generator(device).manual_seed(config.seed)
