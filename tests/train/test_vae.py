@@ -1,14 +1,17 @@
 """The VAE's mathematics against torch.distributions, closed forms and quadrature."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from vae_train import mlp, networks
+from vae_train import data, evaluate, loop, mlp, networks, pixels
 from vae_train.config import PRESETS
+from vae_train.training import Training
 from vae_train.vae import VAE, kl_per_dimension, log_ratio
 
 SHAPE = (1, 4, 4)
@@ -131,6 +134,86 @@ def test_pass_draws_and_decodes(vae: VAE, x: Tensor) -> None:
     assert out.parameters.shape == (4, 3, *SHAPE)
     for z, parameters in zip(out.z, out.parameters, strict=True):
         torch.testing.assert_close(parameters, vae.decoder(z), rtol=1e-12, atol=1e-12)
+
+
+def test_a_draw_has_its_own_noise_unless_given() -> None:
+    """Without eps, sample_with_reparam draws from N(mu, sigma^2); with it, z is mu + sigma * eps, K draws of it too."""
+    mu, logsigma, eps = normal(3, 2, seed=0), normal(3, 2, seed=1), normal(4, 3, 2)
+    q = Normal(mu, logsigma.exp())
+    torch.testing.assert_close(VAE.sample_with_reparam(mu, logsigma, eps), q.loc + q.scale * eps)
+    n = 20_000
+    torch.manual_seed(0)
+    z = VAE.sample_with_reparam(mu.expand(n, 3, 2), logsigma.expand(n, 3, 2))
+    assert ((z.mean(dim=0) - q.mean) / q.stddev).abs().max() < 5 / math.sqrt(n)
+    torch.testing.assert_close(z.std(dim=0), q.stddev, rtol=0.05, atol=0)
+
+
+def test_terms_of_a_pass_average_its_draws(vae: VAE, x: Tensor) -> None:
+    """Of K draws of z the reconstruction term is the mean; the KL has none."""
+    eps = normal(4, 3, 2)
+    found, each = vae.terms_of(x, vae(x, eps)), [vae.terms(x, one) for one in eps]
+    torch.testing.assert_close(found.reconstruction, torch.stack([one.reconstruction for one in each]).mean(dim=0))
+    torch.testing.assert_close(found.kl, each[0].kl)
+
+
+def test_samples_are_of_the_prior_and_the_likelihood(vae: VAE) -> None:
+    """x ~ p(x|z), z ~ N(0, I): binary images, whose mean is E[theta] under the prior by quadrature."""
+    n = 20_000
+    torch.manual_seed(0)
+    samples = vae.sample(n)
+    assert samples.shape == (n, *SHAPE)
+    assert set(samples.unique().tolist()) == {0, 1}
+    side = torch.linspace(-6, 6, 201, dtype=torch.float64)
+    z = torch.cartesian_prod(side, side)
+    weights = torch.softmax(-0.5 * z.square().sum(dim=1), dim=0)
+    with torch.no_grad():
+        theta = (weights[:, None, None, None] * torch.sigmoid(vae.decoder(z))).sum(dim=0)
+    error = (theta * (1 - theta) / n).sqrt()
+    assert ((samples.mean(dim=0) - theta).abs() < 5 * error).all()
+    assert vae.sample_prior(3).shape == (3, 2)
+    assert vae.sample_prior(3).dtype == torch.float64
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other in such small products take many times as long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_five_lines_train_as_the_loop_does() -> None:
+    """Adam on -vae.elbo(x).mean(), at the loop's settings: the test ELBO is within 0.5 nats of the loop's."""
+    config = PRESETS["tutorial"].replace(dataset="digits", epochs=20)
+    images = data.load(config, Path())
+    test = images.observed_test(config.binarise)
+
+    def begin() -> VAE:
+        torch.manual_seed(0)
+        vae = networks.build(config, images.shape)
+        networks.start_at_constant_image(vae, *pixels.moments(images.train))
+        return vae
+
+    training = Training(begin(), config, len(images.train), torch.device("cpu"))
+    loop.fit(training, images.train, lambda: training.end_epoch({}), quiet=True)
+    vae = begin()
+    before, expected = (evaluate.measure(each, test).terms.elbo.mean().item() for each in (vae, training.vae))
+
+    optimizer = torch.optim.Adam(vae.parameters())
+    steps = config.epochs * config.steps_per_epoch(len(images.train))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.1)
+    for _ in range(config.epochs):
+        for levels in images.train[torch.randperm(len(images.train))].split(config.batch_size):
+            loss = -vae.elbo(torch.bernoulli(levels / 255)).mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+
+    assert evaluate.measure(vae, test).terms.elbo.mean().item() == pytest.approx(expected, abs=0.5)
+    assert expected > before + 3
 
 
 def test_gradients_of_a_draw(vae: VAE, x: Tensor) -> None:

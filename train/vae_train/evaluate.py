@@ -37,8 +37,7 @@ def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
             x = pixels.unit(some)
             eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
             out = vae(x, eps)
-            kl = vae.kl_divergence(out.mu, out.logsigma)
-            parts.append((vae.likelihood.log_prob(x, out.parameters[0]), kl, out.mu, out.logsigma))
+            parts.append((*vae.terms_of(x, out), out.mu, out.logsigma))
     reconstruction, kl, mu, logsigma = (torch.cat(part) for part in zip(*parts, strict=True))
     return Measured(Terms(reconstruction, kl), mu, logsigma)
 

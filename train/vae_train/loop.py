@@ -105,8 +105,7 @@ def _look(training: Training, x: Tensor, out: Pass, bar: "tqdm[None]") -> None:
     _check(training)
     if bar.disable or not len(x):
         return
-    reconstruction = training.vae.likelihood.log_prob(x, out.parameters).mean().item()
-    kl = training.vae.kl_divergence(out.mu, out.logsigma).mean().item()
+    reconstruction, kl = (term.mean().item() for term in training.vae.terms_of(x, out))
     if math.isfinite(reconstruction - kl):
         digits = 1 if abs(reconstruction) < 1000 else 0  # so that it fits 80 columns
         terms = (f"{value:.{digits}f}" for value in (reconstruction - kl, reconstruction, kl))

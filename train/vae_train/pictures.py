@@ -75,11 +75,10 @@ def draw(folder: Path, run: Run, images: Images) -> Pictures:
 @torch.no_grad()
 def samples(vae: VAE, count: int) -> Picture:
     """Pairs of a draw x ~ p(x|z) and E[x|z], z ~ N(0, I), four beside each other: the same noise at each call."""
-    weight = next(vae.decoder.parameters())
+    weight = next(vae.parameters())
     with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
         torch.manual_seed(0)
-        z = torch.randn(count, vae.latent_dim).to(weight)
-        parameters = vae.decoder(z)
+        parameters = vae.decoder(vae.sample_prior(count))
         return _pairs(vae.likelihood.sample(parameters), vae.likelihood.mean(parameters))
 
 

@@ -2,7 +2,9 @@
 
 Example:
     vae = networks.build(config, image_shape=(1, 28, 28))
-    loss = -vae.elbo(x).mean()
+    loss = -vae.elbo(x).mean()  # x [batch, 1, 28, 28]
+    loss.backward()
+    images = vae.sample(16)  # [16, 1, 28, 28]
 """
 
 from typing import NamedTuple
@@ -38,9 +40,10 @@ class Pass(NamedTuple):
 class VAE(nn.Module):
     """A VAE with prior p(z) = N(0, I) and posterior q(z|x) = N(mu, diag(sigma^2)).
 
-    `encoder(x)` takes images x [batch, C, H, W] in [0, 1] and returns `mu` and `logsigma`, both [batch, latent_dim].
-    `decoder(z)` takes z [batch, latent_dim] and returns the parameters of the likelihood p(x|z):
-    for Bernoulli pixels the `logits` [batch, C, H, W], so that theta = sigmoid(logits) = E[x|z].
+    `encoder(x)` is q(z|x): it takes images x [batch, C, H, W] in [0, 1] and returns `mu` and `logsigma` = log(sigma),
+    both [batch, latent_dim].
+    `decoder(z)` is p(x|z): it takes z [batch, latent_dim] and returns the likelihood's parameters, for Bernoulli pixels
+    the `logits` [batch, C, H, W], so that theta = sigmoid(logits) = E[x|z].
     """
 
     def __init__(
@@ -53,15 +56,26 @@ class VAE(nn.Module):
         self.likelihood = likelihood or Bernoulli()
 
     def forward(self, x: Tensor, eps: Tensor) -> Pass:
-        """Encode x [batch, C, H, W], draw z = mu + sigma * eps (eq. 4 of the paper) and decode it.
+        """Encode x [batch, C, H, W], draw z and decode it.
 
         eps: standard normal noise [K, batch, latent_dim].
         """
         mu, logsigma = self.encoder(x)
         mu, logsigma = mu.to(eps.dtype), logsigma.to(eps.dtype)  # under autocast they come in fewer bits
-        z = mu + logsigma.exp() * eps
+        z = self.sample_with_reparam(mu, logsigma, eps)
         parameters = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         return Pass(mu, logsigma, eps, z, parameters)
+
+    @staticmethod
+    def sample_with_reparam(mu: Tensor, logsigma: Tensor, eps: Tensor | None = None) -> Tensor:
+        """z = mu + sigma * eps ~ q(z|x), a draw that gradients flow through (eq. 4 of the paper).
+
+        mu, logsigma: [batch, latent_dim]. eps: standard normal noise, which is drawn where there is none;
+        [batch, latent_dim], or [K, batch, latent_dim] for K draws; z has its shape.
+        """
+        if eps is None:
+            eps = torch.randn_like(mu)
+        return mu + logsigma.exp() * eps
 
     @staticmethod
     def kl_divergence(mu: Tensor, logsigma: Tensor) -> Tensor:
@@ -75,13 +89,26 @@ class VAE(nn.Module):
         """
         if eps is None:
             eps = torch.randn(len(x), self.latent_dim, device=x.device, dtype=x.dtype)
-        out = self(x, eps[None])
-        kl = self.kl_divergence(out.mu, out.logsigma)
-        return Terms(self.likelihood.log_prob(x, out.parameters[0]), kl)
+        return self.terms_of(x, self(x, eps[None]))
+
+    def terms_of(self, x: Tensor, out: Pass) -> Terms:
+        """Both terms of the ELBO of images x [batch, C, H, W] from a pass, the first averaged over its K draws of z."""
+        log_prob = self.likelihood.log_prob(x, out.parameters)  # [K, batch]
+        return Terms(log_prob.mean(dim=0), self.kl_divergence(out.mu, out.logsigma))
 
     def elbo(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), one draw of z, nats per image, [batch] (eq. 7)."""
         return self.terms(x, eps).elbo
+
+    @torch.no_grad()
+    def sample(self, num_samples: int) -> Tensor:
+        """Draw images x ~ p(x|z), z ~ p(z): [num_samples, C, H, W], for Bernoulli pixels 0 or 1."""
+        return self.likelihood.sample(self.decoder(self.sample_prior(num_samples)))
+
+    def sample_prior(self, num_samples: int) -> Tensor:
+        """Draw z ~ p(z) = N(0, I): [num_samples, latent_dim], where the weights are."""
+        weight = next(self.parameters(), torch.empty(()))
+        return torch.randn(num_samples, self.latent_dim, device=weight.device, dtype=weight.dtype)
 
     def log_weights(self, x: Tensor, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Log importance weights log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [num_samples, batch], nats.
