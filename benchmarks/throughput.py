@@ -83,7 +83,8 @@ def float64_bound(x: np.ndarray, num_samples: int, seed: int = 0) -> np.ndarray:
     logsigma = logsigma.clip(-10, 10)
     bounds = []
     for i, pixels in enumerate(x.reshape(len(x), -1).astype(np.float64)):
-        eps = noise.normal(seed, noise.POSTERIOR, [i], num_samples * 32).reshape(num_samples, 32).astype(np.float64)
+        index = noise.index(x[i : i + 1])
+        eps = noise.normal(seed, noise.POSTERIOR, index, num_samples * 32).reshape(num_samples, 32).astype(np.float64)
         z = mu[i] + np.exp(logsigma[i]) * eps
         (logits,) = decode(z)
         log_likelihood = (pixels * logits - np.logaddexp(0, logits)).sum(axis=1)

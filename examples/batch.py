@@ -7,31 +7,28 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
 from dask.distributed import Client, KilledWorker
 
-from vae_runtime import VAE, BundleError, InputError, VaeError
+from vae_runtime import VAE, BundleError, InputError, VaeError, score
 from vae_runtime.files import check_output, write_lines
+from vae_runtime.scores import NUM_SAMPLES
 from vae_runtime.sources import SUFFIXES, load
 
-COLUMNS = ("elbo", "reconstruction", "kl", "percentile")  # nats, and percent
-Row = list[float]
+Row = dict[str, float]  # figures by name: nats, percent, bits per dimension
 
 
-def score(vae: VAE, files: list[Path], start: int, samples: int) -> list[Row | VaeError]:
-    """Images start, start + 1, ... of the folder: the figures of each, or why it cannot be read."""
-    x = np.zeros((len(files), *vae.image_shape), np.float32)  # an image that cannot be read stays black
-    errors: dict[int, VaeError] = {}
-    for i, file in enumerate(files):
+def score_part(vae: VAE, files: list[Path], samples: int) -> list[Row | VaeError]:
+    """The figures of some of the folder's images, the same in whatever parts, or why one cannot be read."""
+    results: list[Row | VaeError] = []
+    for file in files:
         try:
-            x[i] = load([file], vae.image_shape).x[0]
+            x = load([file], vae.image_shape).x
         except VaeError as error:
-            errors[i] = error
-    terms = vae.terms(
-        vae.observe(x, start=start), samples, start=start
-    )  # float64 [images] each, the same in whatever parts they are scored
-    figures = np.stack([terms.elbo, terms.reconstruction, terms.kl, vae.percentile(terms.elbo)], axis=1)  # [images, 4]
-    return [errors.get(i, row) for i, row in enumerate(figures.tolist())]
+            results.append(error)
+        else:
+            columns = score(vae, x, samples).columns()
+            results.append({name: figure for name, [figure] in columns.items()})
+    return results
 
 
 def connect(scheduler: str | None, workers: int | None) -> Client:
@@ -60,11 +57,13 @@ def score_folder(arguments: argparse.Namespace) -> int:
             raise BundleError("not all workers have the bundle", error, "put it at the same path on each") from None
         for start in range(0, len(files), arguments.part):
             part = [file.absolute() for file in files[start : start + arguments.part]]
-            parts.append(client.submit(score, shared, part, start, arguments.samples, pure=False))
+            parts.append(client.submit(score_part, shared, part, arguments.samples, pure=False))
         results = [result for part in parts for result in part.result()]
-    scored = [[file, *row] for file, row in zip(files, results, strict=True) if isinstance(row, list)]
+    scored = [{"image": file, **row} for file, row in zip(files, results, strict=True) if isinstance(row, dict)]
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("image", *COLUMNS), *scored])
+    writer = csv.DictWriter(table, scored[0] if scored else ["image"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(scored)
     write_lines(arguments.output, table.getvalue().splitlines())  # in one step, and with names of any bytes
     for unreadable in (result for result in results if isinstance(result, VaeError)):
         print(f"batch.py: {unreadable}", file=sys.stderr)
@@ -77,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Score a folder of images on a Dask cluster.")
     parser.add_argument("folder", type=Path, help="folder of images, which all workers can read")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .csv file")
-    parser.add_argument("--samples", type=int, default=1, help="draws of z per image")
+    parser.add_argument("--samples", type=int, default=NUM_SAMPLES, help="draws per image")
     parser.add_argument("--scheduler", help="address, tcp://... (default: a cluster on this machine, for this run)")
     parser.add_argument("--workers", type=int, help="processes of that local cluster (default: one per core)")
     parser.add_argument("--part", type=int, default=256, help="images per task")

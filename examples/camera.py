@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_runtime import VAE, InputError, VaeError
+from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
 from vae_runtime.images import Floats, Shape
 from vae_runtime.sources import SUFFIXES, load
 
-DRAWS, SEED = 16, 0  # of z for each frame
+DRAWS, SEED = 16, 0  # of z for each frame, and of the binary image where it is grey
 RECENT = 100  # frames that the last line sums up
 
 # Names and frames, float32 [1, C, H, W] in [0, 1]. Your camera is a generator in place of the two below;
@@ -46,17 +46,24 @@ def stream(shape: Shape) -> Frames:
 
 
 def watch(vae: VAE, frames: Frames, threshold: float) -> None:
-    """Print a line for each frame, ODD where fewer than `threshold` percent of the model's test images score lower."""
+    """Print a line for each frame, ODD where fewer than `threshold` percent of the model's test images score lower.
+
+    Raises ArgumentError where they are too few to rank as low as that.
+    """
+    ranks = vae.ranks
+    if threshold <= ranks.lowest:
+        which = f"a threshold of {threshold:g}%, where the {ranks.images} test images rank no lower"
+        raise ArgumentError("no frame can be odd", which, f"give --threshold above {ranks.lowest:.3g}")
     seen = odd = 0
     recent: deque[float] = deque(maxlen=RECENT)  # nats
     try:
         for name, x in frames:
-            elbo = vae.elbo(vae.observe(x, SEED, seen), DRAWS, SEED, seen)[0]
-            percentile = vae.percentile(elbo)
-            is_odd = bool(percentile < threshold)
+            elbo = score(vae, x, DRAWS, SEED).elbo[0]  # of this frame alone: the others make no difference
+            percentile = float(ranks.percentile(elbo))
+            is_odd = percentile < threshold
             seen, odd = seen + 1, odd + is_odd
             recent.append(elbo)
-            print(f"{name}  {elbo:.2f} nats  {percentile:.1f}%{'  ODD' * is_odd}", flush=True)
+            print(f"{name}  {elbo:.2f} nats  {ranks.describe(percentile)}{'  ODD' * is_odd}", flush=True)
     except KeyboardInterrupt:
         pass
     mean = f", mean ELBO of the last {len(recent)}: {np.mean(recent):.2f} nats" if recent else ""
@@ -67,7 +74,7 @@ def main() -> None:
     """Watch a folder, or frames from standard input."""
     parser = argparse.ArgumentParser(description="Flag odd frames.")
     parser.add_argument("frames", help="folder of images, or - for raw frames from standard input")
-    parser.add_argument("--threshold", type=float, default=0.5, help="percentile below which a frame is odd, from 0.1")
+    parser.add_argument("--threshold", type=float, default=0.5, help="percentile below which a frame is odd")
     parser.add_argument("--bundle", help="bundle folder (default: the one that ships with the package)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early

@@ -8,11 +8,15 @@ from flask import Flask, Response, request
 from waitress import create_server
 from werkzeug.exceptions import HTTPException
 
-from vae_runtime import VAE, ArgumentError, InputError, VaeError
+from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
 from vae_runtime.outputs import grid, png
 from vae_runtime.sources import Images
 
 MOST_IMAGES, MOST_DRAWS, MOST_BYTES = 256, 1000, 4 << 20
+UNITS = {
+    **{name: f"{name}_nats" for name in ("elbo", "standard_error", "reconstruction", "kl")},
+    "percentile": "percentile_percent",
+}
 
 
 def make_app(vae: VAE) -> Flask:
@@ -26,17 +30,21 @@ def make_app(vae: VAE) -> Flask:
 
     @app.get("/sample")
     def sample() -> Response:
-        n, seed = integer("n", 16, MOST_IMAGES), integer("seed", 0)
+        n, seed = integer("n", 16, 1, MOST_IMAGES), integer("seed", 0)
         x = vae.sample(n, seed)  # float32 [n, C, H, W]
         return Response(png(grid(n, vae.image_shape, [x]), scale=1), mimetype="image/png")
 
     @app.post("/score")
-    def score() -> dict[str, float]:
-        draws, seed = integer("samples", 16, MOST_DRAWS), integer("seed", 0)
-        x = next(Images([request.get_data()], vae.image_shape).batches(1))[:1]  # float32 [1, C, H, W]
-        terms = vae.terms(vae.observe(x, seed), draws, seed)  # float64 [1] each
-        nats = {"elbo_nats": terms.elbo[0], "reconstruction_nats": terms.reconstruction[0], "kl_nats": terms.kl[0]}
-        return {**nats, "percentile_percent": vae.percentile(terms.elbo)[0], "samples": draws, "seed": seed}
+    def scores() -> dict[str, object]:
+        draws, seed = integer("samples", 16, 1, MOST_DRAWS), integer("seed", 0)
+        images = Images([request.get_data()], vae.image_shape)
+        if len(images) > MOST_IMAGES:
+            raise InputError("too many images", f"{len(images):,}", f"send at most {MOST_IMAGES} at a time")
+        columns = score(vae, images.batches(MOST_IMAGES), draws, seed).columns()
+        named = {UNITS.get(name, name): column for name, column in columns.items()}
+        rows = [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
+        answer: dict[str, object] = {"images": rows} if len(rows) > 1 else rows[0]
+        return {**answer, "samples": draws, "seed": seed}
 
     @app.errorhandler(VaeError)
     @app.errorhandler(HTTPException)  # an unknown path, a body that is too long
@@ -47,11 +55,11 @@ def make_app(vae: VAE) -> Flask:
     return app
 
 
-def integer(name: str, default: int, most: int = 2**64 - 1) -> int:
+def integer(name: str, default: int, least: int = 0, most: int = 2**64 - 1) -> int:
     """An integer from the request's query."""
     text = request.args.get(name, str(default))
-    if not (text.isdecimal() and len(text) <= 20 and int(text) <= most):
-        raise ArgumentError(f"{name} out of range", text[:20], f"give an integer up to {most:,}")
+    if not (text.isdecimal() and len(text) <= 20 and least <= int(text) <= most):
+        raise ArgumentError(f"{name} out of range", text[:20], f"give an integer from {least} to {most:,}")
     return int(text)
 
 

@@ -145,8 +145,9 @@ def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
     vae = VAE(bundle)
     encode, decode = (_evaluator(bundle, name) for name in GRAPHS)
     rows = np.arange(max(BATCHES))
-    z, eps = (noise.normal(SEED, stream, rows, vae.latent_dim) for stream in (noise.PRIOR, noise.POSTERIOR))
+    z = noise.normal(SEED, noise.PRIOR, rows, vae.latent_dim)
     x = vae.sample(len(rows), SEED).clip(0, 1)  # Gaussian pixels may leave the range that the runtime takes
+    eps = noise.normal(SEED, noise.POSTERIOR, noise.index(x), vae.latent_dim)  # as `elbo` draws it
     output = vae.likelihood.output
     for batch in BATCHES:
         images = x[:batch]

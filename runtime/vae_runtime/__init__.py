@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     from vae_runtime.errors import InputError as InputError
     from vae_runtime.errors import ResourceError as ResourceError
     from vae_runtime.errors import VaeError as VaeError
+    from vae_runtime.scores import Scores as Scores
+    from vae_runtime.scores import score as score
     from vae_runtime.vae import VAE as VAE
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
-_API = ("VAE", "Terms")
+_API = {"VAE": "vae", "Scores": "scores", "Terms": "elbo", "score": "scores"}  # name: its module
 __all__ = [*_API, *_ERRORS]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `vae-infer --help` does not wait for NumPy and onnxruntime."""
     if name in _API:
-        from vae_runtime import vae
+        from importlib import import_module
 
-        return getattr(vae, name)
+        return getattr(import_module(f"vae_runtime.{_API[name]}"), name)
     if name in _ERRORS:
         from vae_runtime import errors
 

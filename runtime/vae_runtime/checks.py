@@ -33,8 +33,8 @@ def latents(values: Any, latent_dim: int) -> Floats:
 def integer(value: Any, what: str, least: int, most: int) -> int:
     """An integer from `least` to `most`. Raises ArgumentError."""
     if not isinstance(value, int | np.integer) or not least <= value <= most:
-        todo = f"give {least} to {most:,}" if most < 2**31 else f"give {least} or more"
-        raise ArgumentError(f"{what} out of range", value, todo)
+        end = "2^63 - 1" if most == 2**63 - 1 else f"{most:,}"
+        raise ArgumentError(f"{what} out of range", value, f"give an integer from {least} to {end}")
     return int(value)
 
 

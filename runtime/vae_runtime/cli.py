@@ -110,7 +110,7 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> Non
 @cli.command()
 @_sources
 @click.option(
-    "--samples", "-K", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Draws of z per image."
+    "--samples", "-K", type=click.IntRange(1, 1_000_000), default=16, show_default=True, help="Draws of z per image."
 )
 @_FIXED_SEED
 @click.option(
@@ -123,11 +123,13 @@ def elbo(
 ) -> None:
     """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
 
-    Grey images under a Bernoulli likelihood are first drawn as binary ones, as in training, and the command says so.
+    Grey images under a Bernoulli likelihood are drawn as binary ones, as in training, anew for each draw of z, and the
+    command says so.
     """
     style = _style(style, output, "table", ".csv", ".json", ".jsonl")
     vae = _load(options)
-    from vae_runtime.reports import format_scores, score
+    from vae_runtime.reports import format_scores
+    from vae_runtime.scores import score
 
     images, batches = _read(sources, vae, vae.images_per_run(samples))
     scores = score(vae, batches, samples, seed)
@@ -135,8 +137,11 @@ def elbo(
     _print(lines, output, f"scores of {_count(len(images), 'image')}, {_count(samples, 'draw')} of z each, seed {seed}")
     _say_fitted(images)
     if scores.binarised:
-        images_were = "image was" if scores.binarised == 1 else "images were"
-        click.echo(f"vae-infer: note: {scores.binarised} grey {images_were} drawn as binary, P(1) = level", err=True)
+        each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
+        which = f"{_count(scores.binarised, 'grey image')}: each score is {each}"
+        click.echo(f"vae-infer: note: {which}, P(1) = level", err=True)
+    if scores.ranks is None:
+        click.echo("vae-infer: note: no percentiles: the bundle keeps no quantiles of its test images", err=True)
 
 
 @cli.command()

@@ -16,7 +16,7 @@ class Terms:
     """The two terms of the ELBO per image, nats: elbo = reconstruction - kl.
 
     reconstruction, kl: float64 [batch]. kl_per_dimension: float64 [batch, latent_dim], its sum is kl.
-    standard_error: float64 [batch], of the reconstruction over the draws of z; NaN for one draw.
+    standard_error: float64 [batch], of the ELBO over the draws; NaN for one draw.
     """
 
     reconstruction: Nats
@@ -34,6 +34,14 @@ class Terms:
         """E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats, [batch]; higher is better."""
         return self.reconstruction - self.kl
 
+    @classmethod
+    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats) -> "Terms":
+        """The terms averaged over draws, log_likelihood [batch, num_samples] of them; kl is as many, or one for all."""
+        images, num_samples = log_likelihood.shape
+        elbo = log_likelihood - kl
+        deviation = elbo.std(axis=1, ddof=1) if num_samples > 1 else np.full(images, np.nan)
+        return cls(log_likelihood.mean(axis=1), kl_per_dimension, deviation / math.sqrt(num_samples))
+
 
 class Draws(NamedTuple):
     """For a few images: log p(x|z_k) and log p(z_k) - log q(z_k|x), [images, num_samples], KL [images, latent_dim]."""
@@ -44,9 +52,7 @@ class Draws(NamedTuple):
 
     def terms(self) -> Terms:
         """Both terms of the ELBO, the reconstruction averaged over the draws."""
-        images, num_samples = self.log_likelihood.shape
-        deviation = self.log_likelihood.std(axis=1, ddof=1) if num_samples > 1 else np.full(images, np.nan)
-        return Terms(self.log_likelihood.mean(axis=1), self.kl, deviation / math.sqrt(num_samples))
+        return Terms.mean(self.log_likelihood, self.kl.sum(axis=1)[:, None], self.kl)
 
     def bound(self) -> Nats:
         """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), nats, [images]."""

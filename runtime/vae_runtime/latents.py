@@ -62,7 +62,7 @@ def traverse(
     checks.integer(steps, "steps", 2, MOST_STEPS)
     checks.integer(most, "number of latents", 1, 2**31)
     if not 0 < abs(span) <= _WIDEST:
-        raise ArgumentError("span out of range", span, f"give a number up to {_WIDEST:g}")
+        raise ArgumentError("span out of range", span, f"give a number from -{_WIDEST:g} to {_WIDEST:g}, other than 0")
     # a Gaussian likelihood's samples may leave [0, 1]
     mu, logsigma = vae.encode(np.clip(vae.sample(_SAMPLES, seed), 0, 1) if x is None else x)
     if not len(mu):

@@ -1,9 +1,13 @@
-"""Noise as a pure function of (seed, stream, row): row i is the same bits for any chunking, thread count or machine.
+"""Noise as a pure function of (seed, stream, index): the same bits for any chunking, thread count or machine.
+
+What makes observations draws by position: index i is sample i. What takes observations draws by content: `index`.
 
 Bits come from SplitMix64 (Steele, Lea and Flood 2014) used as a counter-based generator (as in Salmon et al. 2011),
 normals from Box and Muller (1958). Logarithm, sine and cosine are polynomials made of float32 sums, products, quotients
 and roots, which IEEE 754 defines to the last bit; a libm or SIMD log differs between processors.
 """
+
+import hashlib
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +27,15 @@ def check_seed(seed: int) -> int:
     if not isinstance(seed, int | np.integer) or not 0 <= seed <= _MASK:
         raise ArgumentError("seed out of range", seed, "give an integer from 0 to 2^64 - 1")
     return int(seed)
+
+
+def index(x: Floats) -> NDArray[np.uint64]:
+    """The index of each observation's noise, of its content alone: uint64 [batch] from float32 [batch, ...].
+
+    The first 8 bytes, little-endian, of the sha256 of its values as little-endian float32 in C order, -0.0 as 0.0.
+    """
+    values = np.ascontiguousarray(x, "<f4") + np.float32(0)  # which makes 0.0 of -0.0
+    return np.frombuffer(b"".join(hashlib.sha256(row).digest()[:8] for row in values), "<u8").astype(np.uint64)
 
 
 def splitmix64(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -50,13 +63,17 @@ def words(seed: int, stream: int, rows: ArrayLike, start: int, stop: int) -> NDA
     return splitmix64(states[:, None] + steps)
 
 
-def uniform(seed: int, stream: int, rows: ArrayLike, width: int) -> Floats:
-    """Uniform draws from the multiples of 2^-24 in [0, 1): float32 [len(rows), width]; two from each word."""
-    halves = words(seed, stream, rows, 0, (width + 1) // 2).astype("<u8", copy=False).view("<u4")
+def uniform(seed: int, stream: int, rows: ArrayLike, width: int, start: int = 0) -> Floats:
+    """Uniform draws start..start+width-1 of each row, multiples of 2^-24 in [0, 1): float32 [len(rows), width].
+
+    A word gives two draws.
+    """
+    first = start // 2
+    halves = words(seed, stream, rows, first, (start + width + 1) // 2).astype("<u8", copy=False).view("<u4")
     halves >>= np.uint32(8)
     draws = halves.astype(np.float32)
     draws *= np.float32(2**-24)
-    return draws[:, :width]
+    return draws[:, start - 2 * first :][:, :width]
 
 
 def normal(seed: int, stream: int, rows: ArrayLike, width: int, start: int = 0) -> Floats:

@@ -4,78 +4,16 @@ import csv
 import io
 import json
 import math
-from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vae_runtime.elbo import Floats, Nats
 from vae_runtime.errors import BundleError, printable
-from vae_runtime.threads import ordered_map
-from vae_runtime.vae import VAE
+from vae_runtime.scores import Scores
 
-_LN2 = math.log(2)
 _SHOWN = 8  # latents in the table's last line
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of images, float64 [n] each: ELBO and its terms in nats, and the percentile that `VAE.percentile` gives.
-
-    standard_error: of the ELBO over the draws of z, NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None
-    where the likelihood is a density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images.
-    binarised: how many images were grey under a Bernoulli likelihood and were drawn as binary first.
-    """
-
-    elbo: Nats
-    standard_error: Nats
-    reconstruction: Nats
-    kl: Nats
-    percentile: Nats
-    bits_per_dimension: Nats | None
-    kl_per_dimension: Nats
-    binarised: int
-
-    def columns(self) -> dict[str, Nats]:
-        """The figures that each image has, by name."""
-        names = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
-        figures = {name: getattr(self, name) for name in names}
-        if np.isnan(self.standard_error).all():  # one draw of z
-            del figures["standard_error"]
-        return {name: column for name, column in figures.items() if column is not None}
-
-
-def score(vae: VAE, batches: Iterable[Floats], num_samples: int = 1, seed: int = 0) -> Scores:
-    """Score a stream of batches of images [batch, C, H, W], in constant memory but for a few figures per image."""
-    rows = vae.images_per_run(num_samples)
-    vae.percentile(0.0)  # a bundle that cannot say it is refused now, not after hours
-
-    def pieces() -> Iterator[tuple[int, Floats]]:
-        seen = 0
-        for batch in batches:
-            yield from ((seen + i, batch[i : i + rows]) for i in range(0, len(batch), rows))
-            seen += len(batch)
-
-    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
-        start, x = piece
-        scored = vae.observe(x, seed, start)
-        terms = vae.terms(scored, num_samples, seed, start)
-        figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        changed = (scored != x).reshape(len(x), -1).any(axis=1)
-        return figures, terms.kl_per_dimension, int(changed.sum())
-
-    figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
-    for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
-        figures.frombytes(part.tobytes())
-        for row in kl_of_part:  # one after the other, so that no bit depends on the parts
-            kl += row
-        binarised += binarised_of_part
-    elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
-    mean_kl = kl / max(1, len(elbo))
-    bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
-    return Scores(elbo, error, reconstruction, per_image, vae.percentile(elbo), bits, mean_kl, binarised)
 
 
 def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples: int, seed: int) -> Iterator[str]:
@@ -90,15 +28,15 @@ def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples:
             }  # fmt: skip
             yield json.dumps(facts, indent=1).removesuffix("\n}") + ',\n "images": ['
             for i, (name, *figures) in enumerate(rows, start=1):
-                row = {"image": name, **dict(zip(columns, map(float, figures), strict=True))}
+                row = {"image": name, **dict(zip(columns, figures, strict=True))}
                 yield "  " + json.dumps(row) + "," * (i < len(scores.elbo))
             yield " ]\n}"
         case "jsonl":
             for name, *figures in rows:
-                yield json.dumps({"image": name, **dict(zip(columns, map(float, figures), strict=True))})
+                yield json.dumps({"image": name, **dict(zip(columns, figures, strict=True))})
         case "csv":
             yield _csv(["image", *columns])
-            yield from (_csv([name, *map(float, figures)]) for name, *figures in rows)
+            yield from (_csv([name, *figures]) for name, *figures in rows)
         case _:
             yield from _table(scores, [name for name, *_ in rows], num_samples, seed)
 
@@ -107,18 +45,23 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
     width = max(len("image"), *map(len, names))
     several = num_samples > 1
     error = f" {'+-':>5}" if several else ""
-    yield f"{'image':{width}} {'ELBO':>10}{error} {'log p(x|z)':>11} {'KL':>8} {'percentile':>11}"
+    ranks = scores.ranks and [scores.ranks.describe(percentile) for percentile in scores.ranks.percentile(scores.elbo)]
+    rank_width = max(11, *map(len, ranks)) if ranks else 0
+    rank = f" {'percentile':>{rank_width}}" if ranks else ""
+    yield f"{'image':{width}} {'ELBO':>10}{error} {'log p(x|z)':>11} {'KL':>8}{rank}"
     for i, name in enumerate(names):
         error = f" {scores.standard_error[i]:5.2f}" if several else ""
-        figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f} {_percent(scores.percentile[i]):>11}"
+        rank = f" {ranks[i]:>{rank_width}}" if ranks else ""
+        figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean, error_of_mean = _mean(scores.elbo)
     error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
+    of = f" of {len(scores.elbo)} images" if len(scores.elbo) > 1 else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
     bits = (
         f" ({scores.bits_per_dimension.mean():.3f} bits per dimension)" if scores.bits_per_dimension is not None else ""
     )
-    yield f"mean ELBO {mean:.2f}{error} nats per image{bits}, {draws}"
+    yield f"mean ELBO{of} {mean:.2f}{error} nats per image{bits}, {draws}"
     order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
     largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
     yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
@@ -128,11 +71,6 @@ def _mean(figures: Nats) -> tuple[float, float | None]:
     """Mean, and its standard error where there are two or more figures."""
     error = float(figures.std(ddof=1)) / math.sqrt(len(figures)) if len(figures) > 1 else None
     return float(figures.mean()), error
-
-
-def _percent(value: float) -> str:
-    """A percentile, marked where it is one of the two ends."""
-    return f"{'<' if value <= 0.1 else '>' if value >= 99.9 else ''}{value:.1f}%"
 
 
 def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: str = "csv") -> Iterator[str]:

@@ -27,7 +27,7 @@ def count(given: int | None = None) -> int:
     """The number of threads by the rule above. Raises ArgumentError where it is no positive integer."""
     if given is None and (text := os.environ.get(VARIABLE)):
         if not text.isdecimal() or len(text) > 9:
-            raise ArgumentError(f"{VARIABLE} is no number", text, "set it to 1 or more, or not at all")
+            raise ArgumentError(f"{VARIABLE} is no number", text, f"set it to 1 to {_MOST}, or not at all")
         given = int(text)
         if not 1 <= given <= _MOST:
             raise ArgumentError(f"{VARIABLE} out of range", text, f"set it to 1 to {_MOST}, or not at all")
@@ -38,7 +38,7 @@ def count(given: int | None = None) -> int:
     except TypeError:
         threads = 0
     if not 1 <= threads <= _MOST:
-        raise ArgumentError("threads out of range", given, f"give 1 to {_MOST}")
+        raise ArgumentError("threads out of range", given, f"give an integer from 1 to {_MOST}")
     return threads
 
 

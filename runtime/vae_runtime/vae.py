@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import bundle as bundles
 from vae_runtime import checks, likelihoods, noise, threads
 from vae_runtime.elbo import Draws, Floats, Nats, Terms, kl_per_dimension, log_ratio
 from vae_runtime.errors import ArgumentError, BundleError, InputError, ResourceError
+from vae_runtime.ranks import Ranks
 from vae_runtime.session import Session
 
 T = TypeVar("T")
@@ -34,8 +35,9 @@ class VAE:
     """An exported VAE. Make one with `VAE.load`.
 
     Images are float32 [batch, C, H, W] in [0, 1]; `image_shape` is (C, H, W). Wrong shapes, NaN and values out of range
-    raise InputError, wrong arguments ArgumentError. The same seed gives the same noise on every machine, and row i of
-    a result does not depend on how many rows were asked for.
+    raise InputError, wrong arguments ArgumentError. The same seed gives the same noise on every machine. What makes
+    images (`sample`) draws by position; what takes images (`elbo`, `terms`, `log_likelihood`, `observe`, `binarise`)
+    draws by content, so that equal images get equal figures whatever lies beside them.
 
     One VAE may be used from many threads at once, as a context manager, and after a fork; it pickles and copies as its
     bundle's path and hash, and is opened again from there.
@@ -55,7 +57,7 @@ class VAE:
         self.latent_dim: int = contract["latent_dim"]
         row = self.threads * math.prod(self._parameter_shape)
         self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
-        self._draws = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH)))
+        self._most_draws = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH)))
         self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
         self._sessions: dict[str, Session] | None = {}
         self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
@@ -135,15 +137,14 @@ class VAE:
     def binarise(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
         """Draw binary images with P(1) = x, as training does: float32 {0, 1} of x's shape.
 
-        x are images start..start+batch-1 of this seed. Binary images stay as they are.
+        Equal images get equal draws. Binary images stay as they are. `start`: the first image's number, for errors.
         """
         seed, start, _ = self._check_range(seed, start)
         images = checks.images(x, self.image_shape, start)
         pixels = math.prod(self.image_shape)
 
         def draw(chunk: slice) -> Floats:
-            index = np.arange(start + chunk.start, start + chunk.stop, dtype=np.uint64)
-            uniforms = noise.uniform(seed, noise.BINARISATION, index, pixels)
+            uniforms = noise.uniform(seed, noise.BINARISATION, noise.index(images[chunk]), pixels)
             return (uniforms.reshape(images[chunk].shape) < images[chunk]).astype(np.float32)
 
         return self._gather(len(images), self.image_shape, draw)
@@ -154,12 +155,32 @@ class VAE:
             return self.binarise(x, seed, start)
         return checks.images(x, self.image_shape, start)
 
-    def terms(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Terms:
+    def grey(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Which images have a pixel that is neither 0 nor 1 under a Bernoulli likelihood: bool [batch]."""
+        images = np.asarray(x)
+        if not isinstance(self._likelihood, likelihoods.Bernoulli):
+            return np.zeros(len(images), np.bool_)
+        grey: NDArray[np.bool_] = ((images != 0) & (images != 1)).any(axis=(1, 2, 3))
+        return grey
+
+    def terms(
+        self,
+        x: ArrayLike | Iterator[ArrayLike],
+        num_samples: int = 1,
+        seed: int = 0,
+        start: int = 0,
+        observe: bool = False,
+    ) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL.
 
-        x are images start..start+batch-1 of this seed: scored in parts, they get the figures that they get together.
+        x must lie in the likelihood's support: for Bernoulli, binary. Equal images get equal figures, alone or among
+        others. `start` is the number of the first image, for errors; no figure depends on it.
+
+        With `observe`, images are as `observe` takes them. A grey one under a Bernoulli likelihood is drawn as binary
+        anew for each draw of z: the terms are means over k of those of x_k ~ Bernoulli(x), z_k ~ q(z|x_k), and their
+        standard error covers both.
         """
-        parts = list(self._weigh(Draws.terms, x, num_samples, seed, start))
+        parts = list(self._weigh(self._average if observe else self._terms, x, num_samples, seed, start, observe))
         return Terms(
             _join([part.reconstruction for part in parts]),
             _join([part.kl_per_dimension for part in parts], self.latent_dim),
@@ -170,10 +191,11 @@ class VAE:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats per image, float64 [batch]; higher is better.
 
         Kingma and Welling (2014, arXiv:1312.6114), eq. 7, with `num_samples` draws of z per image.
-        x must lie in the likelihood's support: for Bernoulli, binary (see `observe`). An iterator over such batches is
-        scored as one long batch, in constant memory. `start` as in `terms`.
+        x must lie in the likelihood's support: for Bernoulli, binary. Of grey images, `observe` makes one binary draw,
+        and `scores.score` averages over several. An iterator over such batches is scored as one long batch, in constant
+        memory. `start` as in `terms`.
         """
-        return _join([terms.elbo for terms in self._weigh(Draws.terms, x, num_samples, seed, start)])
+        return _join([terms.elbo for terms in self._weigh(self._terms, x, num_samples, seed, start)])
 
     def log_likelihood(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
@@ -182,25 +204,27 @@ class VAE:
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
         """
-        return _join(list(self._weigh(Draws.bound, x, num_samples, seed, start)))
+        return _join(list(self._weigh(self._bound, x, num_samples, seed, start)))
 
     def images_per_run(self, num_samples: int) -> int:
         """How many images with `num_samples` draws of z each a thread scores at a time."""
         most = self.memory // (self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + _BYTES_TO_WEIGH))
         return max(1, min(_MOST_DRAWS // num_samples, most))
 
+    @property
+    def ranks(self) -> Ranks:
+        """The quantiles of the test images' ELBO. Raises BundleError where the bundle keeps none."""
+        return Ranks.read(self._manifest)
+
     def percentile(self, elbo: ArrayLike) -> Nats:
         """How many percent of the model's test images have a lower ELBO: float64 of elbo's shape.
 
-        Interpolated between the quantiles that the bundle keeps, of one draw of z for each test image; 0.1 and 99.9
-        stand for all beyond them. Raises BundleError where it keeps none.
+        Interpolated between the quantiles that the bundle keeps, of one draw of z for each test image, and no finer
+        than these are many: of n images the ends are 100/n and 100 - 100/n, or 0.1 and 99.9 where n is over 1,000; they
+        stand for all beyond them. Raises BundleError where it keeps none. A rank by ELBO alone says little of images
+        unlike the test images: those that are easy to describe, such as black ones, rank high.
         """
-        try:
-            quantiles = self._manifest["evaluation"]["quantiles"]
-            percentile: Nats = 100 * np.interp(np.asarray(elbo, np.float64), quantiles["elbo"], quantiles["levels"])
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise BundleError("bundle's manifest lacks the test images' quantiles", error, "export it again") from None
-        return percentile
+        return self.ranks.percentile(elbo)
 
     def close(self) -> None:
         """Free the sessions. A closed VAE raises ArgumentError when it is used."""
@@ -277,34 +301,39 @@ class VAE:
 
     def _weigh(
         self,
-        summary: Callable[[Draws], R],
+        work: Callable[[NDArray[np.uint64], Floats, int, int], R],
         x: ArrayLike | Iterator[ArrayLike],
         num_samples: int,
         seed: int,
         start: int,
+        observe: bool = False,
     ) -> Iterator[R]:
-        """For a few images at a time, a summary of `num_samples` draws from q(z|x) each, weighed by the model."""
+        """What `work` makes of a few images at a time, given their numbers, themselves, num_samples and seed."""
         seed, start, _ = self._check_range(seed, start)
         num_samples = checks.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
         images_per_run = self.images_per_run(num_samples)
         batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
-        def blocks() -> Iterator[tuple[int, Floats]]:
+        def blocks() -> Iterator[tuple[NDArray[np.uint64], Floats]]:
             seen = start
             for batch in batches:
                 images = checks.images(batch, self.image_shape, seen)
-                self._likelihood.check(images, seen)
+                if not (observe and isinstance(self._likelihood, likelihoods.Bernoulli)):
+                    images = self.observe(images, seed, seen) if observe else images
+                    self._likelihood.check(images, seen)
+                numbers = np.arange(seen, seen + len(images), dtype=np.uint64)
                 for i in range(0, len(images), images_per_run):
-                    yield seen + i, images[i : i + images_per_run]
+                    yield numbers[i : i + images_per_run], images[i : i + images_per_run]
                 seen += len(images)
 
-        return self._map(lambda block: summary(self._weigh_block(*block, num_samples, seed)), blocks())
+        return self._map(lambda block: work(*block, num_samples, seed), blocks())
 
-    @np.errstate(all="ignore")  # what is not finite in the end is refused, with its row
-    def _weigh_block(self, start: int, x: Floats, num_samples: int, seed: int) -> Draws:
+    @np.errstate(all="ignore")  # what is not finite in the end is refused, with its number
+    def _draw_and_weigh(self, numbers: NDArray[np.uint64], x: Floats, num_samples: int, seed: int) -> Draws:
+        """Draws of z from q(z|x) for images in the likelihood's support."""
         mu, logsigma = self._posterior(x)  # [images, latent_dim]
         sigma = np.exp(logsigma)[:, None]
-        index = np.arange(start, start + len(x), dtype=np.uint64)
+        index = noise.index(x)
         log_likelihood, ratio = np.empty((2, len(x), num_samples))
         for k in _chunks(num_samples, _MOST_DRAWS):
             draws = k.stop - k.start
@@ -312,17 +341,55 @@ class VAE:
             eps = eps.reshape(len(x), draws, self.latent_dim)
             z = (mu[:, None] + sigma * eps).astype(np.float32, copy=False)
             ratio[:, k] = log_ratio(z, eps, logsigma[:, None])
-            for i, j in _blocks(len(x), draws, self._draws):
+            for i, j in _blocks(len(x), draws, self._most_draws):
                 threads.go_on()
                 parameters = self._parameters(z[i, j].reshape(-1, self.latent_dim))
                 parameters = parameters.reshape(*z[i, j].shape[:2], *self._parameter_shape)
                 log_likelihood[:, k][i, j] = self._likelihood.log_prob(x[i, None], parameters)
         kl = kl_per_dimension(mu, logsigma)
-        finite = [np.isfinite(figures).all(axis=1) for figures in (log_likelihood, ratio, kl)]
-        if not np.all(finite):
-            row = start + int(np.argmin(np.all(finite, axis=0)))
-            raise InputError("the model gives no finite figure", f"image {row}", "check the image and the model")
+        _refuse_infinite(numbers, log_likelihood, ratio, kl)
         return Draws(log_likelihood, ratio, kl)
+
+    def _terms(self, numbers: NDArray[np.uint64], x: Floats, num_samples: int, seed: int) -> Terms:
+        return self._draw_and_weigh(numbers, x, num_samples, seed).terms()
+
+    def _bound(self, numbers: NDArray[np.uint64], x: Floats, num_samples: int, seed: int) -> Nats:
+        return self._draw_and_weigh(numbers, x, num_samples, seed).bound()
+
+    def _average(self, numbers: NDArray[np.uint64], x: Floats, num_samples: int, seed: int) -> Terms:
+        """The terms of images of which some may be grey under a Bernoulli likelihood."""
+        grey = self.grey(x)
+        terms = Terms(np.empty(len(x)), np.empty((len(x), self.latent_dim)), np.empty(len(x)))
+        for rows, work in ((~grey, self._terms), (grey, self._terms_of_grey)):
+            if rows.any():
+                part = work(numbers[rows], x[rows], num_samples, seed)
+                terms.reconstruction[rows] = part.reconstruction
+                terms.kl_per_dimension[rows] = part.kl_per_dimension
+                terms.standard_error[rows] = part.standard_error
+        return terms
+
+    @np.errstate(all="ignore")
+    def _terms_of_grey(self, numbers: NDArray[np.uint64], x: Floats, num_samples: int, seed: int) -> Terms:
+        """Means over k of the terms of x_k ~ Bernoulli(x) with z_k ~ q(z|x_k)."""
+        index, pixels, latent_dim = noise.index(x), math.prod(self.image_shape), self.latent_dim
+        log_likelihood, kl = np.empty((2, len(x), num_samples))
+        total = np.zeros((len(x), latent_dim))  # of the KL per dimension
+        for i, k in _blocks(len(x), num_samples, self.images_per_run(1)):
+            threads.go_on()
+            draws = k.stop - k.start
+            uniforms = noise.uniform(seed, noise.BINARISATION, index[i], draws * pixels, start=k.start * pixels)
+            observed = (uniforms.reshape(-1, draws, *self.image_shape) < x[i, None]).astype(np.float32)
+            observed = observed.reshape(-1, *self.image_shape)  # [images * draws, C, H, W]
+            mu, logsigma = self._posterior(observed)
+            eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latent_dim, start=k.start * latent_dim)
+            z = (mu + np.exp(logsigma) * eps.reshape(mu.shape)).astype(np.float32, copy=False)
+            log_likelihood[i, k] = self._likelihood.log_prob(observed, self._parameters(z)).reshape(-1, draws)
+            per_dimension = kl_per_dimension(mu, logsigma).reshape(-1, draws, latent_dim)
+            kl[i, k] = per_dimension.sum(axis=2)
+            for draw in range(draws):  # one after the other, so that no bit depends on the blocks
+                total[i] += per_dimension[:, draw]
+        _refuse_infinite(numbers, log_likelihood, total)
+        return Terms.mean(log_likelihood, kl, total / num_samples)
 
     def _map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         return threads.ordered_map(self.threads, work, items)
@@ -342,6 +409,14 @@ class VAE:
         """The three as Python's integers, which do not overflow as NumPy's do."""
         start = checks.integer(start, "start", 0, 2**63 - 1)
         return noise.check_seed(seed), start, checks.integer(n, "number of samples", 1, 2**63 - 1)
+
+
+def _refuse_infinite(numbers: NDArray[np.uint64], *figures: Nats) -> None:
+    """Raise InputError, naming the first image, where one of the figures [images, ...] is NaN or infinite."""
+    finite = np.all([np.isfinite(array).all(axis=1) for array in figures], axis=0)
+    if not finite.all():
+        which = f"image {numbers[np.argmin(finite)]}"
+        raise InputError("the model gives no finite figure", which, "check the image and the model")
 
 
 def _reread(path: Path, sha256: str) -> bundles.Bundle:

@@ -120,7 +120,7 @@ def make_job(name: str, folder: Path) -> Job:
     fitted = np.stack([images.fit(digit, vae.image_shape)[0] for digit in digits])
     x = np.concatenate([drawn, vae.observe(fitted, SEED)])
     x.astype("<f4").tofile(folder / "x.f32")
-    noise.normal(SEED, noise.POSTERIOR, np.arange(len(x)), vae.latent_dim).astype("<f4").tofile(folder / "eps.f32")
+    noise.normal(SEED, noise.POSTERIOR, noise.index(x), vae.latent_dim).astype("<f4").tofile(folder / "eps.f32")
     return Job(name, folder, vae.info, ask(reference(folder, "float64")))
 
 

@@ -16,7 +16,8 @@ def scores(command, *sources: Path) -> list[list[str]]:
     """Name, ELBO and percentile of each image by `vae-infer elbo`, as the camera prints them."""
     table = command(main, "elbo", *sources, "--samples", 16, "--format", "csv").out
     rows = csv.DictReader(table.splitlines())
-    return [[row["image"], f"{float(row['elbo']):.2f} nats", f"{float(row['percentile']):.1f}%"] for row in rows]
+    ranks = VAE.load().ranks
+    return [[row["image"], f"{float(row['elbo']):.2f} nats", ranks.describe(float(row["percentile"]))] for row in rows]
 
 
 def test_a_folder_is_watched_in_order(start, command, examples: Path):
@@ -37,6 +38,9 @@ def test_the_threshold_decides_what_is_odd(start, examples: Path):
     """With a threshold of 100 percent every frame is odd."""
     _, out, _ = start("camera.py", examples / "digits", "--threshold", 100).end()
     assert out.count("  ODD\n") == 6
+    code, out, err = start("camera.py", examples / "digits", "--threshold", 0.1).end()
+    assert (code, out, err.count("\n")) == (2, "", 1)  # of 10,000 test images, 0.1 is the end that stands for all below
+    assert "no frame can be odd: a threshold of 0.1%" in err
 
 
 def test_a_damaged_frame_is_passed_over(start, examples: Path, tmp_path: Path):

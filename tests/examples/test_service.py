@@ -15,12 +15,20 @@ from PIL import Image
 
 from vae_runtime.cli import main
 
-FIGURES = {
-    "elbo_nats": "elbo",
-    "reconstruction_nats": "reconstruction",
-    "kl_nats": "kl",
-    "percentile_percent": "percentile",
+NAMES = {
+    "elbo": "elbo_nats",
+    "standard_error": "standard_error_nats",
+    "reconstruction": "reconstruction_nats",
+    "kl": "kl_nats",
+    "percentile": "percentile_percent",
 }
+
+
+def named(line: str) -> dict[str, float]:
+    """The figures of a line of `vae-infer elbo --format jsonl`, as the service names them."""
+    figures = json.loads(line)
+    del figures["image"]
+    return {NAMES.get(name, name): figure for name, figure in figures.items()}
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +78,40 @@ def test_scores_are_those_of_the_command(
     file = examples / "digits" / f"{name}.png"
     printed = command(main, "elbo", file, "--samples", samples, "--seed", seed, "--format", "jsonl").out
     status, body = ask(f"{service}/score{query}", file.read_bytes())
-    answer, expected = json.loads(body), json.loads(printed)
+    answer = json.loads(body)
     assert status == 200
     assert (answer.pop("samples"), answer.pop("seed")) == (samples, seed)
-    assert answer == {name: expected[column] for name, column in FIGURES.items()}
+    assert answer == named(printed)
+
+
+def array(n: int) -> bytes:
+    """An .npy of n grey images, all different."""
+    file = io.BytesIO()
+    np.save(file, np.linspace(0, 1, n * 784, dtype=np.float32).reshape(n, 28, 28))
+    return file.getvalue()
+
+
+def test_all_images_of_an_array_are_scored(service: str, command, tmp_path: Path):
+    """Three images get three scores, in their order; each is the one that it gets alone."""
+    (tmp_path / "three.npy").write_bytes(array(3))
+    printed = command(main, "elbo", tmp_path / "three.npy", "--samples", 4, "--format", "jsonl").out
+    status, body = ask(f"{service}/score?samples=4", array(3))
+    assert status == 200
+    assert json.loads(body) == {"images": [named(line) for line in printed.splitlines()], "samples": 4, "seed": 0}
+    assert len(json.loads(body)["images"]) == 3
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/sample?n=0", None, 400, "number of samples out of range: 0; give 1 or more"),
-        ("/sample?n=257", None, 400, "n out of range: 257; give an integer up to 256"),
+        ("/sample?n=0", None, 400, "n out of range: 0; give an integer from 1 to 256"),
+        ("/sample?n=257", None, 400, "n out of range: 257; give an integer from 1 to 256"),
         ("/sample?n=many", None, 400, "n out of range: many;"),
         ("/sample?seed=-1", None, 400, "seed out of range: -1;"),
         (f"/sample?seed={2**64}", None, 400, f"seed out of range: {2**64};"),
+        ("/score?samples=0", black(28, 28), 400, "samples out of range: 0; give an integer from 1 to 1,000"),
         ("/score?samples=1001", black(28, 28), 400, "samples out of range: 1001;"),
+        ("/score", array(257), 400, "too many images: 257; send at most 256 at a time"),
         ("/score", b"", 400, "not an image or array: bytes; give a PNG, JPEG"),
         ("/score", b"P4 this is no image", 400, "file cannot be read"),
         ("/score", black(280, 280)[:100], 400, "file cannot be read"),

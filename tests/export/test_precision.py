@@ -211,7 +211,7 @@ def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Im
 def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Candidate, x: Floats) -> None:
     """Mean, standard error and worst image of the loss, from PyTorch's network and ONNX's own evaluator in float64."""
     weighed = weigh(quantised, plain, x)
-    eps = noise.normal(0, noise.POSTERIOR, np.arange(len(x)), LATENTS)
+    eps = noise.normal(0, noise.POSTERIOR, noise.index(x), LATENTS)
 
     def elbo(vae: Any) -> NDArray[np.float64]:
         with torch.no_grad():

@@ -135,7 +135,7 @@ def test_bundle_gives_pytorchs_numbers(exported: Exported, preset: str, likeliho
     np.testing.assert_allclose(runtime.parameters(z), parameters.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(runtime.decode(z), run.vae.likelihood.mean(parameters).numpy(), rtol=1e-4, atol=1e-4)
 
-    eps = noise.normal(3, noise.POSTERIOR, np.arange(len(x)), latent_dim)
+    eps = noise.normal(3, noise.POSTERIOR, noise.index(x.numpy()), latent_dim)
     expected = run.vae.terms(x, torch.from_numpy(eps))
     got = runtime.terms(x.numpy(), seed=3)
     for name in ("elbo", "reconstruction", "kl"):

@@ -188,6 +188,7 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
         for name in ("elbo", "reconstruction", "kl"):
             assert [float(row[name]) for row in found] == getattr(terms, name).tolist()
         assert [float(row["percentile"]) for row in found] == vae.percentile(terms.elbo).tolist()
+        assert [int(row["test_images"]) for row in found] == [vae.info["evaluation"]["images"]] * 3
         bits = -terms.elbo / (784 * np.log(2))
         np.testing.assert_allclose([float(row["bits_per_dimension"]) for row in found], bits, rtol=1e-12)
         assert all(("standard_error" in row) is (k > 1) for row in found)
@@ -198,10 +199,12 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
     assert header.split() == ["image", "ELBO", *["+-"] * (k > 1), "log", "p(x|z)", "KL", "percentile"]
     for i, (line, name) in enumerate(zip(lines, names, strict=True)):
         figures = [f"{figure:.2f}" for figure in (terms.standard_error[i], terms.reconstruction[i], terms.kl[i])]
-        assert line.split()[:-1] == [name, f"{terms.elbo[i]:.2f}", *figures[k == 1 :]]
+        rank = vae.ranks.describe(vae.percentile(terms.elbo)[i])
+        assert line.endswith(rank)
+        assert line.removesuffix(rank).split() == [name, f"{terms.elbo[i]:.2f}", *figures[k == 1 :]]
     draws = f"{k} draw{'s' * (k > 1)} of z per image, seed 2"
     bits = f"{bits.mean():.3f} bits per dimension"
-    assert mean == f"mean ELBO {terms.elbo.mean():.2f} +- {error:.2f} nats per image ({bits}), {draws}"
+    assert mean == f"mean ELBO of 3 images {terms.elbo.mean():.2f} +- {error:.2f} nats per image ({bits}), {draws}"
     kl = terms.kl_per_dimension.mean(axis=0)
     order = ", ".join(f"{kl[i]:.2f} (latent {i})" for i in sorted(range(4), key=lambda i: -kl[i]))
     assert largest == f"mean KL per latent, largest first: {order}"
@@ -232,10 +235,12 @@ def test_long_lists_are_scored_in_parts(command, tiny_bundle: Path):
     grey = np.random.default_rng(4).random((300, 28, 28)).astype(np.float32)
     np.save("grey.npy", grey)
     vae = VAE.load(tiny_bundle)
-    terms = vae.terms(vae.binarise(grey[:, None], 7), 2, 7)
+    terms = vae.terms(grey[:, None], 2, 7, observe=True)
     call = ("--bundle", tiny_bundle, "--memory", 1, "elbo", "grey.npy", "-K", 2, "--seed", 7, "--format", "jsonl")
     result = command(main, *call)
-    assert result.err == "vae-infer: note: 300 grey images were drawn as binary, P(1) = level\n"
+    assert result.err == (
+        "vae-infer: note: 300 grey images: each score is the mean over 2 binary draws, P(1) = level\n"
+    )
     objects = [json.loads(line) for line in result.out.splitlines()]
     assert [one["image"] for one in objects] == [f"grey.npy[{i}]" for i in range(300)]
     assert [one["elbo"] for one in objects] == terms.elbo.tolist()
@@ -247,7 +252,7 @@ def test_percentile_ranks_images_among_the_test_images(command, digits: Path, ti
     np.save("noise.npy", noise)
     result = command(main, "--bundle", tiny_bundle, "elbo", digits / "0.png", "noise.npy", "--format", "json")
     likely, unlikely = json.loads(result.out)["images"]
-    lowest = 100 * VAE.load(tiny_bundle).info["evaluation"]["quantiles"]["levels"][0]
+    lowest = 100 / VAE.load(tiny_bundle).info["evaluation"]["images"]
     assert unlikely["elbo"] < likely["elbo"]
     assert unlikely["percentile"] == pytest.approx(lowest)
     assert likely["percentile"] > 5
@@ -263,7 +268,7 @@ def test_grey_and_fitted_images_are_noted_on_stderr(command, folder: Path, tiny_
     assert result.err.splitlines() == [
         f"vae-infer: note: 7 images, {folder}/0.png first, fitted from 30x30 L to 28x28 L",
         f"vae-infer: note: {folder}/tall.png fitted from 28x40 RGB to 28x28 L",
-        "vae-infer: note: 8 grey images were drawn as binary, P(1) = level",
+        "vae-infer: note: 8 grey images: each score is the mean over 16 binary draws, P(1) = level",
     ]
     assert len(result.out.splitlines()) == 9
 
@@ -339,7 +344,7 @@ def test_standard_input_is_a_source(tiny_bundle: Path):
     assert (done.returncode, done.stderr) == (0, b"")
     objects = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["image"] for one in objects] == [f"standard input[{i}]" for i in range(3)]
-    assert [one["elbo"] for one in objects] == vae.elbo(x).tolist()
+    assert [one["elbo"] for one in objects] == vae.elbo(x, 16).tolist()
     picture = io.BytesIO()
     Image.fromarray(bits[0]).save(picture, "PNG")
     done = in_process("--bundle", tiny_bundle, "encode", "-", "-o", "l.npz", input=picture.getvalue())
@@ -749,15 +754,23 @@ def test_no_verb_at_all_is_short(command):
 
 @pytest.mark.parametrize("missing", ["evaluation", "parity", "onnx", "provenance", "parameters"])
 def test_a_manifest_without_what_a_verb_prints_is_a_bundle_error(command, forge, workshop: Path, missing: str):
-    """A valid manifest that lacks the figures which `info` or `elbo` print ends in exit code 3, not in a traceback."""
+    """A valid manifest that lacks the figures which `info` prints ends in exit code 3, not in a traceback."""
     out = forge(change=lambda manifest: manifest.pop(missing))
-    verbs = [["info"], ["elbo", "good.png"]] if missing == "evaluation" else [["info"]]
-    for verb in verbs:
-        result = command(main, "--bundle", out, *verb)
-        assert result.code == 3
-        assert result.err.startswith("vae-infer: error: ")
-        assert missing in result.err
-        assert result.out == ""
+    result = command(main, "--bundle", out, "info")
+    assert (result.code, result.out) == (3, "")
+    assert result.err.startswith("vae-infer: error: ")
+    assert missing in result.err
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "json", "jsonl"])
+def test_a_model_that_was_not_measured_scores_without_percentiles(command, forge, workshop: Path, style: str):
+    """Without quantiles of test images `elbo` prints everything else, and a note says what is missing."""
+    out = forge(change=lambda manifest: manifest.pop("evaluation"))
+    result = command(main, "--bundle", out, "elbo", "good.png", "--format", style)
+    assert result.code == 0
+    assert "vae-infer: note: no percentiles: the bundle keeps no quantiles of its test images" in result.err
+    assert "percentile" not in result.out
+    assert "test_images" not in result.out
 
 
 @pytest.mark.parametrize("old", [None, b"an older picture"])

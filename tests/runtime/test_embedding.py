@@ -237,20 +237,15 @@ def test_binary_draws_are_parts_of_one_draw(loaded, variants: list[VAE], which: 
 @EXAMPLES
 @given(which=st.integers(0, 5), start=st.one_of(st.integers(0, 2**63 - 1), st.integers(2**63 - 9, 2**63 - 1)))
 def test_a_seed_reaches_far(loaded, variants: list[VAE], which: int, start: int):
-    """Up to image 2^63 - 1 and a few beyond, an image and its scores do not depend on where a call starts."""
+    """Up to image 2^63 - 1 and a few beyond, an image does not depend on where a call starts; scores on no start."""
     vae, x = variants[which], loaded.x[:3]
     later = [min(start + i, 2**63 - 1) for i in range(3)]  # where a call may start
     samples = vae.sample(3, 5, start=start)
-    terms = vae.terms(x, 2, 5, start)
-    grey = np.full_like(x, 0.5)
     for i, first in enumerate(later):
         skip = start + i - first  # what lies beyond the last start
         np.testing.assert_array_equal(vae.sample(1 + skip, 5, start=first)[skip], samples[i])
-        padded = np.concatenate([x[:skip], x[i : i + 1]])
-        assert vae.terms(padded, 2, 5, first).elbo[skip] == terms.elbo[i]
-        np.testing.assert_array_equal(
-            vae.binarise(np.repeat(grey[:1], 1 + skip, axis=0), 5, first)[skip], vae.binarise(grey, 5, start)[i]
-        )
+    np.testing.assert_array_equal(vae.terms(x, 2, 5, start).elbo, vae.terms(x, 2, 5).elbo)
+    np.testing.assert_array_equal(vae.binarise(0.5 * x, 5, start), vae.binarise(0.5 * x, 5))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
@@ -272,7 +267,7 @@ def test_numpys_integers_count_as_pythons(loaded, kind: type):
 @pytest.mark.parametrize("memory", [0, -1, 1.5, "16", 2**63, 10**30])
 def test_a_bad_memory_argument_is_refused(tiny_bundle: Path, memory):
     """Memory that is no positive integer raises ArgumentError with the value."""
-    with pytest.raises(ArgumentError, match=f"memory out of range: {memory}; give 1 or more"):
+    with pytest.raises(ArgumentError, match=f"memory out of range: {memory}; give an integer from 1 to 2\\^63 - 1"):
         VAE.load(tiny_bundle, memory=memory)
 
 
@@ -381,7 +376,7 @@ def test_extreme_decoders_give_finite_figures(tiny_bundle: Path, forge: Callable
     vae = VAE.load(forge({"decoder.onnx": model.SerializeToString()}))
     x = VAE.load(tiny_bundle).sample(20, seed=2)
     mu, logsigma = vae.encode(x)
-    z = mu + np.exp(logsigma) * noise.normal(0, noise.POSTERIOR, np.arange(20), 4)
+    z = mu + np.exp(logsigma) * noise.normal(0, noise.POSTERIOR, noise.index(x), 4)
     logits = vae.parameters(z)
     assert np.abs(logits).max() > 1e3
     pixels = torch.distributions.Bernoulli(logits=torch.from_numpy(logits).double())
@@ -413,7 +408,7 @@ def test_terms_carry_their_standard_error(loaded, num_samples: int):
         assert np.isnan(terms.standard_error).all()
         return
     mu, logsigma = loaded.vae.encode(x)
-    eps = noise.normal(4, noise.POSTERIOR, np.arange(6), k * mu.shape[1]).reshape(6, k, -1)
+    eps = noise.normal(4, noise.POSTERIOR, noise.index(x), k * mu.shape[1]).reshape(6, k, -1)
     z = mu[:, None] + np.exp(logsigma)[:, None] * eps
     logits = torch.from_numpy(loaded.vae.parameters(z.reshape(6 * k, -1)).reshape(6, k, *x.shape[1:])).double()
     pixels = torch.distributions.Bernoulli(logits=logits).log_prob(torch.from_numpy(x[:, None]).double())

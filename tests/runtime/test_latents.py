@@ -132,7 +132,7 @@ def test_counts_of_steps_are_checked(loaded, steps: object):
         lambda: latents.interpolate(loaded.vae, loaded.x[0], loaded.x[1], steps),
         lambda: latents.traverse(loaded.vae, steps=steps),
     ):
-        with pytest.raises(ArgumentError, match=f"steps out of range: {steps}; give 2 to 1,000"):
+        with pytest.raises(ArgumentError, match=f"steps out of range: {steps}; give an integer from 2 to 1,000"):
             walk()
     with pytest.raises(ArgumentError, match="number of latents out of range: 0"):
         latents.traverse(loaded.vae, most=0)

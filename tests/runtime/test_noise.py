@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -85,13 +86,40 @@ def test_a_narrower_row_is_a_prefix(draw, width: int):
     np.testing.assert_array_equal(draw(11, noise.PRIOR, np.arange(5), width), wide[:, :width])
 
 
+@pytest.mark.parametrize("draw", [noise.uniform, noise.normal])
 @pytest.mark.parametrize("start", [0, 1, 2, 7, 20, 43])
 @pytest.mark.parametrize("width", [1, 2, 5, 20])
-def test_normal_continues_at_any_offset(start: int, width: int):
-    """`start` names the first draw, odd offsets too, where a Box-Muller pair is cut in two."""
-    wide = noise.normal(11, noise.POSTERIOR, np.arange(5), 64)
-    part = noise.normal(11, noise.POSTERIOR, np.arange(5), width, start=start)
+def test_draws_continue_at_any_offset(draw, start: int, width: int):
+    """`start` names the first draw, odd offsets too, where the two draws of a word are cut apart."""
+    wide = draw(11, noise.POSTERIOR, np.arange(5), 64)
+    part = draw(11, noise.POSTERIOR, np.arange(5), width, start=start)
     np.testing.assert_array_equal(part, wide[:, start : start + width])
+
+
+def test_an_index_is_the_sha256_of_the_little_endian_floats():
+    """8 bytes of the digest, the lowest first, of the values one after the other; any strides and byte order."""
+    values = [0.0, 0.25, 1.0, 1 / 3, 0.5, 1e-40]
+    x = np.array([values, values[::-1]], np.float32).reshape(2, 1, 2, 3)
+    expected = [
+        int.from_bytes(hashlib.sha256(b"".join(struct.pack("<f", v) for v in row)).digest()[:8], "little")
+        for row in (values, values[::-1])
+    ]
+    assert noise.index(x).tolist() == expected
+    assert noise.index(x).dtype == np.uint64
+    for same in (x.astype(">f4"), np.asfortranarray(x), np.repeat(x, 2, axis=3)[..., ::2]):
+        assert noise.index(same).tolist() == expected
+    assert noise.index(x[:0]).shape == (0,)
+    # pinned: black and white images of MNIST's size
+    assert noise.index(np.stack([np.zeros((1, 28, 28)), np.ones((1, 28, 28))])).tolist() == [
+        2024495185560865968,
+        12073271772000922816,
+    ]
+
+
+def test_minus_zero_has_the_index_of_zero():
+    """-0.0 equals 0.0, and so do the indices of images that differ in nothing else."""
+    zeros = np.zeros((1, 1, 5, 6), np.float32)
+    assert noise.index(-zeros) == noise.index(zeros)
 
 
 def test_seeds_streams_and_rows_all_differ():

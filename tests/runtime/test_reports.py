@@ -18,7 +18,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 from vae_runtime import VAE, InputError, noise
 from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.likelihoods import from_contract
-from vae_runtime.reports import Scores, format_latents, format_scores, score
+from vae_runtime.ranks import Ranks
+from vae_runtime.reports import format_latents, format_scores
+from vae_runtime.scores import Scores, score
 
 FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
 LOGSIGMA = -1.2
@@ -119,12 +121,12 @@ CUTS = [(1,) * 89, (7,) * 12, (89,), (64,), (0, 30, 0, 1, 0), ()]
 @pytest.mark.parametrize("num_samples", [1, 5])
 @pytest.mark.parametrize("sizes", CUTS, ids=["ones", "sevens", "89", "64", "odd", "whole"])
 def test_a_stream_scores_as_one_batch(loaded, sizes: tuple[int, ...], num_samples: int):
-    """However a stream is cut, each image's figures are those that the API gives the whole array, bit for bit, its
-    grey images drawn as binary with the same noise.
+    """However a stream is cut, each image's figures are those that the API gives the whole array, bit for bit, grey
+    images among them.
     """
     vae, x = loaded.vae, grey(loaded)
     scores = score(vae, cut(x, *sizes), num_samples, seed=6)
-    terms = vae.terms(vae.binarise(x, 6), num_samples, 6)
+    terms = vae.terms(x, num_samples, 6, observe=True)
     for name in ("elbo", "standard_error", "reconstruction", "kl"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(terms, name), err_msg=name)
     np.testing.assert_array_equal(scores.percentile, vae.percentile(terms.elbo))
@@ -136,10 +138,10 @@ def test_a_stream_scores_as_one_batch(loaded, sizes: tuple[int, ...], num_sample
 def test_kl_per_latent_is_the_same_bits_too(loaded, threads: int, memory: int | None):
     """The mean KL of each latent does not depend on batches, threads or memory either, not even in its last bit."""
     x = loaded.x[:90]
-    whole = score(loaded.vae, [x])
+    whole = score(loaded.vae, x, 1)
     vae = VAE.load(loaded.path, threads, memory)
     for sizes in CUTS:
-        parts = score(vae, cut(x, *sizes))
+        parts = score(vae, cut(x, *sizes), 1)
         np.testing.assert_array_equal(parts.elbo, whole.elbo)
         np.testing.assert_array_equal(parts.kl_per_dimension, whole.kl_per_dimension)
 
@@ -159,14 +161,14 @@ def test_kl_per_latent_sums_to_the_mean_kl(loaded):
 def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, channels: int):
     """-ELBO in bits over the number of pixels, channels counted; None under a density, whose unit is no bit."""
     vae = linear(likelihood, channels=channels)
-    scores = score(vae, [levels(20, vae)], 3)
+    scores = score(vae, levels(20, vae), 3)
     if likelihood == "gaussian":
         assert scores.bits_per_dimension is None
         assert "bits_per_dimension" not in scores.columns()
     else:
         expected = [-float(nats) * math.log2(math.e) / (channels * 30) for nats in scores.elbo]
         np.testing.assert_allclose(scores.bits_per_dimension, expected, rtol=1e-12)
-        assert list(scores.columns()) == list(FIGURES)
+        assert list(scores.columns()) == [*FIGURES[:-1], "test_images", FIGURES[-1]]
     assert scores.binarised == (20 if likelihood == "bernoulli" else 0)
 
 
@@ -176,7 +178,7 @@ def test_gaussian_scores_are_torchs(linear):
     x = levels(25, vae)
     scores = score(vae, cut(x, 3, 11), k, seed)
     mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
-    eps = noise.normal(seed, noise.POSTERIOR, np.arange(25), k * 3).reshape(25, k, 3)
+    eps = noise.normal(seed, noise.POSTERIOR, noise.index(x), k * 3).reshape(25, k, 3)
     z = mu[:, None] + logsigma.exp()[:, None] * torch.from_numpy(eps.astype(np.float64))
     loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(25, k, *vae.image_shape)
     pixels = Independent(Normal(loc, math.exp(LOGSIGMA)), 3)
@@ -195,7 +197,7 @@ def test_extreme_parameters_give_finite_scores(linear, likelihood: str, scale: f
     vae = linear(likelihood, scale)
     x = levels(30, vae)
     assert np.abs(vae.parameters(vae.encode(x)[0])).max() > 1e3
-    scores = score(vae, [x], 4)
+    scores = score(vae, x, 4)
     for name, column in scores.columns().items():
         assert np.isfinite(column).all(), name
     assert np.isfinite(vae.log_likelihood(vae.binarise(x) if likelihood == "bernoulli" else x, 8)).all()
@@ -209,14 +211,14 @@ def test_an_image_off_the_support_is_named_by_its_place_in_the_stream(linear, si
     vae = linear("logistic", memory=200_000)
     x = levels(90, vae)
     x[66:, 0, 2, 2] = 0.5001
-    for call in (lambda: score(vae, cut(x, *sizes)), lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
+    for call in (lambda: score(vae, cut(x, *sizes), 1), lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
         with pytest.raises(InputError, match="pixels that are no 8-bit levels: image 66; "):
             call()
 
 
 def test_no_images_give_no_scores(loaded):
     """An empty stream has no figures, and no KL per latent but zeros."""
-    scores = score(loaded.vae, [])
+    scores = score(loaded.vae, iter([]))
     assert all(len(getattr(scores, name)) == 0 for name in FIGURES)
     np.testing.assert_array_equal(scores.kl_per_dimension, np.zeros(loaded.vae.latent_dim))
 
@@ -254,9 +256,9 @@ def lines_of(scores: Scores, names: list[str], style: str, k: int = 1, seed: int
 def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, n: int):
     """csv, json and jsonl give every figure to the last bit; the table shows the same ones rounded to 2 places."""
     vae = linear(likelihood)
-    scores = score(vae, [levels(n, vae)], k, 5)
+    scores = score(vae, levels(n, vae), k, 5)
     names = [f"image {i}.png" for i in range(n)]
-    expected = {name: column.tolist() for name, column in scores.columns().items()}
+    expected = scores.columns()
     assert ("standard_error" in expected) is (k > 1)
     assert ("bits_per_dimension" in expected) is (likelihood != "gaussian")
 
@@ -276,6 +278,8 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
     assert error is None if n == 1 else error == pytest.approx(scores.elbo.std(ddof=1) / math.sqrt(n))
     np.testing.assert_array_equal(read.pop("kl_per_dimension"), scores.kl_per_dimension)
     assert read == {}
+    test_images = vae.info["evaluation"]["images"]
+    assert expected.pop("test_images") == [test_images] * n
 
     header, *table, mean, latents = lines_of(scores, names, "table", k)
     assert header.split() == ["image", "ELBO", *["+-"] * (k > 1), "log", "p(x|z)", "KL", "percentile"]
@@ -283,8 +287,10 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
         assert line.startswith(names[i] + " ")
         figures = line.removeprefix(names[i]).split()
         shown = [expected[name][i] for name in ("elbo", "standard_error", "reconstruction", "kl") if name in expected]
-        assert figures[:-1] == [f"{figure:.2f}" for figure in shown]
-        assert float(figures[-1].strip("<>%")) == pytest.approx(expected["percentile"][i], abs=0.051)
+        assert figures[: len(shown)] == [f"{figure:.2f}" for figure in shown]
+        rank, *of = line.split("%")
+        assert of in ([""], [f", of {test_images} images"])
+        assert float(rank.split()[-1].strip("<>")) == pytest.approx(expected["percentile"][i], abs=0.51)
     bits = (
         f" ({np.mean(scores.bits_per_dimension):.3f} bits per dimension)"
         if scores.bits_per_dimension is not None
@@ -292,9 +298,9 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
     )
     plus_minus = f" +- {scores.elbo.std(ddof=1) / math.sqrt(n):.2f}" if n > 1 else ""
     draws = "1 draw" if k == 1 else "3 draws"
-    assert (
-        mean == f"mean ELBO {scores.elbo.mean():.2f}{plus_minus} nats per image{bits}, {draws} of z per image, seed 5"
-    )
+    of = f" of {n} images" if n > 1 else ""
+    figures = f"{scores.elbo.mean():.2f}{plus_minus} nats per image{bits}"
+    assert mean == f"mean ELBO{of} {figures}, {draws} of z per image, seed 5"
     assert latents.startswith("mean KL per latent, largest first: ")
     assert "..." not in latents
 
@@ -302,8 +308,9 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
 def made(n: int, latents: int = 3) -> Scores:
     """Made-up scores of n images."""
     column = np.linspace(-120, -80, n)
-    kl = np.arange(latents) % 7 + 0.25
-    return Scores(column, np.full(n, np.nan), column + 5, np.full(n, 5.0), np.linspace(0.1, 99.9, n), None, kl, 0)
+    kl, percentile = np.arange(latents) % 7 + 0.25, np.linspace(0.1, 99.9, n)
+    ranks = Ranks(10_000, percentile, column)
+    return Scores(column, np.full(n, np.nan), column + 5, np.full(n, 5.0), percentile, None, kl, 0, ranks)
 
 
 def test_the_last_line_orders_latents_by_kl():

@@ -1,0 +1,97 @@
+"""Scores of images, grey ones too: the ELBO, its terms, and its rank among the model's test images."""
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vae_runtime import checks
+from vae_runtime.elbo import Floats, Nats
+from vae_runtime.errors import BundleError
+from vae_runtime.ranks import Ranks
+from vae_runtime.threads import ordered_map
+from vae_runtime.vae import VAE
+
+NUM_SAMPLES = 16  # draws by default: one has no standard error, and averages nothing
+_LN2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of images, float64 [n] each: ELBO and its terms in nats, and the percentile that `VAE.percentile` gives.
+
+    standard_error: of the ELBO over the draws, of z and, where the image is grey under a Bernoulli likelihood, of the
+    binary image too; NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None where the likelihood is a
+    density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how many images were
+    grey under a Bernoulli likelihood. ranks, percentile: None where the bundle keeps no quantiles of test images.
+    """
+
+    elbo: Nats
+    standard_error: Nats
+    reconstruction: Nats
+    kl: Nats
+    percentile: Nats | None
+    bits_per_dimension: Nats | None
+    kl_per_dimension: Nats
+    binarised: int
+    ranks: Ranks | None = None
+
+    def columns(self) -> dict[str, list[float]]:
+        """The figures that each image has, by name; beside a percentile `test_images`, of how many it is."""
+        one_draw = bool(np.isnan(self.standard_error).all())
+        figures: dict[str, NDArray[Any] | None] = {
+            "elbo": self.elbo,
+            "standard_error": None if one_draw else self.standard_error,
+            "reconstruction": self.reconstruction,
+            "kl": self.kl,
+            "percentile": self.percentile,
+            "test_images": None if self.ranks is None else np.full(len(self.elbo), self.ranks.images),
+            "bits_per_dimension": self.bits_per_dimension,
+        }
+        return {name: column.tolist() for name, column in figures.items() if column is not None}
+
+
+def score(
+    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int = NUM_SAMPLES, seed: int = 0, start: int = 0
+) -> Scores:
+    """Score images [batch, C, H, W], or an iterator over such batches, in constant memory but for a few figures each.
+
+    Of `num_samples` draws of z each, and of the binary image too where it is grey (`VAE.terms` with `observe`). Equal
+    images get equal scores, whatever lies beside them. `start` is the number of the first image, for errors.
+    Raises InputError where images are none or off the likelihood's support.
+    """
+    rows = vae.images_per_run(num_samples)
+    batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
+
+    def pieces() -> Iterator[tuple[int, Floats]]:
+        seen = start
+        for batch in batches:
+            images = checks.images(batch, vae.image_shape, seen)
+            yield from ((seen + i, images[i : i + rows]) for i in range(0, len(images), rows))
+            seen += len(images)
+
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
+        first, images = piece
+        terms = vae.terms(images, num_samples, seed, first, observe=True)
+        figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
+        return figures, terms.kl_per_dimension, int(vae.grey(images).sum())
+
+    figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
+    for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
+        figures.frombytes(part.tobytes())
+        for row in kl_of_part:  # one after the other, so that no bit depends on the parts
+            kl += row
+        binarised += binarised_of_part
+    elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
+    try:
+        ranks: Ranks | None = vae.ranks
+    except BundleError:  # a model may be scored with that has not been measured
+        ranks = None
+    percentile = None if ranks is None else ranks.percentile(elbo)
+    bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
+    mean_kl = kl / max(1, len(elbo))
+    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, ranks)
