@@ -3,16 +3,23 @@
 import argparse
 import csv
 import io
+import shlex
 import signal
 import sys
 from pathlib import Path
 
-from dask.distributed import Client, KilledWorker
+try:
+    from distributed import Client, KilledWorker
 
-from vae_runtime import VAE, BundleError, InputError, VaeError, score
-from vae_runtime.files import check_output, write_lines
-from vae_runtime.scores import NUM_SAMPLES
-from vae_runtime.sources import SUFFIXES, load
+    from vae_runtime import VAE, BundleError, InputError, VaeError, score
+    from vae_runtime.files import check_output, write_lines
+    from vae_runtime.scores import NUM_SAMPLES
+    from vae_runtime.sources import SUFFIXES, load
+except ImportError as error:
+    root = Path(__file__).resolve().parents[1]
+    todo = shlex.join([sys.executable, "-m", "pip", "install", f"{root}[examples]"])
+    print(f"batch.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
+    sys.exit(6)
 
 Row = dict[str, float]  # figures by name: nats, percent, bits per dimension
 

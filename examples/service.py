@@ -1,16 +1,24 @@
 """Serve one VAE over HTTP, pictures of samples and scores of images: `python examples/service.py --port 8000`."""
 
 import argparse
+import shlex
 import socket
 import sys
+from pathlib import Path
 
-from flask import Flask, Response, request
-from waitress import create_server
-from werkzeug.exceptions import HTTPException
+try:
+    from flask import Flask, Response, request
+    from waitress import create_server
+    from werkzeug.exceptions import HTTPException
 
-from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
-from vae_runtime.outputs import grid, png
-from vae_runtime.sources import Images
+    from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
+    from vae_runtime.outputs import grid, png
+    from vae_runtime.sources import Images
+except ImportError as error:
+    root = Path(__file__).resolve().parents[1]
+    todo = shlex.join([sys.executable, "-m", "pip", "install", f"{root}[examples]"])
+    print(f"service.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
+    sys.exit(6)
 
 MOST_IMAGES, MOST_DRAWS, MOST_BYTES = 256, 1000, 4 << 20
 UNITS = {

@@ -1,6 +1,5 @@
 """The command `vae-export`: a training run in, a checked bundle out; and what one does with a bundle before it goes."""
 
-import importlib.util
 import math
 import sys
 from functools import partial
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vae_runtime import extras
 from vae_runtime.command import run
-from vae_runtime.errors import BundleError, EnvironmentUnfit
+from vae_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from vae_export import bundle
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _MOST_NATS = 0.5  # per image
 _PATH = click.Path(path_type=Path)
-_EXTRA = ("torch", "safetensors", "onnx", "onnxscript")
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 
@@ -90,7 +89,7 @@ def cli(
     """
     if precision == "fp32" and max_nats is not None:
         raise click.UsageError("--max-nats goes with another --precision than fp32")
-    require_extra()
+    _require_extra()
     from vae_export import bundle
     from vae_train import checkpoint
     from vae_train.config import Place
@@ -124,7 +123,10 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) 
     """
     if run_folder is None and (best or model):
         raise click.UsageError("--best and --model go with RUN")
-    require_extra(_EXTRA if run_folder else ("onnx",))
+    if run_folder is None:
+        extras.require("export", "check", "onnx")
+    else:
+        _require_extra()
     from vae_export import check as checks
     from vae_runtime import bundle as bundles
 
@@ -190,13 +192,10 @@ def _refuse(failed: list[str], todo: str) -> None:
         raise BundleError("numeric gate failed", ", ".join(failed), todo)
 
 
-def require_extra(packages: tuple[str, ...] = _EXTRA) -> None:
-    """Raise EnvironmentUnfit unless these packages of the export extra can be found."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise EnvironmentUnfit(
-                "export needs a package that is not installed", package, "pip install 'vae-edge[export]'"
-            )
+def _require_extra() -> None:
+    """Raise EnvironmentUnfit where the export extra is not installed, or the system has no locks of files."""
+    extras.require_posix("export")
+    extras.require("export", "export")
 
 
 def main() -> None:

@@ -3,11 +3,13 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from vae_runtime.errors import EnvironmentUnfit
+from vae_runtime.extras import pip_install
 from vae_runtime.threads import available_cores
 
 _SUPPORTED = ("x86_64", "amd64", "aarch64", "arm64")
@@ -23,10 +25,7 @@ def describe() -> dict[str, str]:
         "python": f"{platform.python_version()}, {sys.maxsize.bit_length() + 1}-bit",
     }
     for package in ("vae-edge", "numpy", "onnxruntime", "click", "pillow"):
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            facts[package] = "not installed"
+        facts[package] = _version(package) or "not installed"
     return facts
 
 
@@ -46,14 +45,31 @@ def check() -> None:
         [sys.executable, "-c", "import onnxruntime"], capture_output=True, text=True, env=environment, check=False
     )
     if tried.returncode < 0:
-        raise EnvironmentUnfit(
-            "onnxruntime crashes when it is imported",
-            f"signal {-tried.returncode}",
-            "install another release of it, an older one say: pip install 'onnxruntime<1.28'",
-        )
+        todo = f"install another release of it: {pip_install(_another(_version('onnxruntime') or ''))}"
+        raise EnvironmentUnfit("onnxruntime crashes when it is imported", f"signal {-tried.returncode}", todo)
     if tried.returncode:
         reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EnvironmentUnfit("onnxruntime cannot be imported", reason, "install it: pip install onnxruntime")
+        todo = f"install it: {pip_install('--upgrade', 'onnxruntime')}"
+        raise EnvironmentUnfit("onnxruntime cannot be imported", reason, todo)
+
+
+def _version(package: str) -> str | None:
+    """The release that is installed, if any."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _another(release: str) -> str:
+    """Another release of onnxruntime than one that crashes, as pip takes it.
+
+    1.28 and newer crash where they do not know the processor from /proc/cpuinfo, and 1.21.0 on a Raspberry Pi 4.
+    """
+    known = re.match(r"(\d+)\.(\d+)", release)
+    if known is None or (int(known[1]), int(known[2])) >= (1, 28):
+        return "onnxruntime<1.28"
+    return f"onnxruntime!={release}"
 
 
 def _processor() -> str:

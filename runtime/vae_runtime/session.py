@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import BundleError, EnvironmentUnfit, ResourceError
+from vae_runtime.extras import pip_install
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: else a thread starts and a file is written
 try:
     import onnxruntime
 except ImportError as error:
-    raise EnvironmentUnfit("onnxruntime cannot be imported", error, "install it: pip install onnxruntime") from None
+    todo = f"install it: {pip_install('--upgrade', 'onnxruntime')}"
+    raise EnvironmentUnfit("onnxruntime cannot be imported", error, todo) from None
 
 Floats = NDArray[np.float32]
 

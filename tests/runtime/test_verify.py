@@ -3,7 +3,9 @@
 import importlib.metadata
 import io
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,4 +110,26 @@ def test_doctor_survives_a_broken_onnxruntime(
     result = command(main, "doctor")
     assert result.code == 6
     assert f"onnxruntime {words}" in result.err
-    assert "pip install" in result.err
+    python, *pip, requirement = shlex.split(result.err.partition("install")[2].partition(": ")[2])
+    assert python == sys.executable
+    assert pip[:3] == ["-m", "pip", "install"]
+    assert requirement.startswith("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("release", "another"),
+    [("1.21.0", "onnxruntime!=1.21.0"), ("1.32.0", "onnxruntime<1.28"), ("1.28.0", "onnxruntime<1.28")],
+)
+def test_doctor_offers_another_release_than_the_one_that_crashes(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, another: str
+) -> None:
+    """What pip is asked for is not what is installed, so that the command does something."""
+    (tmp_path / "onnxruntime.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)")
+    information = tmp_path / f"onnxruntime-{release}.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: onnxruntime\nVersion: {release}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    result = command(main, "doctor")
+    assert result.code == 6
+    assert shlex.split(result.err)[-1] == another

@@ -1,6 +1,5 @@
 """The command `vae-train`: fit a VAE, and look at finished runs."""
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vae_runtime import extras
 from vae_runtime.command import as_typed, run
-from vae_runtime.errors import ArgumentError, EnvironmentUnfit
+from vae_runtime.errors import ArgumentError
 from vae_train.config import DATASETS, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESETS, Place, default_preset
 
 if TYPE_CHECKING:
@@ -259,14 +259,11 @@ def _at(
 
 
 def require_extra(tensorboard: bool = False) -> None:
-    """Raise EnvironmentUnfit unless the packages of the train extra can be found."""
-    for package in ("torch", "torchvision", "safetensors", "tqdm", "sklearn", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise EnvironmentUnfit(
-                "training needs a package that is not installed", package, "pip install 'vae-edge[train]'"
-            )
-    if tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise EnvironmentUnfit("--tensorboard needs a package", "tensorboard", "pip install 'vae-edge[tensorboard]'")
+    """Raise EnvironmentUnfit where the train extra is not installed, or the system has no locks of files."""
+    extras.require_posix("training")
+    extras.require("train", "training")
+    if tensorboard:
+        extras.require("tensorboard", "--tensorboard")
 
 
 def _channels(dataset: str, given: int | None) -> int:
