@@ -146,6 +146,11 @@ def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
     with _reading(name, "give an .npy or .npz array"), opener() as stream:
         if (array := _header(stream, names)) is None:
             raise ValueError("it is no array")
+        if array.dtype.hasobject:
+            which = f"{name} ({' or '.join(names)})"
+            raise InputError(
+                "array of Python objects, which are not read", which, "save numbers or text: y.astype(str)"
+            )
         values = np.frombuffer(_exactly(array, math.prod(array.shape)), array.dtype)
         _to_the_end(array.values)
         return name, values.reshape(array.shape, order="F" if array.fortran else "C")
@@ -279,12 +284,15 @@ def _to_the_end(stream: IO[bytes]) -> None:
 def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
     from PIL import Image, UnidentifiedImageError
 
+    too_large = InputError("image too large", name, f"make it smaller, {MOST_PIXELS:,} pixels at most")
     try:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
+        raise too_large from None
     with image:
         if image.width * image.height > MOST_PIXELS:
-            raise InputError("image too large", name, f"give at most {MOST_PIXELS:,} pixels")
+            raise too_large
         pixels, note = fit(image, shape)
     return pixels[None], note

@@ -261,4 +261,5 @@ def test_networks_that_fail_amid_a_training_end_in_one_line(command: Command, fo
     result = command(vae_train, *words, "--out", folder / "run")
     assert result.code == 2, result.err
     assert "vae-train: error: networks fail (ValueError: Expected more than 1 value per channel" in result.err
+    assert "choose another --batch-size" in result.err
     assert "Traceback" not in result.err

@@ -450,9 +450,14 @@ def test_pictures_of_many_makes_give_their_levels(
         np.testing.assert_allclose(load([source], GREY).x[0, 0], expected, rtol=0, atol=0.51 / 255)
 
 
-@pytest.mark.parametrize("size", [(9000, 9000), (64_000_001, 1), (1, 64_000_001), (8001, 8000)])
+@pytest.mark.parametrize(
+    "size", [(9000, 9000), (64_000_001, 1), (1, 64_000_001), (8001, 8000), (9999, 9999), (30_000, 30_000)]
+)
 def test_a_large_picture_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]):
-    """More than 64,000,000 pixels raise InputError by their header alone: these files hold no pixels to decode."""
+    """More than 64,000,000 pixels raise InputError by their header alone: these files hold no pixels to decode.
+
+    Pillow itself warns of the last but one, and refuses the last.
+    """
     path = tmp_path / "large.png"
     path.write_bytes(claimed(*size))
     refuses(path, f"image too large: {path}")

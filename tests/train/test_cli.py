@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from vae_runtime import threads
-from vae_train import results
+from vae_train import checkpoint, results
 from vae_train.cli import cli, main
 from vae_train.config import PRESETS, Config
 
@@ -168,6 +168,24 @@ def test_a_folder_of_images_is_trained_on(
     assert [settings["config"]["channels"], size, size] == shape  # what was used, typed or not
     assert settings["config"]["dataset"] == f"{photos.name}/"
     assert settings["preprocessing"]["levels"].startswith("upright, transparency over black")
+
+
+def test_photos_may_be_fitted_to_another_shape_than_a_square(command: Command, photos: Path, tmp_path: Path) -> None:
+    """Height comes first, as it does wherever a shape is printed, and a run that is read again has the same shape."""
+    options = ("--preset", "tutorial", "--hidden", 4, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
+    result = command(main, "--dataset", photos, "--image-size", "4x6", "--channels", 1, *options)
+    assert result.code == 0, result.err
+    assert checkpoint.load(tmp_path / "run").image_shape == (1, 4, 6)
+    assert checkpoint.read_settings(tmp_path / "run").config.image_size == (4, 6)
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "4x", "x4", "4x0", "4x5x6", "1e3", "big", "4,6"])
+def test_a_size_that_is_none_is_wrong_usage(command: Command, photos: Path, size: str) -> None:
+    """The message has the word that was typed, and how sizes are written."""
+    result = command(main, "--dataset", photos, "--image-size", size)
+    assert (result.code, result.out) == (2, "")
+    assert size in result.err
+    assert "16x24" in result.err
 
 
 def test_photos_that_do_not_halve_are_fitted_to_another_size(command: Command, photos: Path, tmp_path: Path) -> None:

@@ -300,6 +300,15 @@ def test_labels_of_an_archive_are_kept_with_their_images(tmp_path: Path, labels:
     assert found == [expected[x.numpy().tobytes()] for x in images.test]
 
 
+def test_labels_that_are_objects_are_called_so(tmp_path: Path) -> None:
+    """What a person sees is that y is meant, and how it is saved so that it is read."""
+    np.savez(tmp_path / "a.npz", x=BYTES, y=np.array(["dog", None] * 45, object))
+    message = error(tmp_path / "a.npz")
+    assert "Python objects" in message
+    assert "(y)" in message
+    assert "y.astype(str)" in message
+
+
 class Bomb:
     """An object whose unpickling leaves a file behind."""
 
@@ -345,9 +354,11 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
     ("integers", BYTES.astype(np.int64), "array of type int64: {}; give uint8 levels or floats in [0, 1]"),
     ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; this model takes [n, 3, 8, 6]"),
     ("two", BYTES[:2], "too few images to keep a tenth for testing: 2 of them; give some dozens"),
-    ("all equal", np.zeros((90, 1, 8, 6), np.uint8), "too few images to keep a tenth for testing: 90 of them; {d}"),
+    ("all equal", np.zeros((90, 1, 8, 6), np.uint8), "too few different {k}: all 90 are equal; {d}"),
+    ("two kinds", BYTES[[0, 1] * 45], "too few different {k}: of 90, 2 differ; {d}"),
 ]
 SHORT = {
+    "k": "images to keep a tenth for testing",
     "t": "x.transpose(0, 3, 1, 2)",
     "h": "[n, H, W]",
     "u": "[0, 1] or NaN",

@@ -484,6 +484,23 @@ def test_the_first_epochs_do_not_squeeze_the_charts(tiny_run: Path, first: float
     assert np.ptp(heights) > 0.5 * len(late)
 
 
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [
+        (["dog", "Ärzte", "$x_1$", "собака"], ["dog", "Ärzte", "$x_1$", "собака"]),
+        (["dog", "猫"], ["0", "1"]),
+        (["כלב", "dog"], ["0", "1"]),
+        (["कुत्ता", "dog"], ["0", "1"]),
+    ],
+)
+def test_the_map_has_numbers_where_it_cannot_write_a_name(names: list[str], written: list[str]) -> None:
+    """A font that lacks a script draws boxes for it; the page names the numbers in text then."""
+    assert pictures.labelled(names) == written
+    images = data.Images(torch.zeros(90, 1, 2, 2), torch.zeros(30, 1, 2, 2), torch.zeros(30), names, {})
+    caption = report._map(images)
+    assert all((f"{number} {name}" in caption) == (written != names) for number, name in enumerate(names))
+
+
 def test_classes_lie_apart_in_the_map() -> None:
     """Means of two far groups: every point's nearest neighbour is of its own class, and each class has its colour."""
     labels = np.arange(100) % 2

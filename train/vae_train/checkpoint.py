@@ -126,7 +126,8 @@ def read_settings(folder: Path) -> Settings:
         stored = _read_json(folder / CONFIG)
         values = stored["config"]
         channels, height, width = stored["image_shape"]
-        config = Config(**{**values, "hidden": tuple(values["hidden"])})
+        given: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
+        config = Config(**given)
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
         return Settings(config, (channels, height, width), preprocessing, sha256, dict(stored["provenance"]))
     except FileNotFoundError:

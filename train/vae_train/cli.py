@@ -71,6 +71,17 @@ def _setting(name: str, *, help: str, **attributes: Any) -> Callable[[Any], Any]
     return click.option(name, help=f"{help}  [default: {default}]", **attributes)
 
 
+def _sides(context: click.Context, parameter: click.Parameter, text: str | None) -> int | tuple[int, int] | None:
+    """A square's side, or height and width: 32, or 16x24. Raises click.BadParameter for anything else."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if not (len(sides) <= 2 and all(side.isdecimal() and len(side) < 8 and int(side) for side in sides)):
+        raise click.BadParameter(f"{text!r} is no size; give a side such as 32, or height x width such as 16x24")
+    first, *second = map(int, sides)
+    return (first, second[0]) if second else first
+
+
 _machine = section(
     "Machine",
     click.option(
@@ -118,7 +129,12 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
 )
 @section(
     "Images",
-    click.option("--image-size", type=_POSITIVE, help="Side to which a folder's images are fitted.  [default: 32]"),
+    click.option(
+        "--image-size",
+        metavar="N|HxW",
+        callback=_sides,
+        help="Side, or height x width, to which a folder's images are fitted.  [default: 32]",
+    ),
     click.option(
         "--channels",
         type=click.Choice(["1", "3"]),

@@ -20,7 +20,8 @@ _LARGEST = 1_000_000
 class Config:
     """All settings of a run. Raises ArgumentError for what cannot be.
 
-    dataset: one of DATASETS, or the path of a folder of images or of an array; image_size and channels are for folders.
+    dataset: one of DATASETS, or the path of a folder of images or of an array. image_size (a square's side, or height
+    and width) and channels are for folders.
     binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
     network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
     image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
@@ -32,7 +33,7 @@ class Config:
 
     preset: str
     dataset: str = "mnist"
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     likelihood: str = "bernoulli"
     binarise: bool = True
@@ -58,8 +59,11 @@ class Config:
         sizes = {
             name: getattr(self, name) for name in ("latent_dim", "samples", "blocks", "dense", "epochs", "batch_size")
         }
-        optional = {"image_size": self.image_size, "channels": self.channels}
-        sizes |= {name: size for name, size in optional.items() if size is not None}
+        if self.channels is not None:
+            sizes["channels"] = self.channels
+        if self.image_size is not None:
+            sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+            sizes |= {f"image_size {i}" if i else "image_size": side for i, side in enumerate(sides)}
         sizes |= {f"hidden layer {i}": width for i, width in enumerate(self.hidden)}
         for name, size in sizes.items():
             if not 1 <= size <= _LARGEST:

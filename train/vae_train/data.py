@@ -84,8 +84,8 @@ def fitted(config: Config) -> Config:
     path = Path(config.dataset)
     if config.dataset in DATASETS or not path.is_dir():
         return config
-    channels, size, _ = own_images.shape(path, config.image_size, config.channels)
-    return config.replace(image_size=size, channels=channels)
+    channels, height, width = own_images.shape(path, config.image_size, config.channels)
+    return config.replace(image_size=height if height == width else (height, width), channels=channels)
 
 
 def is_grey(images: Images) -> bool:
@@ -156,7 +156,11 @@ def _split(found: own_images.Found, levels: str) -> Images:
     """Keep the tenth that `own_images.in_test` chooses for testing."""
     test = own_images.in_test(found.levels)
     if test.all() or not test.any():
-        raise InputError("too few images to keep a tenth for testing", f"{len(test)} of them", "give some dozens")
+        distinct = len({image.tobytes() for image in found.levels})
+        what = "too few images" if distinct == len(test) else "too few different images"
+        which = f"{len(test)} of them" if distinct == len(test) else f"of {len(test)}, {distinct} differ"
+        which = which if distinct > 1 or len(test) == 1 else f"all {len(test)} are equal"
+        raise InputError(f"{what} to keep a tenth for testing", which, "give some dozens")
     preprocessing = {"levels": levels, "split": "a tenth, by the sha256 of the levels", "unreadable": found.unreadable}
     train, kept = (torch.from_numpy(found.levels[part]) for part in (~test, test))
     return Images(train, kept, torch.from_numpy(found.labels[test]), found.names, preprocessing)

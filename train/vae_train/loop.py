@@ -81,7 +81,10 @@ def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # but not PyTorch's own
             if training.config.model is None:
                 raise
-            raise own_networks.failed(error, training.config.model) from None
+            if len(x) > 1:
+                raise own_networks.failed(error, training.config.model) from None
+            todo = "if it needs several images, as BatchNorm does, choose another --batch-size: this batch has one"
+            raise own_networks.failed(error, training.config.model, todo) from None
     blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, eps.shape[2])
     out = training.model(blank, noise)
     return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])

@@ -79,10 +79,10 @@ def _inside(error: Exception) -> bool:
     return any(f.filename != __file__ and "importlib" not in f.filename for f in frames)
 
 
-def failed(error: Exception, name: str) -> ArgumentError:
+def failed(error: Exception, name: str, todo: str = "see the example in docs/training.md") -> ArgumentError:
     """What a person's networks raised, and in which line of their module."""
     module = name.partition(":")[0].rpartition(".")[2]
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == module]
     where = f", line {lines[-1]} of {module}.py" if lines else ""
     reason = f"{type(error).__name__}: {error}{where}"
-    return ArgumentError(f"networks fail ({reason})", name, "see the example in docs/training.md")
+    return ArgumentError(f"networks fail ({reason})", name, todo)

@@ -5,12 +5,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import bidirectional
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
@@ -137,7 +139,7 @@ def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
         axes.set(title=f"t-SNE of {len(points):,} test means mu", xticks=[], yticks=[])
         if 1 < len(names) <= _NAMED:
             # a space first, since a legend leaves out what begins with an underscore
-            words = [f" {name[:_LONGEST]}{'…' if len(name) > _LONGEST else ''}" for name in names]
+            words = [f" {name[:_LONGEST]}{'…' if len(name) > _LONGEST else ''}" for name in labelled(names)]
             legend = axes.legend(
                 dots, words, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0
             )
@@ -145,6 +147,16 @@ def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
                 text.set_parse_math(False)  # a name may hold dollar signs
 
     return _chart((5.5, 4.5), scatter)
+
+
+def labelled(names: list[str]) -> list[str]:
+    """The classes' names as the map has them: their numbers, from 0, where its font cannot write all of the names."""
+    font = get_font(findfont(FontProperties()))
+
+    def legible(character: str) -> bool:
+        return font.get_char_index(ord(character)) > 0 and bidirectional(character) not in ("R", "AL")
+
+    return names if all(map(legible, "".join(names))) else [str(number) for number in range(len(names))]
 
 
 def _words(axes: Axes, words: str) -> None:

@@ -205,7 +205,11 @@ def _map(images: Images) -> str:
     if len(images.test) < pictures.FEWEST_MAPPED:
         return f"A map needs {pictures.FEWEST_MAPPED} test images."
     about = "Distances between far groups mean little."
-    return f"Each point is a test image, coloured by its class. {about}" if len(images.names) > 1 else about
+    if len(images.names) == 1:
+        return about
+    numbers = pictures.labelled(images.names)  # a page can write what a picture's font cannot
+    named = "" if numbers == images.names else f": {', '.join(map(' '.join, zip(numbers, images.names, strict=True)))}"
+    return f"Each point is a test image, coloured by its class{named}. {about}"
 
 
 def _used(run: Run) -> str:
