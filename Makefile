@@ -17,6 +17,8 @@ test: .venv-dev/installed
 	$(DEV)/ruff check .
 	$(DEV)/ruff format --check .
 	$(DEV)/mypy
+	$(DEV)/mypy --package vae_runtime --platform darwin --cache-dir .mypy_cache/darwin
+	$(DEV)/mypy --package vae_runtime --platform win32 --cache-dir .mypy_cache/win32
 	$(DEV)/pytest
 
 # not part of the tests: the runtime in an emulated 64-bit ARM userland against this machine; needs root, and x86-64

@@ -571,6 +571,16 @@ def test_without_its_extra(tmp_path: Path, words: list[str]) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
+@pytest.mark.parametrize("words", [["--out", "run"], ["evaluate", "run"], ["report", "run"], ["compare", "a", "b"]])
+def test_where_files_have_no_locks(command: Command, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """On a system without fcntl, such as Windows: exit code 6 and one line that says where a training can be."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    result = command(main, *words)
+    assert (result.code, result.out) == (6, "")
+    assert_one_line(result.err)
+    assert "Linux" in result.err
+
+
 @pytest.mark.parametrize(
     "words",
     [
