@@ -83,6 +83,23 @@ export const LIKELIHOODS = {
   },
 };
 
+/**
+ * The index of each of n observations x, flat, in the noise of vae_runtime, of its content alone: BigUint64Array [n].
+ *
+ * The first 8 bytes, little-endian, of the sha256 of its values as little-endian float32, with -0 made 0. Draw eps by it,
+ * and equal observations get equal scores, whatever lies beside them.
+ */
+export async function noiseIndex(x, n) {
+  const index = new BigUint64Array(n);
+  for (let i = 0; i < n; i++) {
+    const values = row(x, i, n);
+    const bytes = new DataView(new ArrayBuffer(4 * values.length));
+    values.forEach((value, j) => bytes.setFloat32(4 * j, value + 0, true)); // -0 + 0 is 0
+    index[i] = new DataView(await crypto.subtle.digest("SHA-256", bytes)).getBigUint64(0, true);
+  }
+  return index;
+}
+
 /** log(F(pixel + 1/510) - F(pixel - 1/510)), F the logistic's distribution function; levels 0 and 255 have the tails. */
 function logisticBin(pixel, loc, logScale) {
   const scale = Math.exp(Math.min(Math.max(logScale, -7), 7));

@@ -9,6 +9,7 @@ from vae_export import front_matter
 from vae_export.facts import Facts
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import BundleError, printable
+from vae_runtime.figures import plus_minus
 
 _ABOUT = """\
 A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as two ONNX graphs that run
@@ -128,8 +129,8 @@ def _figures(facts: Facts) -> Iterator[str]:
     yield ""
     rows = []
     for figure in facts.figures:
-        bits = "" if figure.bits is None else f"{figure.bits[0]:.4f} +- {figure.bits[1]:.4f}"
-        rows.append((_text(figure.label), f"{figure.mean:.2f} +- {figure.error:.2f}", bits))
+        bits = "" if figure.bits is None else plus_minus(*figure.bits, ".4f")
+        rows.append((_text(figure.label), plus_minus(figure.mean, figure.error), bits))
     yield from _table(("figure", "nats per image", "bits per dimension"), rows)
     if facts.quantiles.keys() >= _LEVELS:
         low, first, third, high = (f"{facts.quantiles[level]:.1f}" for level in sorted(_LEVELS))
@@ -210,7 +211,7 @@ def _parity(facts: Facts) -> Iterator[str]:
         yield f"The ELBO of real images is {max(nats):.1e} nats off at most."
     if smaller := facts.manifest.get("precision"):
         yield ""
-        lost = f"{smaller['nats']:.4f} +- {smaller['standard_error']:.4f} nats per image"
+        lost = f"{plus_minus(smaller['nats'], smaller['standard_error'], '.4f')} nats per image"
         which = _text(smaller["precision"])
         yield f"The graphs are {which}. Against float32, of which the figures above are, they lose {lost}"
         worst = f"the worst of them loses {smaller['most_nats']:.1f} nats"

@@ -14,14 +14,14 @@ _USED = 0.01  # nats of KL from which on a latent is counted as used
 class Figure:
     """A test figure: mean and standard error, in nats per image and, for probabilities, in bits per dimension.
 
-    kind: what a model hub may call it. num_samples: K, of a bound of log p(x).
+    kind: what a model hub may call it. error: None where it is not known. num_samples: K, of a bound of log p(x).
     """
 
     kind: str
     label: str
     mean: float
-    error: float
-    bits: tuple[float, float] | None
+    error: float | None
+    bits: tuple[float, float | None] | None
     num_samples: int | None
 
 
@@ -74,9 +74,10 @@ def read(manifest: dict[str, Any]) -> Facts:
 
 def _figure(name: str, figure: dict[str, Any], to_bits: float | None) -> Figure:
     """A figure of the evaluation; the whole log-probability has bits per dimension too, its two terms have not."""
-    mean, error, num_samples = float(figure["mean"]), float(figure["standard_error"]), figure.get("num_samples")
+    mean, num_samples = float(figure["mean"]), figure.get("num_samples")
+    error = None if figure["standard_error"] is None else float(figure["standard_error"])
     kind = "log_likelihood" if num_samples else name
     label = f"log p(x), at least (K = {num_samples:,})" if num_samples else _LABELS.get(name, name)
     whole = kind in ("elbo", "log_likelihood") and to_bits is not None
-    bits = (mean * to_bits, abs(error * to_bits)) if whole and to_bits else None
+    bits = (mean * to_bits, None if error is None else abs(error * to_bits)) if whole and to_bits else None
     return Figure(kind, label, mean, error, bits, num_samples)

@@ -25,10 +25,10 @@ def lines(facts: Facts) -> Iterator[str]:
         data["datasets"] = [hub]
     results = []
     for figure in facts.figures:
-        name = f"{figure.label}, nats per image (standard error {figure.error:.2f})"
+        name = f"{figure.label}, nats per image{_error(figure.error, 2)}"
         results.append({"type": figure.kind, "value": round(figure.mean, 3), "name": name})
         if figure.bits:
-            name = f"{figure.label}, bits per dimension (standard error {figure.bits[1]:.4f})"
+            name = f"{figure.label}, bits per dimension{_error(figure.bits[1], 4)}"
             results.append({"type": "bits_per_dimension", "value": round(figure.bits[0], 4), "name": name})
     if results and facts.dataset:
         data["metrics"] = sorted({str(result["type"]) for result in results})
@@ -39,6 +39,10 @@ def lines(facts: Facts) -> Iterator[str]:
     yield "---"
     yield from _yaml(data)
     yield "---"
+
+
+def _error(error: float | None, places: int) -> str:
+    return "" if error is None else f" (standard error {error:.{places}f})"
 
 
 def _yaml(value: Any, indent: str = "") -> Iterator[str]:

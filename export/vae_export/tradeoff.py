@@ -32,7 +32,8 @@ Floats = NDArray[np.float32]
 class Tradeoff:
     """One precision against fp32.
 
-    nats: what the ELBO loses, mean over `images` test images, with its standard error; `most_nats` of one image.
+    nats: what the ELBO loses, mean over `images` test images, with its standard error, None of one image; `most_nats`
+    of one image.
     size: bytes of both graphs. seconds: the median of `encode` and of `decode` at each batch size, one thread. Of the
     two numbers the first is this precision's, the second fp32's. float32_layers: of int8, those that would cost too
     much.
@@ -41,7 +42,7 @@ class Tradeoff:
     precision: str
     images: int
     nats: float
-    standard_error: float
+    standard_error: float | None
     most_nats: float
     size: tuple[int, int]
     seconds: dict[str, tuple[float, float]]
@@ -76,9 +77,10 @@ class Tradeoff:
 
     def table(self) -> str:
         """All figures, for people."""
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
         lines = [
             f"{self.precision} against fp32",
-            f"  ELBO       {-self.nats:+.4f} ± {self.standard_error:.4f} nats per image, mean of {self.images:,} test"
+            f"  ELBO       {-self.nats:+.4f}{error} nats per image, mean of {self.images:,} test"
             f" images; {-self.most_nats:+.2f} at worst",
             f"  graphs     {self.size[0] / 1e6:.2f} MB for {self.size[1] / 1e6:.2f} MB",
         ]
@@ -145,7 +147,7 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
     """Compare a candidate with fp32, `plain`, on images x [n, C, H, W] as the likelihood takes them."""
     ours, theirs = candidate.runtime(), plain.runtime()
     lost = theirs.elbo(x) - ours.elbo(x)
-    error = lost.std(ddof=min(1, len(lost) - 1)) / math.sqrt(len(lost))
+    error = float(lost.std(ddof=1)) / math.sqrt(len(lost)) if len(lost) > 1 else None
     x = np.resize(x, (max(BATCHES), *x.shape[1:]))  # where there are fewer, each several times
     z = theirs.encode(x)[0]
     seconds = {}
@@ -156,7 +158,7 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
         precision=candidate.precision,
         images=len(lost),
         nats=float(lost.mean()),
-        standard_error=float(error),
+        standard_error=error,
         most_nats=float(lost.max()),
         size=(candidate.size, plain.size),
         seconds=seconds,

@@ -11,6 +11,7 @@ import numpy as np
 
 from vae_runtime.elbo import Floats, Nats
 from vae_runtime.errors import BundleError, printable
+from vae_runtime.figures import plus_minus
 from vae_runtime.scores import Scores
 
 _SHOWN = 8  # latents in the table's last line
@@ -55,13 +56,12 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean, error_of_mean = _mean(scores.elbo)
-    error = f" +- {error_of_mean:.2f}" if error_of_mean is not None else ""
     of = f" of {len(scores.elbo)} images" if len(scores.elbo) > 1 else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
     bits = (
         f" ({scores.bits_per_dimension.mean():.3f} bits per dimension)" if scores.bits_per_dimension is not None else ""
     )
-    yield f"mean ELBO{of} {mean:.2f}{error} nats per image{bits}, {draws}"
+    yield f"mean ELBO{of} {plus_minus(mean, error_of_mean)} nats per image{bits}, {draws}"
     order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
     largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
     yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
@@ -108,9 +108,9 @@ def _describe(manifest: dict[str, Any]) -> str:
     }
     for name, figure in evaluation["figures"].items():
         label = f"log p(x) >= (K = {figure['num_samples']})" if "num_samples" in figure else name
-        lines[label] = f"{figure['mean']:.2f} +- {figure['standard_error']:.2f} nats per image"
+        lines[label] = f"{plus_minus(figure['mean'], figure['standard_error'])} nats per image"
     if smaller := manifest.get("precision"):
-        lost = f"{smaller['nats']:.4f} +- {smaller['standard_error']:.4f} nats per image"
+        lost = f"{plus_minus(smaller['nats'], smaller['standard_error'], '.4f')} nats per image"
         lines["precision"] = f"{smaller['precision']}, which loses {lost} to fp32, of which the figures above are"
     rows, reference = manifest["parity"]["rows"], manifest["parity"]["reference"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")

@@ -50,7 +50,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ALONE = ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 Doubles = NDArray[np.float64]
-Scores = dict[str, Any]  # version, platform, elbo [images] in nats, and ARRAYS, flat
+Scores = dict[str, Any]  # version, platform, elbo [images] in nats, ARRAYS, flat, and from JavaScript the noise's index
 Scorer = Callable[[Path], Scores]  # of a job's folder
 
 
@@ -148,6 +148,9 @@ def compare(name: str, job: Job, score: Scorer) -> Row:
     sizes = {array: (scores[array].size, job.expected[array].size) for array in ("elbo", *ARRAYS)}
     if wrong := [f"{array} of {got} numbers for {size}" for array, (got, size) in sizes.items() if got != size]:
         return Row(name, False, f"failed: {', '.join(wrong)}")
+    x = np.fromfile(job.folder / "x.f32", "<f4").reshape(len(scores["elbo"]), -1)
+    if scores.get("index", index := list(map(str, noise.index(x)))) != index:
+        return Row(name, False, "failed: the noise's index of an image is not the one of vae_runtime")
     off = {array: np.abs(scores[array] - job.expected[array]) for array in ("elbo", *ARRAYS)}
     share = float(off["elbo"].max()) / tolerance(job)
     arrays = tuple(float(off[array].max()) for array in ARRAYS)

@@ -212,7 +212,7 @@ def test_a_bundle_that_is_missing_is_one_line(tmp_path: Path, capsys: Any) -> No
 def run_javascript(code: str, *arguments: object) -> str:
     """Run lines of JavaScript that may use `vae.mjs`, and return what they print."""
     module = json.dumps((table.REPOSITORY / "examples" / "javascript" / "vae.mjs").as_uri())
-    code = f"const {{ VAE, LIKELIHOODS }} = await import({module}); {code}"
+    code = f"const {{ VAE, LIKELIHOODS, noiseIndex }} = await import({module}); {code}"
     command = ["node", "--input-type=module", "--eval", code, "--", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -317,6 +317,28 @@ def test_node_agrees(job: Any, only: Callable[..., None], capsys: Any) -> None:
     row = capsys.readouterr().out.splitlines()[2]
     assert row.startswith("✓ onnxruntime-node")
     assert table.PACKAGES["onnxruntime-node"] in row
+
+
+@needs_node
+def test_javascripts_index_is_the_runtimes(tmp_path: Path) -> None:
+    """noiseIndex gives each image the number of noise.index, -0 that of 0, and denormals their own."""
+    x = noise.uniform(1, noise.PIXELS, np.arange(5), 30)
+    x[3], x[4, ::2], x[2, 7] = -0.0, -x[4, ::2], 1e-40
+    x.tofile(tmp_path / "x.f32")
+    printed = run_javascript(
+        "const { readFileSync } = await import('node:fs');"
+        "const x = new Float32Array(new Uint8Array(readFileSync(process.argv.at(-1))).buffer);"
+        "console.log(Array.from(await noiseIndex(x, 5), String).join(' '));",
+        tmp_path / "x.f32",
+    )
+    assert [int(word) for word in printed.split()] == noise.index(x).tolist()
+
+
+def test_another_index_gets_a_cross(job: Any) -> None:
+    """A runtime whose index of an image is not the one of vae_runtime fails, whatever its figures."""
+    row = table.compare("some", job, lambda _: job.expected | {"index": ["1"] * 70})
+    assert row.passed is False
+    assert "index" in row.problem
 
 
 @pytest.mark.usefixtures("at_hand")

@@ -59,11 +59,11 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
     return torch.cat(bounds)
 
 
-def figure(values: Tensor) -> dict[str, float]:
-    """Mean and standard error over the images, nats."""
+def figure(values: Tensor) -> dict[str, Any]:
+    """Mean and standard error over the images, nats; of one image the error is not known, None."""
     values = values.double()
-    spread = values.std(correction=min(1, len(values) - 1))  # of one image: 0
-    return {"mean": values.mean().item(), "standard_error": (spread / math.sqrt(len(values))).item()}
+    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    return {"mean": values.mean().item(), "standard_error": error}
 
 
 def summary(test: Measured) -> dict[str, Any]:

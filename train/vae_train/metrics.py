@@ -34,7 +34,7 @@ class Epoch:
     test_elbo: float
     test_reconstruction: float
     test_kl: float
-    test_standard_error: float
+    test_standard_error: float | None
     active_units: int
     gradient_norm: float
     largest_gradient_norm: float
@@ -64,7 +64,7 @@ def measure(training: Training, train: Tensor, test: Tensor) -> Metrics:
         seconds=progress.seconds,
         images_per_second=training.num_images / progress.seconds,
     )
-    return asdict(epoch)
+    return {name: value for name, value in asdict(epoch).items() if value is not None}
 
 
 def best(metrics: list[Metrics]) -> Metrics:
@@ -96,7 +96,7 @@ def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False) -> list[
         norms = f"a norm of {last['largest_gradient_norm']:,.0f}, and {last['gradient_norm']:,.0f} on average"
         found.append(f"gradients jump: {norms}; a lower --lr may help")
     top = best(metrics)
-    if top["test_elbo"] - last["test_elbo"] > last["test_standard_error"]:
+    if top["test_elbo"] - last["test_elbo"] > last.get("test_standard_error", 0):
         fall = f"test ELBO {last['test_elbo']:.2f}, and {top['test_elbo']:.2f} at epoch {top['epoch']:.0f}"
         if last["train_elbo"] > top["train_elbo"]:
             gap = f"while the train ELBO rose to {last['train_elbo']:.2f}"

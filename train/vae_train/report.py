@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from vae_runtime import outputs
+from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_train import metrics, pictures
 from vae_train.checkpoint import Run, read_metrics
@@ -134,8 +135,8 @@ def _bounds(run: Run) -> list[tuple[str, dict[str, Any]]]:
     return [(f"log p(x) ≥ (K = {figure['num_samples']:,})", figure) for figure in found]
 
 
-def _mean(figure: dict[str, float]) -> str:
-    return f"{figure['mean']:,.2f} ± {figure['standard_error']:,.2f}"
+def _mean(figure: dict[str, Any]) -> str:
+    return plus_minus(figure["mean"], figure["standard_error"], ",.2f", "±")
 
 
 def _unit(run: Run, figure: dict[str, float]) -> str:
@@ -237,7 +238,10 @@ def _figures(run: Run) -> str:
     names = {"ELBO": "elbo", "reconstruction": "reconstruction", "KL": "kl"}
     rows = [*((name, evaluation["figures"][key]) for name, key in names.items()), *_bounds(run)]
     head = ["nats per image", "mean", "standard error"]
-    cells = [(name, [f"{figure['mean']:,.3f}", f"{figure['standard_error']:,.3f}"]) for name, figure in rows]
+    cells = []
+    for name, figure in rows:
+        error = figure["standard_error"]
+        cells.append((name, [f"{figure['mean']:,.3f}", "" if error is None else f"{error:,.3f}"]))
     if _bits(run, evaluation["figures"]["elbo"]):
         head.append("bits per dimension")
         for (name, figure), (_, row) in zip(rows, cells, strict=True):
@@ -257,7 +261,10 @@ def _epochs(rows: list[Metrics]) -> str:
         "KL": ("test_kl", ".2f"), "active": ("active_units", ".0f"), "gradient": ("gradient_norm", ",.1f"),
         "skipped": ("skipped_steps", ".0f"), "seconds": ("seconds", ",.1f"),
     }  # fmt: skip
-    cells = [[f"{rows[i][name]:{style}}" for name, style in columns.values()] for i in sorted(chosen)]
+    cells = [
+        [f"{rows[i][name]:{style}}" if name in rows[i] else "" for name, style in columns.values()]
+        for i in sorted(chosen)
+    ]
     which = f"{len(chosen)} of {len(rows)} epochs" if len(chosen) < len(rows) else "All epochs"
     caption = f"{which}, nats per image; the best in bold. metrics.jsonl has every figure."
     return _table(caption, columns, [(name, rest) for name, *rest in cells], best=f"{best['epoch']:.0f}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.figures import plus_minus
 from vae_train import checkpoint, data, evaluate, metrics, pixels, report
 from vae_train.checkpoint import Run
 from vae_train.config import Config, Place
@@ -139,9 +140,9 @@ def protocol(config: Config, test: Tensor) -> dict[str, Any]:
     }
 
 
-def describe(figure: dict[str, float]) -> str:
+def describe(figure: dict[str, Any]) -> str:
     """Mean and standard error for people."""
-    return f"{figure['mean']:.2f} +- {figure['standard_error']:.2f}"
+    return plus_minus(figure["mean"], figure["standard_error"])
 
 
 def bits(vae: VAE, nats: float, shape: Shape) -> str:
