@@ -17,6 +17,7 @@ from side_by_side import exported, in_pytorch, layers, machine, measure, table
 
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import DECODER
+from vae_train.mlp import LOGSIGMA_RANGE
 
 _ROWS = 512  # of the decoder's runs alone: its best size
 
@@ -65,7 +66,7 @@ def pythae_nll(folder: Path, x: np.ndarray, num_samples: int) -> Callable[[], fl
         def forward(self, z: torch.Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=torch.sigmoid(ours.decoder(z)))
 
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=32, reconstruction_loss="bce")
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=ours.latent_dim, reconstruction_loss="bce")
     model, images = PythaeVAE(config, encoder=Encoder(), decoder=Decoder()), torch.from_numpy(x)
 
     @torch.no_grad()
@@ -80,11 +81,12 @@ def float64_bound(x: np.ndarray, num_samples: int, seed: int = 0) -> np.ndarray:
     vae = in_pytorch()
     encode, decode = layers(vae.encoder, np.float64), layers(vae.decoder, np.float64)
     mu, logsigma = encode(x.astype(np.float64))
-    logsigma = logsigma.clip(-10, 10)
+    logsigma = logsigma.clip(*LOGSIGMA_RANGE)
     bounds = []
     for i, pixels in enumerate(x.reshape(len(x), -1).astype(np.float64)):
         index = noise.index(x[i : i + 1])
-        eps = noise.normal(seed, noise.POSTERIOR, index, num_samples * 32).reshape(num_samples, 32).astype(np.float64)
+        eps = noise.normal(seed, noise.POSTERIOR, index, num_samples * vae.latent_dim).astype(np.float64)
+        eps = eps.reshape(num_samples, vae.latent_dim)
         z = mu[i] + np.exp(logsigma[i]) * eps
         (logits,) = decode(z)
         log_likelihood = (pixels * logits - np.logaddexp(0, logits)).sum(axis=1)

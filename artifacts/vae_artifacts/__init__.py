@@ -1,1 +1,1 @@
-"""The bundles that ship with the package, each a folder; `default` is what the runtime uses when none is named."""
+"""The bundles that ship with the package, each a folder of its name; `vae_runtime.bundle` says which is the default."""

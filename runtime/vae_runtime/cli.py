@@ -42,7 +42,9 @@ def _output(help: str, default: str | None = None) -> Callable[[F], F]:
     "--bundle", type=click.Path(path_type=Path), envvar="VAE_EDGE_BUNDLE", show_envvar=True,
     help="Bundle folder, or the name of one that ships with the package: mnist, fashion-mnist.  [default: mnist]",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: all that this process may use]")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Cores to use.  [default: VAE_EDGE_THREADS, or those there are]"
+)
 @click.option("--memory", type=click.IntRange(1, 2**40), help="MiB for the arrays in work at a time.  [default: 8]")
 @click.version_option(package_name="vae-edge")
 @click.pass_context

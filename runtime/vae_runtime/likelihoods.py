@@ -15,7 +15,7 @@ from vae_runtime.errors import BundleError, InputError
 
 Floats = NDArray[np.float32]
 
-_LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
+LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
@@ -144,7 +144,7 @@ class DiscretisedLogistic:
     @staticmethod
     def _split(parameters: Floats) -> tuple[Floats, Floats]:
         loc, log_scale = np.split(parameters, 2, axis=-3)
-        return loc, np.exp(np.clip(log_scale, -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND))
+        return loc, np.exp(np.clip(log_scale, -LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
 
 def from_contract(contract: dict[str, Any]) -> Likelihood:

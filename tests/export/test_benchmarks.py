@@ -6,10 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from vae_runtime import noise
 from vae_runtime.bundle import read
 from vae_runtime.verify import verify
+from vae_train import mlp, networks
+from vae_train.config import PRESETS
+from vae_train.vae import log_ratio
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SPIN = "GOMP_SPINCOUNT"
@@ -20,6 +26,24 @@ def test_the_benchmarks_bundle_verifies(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.syspath_prepend(BENCHMARKS)
     side_by_side = importlib.import_module("side_by_side")
     assert all(row.passed for row in verify(read(side_by_side.exported())))
+
+
+def test_the_reference_bound_has_the_networks_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the encoder asks for a sigma past its range, the float64 formulas give what the networks do in float64."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    throughput = importlib.import_module("throughput")
+    torch.manual_seed(0)
+    vae = networks.build(PRESETS["deep"].replace(hidden=(16, 16), latent_dim=3), (1, 28, 28)).requires_grad_(False)
+    vae.encoder.heads.logsigma.bias += torch.tensor([3.0, 0.0, -20.0])
+    monkeypatch.setattr(throughput, "in_pytorch", lambda: vae)
+    x = np.random.default_rng(0).integers(0, 2, (5, 1, 28, 28)).astype(np.float32)
+    found = throughput.float64_bound(x, 4)
+    eps = noise.normal(0, noise.POSTERIOR, noise.index(x), 4 * 3).reshape(5, 4, 3).transpose(1, 0, 2)
+    out = vae.double()(torch.from_numpy(x).double(), torch.from_numpy(eps.copy()).double())
+    assert out.logsigma[:, 0].tolist() == [mlp.LOGSIGMA_RANGE[1]] * 5
+    assert out.logsigma[:, 2].tolist() == [mlp.LOGSIGMA_RANGE[0]] * 5
+    weights = vae.likelihood.log_prob(torch.from_numpy(x), out.parameters) + log_ratio(out.mu, out.logsigma, out.z)
+    np.testing.assert_allclose(found, weights.logsumexp(dim=0) - np.log(4), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "side_by_side"))

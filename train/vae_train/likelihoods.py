@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-_LOG_SCALE_BOUND = 7.0  # the runtime's
+from vae_runtime.likelihoods import LOG_SCALE_BOUND
+
 _HALF_BIN = 1 / 510
 
 
@@ -158,4 +159,4 @@ BY_NAME: dict[str, type[Likelihood]] = {likelihood.name: likelihood for likeliho
 
 def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
     loc, log_scale = parameters.chunk(2, dim=-3)
-    return loc, torch.exp(log_scale.clamp(-_LOG_SCALE_BOUND, _LOG_SCALE_BOUND))
+    return loc, torch.exp(log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND))

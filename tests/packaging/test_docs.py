@@ -1,0 +1,133 @@
+"""What pages and docstrings say of the code is so: options, files, names, targets, and numbers that stand in both."""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from vae_export import cli as export_cli
+from vae_runtime import VAE, bundle, errors, sources
+from vae_runtime import cli as runtime_cli
+from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_train import cli as train_cli
+from vae_train import loop, mlp, train, training
+
+ROOT = Path(__file__).parents[2]
+PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+FOLDERS = ("runtime", "train", "export", "artifacts", "benchmarks", "examples")
+MODULES = {str(path): path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+
+OF_OTHERS = {  # pip, build, ruff, npm, curl, dpkg, torchrun
+    *("--editable", "--target", "--wheel", "--fix", "--ignore-scripts", "--data-binary", "--print-architecture"),
+    *("--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
+}
+
+
+def mentioned(pattern: str, texts: dict[str, str] = PAGES | MODULES) -> dict[str, str]:
+    """What matches in pages and modules, each with the last of those that say it."""
+    found = {match: name for name, text in texts.items() for match in re.findall(pattern, text, re.MULTILINE)}
+    assert len(found) > 1, "nothing is looked at"
+    return found
+
+
+def options(command: click.Command) -> Iterator[str]:
+    """Every option of a command and of the commands in it."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for inner in getattr(command, "commands", {}).values():
+        yield from options(inner)
+
+
+def test_options_exist() -> None:
+    """Each option that a page names is one of a tool, a script of this repository, or another program."""
+    known = {"--help", "--version", *OF_OTHERS}
+    for command in (runtime_cli.cli, train_cli.cli, export_cli.cli, export_cli.on_bundles):
+        known |= set(options(command))
+    for script in (path for folder in ("examples", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")):
+        known |= set(re.findall(r'add_argument\(\s*(?:"-\w", )?"(--[\w-]+)"', script.read_text()))
+    named = mentioned(r"(?<![\w-])--[a-z][\w-]*", PAGES)
+    assert {option: page for option, page in named.items() if option not in known} == {}
+
+
+def test_files_exist() -> None:
+    """Each file of this repository that a page or a module names is there."""
+    folders = "train|export|runtime|artifacts|tests|benchmarks|examples|docs"
+    named = mentioned(rf"(?<![\w/.~-])(?:{folders})/[\w./-]*\.(?:py|md|mjs|html|png)")
+    assert {path: by for path, by in named.items() if not (ROOT / path).exists()} == {}
+
+
+def test_names_exist() -> None:
+    """Each dotted name of these packages that stands in backticks can be imported."""
+    for dotted in mentioned(r"`(vae_(?:runtime|train|export|artifacts)(?:\.\w+)*)[`(]"):
+        first, *parts = dotted.split(".")
+        found = importlib.import_module(first)
+        for part in parts:
+            found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
+
+
+def test_targets_exist() -> None:
+    """Each `make` target that a page names is in the Makefile."""
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = mentioned(r"(?:`|^\$ )make ([a-z0-9-]+)", PAGES)
+    assert {target: page for target, page in named.items() if target not in targets} == {}
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    """The rows of the table of a page whose first heading is this, without the headings."""
+    table = PAGES[page].partition(f"\n| {first} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_every_verb_is_on_the_runtimes_page_with_what_it_calls() -> None:
+    """Its table has the verbs of `vae-infer`, and the functions behind them exist."""
+    verbs = set()
+    for cell, _, behind in rows("runtime.md", "verb"):
+        verbs |= set(re.findall(r"`(\w+)`", cell))
+        for owner, function in re.findall(r"`(\w+)\.(\w+)`", behind):
+            holder = VAE if owner == "VAE" else importlib.import_module(f"vae_runtime.{owner}")
+            assert hasattr(holder, function), behind
+    assert verbs == set(runtime_cli.cli.commands)
+
+
+def test_the_errors_and_their_exit_codes() -> None:
+    """The table for programs that embed the runtime has every class of the tree."""
+    shown = {name.strip("`"): int(code) for name, code, *_ in rows("embedding.md", "class")}
+    tree = [each for each in vars(errors).values() if isinstance(each, type) and errors.VaeError in each.__bases__]
+    assert shown == {each.__name__: each.exit_code for each in tree}
+
+
+def test_kinds_of_pictures() -> None:
+    """The page on training names all kinds of picture that are read from a folder."""
+    (cell,) = [what for dataset, what, _ in rows("training.md", "dataset") if dataset == "a folder"]
+    short = {"jpeg": {".jpeg", ".jpg"}, "tiff": {".tiff", ".tif"}}
+    named = [kind.lower() for kind in re.findall(r"\b(PNG|JPEG|GIF|BMP|TIFF|WebP|PGM|PPM)\b", cell)]
+    assert set().union(*(short.get(kind, {f".{kind}"}) for kind in named)) == set(sources.SUFFIXES)
+
+
+def lines(path: str) -> int:
+    """How many lines a file has."""
+    return len((ROOT / path).read_text().splitlines())
+
+
+FACTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "clamp of logsigma": ("mathematics.md", lambda: r"\log \sigma \in [{:g}, {:g}]".format(*mlp.LOGSIGMA_RANGE)),
+    "clamp of log_scale": ("mathematics.md", lambda: rf"\log s \in [{-LOG_SCALE_BOUND:g}, {LOG_SCALE_BOUND:g}]"),
+    "steps that were skipped": ("training.md", lambda: f"after {loop.MOST_SKIPPED} in a row the training stops"),
+    "turns of a thread": ("benchmarks.md", lambda: f"lets them turn {train_cli.SPIN:,} times"),
+    "checkpoints": ("training.md", lambda: {60: "each minute"}[int(train.SAVE_EVERY)]),
+    "measured gradients": ("training.md", lambda: {10: "every tenth step"}[training._NORM_EVERY]),
+    "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
+    "format of a bundle": ("bundle.md", lambda: f"`format` ({bundle.FORMAT})"),
+    "the JavaScript module": ("compatibility.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),
+    "files of a bundle": ("bundle.md", lambda: {4: "one folder with four files"}[len(bundle.FILES) + 1]),
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_numbers_of_the_code(fact: str) -> None:
+    """A page has the number that the code has."""
+    page, sentence = FACTS[fact]
+    assert sentence() in PAGES[page]
