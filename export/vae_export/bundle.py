@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae_export import candidate, failing, gate, graphs, publish, requirements
+from vae_export import candidate, failing, gate, graphs, publish, requirements, trained
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Tradeoff
 from vae_runtime.bundle import MANIFEST, dump_manifest
@@ -24,6 +24,7 @@ def export(
 ) -> str:
     """Export `run`, compare it with PyTorch, publish it as the folder `out` if `judge` does not raise; its precision.
 
+    Raises BundleError where the network is not the one that was trained, or not one that a bundle can hold.
     A failed or killed export leaves what was at `out` as it was. judge: is given the comparisons and a heading.
     keep_failing: a new folder for what repeats the failure, where `judge` raises BundleError. pick: returns what is
     published in place of the float32 graphs, which are judged first, and what it costs; it is judged too.
@@ -34,6 +35,7 @@ def export(
     out = out.resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
     made, cost = candidate.fp32(run.vae, run.image_shape, opset), None
+    trained.check(run)
     with publish.staging(out) as staging:
         manifest = _stage(staging, run, made, judge, keep_failing)
         if pick:

@@ -46,9 +46,10 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     """Repeat the numeric gate: PyTorch with the run's weights against the shipped runtime with the bundle's bytes.
 
     8-bit graphs are compared with ONNX's own evaluator, as at their export, and their weights with the run's, in steps.
-    Raises BundleError where the graphs are not what the manifest says, or the bundle is of another model.
+    Raises BundleError where the graphs are not what the manifest says, or the bundle is of another model, or
+    the run's network is not the one that was trained.
     """
-    from vae_export import candidate, gate, precision
+    from vae_export import candidate, gate, precision, trained
 
     check_graphs(bundle)
     image = bundle.contract["image"]
@@ -61,6 +62,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     if different := [f"{name} {here}, not {there}" for name, (here, there) in facts.items() if here != there]:
         todo = "name the run that it was exported from"
         raise BundleError("bundle of another run", f"{bundle.path} ({'; '.join(different)})", todo)
+    trained.check(run)
     runtime, smaller = VAE(bundle), bundle.manifest.get("precision")
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)

@@ -91,10 +91,9 @@ def cli(
         raise click.UsageError("--max-nats goes with another --precision than fp32")
     _require_extra()
     from vae_export import bundle
-    from vae_train import checkpoint
     from vae_train.config import Place
 
-    run = checkpoint.load(run_folder, model, best)
+    run = _load(run_folder, model, best)
     place = Place(data_root, not no_download)
     choose = None
     if precision != "fp32":
@@ -137,9 +136,8 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) 
         _refuse([row.name for row in rows if not row.passed], "do not use this bundle; see the table above")
     else:
         from vae_export import gate
-        from vae_train import checkpoint
 
-        compared = checks.with_run(read, checkpoint.load(run_folder, model, best))
+        compared = checks.with_run(read, _load(run_folder, model, best))
         click.echo(gate.table(compared))
         todo = "do not use this bundle, or name its own run (add --best where it was exported so)"
         _refuse([row.name for row in compared if not row.passed], todo)
@@ -184,6 +182,17 @@ def picker(precision: str, max_nats: float, run: "Run", place: "Place") -> "bund
     images = data.load(run.config, place.data_root, place.download)
     results.test_images(run, images, place)
     return partial(tradeoff.pick, precision, run=run, images=images, most_nats=max_nats, say=click.echo)
+
+
+def _load(run_folder: Path, model: str | None, best: bool) -> "Run":
+    """The run; it is said where it cannot be held against its own training."""
+    from vae_train import checkpoint
+
+    run = checkpoint.load(run_folder, model, best)
+    if run.outputs is None:
+        missing = "the run is from before 0.2 and has kept no outputs: its network may be another than was trained"
+        click.echo(f"vae-export: note: {missing}", err=True)
+    return run
 
 
 def _refuse(failed: list[str], todo: str) -> None:

@@ -35,7 +35,7 @@ MODEL = (
     "what all numbers of the gate together exceed with a chance of 1e-6"
 )
 _AT_EVERY_BATCH = (REAL, EXTREMES, PRIOR, POSTERIOR)
-_ROWS = 16  # from which standard errors come at least: of fewer inputs each is drawn several times
+ROWS = 16  # from which standard errors come at least: of fewer inputs each is drawn several times
 _FAR = 3.0  # standard deviations of the prior, along each axis of z, and half of it the other way along the next
 _SEED = 0  # of the draws of rounding errors
 
@@ -149,8 +149,13 @@ def judge(cases: list[Case], runtime: RuntimeVAE) -> list[Row]:
     numbers = sum(
         batch * values[0].size for case in cases for batch in case.batches for values in case.expected.values()
     )
-    factor = -NormalDist().inv_cdf(FALSE_ALARM / (2 * numbers))  # on either side, any of the numbers
+    factor = standard_errors(numbers)
     return [row for case in cases for batch in case.batches for row in _compare(case, batch, runtime, factor)]
+
+
+def standard_errors(numbers: int) -> float:
+    """How many of them so many normal numbers exceed, on either side and any of them, with a chance of FALSE_ALARM."""
+    return -NormalDist().inv_cdf(FALSE_ALARM / (2 * numbers))
 
 
 def table(rows: list[Row]) -> str:
@@ -231,10 +236,10 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     exact = dict(zip(side.tensors, side.exact(*tensors), strict=True))
     single = dict(zip(side.tensors, side.single(*tensors), strict=True))
     rows = len(tensors[0])
-    at = torch.arange(max(_ROWS, rows)) % rows
+    at = torch.arange(max(ROWS, rows)) % rows
     drawn = side.exact(*(values[at] for values in tensors), seed=_SEED)
     errors = {
-        name: _largest((values - exact[name][at]).reshape(len(at), -1))
+        name: largest_error((values - exact[name][at]).reshape(len(at), -1))
         for name, values in zip(side.tensors, drawn, strict=True)
     }
     return Case(
@@ -248,7 +253,7 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     )
 
 
-def _largest(errors: Tensor) -> float:
+def largest_error(errors: Tensor) -> float:
     """The largest standard error of a number, from one draw of their errors [rows, numbers].
 
     It says little of one number. So each is taken to have its row's mean square times its column's, over that of all.

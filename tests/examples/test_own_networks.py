@@ -189,6 +189,42 @@ def test_other_networks_than_the_runs_are_refused(command: Command, run: Path, f
     assert re.fullmatch(r"vae-export: error: run cannot be read: [^\n]+; [^\n]+\n", result.err), result.err
 
 
+def test_networks_edited_since_the_training_are_not_published(command: Command, run: Path, folder: Path) -> None:
+    """Same shapes, another activation: export, check and all verbs that load the run refuse it; nothing is changed."""
+    source = (Path(__file__).parents[2] / "examples" / "own_networks.py").read_text()
+    (folder / "edited.py").write_text(source.replace("SiLU", "Tanh"))
+    copy = Path(shutil.copytree(run, folder / "run"))
+    settings = json.loads((copy / "config.json").read_text())
+    settings["config"]["model"] = "edited:networks"
+    (copy / "config.json").write_text(json.dumps(settings))
+    before = {path: path.read_bytes() for path in copy.iterdir()}
+    trust = ("--model", "edited:networks")
+    for main, words in (
+        (vae_export, (copy, *trust, "--out", folder / "bundle")),
+        (vae_train, ("evaluate", copy, *trust, "--device", "cpu")),
+        (vae_train, ("report", copy, *trust, "--device", "cpu")),
+        (vae_train, ("compare", copy, copy, *trust, "--device", "cpu")),
+    ):
+        result = command(main, *words)
+        assert (result.code, result.out) == (3, ""), result.err
+        assert "not the network that was trained" in result.err
+        assert "restore edited as it was" in result.err
+    assert {path: path.read_bytes() for path in copy.iterdir()} == before
+    assert not (folder / "bundle").exists()
+    elbo = json.loads((run / "evaluation.json").read_text())["figures"]["elbo"]["mean"]
+    assert f"now, {elbo:.2f} when its training ended" in result.err
+
+
+def test_a_run_without_outputs_is_published_with_a_note(command: Command, run: Path, folder: Path) -> None:
+    """As older releases made them: nothing to hold the network against, which is said."""
+    copy = Path(shutil.copytree(run, folder / "run"))
+    (copy / "outputs.npz").unlink()
+    result = command(vae_export, copy, "--model", NAME, "--out", folder / "bundle")
+    assert result.code == 0, result.err
+    assert "note: " in result.err
+    assert result.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("module", "model", "line"),
     [

@@ -1,6 +1,8 @@
 """Fixtures of the export tests: the exporter, run once per graph of the tiny run, faults put in after it, a bundle."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from vae_export import bundle, graphs
-from vae_train import checkpoint, train
+from vae_train import checkpoint, outputs, train
 from vae_train.config import PRESETS, Place
 
 Mutation = Callable[[onnx.ModelProto], None]
@@ -51,13 +53,26 @@ def after_export(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle like the tiny one whose every bias is larger, so that both graphs give other numbers."""
-    run = checkpoint.load(tiny_run)
+    run = replace(checkpoint.load(tiny_run), outputs=None)  # else it is known for another network than was trained
     with torch.no_grad():
         for name, weight in run.vae.named_parameters():
             weight += name.endswith("bias")
     out = tmp_path_factory.mktemp("bundles") / "other"
     bundle.export(run, out, opset=17, judge=lambda rows, heading: None)
     return out
+
+
+@pytest.fixture
+def run_with_another_best(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run whose best epoch has other weights than its last, and outputs and figures of them."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    best = checkpoint.load(run)
+    with torch.no_grad():
+        best.vae.decoder.last.bias += 1
+    checkpoint.save_weights(run, best.vae, best=True)
+    checkpoint.save_outputs(run, outputs.compute(best.vae, best.probe), best=True)
+    checkpoint.save_evaluation(run, {**best.evaluation, "split": "test of the best"}, best=True)
+    return run
 
 
 @pytest.fixture(scope="session")

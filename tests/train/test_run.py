@@ -48,7 +48,7 @@ def place(root: Path) -> Place:
 def test_run_folder_has_what_it_promises(tiny_run: Path) -> None:
     """Settings, weights, metrics, test figures, probe, report and pictures, and no temporary file."""
     expected = {"config.json", "model.safetensors", "metrics.jsonl", "evaluation.json", "probe.npy", "report.html"}
-    expected |= {"best.safetensors", "best.json"}
+    expected |= {"best.safetensors", "best.json", "outputs.npz", "best.npz"}
     found = {path.name for path in tiny_run.iterdir()}
     assert {name for name in found if not name.endswith(".png")} == expected
     assert found >= set(PICTURES)

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import networks
 from vae_train.config import Config
 from vae_train.mlp import Shape
+from vae_train.outputs import Outputs
 from vae_train.training import Training
 from vae_train.vae import VAE
 
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 CONFIG, METRICS, PROBE = "config.json", "metrics.jsonl", "probe.npy"
-WEIGHTS, EVALUATION = "model.safetensors", "evaluation.json"
-BEST_WEIGHTS, BEST_EVALUATION = "best.safetensors", "best.json"  # of the epoch with the highest test ELBO
+WEIGHTS, EVALUATION, OUTPUTS = "model.safetensors", "evaluation.json", "outputs.npz"
+BEST_WEIGHTS, BEST_EVALUATION, BEST_OUTPUTS = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing` gives to files that it writes
 
 
@@ -46,13 +47,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images (uint8)."""
+    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images (uint8).
+
+    outputs: what the network gave for these images when its training ended; None of a run that was made before 0.2.
+    """
 
     vae: VAE
     settings: Settings
     provenance: dict[str, Any]
     evaluation: dict[str, Any]
     probe: np.ndarray[Any, np.dtype[np.uint8]]
+    outputs: Outputs | None = None
 
     @property
     def config(self) -> Config:
@@ -99,7 +104,7 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
             yield
     except BaseException:
         if not _checkpoints(folder) and not (folder / EVALUATION).exists():  # a finished run has no checkpoints either
-            for name in (CONFIG, METRICS, WEIGHTS, PROBE, BEST_WEIGHTS, BEST_EVALUATION):
+            for name in (CONFIG, METRICS, WEIGHTS, PROBE, OUTPUTS, BEST_WEIGHTS, BEST_OUTPUTS, BEST_EVALUATION):
                 with suppress(OSError):  # the folder could not be made
                     (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
@@ -210,6 +215,25 @@ def save_evaluation(folder: Path, evaluation: dict[str, Any], best: bool = False
     write_json(folder / name, {**evaluation, "weights_sha256": _sha256(folder / weights)})
 
 
+def save_outputs(folder: Path, outputs: Outputs, best: bool = False) -> None:
+    """Write what the trained network gave for the probe, tied by hash to its weights."""
+    weights, name = (BEST_WEIGHTS, BEST_OUTPUTS) if best else (WEIGHTS, OUTPUTS)
+    with replacing(folder / name) as file:
+        np.savez(file, weights_sha256=np.array(_sha256(folder / weights)), **asdict(outputs))
+
+
+def _read_outputs(folder: Path, rows: int, best: bool) -> Outputs | None:
+    """The outputs for the probe's rows, where the run has kept them."""
+    weights, name = (BEST_WEIGHTS, BEST_OUTPUTS) if best else (WEIGHTS, OUTPUTS)
+    if not (folder / name).exists():
+        return None
+    with np.load(folder / name, allow_pickle=False) as stored:
+        found = Outputs(**{field.name: stored[field.name] for field in fields(Outputs)})
+        if stored["weights_sha256"] != _sha256(folder / weights) or len(found.elbo) != rows:
+            raise ValueError(f"{name} is of other weights")
+    return found
+
+
 def save_probe(folder: Path, images: torch.Tensor) -> None:
     """Keep a few real test images (uint8), on which the exporter compares numbers."""
     with replacing(folder / PROBE) as file:
@@ -235,7 +259,7 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
             raise ValueError(f"{PROBE} does not hold images of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
-        return Run(vae, settings, provenance, figures, probe)
+        return Run(vae, settings, provenance, figures, probe, _read_outputs(folder, len(probe), best))
     except FileNotFoundError as error:
         if _checkpoints(folder):
             raise BundleError("run not finished", folder, f"go on with: vae-train --resume {folder}") from None
@@ -253,12 +277,20 @@ def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bo
     Raises BundleError where they cannot be read.
     """
     vae = networks.build(settings.config, settings.image_shape, trusted)
+    read_weights(folder, vae, best)
+    return vae.eval()
+
+
+def read_weights(folder: Path, vae: VAE, best: bool) -> None:
+    """Give a VAE the weights of a run, its last or those of its best epoch so far.
+
+    Raises BundleError where they cannot be read.
+    """
     path = folder / (BEST_WEIGHTS if best else WEIGHTS)
     try:
         vae.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
         raise _unreadable(path, error) from None
-    return vae.eval()
 
 
 def _unreadable(path: Path, error: Exception) -> BundleError:

@@ -28,15 +28,15 @@ class Measured(NamedTuple):
 def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
     """Both terms of the ELBO of each image, one draw of z each, float32 [n], nats.
 
-    levels: uint8 [n, C, H, W], 0 and 255 only for a likelihood of binary pixels.
+    levels: uint8 [n, C, H, W], 0 and 255 only for a likelihood of binary pixels. The noise is the same on all devices.
     """
-    generator = torch.Generator(levels.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     parts = []
     with evaluating(vae):
         for some in levels.split(_rows(levels)):
             x = pixels.unit(some)
-            eps = torch.randn(1, len(x), vae.latent_dim, generator=generator, device=x.device)
-            out = vae(x, eps)
+            eps = torch.randn(1, len(x), vae.latent_dim, generator=generator)
+            out = vae(x, eps.to(x.device))
             parts.append((*vae.terms_of(x, out), out.mu, out.logsigma))
     reconstruction, kl, mu, logsigma = (torch.cat(part) for part in zip(*parts, strict=True))
     return Measured(Terms(reconstruction, kl), mu, logsigma)

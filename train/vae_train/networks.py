@@ -34,6 +34,13 @@ def build(config: Config, image_shape: Shape, trusted: str | None = None) -> VAE
     return VAE(encoder, decoder, config.latent_dim, likelihood)
 
 
+def to_restore(config: Config) -> str:
+    """What to do where the networks that are made now are not those that a run's weights were trained in."""
+    if config.model is None:
+        return "use the release of vae-edge that trained it, or train again"
+    return f"restore {config.model.partition(':')[0]} as it was when the run was trained, or train again"
+
+
 def start_at_constant_image(vae: VAE, mean: Tensor, std: Tensor) -> None:
     """Let the decoder start from the best constant image, where it has a method `start_at`.
 

@@ -11,12 +11,16 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
-from vae_train import checkpoint, data, evaluate, metrics, pixels, report
+from vae_train import checkpoint, data, evaluate, metrics, networks, outputs, pixels, report
 from vae_train.checkpoint import Run
 from vae_train.config import Config, Place
+from vae_train.evaluate import Measured
 from vae_train.mlp import Shape
 from vae_train.training import Training
 from vae_train.vae import VAE
+
+_SAME = 0.1  # of its standard error, by which a test ELBO may differ from one that was measured with the same noise
+_ROUNDING = 1e-4  # of the ELBO, or by so much where that is more
 
 
 def finish(out: Path, training: Training, images: data.Images) -> None:
@@ -26,15 +30,18 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
     measured_on = protocol(config, test)
     checkpoint.save_weights(out, vae)
     checkpoint.save_probe(out, images.test[:64])
+    last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     try:
-        best = checkpoint.load_weights(out, checkpoint.read_settings(out), config.model, best=True).to(training.device)
+        checkpoint.read_weights(out, vae, best=True)  # into the network that was trained, not into one made anew
     except BundleError as error:  # damaged since: what was trained must not be lost with it
         click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
+        vae.load_state_dict(last)
         checkpoint.save_weights(out, vae, best=True)
-        best = vae
-    for weights, is_best in ((best, True), (vae, False)):  # the last ones' file says that the run is finished
-        summary = evaluate.summary(evaluate.measure(weights, test.to(training.device)))
-        checkpoint.save_evaluation(out, {**measured_on, **summary}, best=is_best)
+    for best in (True, False):  # the last ones' file says that the run is finished
+        checkpoint.save_outputs(out, outputs.compute(vae, images.test[:64].numpy()), best)
+        summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)))
+        checkpoint.save_evaluation(out, {**measured_on, **summary}, best)
+        vae.load_state_dict(last)
     figure = summary["figures"]["elbo"]
     dimensions = bits(vae, figure["mean"], images.shape)
     click.echo(f"test ELBO {describe(figure)} nats per image{dimensions}, {measured_on['binarisation']}")
@@ -52,14 +59,15 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
 def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.device, best: bool = False) -> None:
     """Print the ELBO and the importance-weighted bound of a run on its test images, and keep them in the run.
 
-    Raises InputError where the images are not those that the run was measured on.
+    Raises InputError where the images are not those that the run was measured on; BundleError, and keeps nothing, where
+    the network is not the one that was trained.
     """
     run = checkpoint.load(folder, place.trusted, best)
     images = data.load(run.config, place.data_root, place.download)
     test = test_images(run, images, place).to(device)
     vae = run.vae.to(device)
+    summary = evaluate.summary(measure(folder, run, test))
     bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples))
-    summary = evaluate.summary(evaluate.measure(vae, test))
     bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
@@ -71,10 +79,10 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
 
 
 def report_run(folder: Path, place: Place) -> None:
-    """Draw the report of a finished run. Raises InputError where its images are not found."""
+    """Draw the report of a finished run. Raises InputError where its images are not found, BundleError as above."""
     run = checkpoint.load(folder, place.trusted)
     images = data.load(run.config, place.data_root, place.download)
-    test_images(run, images, place)
+    measure(folder, run, test_images(run, images, place))
     report.draw(folder, run, images)
     click.echo(f"{folder / report.PAGE}")
 
@@ -86,7 +94,8 @@ def compare(
 
     models: the functions, "package.module:function", that may make the runs' own networks. The differences vary far
     less than the images do, so that their standard error is the one to judge by.
-    Raises ArgumentError where the runs were measured on different images, or one has densities and one probabilities.
+    Raises ArgumentError where the runs were measured on different images, or one has densities and one probabilities;
+    BundleError where a run's network is not the one that was trained.
     """
     runs = [_load(folder, models) for folder in folders]
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
@@ -97,7 +106,9 @@ def compare(
     same = {name: protocol(runs[0].config, test)[name] for name in ("images", "binarisation")}
     if not _measured_on(runs[1], same):
         raise ArgumentError("runs of different test images cannot be compared", folders[1], "name runs of one data set")
-    measured = [evaluate.measure(run.vae.to(device), test).terms for run in runs]
+    for run in runs:
+        run.vae.to(device)
+    measured = [measure(folder, run, test).terms for folder, run in zip(folders, runs, strict=True)]
     rows = {name: [getattr(terms, name) for terms in measured] for name in ("elbo", "reconstruction", "kl")}
     if num_samples > 1:
         bounds = [evaluate.log_likelihood(run.vae, test, num_samples) for run in runs]
@@ -122,6 +133,21 @@ def test_images(run: Run, images: data.Images, place: Place) -> Tensor:
     if not _measured_on(run, protocol(run.config, test)):
         raise InputError("test images are not the run's", *data.origin(run.config, place.data_root))
     return test
+
+
+def measure(folder: Path, run: Run, test: Tensor) -> Measured:
+    """Both terms of the ELBO of the run's test images, on the device where these and its VAE are.
+
+    Raises BundleError where their ELBO is not the one that was measured at the end of the training, by the same noise.
+    """
+    found = evaluate.measure(run.vae, test)
+    now, then = evaluate.figure(found.terms.elbo), run.evaluation["figures"]["elbo"]
+    share = _SAME if run.outputs else 1.0  # before those were kept, a GPU had noise of its own
+    allowed = max(share * (then["standard_error"] or 0), _ROUNDING * abs(then["mean"]))
+    if not abs(now["mean"] - then["mean"]) <= allowed:
+        which = f"{folder} (test ELBO {now['mean']:.2f} now, {then['mean']:.2f} when its training ended)"
+        raise BundleError("not the network that was trained", which, networks.to_restore(run.config))
+    return found
 
 
 def _measured_on(run: Run, measured_on: dict[str, Any]) -> bool:

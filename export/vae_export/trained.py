@@ -1,0 +1,87 @@
+"""Whether a network is the one that was trained: by the outputs that its run has kept from the end of the training."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_export import gate
+from vae_export.rounding import Precise
+from vae_runtime.errors import BundleError
+from vae_train import networks, outputs
+from vae_train.checkpoint import Run
+from vae_train.vae import Pass
+
+MARGIN = 10  # times the gate's tolerance: another processor, release of PyTorch and code path computed what was kept
+_SEED = 0  # of the draws of rounding errors
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a tensor that was kept is off from the network's now: of the observation in row `row`, the furthest.
+
+    off, allowed: in the tensor's own unit, nats for the ELBO.
+    """
+
+    tensor: str
+    row: int
+    off: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is what rounding explains; False for NaN."""
+        return self.off <= self.allowed
+
+
+def check(run: Run) -> None:
+    """Raise BundleError where the run's network gives other numbers than it did when its training ended.
+
+    A run from before 0.2, which has not kept them, passes.
+    """
+    wrong = [difference for difference in compare(run) if not difference.passed]
+    if wrong:
+        most = max(wrong, key=lambda one: one.off / one.allowed)
+        others = f", {len(wrong)} of 3 tensors differ" if len(wrong) > 1 else ""
+        off = f"{most.tensor} of kept image {most.row} is {most.off:.2g} off, {most.allowed:.1g} is allowed{others}"
+        raise BundleError(
+            "not the network that was trained", f"{run.config.made_by} ({off})", networks.to_restore(run.config)
+        )
+
+
+@torch.no_grad()
+def compare(run: Run) -> list[Difference]:
+    """mu, logsigma and ELBO that the run has kept, float32, against its network in float64; empty where it has none.
+
+    Allowed is MARGIN times what the numeric gate would, by the same model of rounding.
+    """
+    if run.outputs is None:
+        return []
+    precise = Precise(run.vae.cpu().eval())
+    x, eps = outputs.inputs(run.vae, run.probe)
+    expected = _outputs(precise, x, eps)
+    at = torch.arange(max(gate.ROWS, len(x))) % len(x)
+    drawn = _outputs(precise, x[at], eps[at], _SEED)
+    factor = MARGIN * gate.standard_errors(sum(values.numel() for values in expected.values()))
+    found = []
+    for name, values in expected.items():
+        kept = torch.from_numpy(getattr(run.outputs, name.lower()))
+        off = (kept - values).abs().reshape(len(x), -1).amax(dim=1)
+        error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
+        found.append(Difference(name, int(off.argmax()), float(off.max()), factor * error))
+    return found
+
+
+def _outputs(precise: Precise, x: Tensor, eps: Tensor, seed: int | None = None) -> dict[str, Tensor]:
+    """In float64, or with a seed one draw of what float32 may give: by name, of each observation."""
+    vae = precise.vae
+
+    def elbo(x: Tensor, out: Pass) -> Tensor:
+        return vae.terms_of(x, out).elbo
+
+    out = precise.evaluate(vae, x, eps[None], seed=seed)
+    return {
+        "mu": out.mu,
+        "logsigma": out.logsigma,
+        "ELBO": precise.evaluate(elbo, x, out, seed=seed if seed is None else seed + 1),
+    }
