@@ -2,7 +2,7 @@
 
     python benchmarks/headroom.py [--only PRESET | --run RUN ...]
 
-For every preset under every likelihood, with the networks and images of tests/export/test_presets.py: the shipped
+For every preset under every likelihood, with the networks and images of tests/support/runs.py: the shipped
 runtime, and in place of its sessions onnxruntime without graph optimisations, ONNX's reference evaluator in NumPy,
 PyTorch, and PyTorch with every product of matrices and every convolution added up strictly one term after the other,
 without and with fused multiply-add. The last two stand for processors that nobody would build. Further columns:
@@ -32,9 +32,9 @@ from vae_train import checkpoint
 from vae_train.checkpoint import Run
 from vae_train.config import LIKELIHOODS
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "export"))
-from test_presets import SHAPES, make_run
-from test_rounding import InOrder
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from support.arithmetic import InOrder
+from support.runs import SHAPES, make_run
 
 Floats = NDArray[np.float32]
 Runner = Callable[[Floats], list[Floats]]

@@ -20,14 +20,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from support.runs import make_run
 from vae_export import bundle as exporter
 from vae_export import graphs
 from vae_runtime import VAE, bundle, noise
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.likelihoods import from_contract
-from vae_train import checkpoint, evaluate, networks, pixels
-from vae_train.checkpoint import Run, Settings
-from vae_train.config import LIKELIHOODS, PRESETS
+from vae_train import checkpoint
+from vae_train.config import LIKELIHOODS
 
 HERE = Path(__file__).parent
 LOCAL = ("onnxruntime (Python)", "onnx ReferenceEvaluator")  # need nothing that is not installed
@@ -47,9 +47,9 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is no
 
 
 @pytest.fixture(scope="module")
-def job(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The tiny bundle with its images and noise, scored in float64."""
-    return table.make_job(str(tiny_bundle), tmp_path_factory.mktemp("work") / "job")
+def job(run_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny run's bundle with its images and noise, scored in float64."""
+    return table.make_job(str(run_bundle), tmp_path_factory.mktemp("work") / "job")
 
 
 @pytest.fixture
@@ -357,23 +357,6 @@ def test_shown_javascript_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, [elbo, *vae.reconstruct(x).ravel()], rtol=0, atol=1e-4)
 
 
-@torch.no_grad()
-def make_run(preset: str, likelihood: str) -> Run:
-    """A run as a training would leave it, with noise on all weights in its place."""
-    config = PRESETS[preset].replace(likelihood=likelihood)
-    coarse = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    smooth = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear", align_corners=True)
-    levels = (128 + 120 * smooth).clamp(0, 255).to(torch.uint8)
-    torch.manual_seed(0)
-    vae = networks.build(config, (1, 28, 28))
-    networks.start_at_constant_image(vae, *pixels.moments(levels))
-    for weight in vae.parameters():
-        weight.add_(0.02 * torch.randn_like(weight))
-    figures = evaluate.summary(evaluate.measure(vae, pixels.fixed_draw(levels) if config.binarise else levels))
-    settings = Settings(config, (1, 28, 28), {}, "0" * 64, {"command": "vae-train"})
-    return Run(vae, settings, {"command": "vae-train"}, figures, levels.numpy())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("newest", [False, True], ids=["oldest-opset", "newest-opset"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -382,7 +365,7 @@ def test_networks_likelihoods_and_opsets_agree_everywhere(
     preset: str, likelihood: str, newest: bool, only: Callable[..., None], tmp_path: Path, capsys: Any
 ) -> None:
     """MLPs and ResNets, under every likelihood, of the oldest and the newest opset: ticks in all runtimes but ARM's."""
-    run = make_run(preset, likelihood)
+    run, _ = make_run(preset, likelihood, (1, 28, 28))
     opset = graphs.newest_opset() if newest else graphs.OLDEST_OPSET
     exporter.export(run, tmp_path / "bundle", opset, lambda rows, heading: None)
     check_reference(run.vae, table.make_job(str(tmp_path / "bundle"), tmp_path / "job"))

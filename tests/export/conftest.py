@@ -20,6 +20,12 @@ _GRAPH_OF = {"mu": "encoder", "logits": "decoder"}  # by first output
 
 
 @pytest.fixture(scope="session")
+def tiny_bundle(run_bundle: Path) -> Path:
+    """Here the bundle that this exporter makes of `tiny_run`, in the place of the committed one."""
+    return run_bundle
+
+
+@pytest.fixture(scope="session")
 def exported() -> dict[str, bytes]:
     """What the real exporter made of each graph of the tiny run at opset 17, kept so that each is exported once."""
     return {}

@@ -14,24 +14,17 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
+from support.runs import PREPROCESSING, SHAPES, make_run, smooth_images
 from vae_export import bundle, graphs
 from vae_export.cli import judge
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.verify import verify
-from vae_train import checkpoint, evaluate, networks, pixels, train
-from vae_train.checkpoint import Run, Settings
+from vae_train import checkpoint, train
+from vae_train.checkpoint import Run
 from vae_train.config import LIKELIHOODS, PRESETS, Place
-from vae_train.mlp import Shape
 
 Exported = Callable[[str, str, int], tuple[Run, torch.Tensor, Path]]
-SHAPES = {
-    "tutorial": (1, 28, 28),
-    "deep": (1, 8, 8),
-    "gated": (1, 8, 8),
-    "resnet": (1, 12, 8),
-    "resnet-colour": (3, 16, 16),
-}
 PERCEPTRON = {"Gemm", "Reshape"}
 CONVOLUTIONAL = {"Conv", "Gemm", "Reshape", "Sigmoid", "Mul", "Add"}
 OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
@@ -41,8 +34,6 @@ OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
     "resnet": (CONVOLUTIONAL, CONVOLUTIONAL | {"DepthToSpace"}),
     "resnet-colour": (CONVOLUTIONAL, CONVOLUTIONAL | {"DepthToSpace"}),
 }
-NOISE = 0.02  # on weights; with more of it few draws of z carry all weight
-PREPROCESSING = {"levels": "made up", "split": "none", "unreadable": 3}
 OPSETS = range(graphs.OLDEST_OPSET, graphs.newest_opset() + 1)
 PAIRS = [(preset, likelihood) for preset in SHAPES for likelihood in LIKELIHOODS]
 OWN = [pair for pair in PAIRS if pair[0] == "resnet-colour" or pair[1] == PRESETS[pair[0]].likelihood]
@@ -52,31 +43,6 @@ CASES = [
     for pair in PAIRS
     for opset in OPSETS
 ]
-
-
-def smooth_images(n: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Seeded images of soft spots, uint8 [n, C, H, W], black and white among their levels."""
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.randn(n, shape[0], 3, 3, generator=generator)
-    x = torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear", align_corners=True)
-    return (128 + 120 * x).clamp(0, 255).to(torch.uint8)
-
-
-@torch.no_grad()
-def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[Run, torch.Tensor]:
-    """A run as a training would leave it, with noise on all weights in place of one, and its test images."""
-    config = PRESETS[preset].replace(likelihood=likelihood)
-    shape = shape or SHAPES[preset]
-    levels = smooth_images(64, shape)
-    torch.manual_seed(0)
-    vae = networks.build(config, shape)
-    networks.start_at_constant_image(vae, *pixels.moments(levels))
-    for weight in vae.parameters():
-        weight.add_(NOISE * torch.randn_like(weight))
-    seen = pixels.fixed_draw(levels) if config.binarise else levels
-    settings = Settings(config, shape, PREPROCESSING, "0" * 64, {"command": "vae-train"})
-    figures = evaluate.summary(evaluate.measure(vae, seen))
-    return Run(vae, settings, {"command": "vae-train"}, figures, levels.numpy()), pixels.unit(seen)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
+from support.graphs import contract_of, extended, field, graph, inner, model, node, outside, stamped, tensor
+from support.graphs import value as value_of
 from vae_runtime import VAE, BundleError, bundle
 from vae_runtime.bundle import FILES, GRAPHS, METADATA_KEY, locate, shipped
 
@@ -145,13 +146,10 @@ def test_a_truncated_or_longer_file_is_noticed(copy: Path, name: str):
 
 
 def restamp(graph: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A graph whose stamped contract was changed."""
-    model = onnx.load_from_string(graph)
-    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    contract = json.loads(entry.value)
+    """A graph whose stamped contract was changed: of two, the last counts."""
+    contract = contract_of(graph)
     change(contract)
-    entry.value = json.dumps(contract)
-    return bytes(model.SerializeToString())
+    return graph + stamped(contract)
 
 
 @pytest.mark.parametrize("opens", range(4))
@@ -239,13 +237,12 @@ def test_a_decoder_is_no_encoder(tiny_bundle: Path, forge):
 
 
 @pytest.mark.parametrize("value", [None, "", "not JSON", "[]", "{}"])
-def test_a_graph_without_a_contract_is_refused(tiny_bundle: Path, forge, value: str | None):
+def test_a_graph_without_a_contract_is_refused(forge, value: str | None):
     """A graph whose metadata holds no contract, or something else, is refused."""
-    model = onnx.load(tiny_bundle / "decoder.onnx")
-    del model.metadata_props[:]
-    if value is not None:
-        onnx.helper.set_model_props(model, {METADATA_KEY: value})
-    refuses(forge({"decoder.onnx": model.SerializeToString()}), "graph belongs to another bundle")
+    name = value_of("y", ["batch", 1])
+    bare = model(graph([node("Identity", ["z"], ["y"])], [value_of("z", ["batch", 1])], [name]))
+    stamp = b"" if value is None else field(14, field(1, METADATA_KEY) + field(2, value))
+    refuses(forge({"decoder.onnx": bare + stamp}), "graph belongs to another bundle")
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -259,19 +256,15 @@ def test_bytes_that_are_no_graph_are_refused(forge, capfd: pytest.CaptureFixture
 
 def test_an_empty_protobuf_is_no_graph_of_this_bundle(forge):
     """A protobuf of a few fields and nothing else holds no contract, and is refused for that."""
-    out = forge({"encoder.onnx": onnx.ModelProto(ir_version=8).SerializeToString()})
+    out = forge({"encoder.onnx": field(1, 8)})
     refuses(out, f"graph belongs to another bundle: {out}/encoder.onnx")
 
 
 def test_weights_outside_the_graph_are_refused(tiny_bundle: Path, forge, monkeypatch: pytest.MonkeyPatch):
     """A graph that asks for weights in another file is refused: it can read nothing, not even beside the bundle."""
-    model = onnx.load(tiny_bundle / "encoder.onnx")
-    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    data = weight.raw_data
-    onnx.external_data_helper.set_external_data(weight, "weights.bin")
-    weight.ClearField("raw_data")
-    out = forge({"encoder.onnx": model.SerializeToString()})
-    (out / "weights.bin").write_bytes(data)
+    graph = (tiny_bundle / "encoder.onnx").read_bytes()
+    out = forge({"encoder.onnx": graph + field(7, field(5, outside("more", 4, location="weights.bin")))})
+    (out / "weights.bin").write_bytes(b"more")
     monkeypatch.chdir(out)
     refuses(out, f"graph holds what no VAE needs: {out}/encoder.onnx (weights in another file); export it again")
 
@@ -312,9 +305,10 @@ def test_a_graph_that_only_onnxruntime_refuses_is_named_at_first_use(
     tiny_bundle: Path, forge, capfd: pytest.CaptureFixture[str], name: str, use, other
 ):
     """An operator that does not exist is a BundleError when the graph is first used; the other graph works."""
-    model = onnx.load(tiny_bundle / name)
-    model.graph.node[0].op_type = "Frobnicate"
-    out = forge({name: model.SerializeToString()})
+    step = field(4, "Gemm")
+    graph = (tiny_bundle / name).read_bytes()
+    assert step in graph
+    out = forge({name: graph.replace(step, field(4, "Frob"), 1)})
     refuses(out, f"onnxruntime refuses the graph: {out}/{name} (", use)
     other(VAE.load(out))
     assert capfd.readouterr() == ("", "")
@@ -322,15 +316,13 @@ def test_a_graph_that_only_onnxruntime_refuses_is_named_at_first_use(
 
 def test_a_graph_that_fails_while_it_runs_is_named(tiny_bundle: Path, forge, capfd: pytest.CaptureFixture[str]):
     """A graph that opens and then cannot be run, a Reshape to a wrong size, is a BundleError with the file."""
-    model = onnx.load(tiny_bundle / "decoder.onnx")
-    (output,) = model.graph.output
-    for node in model.graph.node:
-        node.output[:] = ["inner" if name == output.name else name for name in node.output]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 1, 28, 29]), "wrong"))
-    model.graph.node.append(onnx.helper.make_node("Reshape", ["inner", "wrong"], ["reshaped"]))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 1, 28, 28]), "right"))
-    model.graph.node.append(onnx.helper.make_node("Reshape", ["reshaped", "right"], [output.name]))
-    out = forge({"decoder.onnx": model.SerializeToString()})
+    nodes = [
+        node("Reshape", [inner("logits"), "wrong"], ["reshaped"]),
+        node("Reshape", ["reshaped", "right"], ["logits"]),
+    ]
+    sizes = {"wrong": [-1, 1, 28, 29], "right": [-1, 1, 28, 28]}
+    weights = [tensor(name, size, np.int64) for name, size in sizes.items()]
+    out = forge({"decoder.onnx": extended((tiny_bundle / "decoder.onnx").read_bytes(), "logits", nodes, weights)})
     refuses(out, f"onnxruntime cannot run the graph: {out}/decoder.onnx (", decode)
     assert capfd.readouterr() == ("", "")
 

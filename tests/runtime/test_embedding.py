@@ -13,16 +13,10 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from support.graphs import extended, inner, node, tensor
 from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
-
-EXAMPLES = settings(max_examples=40, derandomize=True, deadline=None, database=None)
-SEEDS = st.sampled_from([0, 1, 17, 2**64 - 1])
 
 
 def test_pickles_and_copies_give_the_same_numbers(loaded):
@@ -182,72 +176,6 @@ def test_batches_and_offsets_are_parts_of_one_sample(loaded, start: int, mean: b
     np.testing.assert_array_equal(np.concatenate(batches), whole)
 
 
-@pytest.fixture(scope="module")
-def variants(loaded) -> list[VAE]:
-    """The same bundle with one to three threads and from one byte to 1 GiB of memory."""
-    options = [(1, 1), (2, 1), (1, 100_000), (2, 400_000), (3, None), (1, 1 << 30)]
-    return [VAE.load(loaded.path, threads, memory) for threads, memory in options]
-
-
-def test_the_variants_differ(variants: list[VAE]):
-    """Memory and threads do set how many rows a run takes, from 1 to 512."""
-    assert [vae.rows for vae in variants][:2] == [1, 1]
-    assert len({vae.rows for vae in variants}) >= 4
-    assert max(vae.rows for vae in variants) == 512
-
-
-@EXAMPLES
-@given(which=st.integers(0, 5), start=st.integers(0, 39), n=st.integers(1, 60), seed=SEEDS, mean=st.booleans())
-def test_samples_are_parts_of_one_sample(
-    loaded, variants: list[VAE], which: int, start: int, n: int, seed: int, mean: bool
-):
-    """Images start..start+n-1 of a seed are the same bits alone, in batches, with any memory and threads."""
-    whole = loaded.vae.sample(100, seed, mean)[start : start + n]
-    vae = variants[which]
-    np.testing.assert_array_equal(vae.sample(n, seed, mean, start), whole)
-    batches = list(vae.sample_batches(n, seed, mean, start))
-    assert max(map(len, batches)) <= vae.rows
-    np.testing.assert_array_equal(np.concatenate(batches), whole)
-
-
-@EXAMPLES
-@given(which=st.integers(0, 5), start=st.integers(0, 11), n=st.integers(0, 12), seed=SEEDS, k=st.integers(1, 7))
-def test_scores_are_parts_of_one_score(loaded, variants: list[VAE], which: int, start: int, n: int, seed: int, k: int):
-    """ELBO, its terms and the bound of images start.. are the same bits alone, with any memory and threads."""
-    x, vae = loaded.x[:24], variants[which]
-    part = x[start : start + n]
-    whole, got = loaded.vae.terms(x, k, seed), vae.terms(part, k, seed, start)
-    for name in ("reconstruction", "kl_per_dimension", "standard_error", "kl", "elbo"):
-        np.testing.assert_array_equal(getattr(got, name), getattr(whole, name)[start : start + n], err_msg=name)
-    np.testing.assert_array_equal(vae.elbo(part, k, seed, start), whole.elbo[start : start + n])
-    bound = loaded.vae.log_likelihood(x, k, seed)[start : start + n]
-    np.testing.assert_array_equal(vae.log_likelihood(part, k, seed, start), bound)
-    np.testing.assert_array_equal(vae.log_likelihood(iter([part[:1], part[1:]]), k, seed, start), bound)
-
-
-@EXAMPLES
-@given(which=st.integers(0, 5), start=st.integers(0, 59), n=st.integers(0, 60), seed=SEEDS)
-def test_binary_draws_are_parts_of_one_draw(loaded, variants: list[VAE], which: int, start: int, n: int, seed: int):
-    """The binary draw of images start.. is the same bits alone, with any memory and threads."""
-    grey = np.random.default_rng(1).random((120, *loaded.vae.image_shape), np.float32)
-    whole = loaded.vae.binarise(grey, seed)[start : start + n]
-    np.testing.assert_array_equal(variants[which].binarise(grey[start : start + n], seed, start), whole)
-
-
-@EXAMPLES
-@given(which=st.integers(0, 5), start=st.one_of(st.integers(0, 2**63 - 1), st.integers(2**63 - 9, 2**63 - 1)))
-def test_a_seed_reaches_far(loaded, variants: list[VAE], which: int, start: int):
-    """Up to image 2^63 - 1 and a few beyond, an image does not depend on where a call starts; scores on no start."""
-    vae, x = variants[which], loaded.x[:3]
-    later = [min(start + i, 2**63 - 1) for i in range(3)]  # where a call may start
-    samples = vae.sample(3, 5, start=start)
-    for i, first in enumerate(later):
-        skip = start + i - first  # what lies beyond the last start
-        np.testing.assert_array_equal(vae.sample(1 + skip, 5, start=first)[skip], samples[i])
-    np.testing.assert_array_equal(vae.terms(x, 2, 5, start).elbo, vae.terms(x, 2, 5).elbo)
-    np.testing.assert_array_equal(vae.binarise(0.5 * x, 5, start), vae.binarise(0.5 * x, 5))
-
-
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
 def test_numpys_integers_count_as_pythons(loaded, kind: type):
     """Counts, seeds and starts of any NumPy integer type give what the same Python integers give."""
@@ -314,20 +242,14 @@ def test_a_relative_path_survives_another_folder(tiny_bundle: Path, tmp_path: Pa
 
 def spread(tiny_bundle: Path, value: float) -> bytes:
     """The tiny encoder, but with `value` times the image's largest pixel added to each logsigma."""
-    model = onnx.load(tiny_bundle / "encoder.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["inner" if name == "logsigma" else name for name in node.output]
-    constants = {"value": np.array(value, np.float32), "column": np.array([-1, 1])}
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
-    model.graph.node.extend(
-        [
-            onnx.helper.make_node("ReduceMax", ["x"], ["top"], axes=[1, 2, 3], keepdims=0),
-            onnx.helper.make_node("Reshape", ["top", "column"], ["top column"]),
-            onnx.helper.make_node("Mul", ["top column", "value"], ["added"]),
-            onnx.helper.make_node("Add", ["inner", "added"], ["logsigma"]),
-        ]
-    )
-    return bytes(model.SerializeToString())
+    nodes = [
+        node("ReduceMax", ["x"], ["top"], axes=[1, 2, 3], keepdims=0),
+        node("Reshape", ["top", "column"], ["top column"]),
+        node("Mul", ["top column", "value"], ["added"]),
+        node("Add", [inner("logsigma"), "added"], ["logsigma"]),
+    ]
+    weights = [tensor("value", value), tensor("column", [-1, 1], np.int64)]
+    return extended((tiny_bundle / "encoder.onnx").read_bytes(), "logsigma", nodes, weights)
 
 
 @pytest.mark.parametrize("value", [20, 45, 80, 88.5, 95, 200, 1e4, 1e30, math.inf, math.nan])
@@ -367,20 +289,16 @@ def test_extreme_encoders_give_finite_figures_or_name_the_image(
 
 @pytest.mark.parametrize("scale", [1e3, 1e5])
 def test_extreme_decoders_give_finite_figures(tiny_bundle: Path, forge: Callable[..., Path], scale: float):
-    """Logits of 10,000 and beyond give finite samples, means, ELBOs and bounds, with torch's ELBO in float64."""
-    model = onnx.load(tiny_bundle / "decoder.onnx")
-    for node in model.graph.node:
-        node.output[:] = ["inner" if name == "logits" else name for name in node.output]
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale, np.float32), "scale"))
-    model.graph.node.append(onnx.helper.make_node("Mul", ["inner", "scale"], ["logits"]))
-    vae = VAE.load(forge({"decoder.onnx": model.SerializeToString()}))
+    """Logits of 10,000 and beyond give finite samples, means, ELBOs and bounds, with the ELBO of float64."""
+    larger = node("Mul", [inner("logits"), "scale"], ["logits"])
+    graph = extended((tiny_bundle / "decoder.onnx").read_bytes(), "logits", [larger], [tensor("scale", scale)])
+    vae = VAE.load(forge({"decoder.onnx": graph}))
     x = VAE.load(tiny_bundle).sample(20, seed=2)
     mu, logsigma = vae.encode(x)
     z = mu + np.exp(logsigma) * noise.normal(0, noise.POSTERIOR, noise.index(x), 4)
     logits = vae.parameters(z)
     assert np.abs(logits).max() > 1e3
-    pixels = torch.distributions.Bernoulli(logits=torch.from_numpy(logits).double())
-    expected = pixels.log_prob(torch.from_numpy(x).double()).sum((1, 2, 3))
+    expected = -np.logaddexp(0, (1 - 2.0 * x) * logits).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(vae.terms(x).reconstruction, expected, rtol=1e-5)
     for figures in (vae.elbo(x, 5), vae.log_likelihood(x, 5), vae.sample(9), vae.sample(9, mean=True), vae.decode(mu)):
         assert np.isfinite(figures).all()
@@ -410,9 +328,9 @@ def test_terms_carry_their_standard_error(loaded, num_samples: int):
     mu, logsigma = loaded.vae.encode(x)
     eps = noise.normal(4, noise.POSTERIOR, noise.index(x), k * mu.shape[1]).reshape(6, k, -1)
     z = mu[:, None] + np.exp(logsigma)[:, None] * eps
-    logits = torch.from_numpy(loaded.vae.parameters(z.reshape(6 * k, -1)).reshape(6, k, *x.shape[1:])).double()
-    pixels = torch.distributions.Bernoulli(logits=logits).log_prob(torch.from_numpy(x[:, None]).double())
-    expected = pixels.sum((2, 3, 4)).std(dim=1, correction=1) / math.sqrt(k)
+    logits = loaded.vae.parameters(z.reshape(6 * k, -1)).reshape(6, k, *x.shape[1:])
+    log_prob = -np.logaddexp(0, (1 - 2.0 * x[:, None]) * logits).sum(axis=(2, 3, 4))  # [images, k]
+    expected = log_prob.std(axis=1, ddof=1) / math.sqrt(k)
     np.testing.assert_allclose(terms.standard_error, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,12 +1,9 @@
 """A hostile world: forged bundles with valid hashes, too little memory or disk, signals, closed streams, no home."""
 
-import codecs
 import copy
-import hashlib
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -16,265 +13,26 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from click.testing import CliRunner
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
-from vae_runtime import VAE, BundleError, VaeError, bundle
-from vae_runtime.bundle import FILES, METADATA_KEY
+from support import graphs
+from support.bundles import Forge
+from support.graphs import field, node
+from support.hostile import ALL, LONGEST, Bench, one_line, places, seal, verified
+from vae_runtime import VAE, BundleError, bundle
 from vae_runtime.cli import cli, main
-from vae_runtime.verify import verify
 
-ALL = (*FILES, "manifest.json")
-ZEROS = "0" * 64
-Forge = Callable[..., Path]
-LONGEST = 2500  # characters of an error's text, beside the path in it
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc as on Linux")
 
 
-def examples(number: int) -> settings:
-    """So many examples, the same ones in every run."""
-    return settings(max_examples=number, derandomize=True, deadline=None, database=None)
-
-
-class Bench:
-    """A copy of the tiny bundle, its files' bytes, and its manifest, not yet sealed, its long lists cut short."""
-
-    def __init__(self, path: Path) -> None:  # no dataclass: hypothesis would print all of it
-        self.path = path
-        self.files = {name: (path / name).read_bytes() for name in ALL}
-        self.manifest: dict[str, Any] = {**json.loads(self.files["manifest.json"]), "sha256": ZEROS}
-        parity, quantiles = self.manifest["parity"], self.manifest["evaluation"]["quantiles"]
-        parity["rows"] = [row for row in parity["rows"] if row["tensor"] == "ELBO"][:2]
-        quantiles.update({name: values[:2] for name, values in quantiles.items()})
-
-    @contextmanager
-    def holding(self, changes: Mapping[str, bytes | None]) -> Iterator[Path]:
-        """The folder with some files changed or, for None, missing; whole again afterwards."""
-        try:
-            for name, data in changes.items():
-                if data is None:
-                    (self.path / name).unlink()
-                else:
-                    (self.path / name).write_bytes(data)
-            yield self.path
-        finally:
-            for name in changes:
-                (self.path / name).write_bytes(self.files[name])
-
-    def sealed(self, old: str, new: str) -> bytes:
-        """The manifest's text with one thing replaced, and its own sha256 valid."""
-        text = json.dumps(self.manifest, indent=1)
-        assert text.count(old) == 1
-        return seal(text.replace(old, new).encode())
-
-
-def seal(raw: bytes) -> bytes:
-    """A manifest's text with its sha256 in the place of the first 64 zeros."""
-    return raw.replace(ZEROS.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
-
-
-@pytest.fixture(scope="module")
-def bench(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A copy of the tiny bundle to damage."""
-    return Bench(Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("hostile") / "bench")))
-
-
-def one_line(error: VaeError) -> str:
-    """The text of the error, which is one line of printable characters, and not endless."""
-    assert str(error).isprintable(), str(error)[:200]
-    assert len(str(error)) < LONGEST
-    return str(error)
-
-
-# Damage: whatever happens to the files' bytes, hashes notice it.
-
-
-def swapped(data: bytes, a: int, b: int, size: int) -> bytes:
-    """The data with two ranges of `size` bytes exchanged, or as they are where the ranges overlap."""
-    a, b = sorted((a, b))
-    if a + size > b or b + size > len(data):
-        return data
-    return data[:a] + data[b : b + size] + data[a + size : b] + data[a : a + size] + data[b + size :]
-
-
-DAMAGES: dict[str, Callable[[bytes, int, int, int], bytes]] = {
-    "bit": lambda data, a, b, byte: data[:a] + bytes([data[a] ^ 1 << byte % 8]) + data[a + 1 :],
-    "byte": lambda data, a, b, byte: data[:a] + bytes([byte]) + data[a + 1 :],
-    "truncate": lambda data, a, b, byte: data[:a],
-    "append": lambda data, a, b, byte: data + bytes([byte]) * (1 + b % 5),
-    "duplicate": lambda data, a, b, byte: data[:a] + data[a : a + 1 + byte] * 2 + data[a + 1 + byte :],
-    "remove": lambda data, a, b, byte: data[:a] + data[a + 1 + byte :],
-    "exchange": lambda data, a, b, byte: swapped(data, a, b, 1 + byte),
-}
-
-
-@examples(10_000)
-@given(
-    kind=st.sampled_from([*DAMAGES] * 10 + ["files", "delete"]),
-    name=st.sampled_from(ALL),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
-    """10,000 changes of a file's bytes, deletions and swaps of two files raise BundleError that names the file."""
-    good, generator = bench.files[name], random.Random(seed)  # the same chance for every byte of the file
-    bad: dict[str, bytes | None] = {name: None}
-    if kind == "files":
-        other = generator.choice(ALL)
-        bad = {name: bench.files[other], other: good}
-    elif kind != "delete":
-        a, b = (generator.randrange(len(good)) for _ in range(2))
-        bad = {name: DAMAGES[kind](good, a, b, generator.randrange(256))}
-    assume(any(changed != bench.files[file] for file, changed in bad.items()))
-    with bench.holding(bad) as path, pytest.raises(BundleError) as caught:
-        bundle.read(path)
-    assert any(str(path / file) in one_line(caught.value) for file in bad)
-
-
-def test_the_bench_is_whole_again(bench: Bench):
-    """The files that the examples damaged and restored load, so that what they saw was their own damage."""
-    assert {name: (bench.path / name).read_bytes() for name in ALL} == bench.files
-    VAE.load(bench.path).sample(1)
-
-
 # Manifests: valid hashes over anything at all.
-
-
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
-    st.sampled_from([
-        0, -1, 2**31, 2**63, 10**400, 1e308, float("nan"), float("inf"), float("-inf"), "", ZEROS, "encoder.onnx",
-        "../../../../etc/passwd", "/etc/passwd", "\x1b[2J\n\r\0", "\ud800", "\u202e", "A" * 10_000,
-        "@[80@", "@[400@", "@[930@", "@[100000@", "@9000@", "@-4200@",
-    ]),
-)  # fmt: skip
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=4,
-)
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(["set", "set", "set", "delete", "rename", "add", "escape"]), st.integers(0, 2**16), VALUES
-    ),
-    max_size=3,
-)
-TEXTS = st.lists(
-    st.tuples(
-        st.sampled_from(["repeat", "bom", "utf-16", "byte", "pad", "huge", "cut"]), st.integers(0, 2**16)
-    ),
-    max_size=1,
-)  # fmt: skip
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a JSON tree."""
-    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    below = [place for _, inner in items if isinstance(inner, dict | list) for place in places(inner)]
-    return [*((value, key) for key, _ in items), *below]
-
-
-def edit(manifest: dict[str, Any], kind: str, where: int, value: Any) -> None:
-    """One change somewhere in the tree."""
-    container, key = random.Random(where).choice(places(manifest))
-    if kind == "escape":
-        entries = manifest.get("files")
-        if isinstance(entries, dict):
-            manifest["files"] = {**{f"../../{name}": {"size": 10} for name in entries}, **entries, "/etc/passwd": {}}
-    elif kind == "set":
-        container[key] = value
-    elif kind == "add" and isinstance(container, dict):
-        container[str(value)[:20]] = value
-    elif kind == "rename" and isinstance(container, dict):
-        container[f"{key} "] = container.pop(key)
-    elif kind == "delete":
-        del container[key]
-
-
-def forged(manifest: dict[str, Any], edits: list[Any], texts: list[Any], sealed: bool) -> bytes:
-    """The manifest after the edits of its tree, then those of its text, with its own sha256 valid again if `sealed`."""
-    tree = json.loads(json.dumps(manifest))
-    for kind, where, value in edits:
-        if tree:
-            edit(tree, kind, where, copy.deepcopy(value))
-    text = json.dumps(tree, indent=1)
-    text = re.sub(r'"@\[(\d+)@"', lambda m: "[" * int(m[1]) + "]" * int(m[1]), text)  # nesting
-    text = re.sub(r'"@(-?)(\d+)@"', lambda m: m[1] + "9" * int(m[2]), text)  # digits
-    raw = text.encode()
-    for kind, where in texts:
-        lines = raw.split(b"\n")
-        position = where % len(raw)
-        if kind == "repeat":
-            line = lines[where % len(lines)]
-            lines.insert(where % len(lines), line if line.endswith(b",") else line + b",")
-            raw = b"\n".join(lines)
-        elif kind == "byte":
-            raw = raw[:position] + bytes([128 + where % 128]) + raw[position:]
-        elif kind == "cut":
-            raw = raw[:position]
-        else:
-            raw = {
-                "bom": b"\xef\xbb\xbf" + raw,
-                "utf-16": raw.decode().encode("utf-16"),
-                "pad": raw + b" " * (1 << 19),
-                "huge": raw + b"\n" * (4 << 20),
-            }[kind]
-    return seal(raw) if sealed else raw
-
-
-_opened: list[str] | None = None
-
-
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _opened is not None and event == "open":
-        _opened.append(os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else "")
-
-
-@pytest.fixture(scope="module")
-def opened() -> Callable[[], Any]:
-    """`with opened() as paths:` lists the files that Python opens in the block."""
-    sys.addaudithook(_hear)  # there is no way to remove one
-    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
-        codecs.lookup(encoding)  # which Python imports when it is first used
-
-    @contextmanager
-    def watch() -> Iterator[list[str]]:
-        global _opened
-        _opened = paths = []
-        try:
-            yield paths
-        finally:
-            _opened = None
-
-    return watch
-
-
-@examples(2000)
-@given(edits=EDITS, texts=TEXTS, sealed=st.sampled_from([True] * 9 + [False]))
-def test_a_hostile_manifest_is_refused_or_loads(bench: Bench, opened: Any, edits: Any, texts: Any, sealed: bool):
-    """2,000 manifests with anything in them, most with valid hashes: VaeError, or a VAE of the graphs' contract.
-
-    Never another exception, a warning, or a file outside the bundle's folder that is opened.
-    """
-    with bench.holding({"manifest.json": forged(bench.manifest, edits, texts, sealed)}) as path, opened() as paths:
-        try:
-            with VAE.load(path, threads=1) as vae:
-                assert vae.info["contract"] == bench.manifest["contract"]
-        except VaeError as error:
-            one_line(error)
-        assert str(path / "manifest.json") in paths
-        assert set(paths) <= {str(path / name) for name in ALL}
 
 
 @pytest.mark.parametrize(
@@ -329,7 +87,7 @@ def test_a_manifest_with_nan_is_refused(bench: Bench, number: str):
         one_line(caught.value)
 
 
-@pytest.mark.parametrize("depth", [100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 980, 1000, 10_000])
+@pytest.mark.parametrize("depth", [100, 300, 500, 700, 850, 1000, 10_000])
 def test_a_nested_manifest_is_refused_or_printed(bench: Bench, depth: int):
     """However deep a manifest is nested, it is not understood, or every verb that prints it does so."""
     nested = f'"onnx": {{"a": {"[" * depth}{"]" * depth}, '
@@ -445,18 +203,19 @@ def test_a_claimed_size_is_not_allocated(bench: Bench, work: Path):
 # Graphs under valid hashes.
 
 
-def ints(name: str, *values: int) -> TensorProto:
+Nodes = tuple[bytes, ...]
+
+
+def ints(name: str, *values: int) -> graphs.Tensor:
     """An int64 vector."""
-    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+    return graphs.tensor(name, values, np.int64)
 
 
-def whole(name: str, value: int) -> TensorProto:
+def whole(name: str, value: int) -> graphs.Tensor:
     """An int64 number."""
-    return helper.make_tensor(name, TensorProto.INT64, [], [value])
+    return graphs.tensor(name, value, np.int64)
 
 
-node = helper.make_node
-Nodes = tuple[onnx.NodeProto, ...]
 STEPS = (  # from z [batch, latent_dim] to its mean as four [batch, 1, 1, 1], and the shape wanted of the logits
     node("ReduceMean", ["z"], ["mean"], axes=[1], keepdims=1),
     node("Reshape", ["mean", "ones"], ["four"]),
@@ -469,22 +228,19 @@ END = (node("Expand", ["four", "wanted"], ["logits"]),)
 
 def decoder(
     bench: Bench,
-    *nodes: onnx.NodeProto,
-    constants: tuple[TensorProto, ...] = (),
+    *nodes: bytes,
+    constants: tuple[graphs.Tensor, ...] = (),
     end: Nodes = END,
-    kind: int = TensorProto.FLOAT,
+    kind: int = graphs.FLOAT,
     domain: str = "",
 ) -> bytes:
     """A decoder that bears the contract: the mean of z as the logit of every pixel, with more nodes and constants."""
     contract = bench.manifest["contract"]
     weights = [ints("ones", -1, 1, 1, 1), ints("zero", 0), ints("rest", 1, 28, 28), *constants]
-    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", contract["latent_dim"]])
-    logits = helper.make_tensor_value_info("logits", kind, ["batch", 1, 28, 28])
-    graph = helper.make_graph([*STEPS, *nodes, *end], "g", [z], [logits], initializer=weights)
-    opsets = [helper.make_opsetid(name, 1 if name else 17) for name in sorted({"", domain})]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, "role": "decoder"})})
-    return bytes(model.SerializeToString())
+    z = graphs.value("z", ["batch", contract["latent_dim"]])
+    logits = graphs.value("logits", ["batch", 1, 28, 28], kind)
+    graph = graphs.graph([*STEPS, *nodes, *end], [z], [logits], weights)
+    return graphs.model(graph, {**contract, "role": "decoder"}, sorted({"", domain}))
 
 
 def added(value: str) -> Nodes:
@@ -515,12 +271,9 @@ def test_a_decoder_made_by_hand_runs(bench: Bench, forge: Forge, work: Path):
     assert (x == x[:, :, :1, :1]).all()
 
 
-def outside(location: str) -> TensorProto:
+def outside(location: str) -> graphs.Tensor:
     """Weights that lie in another file."""
-    tensor = TensorProto(name="outside", data_type=TensorProto.UINT8, dims=[20], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", "0"), ("length", "20")):
-        tensor.external_data.add(key=key, value=value)
-    return tensor
+    return graphs.outside("outside", 20, location=location, offset="0", length="20")
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../x", "golden.npz", "/proc/self/environ", "/dev/zero"])
@@ -529,7 +282,7 @@ def test_weights_in_other_files_are_refused(bench: Bench, forge: Forge, work: Pa
     """A graph whose weights lie in another file, of the bundle or not, ends in exit code 3."""
     inside = (node("Constant", [], ["outside"], value=outside(location)),) if place == "constant" else ()
     constants = () if inside else (outside(location),)
-    end = (node("Cast", ["outside"], ["cast"], to=TensorProto.FLOAT), *added("cast"))
+    end = (node("Cast", ["outside"], ["cast"], to=graphs.FLOAT), *added("cast"))
     out = forge({"decoder.onnx": decoder(bench, *inside, constants=constants, end=end)})
     (out.parent / "x").write_bytes(b"secrets" * 10)
     assert "weights in another file" in refused(work, out, 3)
@@ -537,12 +290,12 @@ def test_weights_in_other_files_are_refused(bench: Bench, forge: Forge, work: Pa
 
 def endless(bench: Bench) -> bytes:
     """A decoder with a loop of 2^63 - 1 turns."""
-    values = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "n": TensorProto.FLOAT}
-    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in values.items()]
-    outputs = [helper.make_tensor_value_info(f"{name} on", values[name], []) for name in ("go", "n")]
+    kinds = {"i": graphs.INT64, "go": graphs.BOOL, "n": graphs.FLOAT}
+    inputs = [graphs.value(name, [], kind) for name, kind in kinds.items()]
+    outputs = [graphs.value(f"{name} on", [], kinds[name]) for name in ("go", "n")]
     turn = [node("Identity", ["go"], ["go on"]), node("Cos", ["n"], ["n on"])]
     start = node("ReduceSum", ["z"], ["start"], keepdims=0)
-    loop = node("Loop", ["turns", "", "start"], ["end"], body=helper.make_graph(turn, "body", inputs, outputs))
+    loop = node("Loop", ["turns", "", "start"], ["end"], body=graphs.graph(turn, inputs, outputs))
     return decoder(bench, start, loop, constants=(whole("turns", 2**63 - 1),), end=added("end"))
 
 
@@ -561,16 +314,6 @@ def test_an_endless_loop_is_refused(bench: Bench, forge: Forge, work: Path):
         assert process.poll() is None
         process.kill()
     assert "control flow, Loop" in refused(work, out, 3)
-
-
-def _varint(number: int) -> bytes:
-    groups = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
-    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
-
-
-def field(number: int, data: bytes) -> bytes:
-    """A field of bytes, as protobuf writes it; two messages in a row are one, so fields can be added at the end."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
 @pytest.mark.parametrize("kind", ["branches", "types"])
@@ -613,15 +356,15 @@ def test_onnxruntimes_own_format_is_refused(bench: Bench, forge: Forge, work: Pa
     assert "onnxruntime's own format" in refused(work, out, 3)
 
 
-ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+ONE = graphs.tensor("one", [1.0])
 BATCHFUL = (node("Mul", ["shape", "n"], ["many"]), node("ConstantOfShape", ["many"], ["big"], value=ONE))
-GREEDY: dict[str, tuple[Nodes, tuple[TensorProto, ...]]] = {  # 40 GB each, by operators that pass
+GREEDY: dict[str, tuple[Nodes, tuple[graphs.Tensor, ...]]] = {  # 40 GB each, by operators that pass
     "ConstantOfShape": ((node("ConstantOfShape", ["n"], ["big"], value=ONE),), (ints("n", 10**10),)),
     "ConstantOfShape of the batch": (BATCHFUL, (ints("n", 10**5, 25_000),)),  # unknown before it runs
     "Expand": ((node("Expand", ["one", "n"], ["big"]),), (ONE, ints("n", 10**10))),
     "Tile": ((node("Tile", ["mean", "n"], ["big"]),), (ints("n", 10**5, 10**5),)),
     "Range": (
-        (node("Range", ["from", "to", "by"], ["all"]), node("Cast", ["all"], ["big"], to=TensorProto.FLOAT)),
+        (node("Range", ["from", "to", "by"], ["all"]), node("Cast", ["all"], ["big"], to=graphs.FLOAT)),
         (whole("from", 0), whole("to", 5 * 10**9), whole("by", 1)),
     ),
 }
@@ -648,7 +391,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_bundle(bench: Bench, forge: For
 @pytest.mark.parametrize("kind", ["INT64", "DOUBLE", "FLOAT16", "BOOL", "STRING"])
 def test_outputs_of_other_types_are_refused(bench: Bench, forge: Forge, work: Path, kind: str):
     """A decoder whose logits are not float32 ends in exit code 3."""
-    number = getattr(TensorProto, kind)
+    number = getattr(graphs, kind)
     end = (node("Expand", ["four", "wanted"], ["floats"]), node("Cast", ["floats"], ["logits"], to=number))
     refused(work, forge({"decoder.onnx": decoder(bench, end=end, kind=number)}), 3)
 
@@ -756,28 +499,6 @@ def test_hostile_golden_vectors_are_refused(bench: Bench, forge: Forge, work: Pa
     """Golden vectors that are no archive, a damaged one, or nonsense, under valid hashes, end in exit code 3."""
     out = forge({"golden.npz": GOLDEN[kind](bench.files["golden.npz"])})
     assert str(out) in fails(infer(work, "--bundle", out, "verify"), 3)
-
-
-def verified(read: bundle.Bundle, raw: bytes) -> None:
-    """`verify` with these golden vectors gives rows, or raises VaeError, without a warning."""
-    try:
-        assert verify(replace(read, files={**read.files, "golden.npz": raw}))
-    except VaeError as error:
-        one_line(error)
-
-
-@examples(300)
-@given(
-    kinds=st.lists(st.sampled_from(list(DAMAGES)), min_size=1, max_size=3),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_damaged_golden_vectors_give_rows_or_an_error(bench: Bench, kinds: list[str], seed: int):
-    """300 random damages of golden vectors whose hashes were then made valid: rows or VaeError, nothing else."""
-    raw, generator = bench.files["golden.npz"], random.Random(seed)
-    for kind in kinds:
-        a, b = (generator.randrange(len(raw)) if raw else 0 for _ in range(2))
-        raw = DAMAGES[kind](raw, a, b, generator.randrange(256)) if raw else raw
-    verified(bundle.read(bench.path), raw)
 
 
 @pytest.mark.parametrize("name", ["z", "eps", "x", "mu", "logsigma", "logits", "elbo"])

@@ -66,7 +66,8 @@ def test_verbs_without_pictures_do_not_wait_for_pillow(tmp_path: Path, verb: lis
 
 
 @pytest.mark.parametrize(
-    ("code", "module"), [("import PIL.Image", "PIL"), ("import vae_runtime.cli", "click"), ("import onnx", "onnx")]
+    ("code", "module"),
+    [("import PIL.Image", "PIL"), ("import vae_runtime.cli", "click"), ("import onnxruntime", "onnxruntime")],
 )
 def test_the_checker_can_fail(code: str, module: str):
     """The same checker does see a package that is imported."""

@@ -5,91 +5,27 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper, numpy_helper
-from torch.distributions import Independent, Normal, kl_divergence
 
-from vae_runtime import VAE, InputError, noise
-from vae_runtime.bundle import METADATA_KEY
-from vae_runtime.likelihoods import from_contract
+from support import bundles
+from support.bundles import Forge
+from vae_runtime import VAE, InputError
 from vae_runtime.ranks import Ranks
 from vae_runtime.reports import format_latents, format_scores
 from vae_runtime.scores import Scores, score
 
 FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
-LOGSIGMA = -1.2
-LIKELIHOODS: dict[str, dict[str, Any]] = {
-    "bernoulli": {"name": "bernoulli"},
-    "gaussian": {"name": "gaussian", "logsigma": LOGSIGMA},
-    "logistic": {"name": "discretised-logistic"},
-}
-each_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
-
-
-def graph(
-    kind: str, inputs: dict[str, list], outputs: dict[str, list], weights: dict[str, Any], contract: dict
-) -> bytes:
-    """Linear graph: each output is the flat input times its weights plus its bias, in the output's shape."""
-    ((name, shape),) = inputs.items()
-    nodes = [helper.make_node("Flatten", [name], ["flat"])]
-    constants = []
-    for output, size in outputs.items():
-        parts = {"w": weights[output], "b": weights[f"{output} bias"], "shape": np.array([-1, *size])}
-        constants += [numpy_helper.from_array(value, f"{output} {part}") for part, value in parts.items()]
-        nodes.append(helper.make_node("Gemm", ["flat", f"{output} w", f"{output} b"], [f"{output} flat"]))
-        nodes.append(helper.make_node("Reshape", [f"{output} flat", f"{output} shape"], [output]))
-    values = [
-        [helper.make_tensor_value_info(it, TensorProto.FLOAT, ["batch", *size]) for it, size in side.items()]
-        for side in ({name: shape}, outputs)
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, kind, *values, initializer=constants),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
-    )  # fmt: skip
-    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, "role": kind})})
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+each_likelihood = pytest.mark.parametrize("likelihood", bundles.LIKELIHOODS)
 
 
 @pytest.fixture
-def linear(forge, tiny_bundle: Path) -> Callable[..., VAE]:
+def linear(forge: Forge) -> Callable[..., VAE]:
     """A VAE of two linear graphs with a likelihood of choice: 3 latents, images of 2 x 5 x 6 or 1 x 5 x 6."""
 
     def make(likelihood: str, scale: float = 1.0, channels: int = 2, **load: int) -> VAE:
-        image, dim = [channels, 5, 6], 3
-        kind = from_contract(LIKELIHOODS[likelihood])
-        parameters = [channels * kind.parameters_per_pixel, 5, 6]
-        generator = np.random.default_rng(7)
-        pixels, outputs = math.prod(image), math.prod(parameters)
-        sizes = {
-            "mu": ((pixels, dim), 0.3),
-            "logsigma": ((pixels, dim), 0.02),
-            kind.output: ((dim, outputs), 0.2 * scale),
-            "mu bias": (dim, 0.5),
-            "logsigma bias": (dim, 0.5),
-            f"{kind.output} bias": (outputs, 0.1),
-        }
-        weights = {
-            name: (size * generator.standard_normal(shape)).astype(np.float32) for name, (shape, size) in sizes.items()
-        }
-        manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
-        change = {
-            "image": {"channels": channels, "height": 5, "width": 6, "range": [0, 1]},
-            "latent_dim": dim,
-            "likelihood": LIKELIHOODS[likelihood],
-        }
-        contract = {**manifest["contract"], **change}
-        files = {
-            "encoder.onnx": graph("encoder", {"x": image}, {"mu": [dim], "logsigma": [dim]}, weights, contract),
-            "decoder.onnx": graph("decoder", {"z": [dim]}, {kind.output: parameters}, weights, contract),
-        }
-        return VAE.load(forge(files, lambda manifest: manifest.update(contract=contract)), **load)
+        return VAE.load(bundles.linear(forge, likelihood, (channels, 5, 6), scale=scale), **load)
 
     return make
 
@@ -146,16 +82,6 @@ def test_kl_per_latent_is_the_same_bits_too(loaded, threads: int, memory: int | 
         np.testing.assert_array_equal(parts.kl_per_dimension, whole.kl_per_dimension)
 
 
-def test_kl_per_latent_sums_to_the_mean_kl(loaded):
-    """KL per latent is that of torch.distributions in float64, averaged over the images; its sum is the mean KL."""
-    scores = score(loaded.vae, cut(loaded.x, 50), 2)
-    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in loaded.vae.encode(loaded.x))
-    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
-    np.testing.assert_allclose(scores.kl_per_dimension, kl.mean(0), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(scores.kl_per_dimension.sum(), scores.kl.mean(), rtol=1e-12)
-    np.testing.assert_allclose(scores.elbo, scores.reconstruction - scores.kl, rtol=1e-12)
-
-
 @each_likelihood
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, channels: int):
@@ -170,24 +96,6 @@ def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, cha
         np.testing.assert_allclose(scores.bits_per_dimension, expected, rtol=1e-12)
         assert list(scores.columns()) == [*FIGURES[:-1], "test_images", FIGURES[-1]]
     assert scores.binarised == (20 if likelihood == "bernoulli" else 0)
-
-
-def test_gaussian_scores_are_torchs(linear):
-    """Under a Gaussian likelihood ELBO and terms are those of torch.distributions in float64 from the same noise."""
-    vae, k, seed = linear("gaussian"), 4, 9
-    x = levels(25, vae)
-    scores = score(vae, cut(x, 3, 11), k, seed)
-    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
-    eps = noise.normal(seed, noise.POSTERIOR, noise.index(x), k * 3).reshape(25, k, 3)
-    z = mu[:, None] + logsigma.exp()[:, None] * torch.from_numpy(eps.astype(np.float64))
-    loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(25, k, *vae.image_shape)
-    pixels = Independent(Normal(loc, math.exp(LOGSIGMA)), 3)
-    log_prob = pixels.log_prob(torch.from_numpy(x.astype(np.float64))[:, None])
-    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu))).sum(1)
-    np.testing.assert_allclose(scores.reconstruction, log_prob.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(scores.kl, kl, rtol=1e-5)
-    np.testing.assert_allclose(scores.elbo, log_prob.mean(1) - kl, rtol=1e-5)
-    np.testing.assert_allclose(scores.standard_error, log_prob.std(1, correction=1) / math.sqrt(k), rtol=1e-3)
 
 
 @each_likelihood

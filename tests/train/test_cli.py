@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
@@ -29,14 +29,6 @@ from vae_train.config import PRESETS, Config
 Command = Callable[..., Any]
 DIGITS = ("--dataset", "digits", "--device", "cpu")
 SMALL = (*DIGITS, "--hidden", 4, "--latent-dim", 2, "--batch-size", 1000, "--epochs", 1)
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """Commands set PyTorch's number of threads for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -363,15 +363,6 @@ def fitted(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> list[d
     return [torch.load(folder / f"features-{rank}.pt") for rank in range(3)]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """PyTorch's threads, one for the time of a test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.usefixtures("one_thread")
 def test_every_network_and_objective_is_the_same_in_parts(fitted: list[dict[str, Any]], name: str) -> None:

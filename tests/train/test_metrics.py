@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vae_train.config import PRESETS, Config, Place
 from vae_train.training import Metrics, Training
 
 Command = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = PRESETS["tutorial"].replace(dataset="digits", hidden=(16,), latent_dim=2, epochs=3)
 CPU = torch.device("cpu")
 GOOD = {
@@ -28,16 +29,6 @@ GOOD = {
     **{"active_units": 12.0, "gradient_norm": 5.0, "largest_gradient_norm": 9.0, "skipped_steps": 0.0},
     **{"seconds": 2.0, "images_per_second": 30_000.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Networks of this size are slower on more."""
-    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,6 @@ from vae_train.config import PRESETS
 CPU = torch.device("cpu")
 SMALL = "--dataset digits --preset resnet --hidden 4,4 --dense 8 --latent-dim 2 --epochs 1 --no-download"
 HERE = ("--device", "cpu", "--threads", 1)
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """Commands set PyTorch's number of threads for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

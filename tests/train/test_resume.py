@@ -8,19 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from vae_train import loop, metrics, results
 from vae_train.cli import main
 
 Command = Callable[..., Any]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--hidden", "24", "--latent-dim", "3", "--batch-size", "16", "--seed", "4"]
 HERE = ["--device", "cpu", "--threads", "1", "--no-download"]  # one thread: a busy machine slows more of them down
 SETTINGS = [*SMALL, "--epochs", "3", *HERE]
@@ -140,15 +140,6 @@ def assert_same(run: Path, other: Path, pictures: bool = True) -> None:
     ours, theirs = content(run, pictures), content(other, pictures)
     assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == []
     assert not (run / "checkpoints").exists()
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands take this number, and set PyTorch's for the whole process."""
-    monkeypatch.setenv("VAE_EDGE_THREADS", "1")
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

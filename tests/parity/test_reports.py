@@ -1,0 +1,49 @@
+"""The runtime's scores of files against torch.distributions in float64."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from support import bundles
+from support.bundles import LOGSIGMA, Forge
+from vae_runtime import VAE, noise
+from vae_runtime.scores import score
+
+
+def cut(x: np.ndarray, *sizes: int) -> Iterator[np.ndarray]:
+    """The images in batches of these sizes, the last one of what is left."""
+    yield from np.split(x, np.cumsum(sizes))
+
+
+def test_kl_per_latent_sums_to_the_mean_kl(tiny_bundle: Path) -> None:
+    """KL per latent is that of torch.distributions in float64, averaged over the images; its sum is the mean KL."""
+    vae = VAE.load(tiny_bundle)
+    x = vae.sample(130, seed=5)
+    scores = score(vae, cut(x, 50), 2)
+    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
+    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu)))
+    np.testing.assert_allclose(scores.kl_per_dimension, kl.mean(0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(scores.kl_per_dimension.sum(), scores.kl.mean(), rtol=1e-12)
+    np.testing.assert_allclose(scores.elbo, scores.reconstruction - scores.kl, rtol=1e-12)
+
+
+def test_gaussian_scores_are_torchs(forge: Forge) -> None:
+    """Under a Gaussian likelihood ELBO and terms are those of torch.distributions in float64 from the same noise."""
+    vae, k, seed = VAE.load(bundles.linear(forge, "gaussian", (2, 5, 6))), 4, 9
+    x = (np.random.default_rng(0).integers(0, 256, (25, 2, 5, 6)) / 255).astype(np.float32)
+    scores = score(vae, cut(x, 3, 11), k, seed)
+    mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
+    eps = noise.normal(seed, noise.POSTERIOR, noise.index(x), k * 3).reshape(25, k, 3)
+    z = mu[:, None] + logsigma.exp()[:, None] * torch.from_numpy(eps.astype(np.float64))
+    loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(25, k, *vae.image_shape)
+    pixels = Independent(Normal(loc, math.exp(LOGSIGMA)), 3)
+    log_prob = pixels.log_prob(torch.from_numpy(x.astype(np.float64))[:, None])
+    kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu))).sum(1)
+    np.testing.assert_allclose(scores.reconstruction, log_prob.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(scores.kl, kl, rtol=1e-5)
+    np.testing.assert_allclose(scores.elbo, log_prob.mean(1) - kl, rtol=1e-5)
+    np.testing.assert_allclose(scores.standard_error, log_prob.std(1, correction=1) / math.sqrt(k), rtol=1e-3)

@@ -1,0 +1,88 @@
+"""The tiny bundle, and bundles forged from it whose hashes are valid."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from support import graphs
+from vae_runtime import VAE
+from vae_runtime.bundle import FILES, dump_manifest
+from vae_runtime.likelihoods import from_contract
+
+TINY = Path(__file__).parent / "tiny"  # made by make_tiny.py
+LOGSIGMA = -1.2
+LIKELIHOODS: dict[str, dict[str, Any]] = {
+    "bernoulli": {"name": "bernoulli"},
+    "gaussian": {"name": "gaussian", "logsigma": LOGSIGMA},
+    "logistic": {"name": "discretised-logistic"},
+}
+Forge = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle's folder, the VAE loaded from it, and 130 binary images (its own samples, and plain noise)."""
+
+    path: Path
+    vae: VAE
+    x: NDArray[np.float32]
+
+
+def forge(
+    bundle: Path,
+    out: Path,
+    files: Mapping[str, bytes] | None = None,
+    change: Callable[[dict[str, Any]], object] | None = None,
+) -> Path:
+    """Copy a bundle, replace files and change the manifest, and make every hash in it valid again."""
+    shutil.copytree(bundle, out)
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    for name, data in (files or {}).items():
+        (out / name).write_bytes(data)
+    for name in FILES:
+        data = (out / name).read_bytes()
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if change:
+        change(manifest)
+    (out / "manifest.json").write_bytes(dump_manifest(manifest))
+    return out
+
+
+def linear(forge: Forge, likelihood: str, shape: tuple[int, int, int], latent_dim: int = 3, scale: float = 1.0) -> Path:
+    """Forge a bundle of two linear graphs: images [C, H, W] under a likelihood of choice."""
+    kind = from_contract(LIKELIHOODS[likelihood])
+    parameters = [shape[0] * kind.parameters_per_pixel, *shape[1:]]
+    generator = np.random.default_rng(7)
+    pixels, outputs = math.prod(shape), math.prod(parameters)
+    sizes: dict[str, tuple[int | tuple[int, int], float]] = {
+        "mu": ((pixels, latent_dim), 0.3),
+        "logsigma": ((pixels, latent_dim), 0.02),
+        kind.output: ((latent_dim, outputs), 0.2 * scale),
+        "mu bias": (latent_dim, 0.5),
+        "logsigma bias": (latent_dim, 0.5),
+        f"{kind.output} bias": (outputs, 0.1),
+    }
+    weights = {
+        name: (size * generator.standard_normal(count)).astype(np.float32) for name, (count, size) in sizes.items()
+    }
+    encoded = {"mu": [latent_dim], "logsigma": [latent_dim]}
+    contract = {
+        **json.loads((TINY / "manifest.json").read_bytes())["contract"],
+        "image": dict(zip(("channels", "height", "width"), shape, strict=True)) | {"range": [0, 1]},
+        "latent_dim": latent_dim,
+        "likelihood": LIKELIHOODS[likelihood],
+    }
+    files = {
+        "encoder.onnx": graphs.linear("encoder", {"x": list(shape)}, encoded, weights, contract),
+        "decoder.onnx": graphs.linear("decoder", {"z": [latent_dim]}, {kind.output: parameters}, weights, contract),
+    }
+    return forge(files, lambda manifest: manifest.update(contract=contract))

@@ -1,0 +1,72 @@
+"""Image sets and runs made for tests; needs what training needs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from vae_train import evaluate, networks, pixels, train
+from vae_train.checkpoint import Run, Settings
+from vae_train.config import PRESETS, Place
+from vae_train.mlp import Shape
+
+TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
+NOISE = 0.02  # on weights; with more of it few draws of z carry all weight
+SHAPES = {
+    "tutorial": (1, 28, 28),
+    "deep": (1, 8, 8),
+    "gated": (1, 8, 8),
+    "resnet": (1, 12, 8),
+    "resnet-colour": (3, 16, 16),
+}
+PREPROCESSING = {"levels": "made up", "split": "none", "unreadable": 3}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write a uint8 array in the IDX format."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(header + array.tobytes())
+
+
+def write_digits(root: Path) -> None:
+    """scikit-learn's 1,797 digits at 28x28, in torchvision's MNIST layout: 1,500 to train on, 297 to test on."""
+    digits = load_digits()
+    levels = (digits.images / 16 * 255).astype(np.uint8)  # [1797, 8, 8]
+    images = np.stack([np.asarray(Image.fromarray(x).resize((28, 28), Image.Resampling.BICUBIC)) for x in levels])
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, part in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        write_idx(raw / f"{name}-images-idx3-ubyte", images[part])
+        write_idx(raw / f"{name}-labels-idx1-ubyte", digits.target[part].astype(np.uint8))
+
+
+def train_tiny(digits: Path, out: Path) -> None:
+    """The tutorial's networks made small, two epochs on the digits: the run folder `out`."""
+    train.train(TINY, out, Place(digits, download=False), command="vae-train --epochs 2")
+
+
+def smooth_images(n: int, shape: Shape) -> torch.Tensor:
+    """Seeded images of soft spots, uint8 [n, C, H, W], black and white among their levels."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn(n, shape[0], 3, 3, generator=generator)
+    x = torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear", align_corners=True)
+    return (128 + 120 * x).clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[Run, torch.Tensor]:
+    """A run as a training would leave it, with noise on all weights in place of one, and its test images."""
+    config = PRESETS[preset].replace(likelihood=likelihood)
+    shape = shape or SHAPES[preset]
+    levels = smooth_images(64, shape)
+    torch.manual_seed(0)
+    vae = networks.build(config, shape)
+    networks.start_at_constant_image(vae, *pixels.moments(levels))
+    for weight in vae.parameters():
+        weight.add_(NOISE * torch.randn_like(weight))
+    seen = pixels.fixed_draw(levels) if config.binarise else levels
+    settings = Settings(config, shape, PREPROCESSING, "0" * 64, {"command": "vae-train"})
+    figures = evaluate.summary(evaluate.measure(vae, seen))
+    return Run(vae, settings, {"command": "vae-train"}, figures, levels.numpy()), pixels.unit(seen)
