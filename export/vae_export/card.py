@@ -56,11 +56,12 @@ For drawing, encoding, reconstructing and scoring images like {those}, and for t
 
 - It knows only such images, of the shape {shape}. It gives figures for all others too; nothing here says what they are
   worth.
-- An ELBO says how an image compares with the test images, not what is wrong with it. Nothing here measures how well
-  that finds faults or forgeries, or tells people or classes apart: decide nothing by it where a mistake does harm.
+- An ELBO says how hard an image is to describe, compared with the test images, not what is wrong with it: one of
+  another kind that is easier to describe ranks high. Nothing here measures how well that finds faults or forgeries, or
+  tells people or classes apart: decide nothing by it where a mistake does harm.
 - Its samples are made up. They are evidence of nothing, and nothing here measures how much they resemble single images
   that it was trained on."""
-_BINARY = "- Its images are black and white. Grey ones are drawn as binary ones before they are scored."
+_BINARY = "- Its images are black and white. The score of a grey one is the mean over its binary draws."
 _TRAINING, _MACHINE = ("command", "training_seconds"), ("device", "threads", "processes")  # the rest are versions
 _KINGMA = """\
 @inproceedings{kingma2014auto,
@@ -132,7 +133,7 @@ def _figures(facts: Facts) -> Iterator[str]:
         bits = "" if figure.bits is None else plus_minus(*figure.bits, ".4f")
         rows.append((_text(figure.label), plus_minus(figure.mean, figure.error), bits))
     yield from _table(("figure", "nats per image", "bits per dimension"), rows)
-    if facts.quantiles.keys() >= _LEVELS:
+    if facts.quantiles.keys() >= _LEVELS and facts.evaluation.get("images", 0) >= 100:  # one in 100 is one image
         low, first, third, high = (f"{facts.quantiles[level]:.1f}" for level in sorted(_LEVELS))
         yield ""
         yield f"Half of the test images have an ELBO from {first} to {third}, and 98 in 100 from {low} to {high}."

@@ -157,7 +157,7 @@ class VAE:
 
     def grey(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Which images have a pixel that is neither 0 nor 1 under a Bernoulli likelihood: bool [batch]."""
-        images = np.asarray(x)
+        images = checks.images(x, self.image_shape)
         if not isinstance(self._likelihood, likelihoods.Bernoulli):
             return np.zeros(len(images), np.bool_)
         grey: NDArray[np.bool_] = ((images != 0) & (images != 1)).any(axis=(1, 2, 3))

@@ -110,6 +110,20 @@ def test_the_figures_are_the_manifests(any_bundle: Path) -> None:
     assert f"from {' to '.join(median_half)}," in text
 
 
+def test_a_card_of_one_test_image_knows_no_errors() -> None:
+    """Where a standard error is null there is none, in the table and for the hub, nor quantiles of one image in 100."""
+    manifest = manifest_of(shipped())
+    for figure in manifest["evaluation"]["figures"].values():
+        figure["standard_error"] = None
+    manifest["evaluation"]["images"] = 1
+    text = card.write(manifest)
+    assert [row[1] for row in cells(text, "figure")] == [
+        f"{figure['mean']:.2f}" for figure in manifest["evaluation"]["figures"].values()
+    ]
+    assert "standard error" not in str(front_matter(text))
+    assert "98 in 100" not in text
+
+
 def test_the_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
     """Data, training, settings, versions, parity, and every file with its size and sha256."""
     manifest = manifest_of(tiny_bundle)
@@ -147,7 +161,7 @@ def test_the_card_says_what_the_model_is_not_for(any_bundle: Path) -> None:
     assert f"images like those of {manifest['evaluation']['dataset']}" in limits
     assert f"of the shape {shape}" in limits
     assert "tells people or classes apart: decide nothing by it where a mistake does harm" in limits
-    assert ("drawn as binary" in limits) == (manifest["contract"]["likelihood"]["name"] == "bernoulli")
+    assert ("binary draws" in limits) == (manifest["contract"]["likelihood"]["name"] == "bernoulli")
 
 
 def test_a_smaller_precision_is_named_with_its_cost(tiny_bundle: Path) -> None:

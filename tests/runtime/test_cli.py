@@ -511,6 +511,19 @@ def test_info_describes_the_bundle(command, tiny_bundle: Path):
         assert words in result.out
 
 
+def test_info_of_one_test_image_knows_no_errors(command, forge):
+    """A mean over one image is shown without `+-`, and is null in JSON."""
+
+    def one(manifest):
+        for figure in manifest["evaluation"]["figures"].values():
+            figure["standard_error"] = None
+
+    result = command(main, "--bundle", forge(change=one), "info")
+    assert result.code == 0
+    assert "+-" not in result.out
+    assert "elbo " in result.out
+
+
 def test_info_describes_the_shipped_bundle(command):
     """`info` without a bundle describes the shipped one."""
     result = command(main, "info")
