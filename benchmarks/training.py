@@ -1,10 +1,12 @@
 """Epochs of training: vae-train against a DataLoader loop, pythae and the floor of the products' flops.
 
     python benchmarks/training.py DATA [--rounds 7] [--seconds 2] [--pythae FOLDER] [--elbo EPOCHS]
+    python benchmarks/training.py DATA --preset resnet [--rounds 7] [--seconds 2]
 
 DATA: folder of the image sets. FOLDER: where `pip install --target FOLDER pythae` has put pythae (with its needs);
 without it pythae is left out. In each round every side trains for about so many seconds, on the same cores. With
---elbo no time is taken: each side trains for so many epochs, and its ELBO of the test images is printed.
+--elbo no time is taken: each side trains for so many epochs, and its ELBO of the test images is printed. With --preset
+both precisions of that preset are compared alone, on one thread, in images per second of processor time.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from vae_runtime import threads
-from vae_train import data, loop, networks, pixels
+from vae_train import data, loop, networks, pixels, precision
 from vae_train.config import PRESETS, Config
 from vae_train.training import Training
 
@@ -167,14 +169,30 @@ def best_gemm() -> float:
     return max(rates)
 
 
-def epoch_seconds(steps: Steps, seconds: float) -> float:
+def epoch_seconds(steps: Steps, seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of an epoch, from steps that take about so long."""
     for _ in range(3):
         next(steps)
-    images, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds:
+    images, start = 0, clock()
+    while (passed := clock() - start) < seconds:
         images += next(steps)
     return passed / images * EPOCH
+
+
+def print_precisions(root: Path, preset: str, rounds: int, seconds: float) -> None:
+    """Print the speed of a preset in both precisions, which take turns, and what `auto` is here."""
+    torch.set_num_threads(1)  # so that processor time is that of the work, whoever else is at work
+    config = replace(PRESETS[preset], dataset="mnist", epochs=1000)
+    sides = {name: ours(root, replace(config, precision=name)).steps for name in ("float32", "bfloat16")}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, steps in sides.items():
+            rates[name].append(EPOCH / epoch_seconds(steps, seconds, time.process_time))
+    print(machine())
+    print(f"MNIST, preset {preset}, one thread, median of {rounds} rounds, images per second of processor time")
+    for name, values in rates.items():
+        print(f"  {name:34} {statistics.median(values):8,.0f}")
+    print("  auto is {} here: {}".format(*precision.choose(torch.device("cpu"))))
 
 
 def print_elbos(root: Path, sides: dict[str, Side], epochs: int) -> None:
@@ -196,9 +214,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--pythae", type=Path)
     parser.add_argument("--elbo", type=int)
+    parser.add_argument("--preset", choices=list(PRESETS))
     given = parser.parse_args()
     torch.set_num_threads(threads.count())
     torch.manual_seed(0)
+    if given.preset:
+        print_precisions(given.data, given.preset, given.rounds, given.seconds)
+        return
     config = replace(PRESETS["tutorial"], epochs=given.elbo or 1000)
     sides: dict[str, Side] = {"DataLoader tutorial": tutorial(given.data)}
     if given.pythae:
