@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from vae_runtime.elbo import Floats, Nats
+from vae_runtime.elbo import Floats
 from vae_runtime.errors import BundleError, printable
 from vae_runtime.figures import plus_minus
 from vae_runtime.scores import Scores
@@ -24,8 +23,8 @@ def format_scores(scores: Scores, names: Iterable[str], style: str, num_samples:
     match style:
         case "json":
             facts = {
-                "unit": "nats", "samples": num_samples, "seed": seed, "mean_elbo": _mean(scores.elbo)[0],
-                "standard_error_of_mean": _mean(scores.elbo)[1], "kl_per_dimension": scores.kl_per_dimension.tolist(),
+                "unit": "nats", "samples": num_samples, "seed": seed, "mean_elbo": float(scores.elbo.mean()),
+                "standard_error_of_mean": scores.error_of_mean, "kl_per_dimension": scores.kl_per_dimension.tolist(),
             }  # fmt: skip
             yield json.dumps(facts, indent=1).removesuffix("\n}") + ',\n "images": ['
             for i, (name, *figures) in enumerate(rows, start=1):
@@ -55,22 +54,17 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
         rank = f" {ranks[i]:>{rank_width}}" if ranks else ""
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
-    mean, error_of_mean = _mean(scores.elbo)
-    of = f" of {len(scores.elbo)} images" if len(scores.elbo) > 1 else ""
+    mean = plus_minus(float(scores.elbo.mean()), scores.error_of_mean)
+    copies = f", {scores.different} different" if scores.different < len(scores.elbo) else ""
+    of = f" of {len(scores.elbo)} images{copies}:" if len(scores.elbo) > 1 else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
     bits = (
         f" ({scores.bits_per_dimension.mean():.3f} bits per dimension)" if scores.bits_per_dimension is not None else ""
     )
-    yield f"mean ELBO{of} {plus_minus(mean, error_of_mean)} nats per image{bits}, {draws}"
+    yield f"mean ELBO{of} {mean} nats per image{bits}, {draws}"
     order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
     largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
     yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
-
-
-def _mean(figures: Nats) -> tuple[float, float | None]:
-    """Mean, and its standard error where there are two or more figures."""
-    error = float(figures.std(ddof=1)) / math.sqrt(len(figures)) if len(figures) > 1 else None
-    return float(figures.mean()), error
 
 
 def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: str = "csv") -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import checks
+from vae_runtime import checks, noise
 from vae_runtime.elbo import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.ranks import Ranks
@@ -27,7 +27,8 @@ class Scores:
     standard_error: of the ELBO over the draws, of z and, where the image is grey under a Bernoulli likelihood, of the
     binary image too; NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None where the likelihood is a
     density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how many images were
-    grey under a Bernoulli likelihood. ranks, percentile: None where the bundle keeps no quantiles of test images.
+    grey under a Bernoulli likelihood. index: uint64 [n], `noise.index` of each image, by which equal ones are known.
+    ranks, percentile: None where the bundle keeps no quantiles of test images.
     """
 
     elbo: Nats
@@ -38,7 +39,25 @@ class Scores:
     bits_per_dimension: Nats | None
     kl_per_dimension: Nats
     binarised: int
+    index: NDArray[np.uint64]
     ranks: Ranks | None = None
+
+    @property
+    def different(self) -> int:
+        """How many different images there are."""
+        return len(np.unique(self.index))
+
+    @property
+    def error_of_mean(self) -> float | None:
+        """Standard error of the mean ELBO over the images, nats; None where fewer than two of them are different.
+
+        Equal images have equal scores, and are one image of as much weight: copies say nothing new of the mean.
+        """
+        if (different := self.different) < 2:
+            return None
+        which = np.unique(self.index, return_inverse=True)[1]
+        off = np.bincount(which, self.elbo - self.elbo.mean())  # [different], each the sum of its copies
+        return math.sqrt(float(np.square(off).sum()) * different / (different - 1)) / len(self.elbo)
 
     def columns(self) -> dict[str, list[float]]:
         """The figures that each image has, by name; beside a percentile `test_images`, of how many it is."""
@@ -74,15 +93,16 @@ def score(
             yield from ((seen + i, images[i : i + rows]) for i in range(0, len(images), rows))
             seen += len(images)
 
-    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, int]:
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], int]:
         first, images = piece
         terms = vae.terms(images, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        return figures, terms.kl_per_dimension, int(vae.grey(images).sum())
+        return figures, terms.kl_per_dimension, noise.index(images), int(vae.grey(images).sum())
 
-    figures, kl, binarised = array("d"), np.zeros(vae.latent_dim), 0
-    for part, kl_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
+    figures, index, kl, binarised = array("d"), array("Q"), np.zeros(vae.latent_dim), 0
+    for part, kl_of_part, index_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
+        index.frombytes(index_of_part.tobytes())
         for row in kl_of_part:  # one after the other, so that no bit depends on the parts
             kl += row
         binarised += binarised_of_part
@@ -94,4 +114,5 @@ def score(
     percentile = None if ranks is None else ranks.percentile(elbo)
     bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
     mean_kl = kl / max(1, len(elbo))
-    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, ranks)
+    numbers = np.frombuffer(index, np.uint64)
+    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, numbers, ranks)

@@ -203,7 +203,7 @@ def test_elbo_prints_a_table_csv_and_json(command, digits: Path, tiny_bundle: Pa
         assert line.removesuffix(rank).split() == [name, f"{terms.elbo[i]:.2f}", *figures[k == 1 :]]
     draws = f"{k} draw{'s' * (k > 1)} of z per image, seed 2"
     bits = f"{bits.mean():.3f} bits per dimension"
-    assert mean == f"mean ELBO of 3 images {terms.elbo.mean():.2f} +- {error:.2f} nats per image ({bits}), {draws}"
+    assert mean == f"mean ELBO of 3 images: {terms.elbo.mean():.2f} +- {error:.2f} nats per image ({bits}), {draws}"
     kl = terms.kl_per_dimension.mean(axis=0)
     order = ", ".join(f"{kl[i]:.2f} (latent {i})" for i in sorted(range(4), key=lambda i: -kl[i]))
     assert largest == f"mean KL per latent, largest first: {order}"

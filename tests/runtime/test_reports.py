@@ -206,7 +206,7 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
     )
     plus_minus = f" +- {scores.elbo.std(ddof=1) / math.sqrt(n):.2f}" if n > 1 else ""
     draws = "1 draw" if k == 1 else "3 draws"
-    of = f" of {n} images" if n > 1 else ""
+    of = f" of {n} images:" if n > 1 else ""
     figures = f"{scores.elbo.mean():.2f}{plus_minus} nats per image{bits}"
     assert mean == f"mean ELBO{of} {figures}, {draws} of z per image, seed 5"
     assert latents.startswith("mean KL per latent, largest first: ")
@@ -218,7 +218,8 @@ def made(n: int, latents: int = 3) -> Scores:
     column = np.linspace(-120, -80, n)
     kl, percentile = np.arange(latents) % 7 + 0.25, np.linspace(0.1, 99.9, n)
     ranks = Ranks(10_000, percentile, column)
-    return Scores(column, np.full(n, np.nan), column + 5, np.full(n, 5.0), percentile, None, kl, 0, ranks)
+    index = np.arange(n, dtype=np.uint64)
+    return Scores(column, np.full(n, np.nan), column + 5, np.full(n, 5.0), percentile, None, kl, 0, index, ranks)
 
 
 def test_the_last_line_orders_latents_by_kl():

@@ -82,6 +82,17 @@ def test_equal_images_have_equal_scores(loaded):
             np.testing.assert_array_equal(getattr(scores, name), expected, err_msg=name)
 
 
+def test_copies_say_nothing_new_of_the_mean(loaded):
+    """Copies of all images leave the mean's standard error as it is; of copies of one image it is not known."""
+    x = mixed(loaded)
+    once, twice = score(loaded.vae, x, 2), score(loaded.vae, np.concatenate([x, x]), 2)
+    assert once.error_of_mean == pytest.approx(once.elbo.std(ddof=1) / math.sqrt(len(x)))
+    assert twice.error_of_mean == pytest.approx(once.error_of_mean)
+    assert (once.different, twice.different) == (40, 40)
+    assert score(loaded.vae, np.repeat(x[:1], 6, axis=0), 2).error_of_mean is None
+    assert score(loaded.vae, iter([]), 2).error_of_mean is None
+
+
 def test_many_draws_do_not_depend_on_memory(loaded):
     """More draws of a grey image than a run holds give the same bits as in little memory, the KL of each latent too."""
     x = 0.6 * loaded.x[:2]
