@@ -32,7 +32,7 @@ _TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being r
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 _NO_DIGEST = "0" * 64
-_OF_A_RUN = "config.json"  # a file that vae-train writes
+RUN_CONFIG = "config.json"  # which vae-train writes into a run
 _NAME_ANOTHER = "name a folder that vae-export wrote"
 
 
@@ -227,7 +227,7 @@ def _unreadable(error: OSError, path: Path) -> BundleError:
         return BundleError(f"bundle unreadable ({error.strerror})", path, _NAME_ANOTHER)
     if path.name != MANIFEST:
         return BundleError("bundle incomplete, no such file", path, "copy or export it again")
-    if (folder / _OF_A_RUN).exists():
+    if (folder / RUN_CONFIG).exists():
         return BundleError("a training run, not a bundle", folder, f"export it: vae-export {folder}")
     if len(folder.parts) == 1 and not folder.exists():
         return BundleError("bundle not found", path, f"{_NAME_ANOTHER}, or {' or '.join(_shipped_names())}")

@@ -17,7 +17,7 @@ from vae_runtime.files import folder_beside, replacing, write_errors
 from vae_runtime.images import Floats, Shape, levels
 
 _GAP = 2  # grey pixels between the images of a grid
-_GREY = 96
+GREY = 96
 _SCALE = 3  # of pictures for people: digits of 28 pixels are small on a screen
 _PNG_COLOURS = {1: 0, 3: 2}  # channels: PNG's colour type
 _FRAME = 80  # milliseconds
@@ -66,7 +66,7 @@ def grid(count: int, shape: Shape, batches: Iterable[Floats], columns: int | Non
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
     try:
-        canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), _GREY, np.uint8)
+        canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), GREY, np.uint8)
     except (MemoryError, ValueError, OverflowError):
         raise ResourceError("out of memory", f"a grid of {count} images", "ask for fewer, or for an array") from None
     places = iter(range(count))

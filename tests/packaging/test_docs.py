@@ -9,6 +9,7 @@ import click
 import pytest
 
 from vae_export import cli as export_cli
+from vae_export import gate, requirements, tradeoff, trained
 from vae_runtime import VAE, bundle, errors, sources
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
@@ -99,6 +100,14 @@ def test_the_errors_and_their_exit_codes() -> None:
     assert shown == {each.__name__: each.exit_code for each in tree}
 
 
+def test_the_releases_of_onnxruntime_that_an_opset_needs() -> None:
+    """The bundle's page has for each opset its IR version, and the first releases by the exporter's own tables."""
+    shown = [[tuple(map(int, cell.split("."))) for cell in cells[1:]] for cells in rows("bundle.md", "opset")]
+    for opset, (ir,), first, needed in zip(requirements._OPSETS, *shown, strict=True):
+        assert first == max(requirements._OPSETS[opset], requirements._IR_VERSIONS[ir])
+        assert needed == max(first, requirements._FIRST_FOR_PYTHON)
+
+
 def test_kinds_of_pictures() -> None:
     """The page on training names all kinds of picture that are read from a folder."""
     (cell,) = [what for dataset, what, _ in rows("training.md", "dataset") if dataset == "a folder"]
@@ -122,6 +131,15 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
     "format of a bundle": ("bundle.md", lambda: f"`format` ({bundle.FORMAT})"),
     "the JavaScript module": ("compatibility.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),
+    "batch sizes of the gate": ("numeric-gate.md", lambda: "at batch sizes {}, {}, {} and {},".format(*gate.BATCHES)),
+    "false alarms of the gate": (
+        "numeric-gate.md",
+        lambda: f"a chance\nof {gate.FALSE_ALARM:.0e}".replace("e-0", "e-"),
+    ),
+    "z that is far": ("numeric-gate.md", lambda: f"{gate._FAR:g} along its axis, {-gate._FAR / 2:g} along the next"),
+    "margin of a run's own outputs": ("numeric-gate.md", lambda: f"is {trained.MARGIN} times the tolerance"),
+    "images that say what a precision costs": ("precision.md", lambda: f"up to {tradeoff.IMAGES:,} test images"),
+    "what a precision may cost": ("precision.md", lambda: f"`--max-nats`, {export_cli._MOST_NATS} nats per image by"),
     "files of a bundle": ("bundle.md", lambda: {4: "one folder with four files"}[len(bundle.FILES) + 1]),
 }
 

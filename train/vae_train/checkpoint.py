@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from vae_runtime.bundle import MANIFEST
+from vae_runtime.bundle import MANIFEST, RUN_CONFIG
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import networks
@@ -28,7 +28,7 @@ from vae_train.training import Training
 from vae_train.vae import VAE
 
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-CONFIG, METRICS, PROBE = "config.json", "metrics.jsonl", "probe.npy"
+CONFIG, METRICS, PROBE = RUN_CONFIG, "metrics.jsonl", "probe.npy"
 WEIGHTS, EVALUATION, OUTPUTS = "model.safetensors", "evaluation.json", "outputs.npz"
 BEST_WEIGHTS, BEST_EVALUATION, BEST_OUTPUTS = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing` gives to files that it writes

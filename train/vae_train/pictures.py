@@ -33,7 +33,6 @@ _MAPPED = 2000  # test means that t-SNE places, at most: seconds; its time grows
 _ENCODED = 200  # images at once, for the memory that large ones take
 _NAMED, _LONGEST = 20, 24  # classes that a legend holds, and letters of a name
 _AROUND, _WITHIN = 4, 2  # grey pixels around a pair of images, and within it
-_GREY = 96 / 255  # that of the runtime's grids
 _INDEXED = 32  # bars that fit with their numbers
 
 Picture = NDArray[np.uint8]  # [height, width, C], C is 1 or 3
@@ -107,8 +106,8 @@ def traversals(vae: VAE, kl: list[float], rest: Tensor) -> tuple[Picture, list[i
 def _pairs(a: Tensor, b: Tensor) -> Picture:
     """Images a and b, both [n, C, H, W], in pairs."""
     left, right = _enlarged(a, 8), _enlarged(b, 8)
-    pairs = torch.cat([left, left.new_full((*left.shape[:3], _WITHIN), _GREY), right], dim=3)
-    return _grid(torch.nn.functional.pad(pairs, [_AROUND] * 4, value=_GREY), 4)
+    pairs = torch.cat([left, left.new_full((*left.shape[:3], _WITHIN), outputs.GREY / 255), right], dim=3)
+    return _grid(torch.nn.functional.pad(pairs, [_AROUND] * 4, value=outputs.GREY / 255), 4)
 
 
 def _enlarged(images: Tensor, columns: int) -> Tensor:
