@@ -35,6 +35,16 @@ def put(files: Files, out: Path) -> None:
     publish.remove_leftovers(out)
 
 
+@pytest.mark.parametrize("words", [["a-run"], ["check", "mnist", "a-run"]])
+def test_where_files_have_no_locks(command: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """On a system without fcntl, such as Windows: exit code 6 and one line; a card needs no locks."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    result = command(main, *words)
+    assert (result.code, result.out, result.err.count("\n")) == (6, "", 1)
+    assert "export needs a POSIX system" in result.err
+    assert command(main, "card", "mnist").code == 0
+
+
 @pytest.fixture
 def both(tiny_bundle: Path, other_bundle: Path) -> tuple[Files, Files]:
     """The files of both bundles."""
