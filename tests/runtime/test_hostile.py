@@ -55,7 +55,8 @@ def test_verbs_survive_any_entry_of_a_manifest(bench: Bench, command: Any, value
                 codes.add(result.code)
                 assert result.code in (0, 3), (key, verb)
                 assert all(line.isprintable() for line in result.out.splitlines()), (key, verb)
-                assert (result.err == "") is (result.code == 0), (key, verb)
+                unranked = result.err.startswith("vae-infer: note: no percentiles")  # scores go on without quantiles
+                assert (result.err == "" or unranked) is (result.code == 0), (key, verb)
                 assert len(result.err) < LONGEST, (key, verb)
                 assert result.err.rstrip("\n").isprintable(), (key, verb)
     assert codes == {0, 3}
