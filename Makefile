@@ -1,11 +1,12 @@
 # Two commands set everything up, each in a virtual environment of its own inside this folder:
 #   make demo   the light runtime draws, reconstructs and scores digits with the model that ships with it
-#   make test   the whole package, its linters and its tests
+#   make test   the whole package, its linters and its tests but for the slow ones, which make test-all runs too
 PYTHON ?= python3
 INFER = .venv-demo/bin/vae-infer
 DEV = .venv-dev/bin
+TESTS = $(DEV)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test arm64 compatibility clean
+.PHONY: demo lint test test-all arm64 compatibility clean
 
 demo: .venv-demo/installed
 	mkdir -p demo
@@ -13,13 +14,18 @@ demo: .venv-demo/installed
 	$(INFER) reconstruct examples/digits -o demo/reconstructions.png
 	$(INFER) elbo examples/digits --samples 100
 
-test: .venv-dev/installed
+test: lint
+	$(TESTS)
+
+test-all: lint
+	$(TESTS) -m ""
+
+lint: .venv-dev/installed
 	$(DEV)/ruff check .
 	$(DEV)/ruff format --check .
 	$(DEV)/mypy
 	$(DEV)/mypy --package vae_runtime --platform darwin --cache-dir .mypy_cache/darwin
 	$(DEV)/mypy --package vae_runtime --platform win32 --cache-dir .mypy_cache/win32
-	$(DEV)/pytest
 
 # not part of the tests: the runtime in an emulated 64-bit ARM userland against this machine; needs root, and x86-64
 arm64: .venv-dev/installed

@@ -23,8 +23,8 @@ class Program:
 
     def end(self) -> tuple[int, str, str]:
         """Wait for its end: exit code, stdout and stderr. Nothing of its process group may be left."""
-        out, err = self.process.communicate(timeout=60)
-        latest = time.monotonic() + 10
+        out, err = self.process.communicate(timeout=600)
+        latest = time.monotonic() + 600
         while left := self.running():
             assert time.monotonic() < latest, left
             time.sleep(0.05)

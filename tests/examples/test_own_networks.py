@@ -32,7 +32,7 @@ def process(module: str, folder: Path, *words: object) -> tuple[int, str, str]:
     -P as in the installed commands: Python does not look for modules in the working directory by itself.
     """
     command = [sys.executable, "-P", "-m", module, *map(str, words)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

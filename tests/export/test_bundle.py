@@ -263,7 +263,7 @@ def test_a_terminated_export_leaves_the_old_bundle(tiny_run: Path, old: Path) ->
         while process.poll() is None and not list(old.parent.glob(".bundle.*")):
             time.sleep(0.001)
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 143
     assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", err), err
     assert contents(old) == before

@@ -40,7 +40,7 @@ def plain(command: Command, mlp_of_digits: Path, tmp_path: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_a_smaller_precision_is_published_with_its_cost(
     command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path, precision: str
 ) -> None:
@@ -79,6 +79,7 @@ def test_a_smaller_precision_is_published_with_its_cost(
     assert f" comparisons with {reference[precision]} passed" in info
 
 
+@pytest.mark.slow
 def test_the_cost_is_what_the_published_bundles_differ_by(
     command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_the_cost_is_what_the_published_bundles_differ_by(
     assert abs(lost.mean() - cost["nats"]) < 5 * error + 0.2  # samples are not test images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_graphs_are_reproducible(command: Command, mlp_of_digits: Path, tmp_path: Path, precision: str) -> None:
     """The same run exported twice gives the same bytes; only the measured times in the manifest differ."""
@@ -125,6 +127,7 @@ def test_what_costs_too_much_changes_nothing(
     assert [path.name for path in plain.parent.iterdir()] == ["plain"]
 
 
+@pytest.mark.slow
 def test_auto_publishes_what_pays(command: Command, mlp_of_digits: Path, plain: Path, tmp_path: Path) -> None:
     """All precisions are weighed; with half a nat to spend one is taken, with less than none float32 as it was."""
     done = command(main, mlp_of_digits, "--out", tmp_path / "auto", "--precision", "auto")
@@ -150,6 +153,7 @@ def test_without_its_images_a_run_is_not_weighed(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_eight_bits_of_another_run_are_found(command: Command, mlp_of_digits: Path, tmp_path: Path) -> None:
     """Where one of the run's weights is 1% larger, the row of the decoder's weights fails, and no other."""
     assert command(main, mlp_of_digits, "--out", tmp_path / "int8", "--precision", "int8").code == 0
@@ -178,6 +182,7 @@ def test_a_bound_that_means_nothing_is_wrong_usage(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_eight_bits_run_at_old_and_new_opsets(command: Command, mlp_of_digits: Path, tmp_path: Path) -> None:
     """The graphs have the opset asked for, and only ONNX's own operators."""
     for opset in (17, 19, 23):

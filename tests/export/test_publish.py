@@ -194,7 +194,7 @@ def test_readers_see_one_bundle_or_the_other(
             put(both[(i + 1) % 2], out)
     finally:
         stop.touch()
-        ends = [reader.communicate(timeout=60) for reader in readers]
+        ends = [reader.communicate(timeout=600) for reader in readers]
     seen = [json.loads(end) for end, error in ends if not error]
     assert len(seen) == 4, [error for _, error in ends]
     print(swaps, "swaps; seen by each reader:", *seen)

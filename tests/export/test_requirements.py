@@ -43,6 +43,7 @@ def test_manifest_says_what_the_graphs_need(tiny_bundle: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_installed_onnxruntime_is_new_enough_for_every_opset(tiny_run: Path, tmp_path: Path) -> None:
     """What is claimed rises with the opset, and never above the release in which the gate has just passed."""
     run = checkpoint.load(tiny_run)

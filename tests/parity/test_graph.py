@@ -32,7 +32,7 @@ RANDOM = [
 ]
 CONTROL = ["If", "Loop", "Scan", "SequenceMap"]
 FILE = [onnx.StringStringEntryProto(key="location", value="weights.bin")]
-EXAMPLES = settings(max_examples=2000, derandomize=True, deadline=None, database=None)
+EXAMPLES = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 
 
 def value(name: str) -> onnx.ValueInfoProto:
@@ -394,7 +394,7 @@ def judged(graph: bytes) -> bool:
 @EXAMPLES
 @given(graph=damaged(model(helper.make_node("Relu", ["x"], ["r"], domain="ai.onnx")).SerializeToString()))
 def test_damage_ends_in_a_bundle_error_or_nothing(graph: bytes):
-    """2,000 random damages of a valid graph raise BundleError or nothing; what passes is harmless to onnx's parser."""
+    """300 random damages of a valid graph raise BundleError or nothing; what passes is harmless to onnx's parser."""
     if judged(graph):
         try:
             parsed = ModelProto.FromString(graph)
@@ -409,7 +409,7 @@ MADE = [make().SerializeToString() for make, _ in HOSTILE.values()]
 @EXAMPLES
 @given(graph=st.sampled_from(MADE).flatmap(damaged))
 def test_damage_hides_nothing(graph: bytes):
-    """2,000 random damages of hostile graphs: where onnx's parser still finds something hostile, the check refuses."""
+    """300 random damages of hostile graphs: where onnx's parser still finds something hostile, the check refuses."""
     try:
         hostile = is_hostile(ModelProto.FromString(graph))
     except DecodeError:

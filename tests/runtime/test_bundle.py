@@ -113,12 +113,13 @@ def test_one_flipped_bit_is_noticed(copy: Path, name: str):
     VAE.load(copy)
 
 
-def test_every_byte_of_the_manifest_is_covered(tiny_bundle: Path):
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_byte_of_the_manifest_is_covered(tiny_bundle: Path, step: int):
     """A flipped bit at any position of manifest.json, in its digest, whitespace, names or digits, is a BundleError."""
     good = (tiny_bundle / "manifest.json").read_bytes()
     generator = random.Random(0)
     bundle.parse_manifest(good, tiny_bundle)
-    for position in range(len(good)):
+    for position in range(0, len(good), step):
         bad = bytearray(good)
         bad[position] ^= 1 << generator.randrange(8)
         with pytest.raises(BundleError, match=r"manifest\.json"):
@@ -129,7 +130,7 @@ def test_every_byte_of_the_manifest_is_covered(tiny_bundle: Path):
 def test_replaced_bytes_of_the_manifest_are_noticed(tiny_bundle: Path, change: bytes):
     """Another digit, whitespace, capital or quote anywhere is noticed too: JSON that means the same is not the same."""
     good = (tiny_bundle / "manifest.json").read_bytes()
-    for position in range(0, len(good), 7):
+    for position in range(0, len(good), 31):
         bad = good[:position] + change + good[position + 1 :]
         if bad != good:
             with pytest.raises(BundleError):

@@ -29,14 +29,8 @@ def examples(number: int) -> settings:
 # Damage: whatever happens to the files' bytes, hashes notice it.
 
 
-@examples(10_000)
-@given(
-    kind=st.sampled_from([*DAMAGES] * 10 + ["files", "delete"]),
-    name=st.sampled_from(ALL),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
-    """10,000 changes of a file's bytes, deletions and swaps of two files raise BundleError that names the file."""
+def damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
+    """Changes of a file's bytes, deletions and swaps of two files raise BundleError that names the file."""
     good, generator = bench.files[name], random.Random(seed)  # the same chance for every byte of the file
     bad: dict[str, bytes | None] = {name: None}
     if kind == "files":
@@ -49,6 +43,28 @@ def test_damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int
     with bench.holding(bad) as path, pytest.raises(BundleError) as caught:
         bundle.read(path)
     assert any(str(path / file) in one_line(caught.value) for file in bad)
+
+
+any_damage = given(
+    kind=st.sampled_from([*DAMAGES] * 10 + ["files", "delete"]),
+    name=st.sampled_from(ALL),
+    seed=st.integers(0, 2**64 - 1),
+)
+
+
+@examples(200)
+@any_damage
+def test_damage_is_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
+    """Two hundred changes of a file's bytes, deletions and swaps of two files."""
+    damage_is_refused_by_name(bench, kind, name, seed)
+
+
+@pytest.mark.slow
+@examples(10_000)
+@any_damage
+def test_ten_thousand_damages_are_refused_by_name(bench: Bench, kind: str, name: str, seed: int):
+    """As many more."""
+    damage_is_refused_by_name(bench, kind, name, seed)
 
 
 def test_the_bench_is_whole_again(bench: Bench):
@@ -162,10 +178,10 @@ def opened() -> Callable[[], Any]:
     return watch
 
 
-@examples(2000)
+@examples(200)
 @given(edits=EDITS, texts=TEXTS, sealed=st.sampled_from([True] * 9 + [False]))
 def test_a_hostile_manifest_is_refused_or_loads(bench: Bench, opened: Any, edits: Any, texts: Any, sealed: bool):
-    """2,000 manifests with anything in them, most with valid hashes: VaeError, or a VAE of the graphs' contract.
+    """200 manifests with anything in them, most with valid hashes: VaeError, or a VAE of the graphs' contract.
 
     Never another exception, a warning, or a file outside the bundle's folder that is opened.
     """
@@ -179,13 +195,13 @@ def test_a_hostile_manifest_is_refused_or_loads(bench: Bench, opened: Any, edits
         assert set(paths) <= {str(path / name) for name in ALL}
 
 
-@examples(300)
+@examples(100)
 @given(
     kinds=st.lists(st.sampled_from(list(DAMAGES)), min_size=1, max_size=3),
     seed=st.integers(0, 2**64 - 1),
 )
 def test_damaged_golden_vectors_give_rows_or_an_error(bench: Bench, kinds: list[str], seed: int):
-    """300 random damages of golden vectors whose hashes were then made valid: rows or VaeError, nothing else."""
+    """100 random damages of golden vectors whose hashes were then made valid: rows or VaeError, nothing else."""
     raw, generator = bench.files["golden.npz"], random.Random(seed)
     for kind in kinds:
         a, b = (generator.randrange(len(raw)) if raw else 0 for _ in range(2))

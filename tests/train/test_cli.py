@@ -608,7 +608,7 @@ def test_an_interrupted_training_leaves_no_run(
     script = (
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell ignores it
     )
-    script += "from vae_train import data; data.Images.observed_test = lambda *given: time.sleep(60)\n"  # before step 1
+    script += "from vae_train import data; data.Images.observed_test = lambda *given: time.sleep(600)\n"
     script += "from vae_train.cli import main; main()"
     words = ["--epochs", "1000000", "--hidden", "8", "--device", "cpu", "--no-download"]
     words += ["--out", str(tmp_path / "run"), "--data-root", str(digits_root)]
@@ -618,7 +618,7 @@ def test_an_interrupted_training_leaves_no_run(
         first = process.stderr.readline()
         process.send_signal(number)
         try:
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=600)
         finally:
             process.kill()
     assert first.startswith("training on cpu")

@@ -114,7 +114,7 @@ def opened(page: Path, profile: Path, *options: str) -> tuple[str, list[str], li
             "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run",
             "--enable-logging=stderr", "--v=0", f"--log-net-log={log}", *options, "--dump-dom", page.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     logged = read(log)

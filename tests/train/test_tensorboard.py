@@ -196,7 +196,7 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     settings = ["--dataset", "digits", "--hidden", "8", "--epochs", "2", "--device", "cpu", "--threads", "1"]
     command = [*launcher, "vae_train", "--out", str(run), *settings, "--tensorboard"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert scalars(run) == expected(run)
