@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import stat
 import time
 from contextlib import ExitStack
@@ -228,7 +229,9 @@ def _unreadable(error: OSError, path: Path) -> BundleError:
     if path.name != MANIFEST:
         return BundleError("bundle incomplete, no such file", path, "copy or export it again")
     if (folder / RUN_CONFIG).exists():
-        return BundleError("a training run, not a bundle", folder, f"export it: vae-export {folder}")
+        return BundleError(
+            "a training run, not a bundle", folder, f"export it: {shlex.join(['vae-export', str(folder)])}"
+        )
     if len(folder.parts) == 1 and not folder.exists():
         return BundleError("bundle not found", path, f"{_NAME_ANOTHER}, or {' or '.join(_shipped_names())}")
     return BundleError("bundle not found", path, _NAME_ANOTHER)

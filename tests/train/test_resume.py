@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -252,7 +253,8 @@ def assert_resumes_the_same(
     whole, run = folder / "whole", folder / "run"
     assert command(main, *words, "--out", whole).code == 0
     err = interrupted(command, monkeypatch, step, *words, "--out", run, number=number)
-    assert err.endswith(f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}\n")
+    going_on = shlex.join(["vae-train", "--resume", str(run), *trust])
+    assert err.endswith(f"training stopped, its state saved: {run}; go on with: {going_on}\n")
     assert not (run / "evaluation.json").exists()
     result = command(main, "--resume", run, "--device", "cpu", *trust)
     assert result.code == 0, result.err
@@ -607,11 +609,13 @@ def test_a_run_whose_checkpoints_went_but_not_their_folder_is_finished(
 def test_a_stopped_run_is_told_to_go_on(
     command: Command, uninterrupted: Path, digits_root: Path, tmp_path: Path
 ) -> None:
-    """What needs a finished run names the command that finishes it."""
-    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    """What needs a finished run names the command that finishes it, as a shell takes it."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "my run"))
     (run / "evaluation.json").unlink()
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "000001-000000000-0.safetensors").touch()
     result = command(main, "evaluate", run, "--data-root", digits_root)
     assert result.code == 3
-    assert result.err == f"vae-train: error: run not finished: {run}; go on with: vae-train --resume {run}\n"
+    said, command_line = result.err.split("; go on with: ")
+    assert said == f"vae-train: error: run not finished: {run}"
+    assert shlex.split(command_line) == ["vae-train", "--resume", str(run)]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from vae_runtime.bundle import MANIFEST, RUN_CONFIG
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
-from vae_train import networks
+from vae_train import networks, signals
 from vae_train.config import Config
 from vae_train.mlp import Shape
 from vae_train.outputs import Outputs
@@ -262,7 +262,7 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
         return Run(vae, settings, provenance, figures, probe, _read_outputs(folder, len(probe), best))
     except FileNotFoundError as error:
         if _checkpoints(folder):
-            raise BundleError("run not finished", folder, f"go on with: vae-train --resume {folder}") from None
+            raise BundleError("run not finished", folder, signals.go_on(folder, settings.config.model)) from None
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except ArgumentError:  # a ValueError too, but it has its own advice

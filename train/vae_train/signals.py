@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM, kept until a training has finished its step and saved it."""
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,23 +12,29 @@ from vae_runtime.command import Terminated
 from vae_runtime.errors import VaeError
 
 
+def go_on(folder: Path, model: str | None) -> str:
+    """What to do with a run that has not ended, whose networks are a person's own `model` or a preset's."""
+    own = ["--model", model] if model else []
+    return f"go on with: {shlex.join(['vae-train', '--resume', str(folder), *own])}"
+
+
 class Stopped(VaeError):
     """A training was stopped by a signal, with its state saved; the exit code is 128 + the signal's number."""
 
-    def __init__(self, number: int, folder: Path) -> None:
-        super().__init__("training stopped, its state saved", folder, f"go on with: vae-train --resume {folder}")
+    def __init__(self, number: int, folder: Path, model: str | None) -> None:
+        super().__init__("training stopped, its state saved", folder, go_on(folder, model))
         self.exit_code = 128 + number
 
 
 @contextmanager
-def told(folder: Path) -> Iterator[None]:
+def told(folder: Path, model: str | None) -> Iterator[None]:
     """Let what SIGINT or SIGTERM ends name the run folder `folder`, which has all that it takes to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, folder) from None
+        raise Stopped(signal.SIGINT, folder, model) from None
     except Terminated:
-        raise Stopped(signal.SIGTERM, folder) from None
+        raise Stopped(signal.SIGTERM, folder, model) from None
 
 
 @contextmanager

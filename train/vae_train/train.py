@@ -146,7 +146,7 @@ def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) 
         loop.fit(training, images.train.to(where), between.epochs, between.steps, quiet=not first)
         between.steps()  # a signal may have come while the last epoch was measured
     if first:
-        with signals.told(out), memory_errors():
+        with signals.told(out, config.model), memory_errors():
             results.finish(out, training, images)
 
 
@@ -212,7 +212,7 @@ class _Between:
 
     def _stop(self, number: int) -> None:
         self._save()
-        raise signals.Stopped(number, self.out)
+        raise signals.Stopped(number, self.out, self.training.config.model)
 
 
 @contextlib.contextmanager
