@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
 
 
 table, reference = load("table"), load("reference")
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node: apt-get install nodejs")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@
 
 Needs an x86-64 Linux machine, root and the network, and is no part of the default tests. FOLDER gets Debian 12 for
 arm64 (debootstrap; a later run uses it again) and, newly made in each run, a virtual environment with the wheel of this
-repository. QEMU has the processor's instructions and their results, not its speed. Exit code 1: a comparison or a
-command failed.
+repository, in which the quick part of tests/runtime runs too. QEMU has the processor's instructions and their results,
+not its speed. Exit code 1: a comparison, a command or a test failed.
 """
 
 import argparse
@@ -66,6 +66,7 @@ COMMANDS = [
 TIE = 1e-5  # a draw this close to theta may fall on either side
 RECONSTRUCTION = 1e-5
 NATS = 1e-3
+TESTS = ["noise", "likelihoods", "latents", "images", "verify", "bundle", "vae"]  # minutes each, emulated
 
 
 class Failure(Exception):
@@ -118,7 +119,9 @@ def compare_machines(root: Path, cpu: str) -> list[Row]:
         arm64 = run_commands(work, inside(root, f"/{HOME}/venv/bin/vae-infer", f"/{HOME}/work"), environment)
         print(f"\nThis machine, {platform.machine()}:\n")
         native = run_commands(make_work_folder(Path(here) / "work"), [str(INFER)], own_environment())
-        return compare(arm64, native)
+        rows = compare(arm64, native)
+        run_tests(root, environment)
+        return rows
 
 
 @contextmanager
@@ -337,6 +340,20 @@ def run_commands(folder: Path, infer: list[str], environment: dict[str, str]) ->
             raise Failure("command failed", f"vae-infer {command}, exit code {done.returncode}", "see its output above")
         printed = done.stdout  # of elbo in the end
     return Results(folder, {row["image"]: row["elbo"] for row in json.loads(printed)["images"]})
+
+
+def run_tests(root: Path, environment: dict[str, str]) -> None:
+    """The runtime's tests that need no minutes on a machine of its own, in the userland."""
+    home = root / HOME
+    for name in ("runtime", "support"):
+        shutil.copytree(REPOSITORY / "tests" / name, home / "tests" / name)
+    shutil.copy(REPOSITORY / "tests" / "conftest.py", home / "tests")
+    shutil.copy(REPOSITORY / "pyproject.toml", home)  # pytest's settings
+    python = inside(root, f"/{HOME}/venv/bin/python", f"/{HOME}")
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pytest"]
+    call([*python, *pip], "cannot install pytest", env=environment)
+    files = [f"tests/runtime/test_{name}.py" for name in TESTS]
+    call([*python, "-m", "pytest", "-q", *files], "tests failed", env=environment)
 
 
 def compare(arm64: Results, native: Results) -> list[Row]:

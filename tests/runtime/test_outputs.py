@@ -367,7 +367,7 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, suffix: str):
     """A folder that may not be written to raises ArgumentError with the reason."""
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):
-        pytest.skip("root may write everywhere")
+        pytest.skip("needs another user than root, who may write everywhere")
     try:
         with pytest.raises(ArgumentError, match="Permission denied"):
             outputs.write(tmp_path / f"out{suffix}", 2, GREY, [draw(2, GREY)], 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pty = pytest.importorskip("pty")
+pty = pytest.importorskip("pty", reason="needs pseudo-terminals, as POSIX has them")
 
 
 def on_terminal(folder: Path, *arguments: object, stdout: int | None = None) -> tuple[int, str]:

@@ -8,7 +8,7 @@ import torch
 from vae_train import checkpoint, evaluate, networks, objectives, pixels, train
 from vae_train.config import PRESETS, Config, Place
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 CONFIGS = {
     "mlp": PRESETS["tutorial"].replace(dataset="digits", epochs=15, batch_size=32),

@@ -36,7 +36,7 @@ VOID = {"meta", "img"}
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "style"}  # attributes that can fetch
 NASTY = """a <b>&"'${x}.npz"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 
 class Page(HTMLParser):

@@ -18,7 +18,7 @@ from vae_train import checkpoint, data, networks, pictures, pixels, train
 from vae_train.config import PRESETS, Place
 from vae_train.training import Training
 
-pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+pytest.importorskip("tensorboard", reason="needs TensorBoard: pip install tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vae_train.tensorboard import recorder
