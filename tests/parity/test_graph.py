@@ -32,6 +32,7 @@ RANDOM = [
 ]
 CONTROL = ["If", "Loop", "Scan", "SequenceMap"]
 FILE = [onnx.StringStringEntryProto(key="location", value="weights.bin")]
+FAST = [("deep", exporter.OLDEST_OPSET), ("resnet-colour", exporter.newest_opset())]  # 2 to 5 s each
 EXAMPLES = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 
 
@@ -201,8 +202,14 @@ def test_the_graphs_of_bundles_pass(tiny_bundle: Path, name: str):
         check((folder / name).read_bytes(), name)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("opset", [exporter.OLDEST_OPSET, exporter.newest_opset()])
+@pytest.mark.parametrize(
+    ("preset", "opset"),
+    [
+        pytest.param(preset, opset, marks=[] if (preset, opset) in FAST else pytest.mark.slow)
+        for preset in PRESETS
+        for opset in (exporter.OLDEST_OPSET, exporter.newest_opset())
+    ],
+)
 def test_what_torch_exports_for_the_presets_passes(preset: str, opset: int):
     """Encoder and decoder of each preset, at the oldest and newest opset, are made of operators that pass."""
     config = PRESETS[preset]

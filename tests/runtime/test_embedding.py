@@ -307,10 +307,10 @@ def test_extreme_decoders_give_finite_figures(tiny_bundle: Path, forge: Callable
 @pytest.mark.parametrize("num_samples", [1, 3, 300])
 def test_an_iterator_is_scored_as_one_batch(loaded, num_samples: int):
     """The ELBO and the bound of an iterator over batches equal those of the whole array, bit for bit."""
-    x = loaded.x[:40]
+    x = loaded.x[:10]
     for score in (loaded.vae.elbo, loaded.vae.log_likelihood):
         whole = score(x, num_samples, seed=2)
-        np.testing.assert_array_equal(score(iter([x[:17], x[17:18], x[18:]]), num_samples, seed=2), whole)
+        np.testing.assert_array_equal(score(iter([x[:4], x[4:5], x[5:]]), num_samples, seed=2), whole)
         assert score(iter([]), num_samples).shape == (0,)
 
 

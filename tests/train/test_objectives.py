@@ -456,7 +456,7 @@ def gap(vae: VAE, x: Tensor) -> float:
     return kl_divergence(found, true).sum(dim=1).mean().item()
 
 
-@pytest.mark.parametrize("gradient", ["path", "total"])
+@pytest.mark.parametrize("gradient", ["path", pytest.param("total", marks=pytest.mark.slow)])
 def test_trained_encoder_reaches_the_evidence(gradient: str) -> None:
     """Trained on the ELBO, the encoder finds the posterior: the expected ELBO is log p(x) to within 0.01 nats."""
     vae = exact_vae()
