@@ -41,6 +41,7 @@ _SEED = 0  # of the draws of rounding errors
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Probe = NDArray[Any]  # uint8 levels, or float32 in [0, 1]
 Values = Mapping[str, NDArray[Any]]  # by tensor
 
 
@@ -109,16 +110,16 @@ class Case:
     pytorch: dict[str, float]
 
 
-def compare(vae: VAE, runtime: RuntimeVAE, probe: NDArray[np.uint8]) -> list[Row]:
+def compare(vae: VAE, runtime: RuntimeVAE, probe: Probe) -> list[Row]:
     """Compare encoder, decoder and ELBO, on everything that `expect` lists, at all of its batch sizes.
 
-    probe: 64 real images, uint8 [64, C, H, W].
+    probe: 64 real images [64, C, H, W], uint8 levels or float32 in [0, 1].
     """
     return judge(expect(vae, probe), runtime)
 
 
 @torch.no_grad()
-def expect(vae: VAE, probe: NDArray[np.uint8]) -> list[Case]:
+def expect(vae: VAE, probe: Probe) -> list[Case]:
     """What the runtime must give: for real, extreme and made-up images, golden vectors, and z near and far."""
     precise = Precise(vae.cpu().eval())
     levels, rows = torch.from_numpy(probe), np.arange(len(probe))

@@ -1,9 +1,11 @@
-"""From Pillow images to a model's images and back to levels. Pixels are levels / 255, as in training."""
+"""From Pillow images to a model's images and back to levels, with the precision that the images came with."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vae_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -11,37 +13,93 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]  # channels, height, width
 
+_DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit levels
+FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
 
-def fit(image: "Image.Image", shape: Shape) -> tuple[Floats, str]:
+
+def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name: str = "image") -> tuple[Floats, str]:
     """Bring a Pillow image to float32 [C, H, W] in [0, 1]; the string says what was changed, empty for nothing.
 
-    Upright by its EXIF tag; transparency over black; 16-bit levels to 8; grey or RGB as `shape` asks; cut at the centre
-    to the wanted aspect ratio and resized (bicubic, antialiased).
+    Upright by its EXIF tag; transparency over black; grey or RGB as `shape` asks; cut at the centre to the wanted
+    aspect ratio and resized (bicubic, antialiased). 8-bit levels are resized as such, and divided by 255; 16-bit levels
+    are divided by `full_scale`, the model's (None: 65535), and floats kept, both resized without being rounded.
+    Raises InputError, with `name`, for levels above the full scale and floats outside [0, 1].
     """
     from PIL import Image, ImageOps
 
     channels, height, width = shape
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of an unknown range")
     before = f"{image.width}x{image.height} {image.mode}"
+    if _read_as_8_bits(image):
+        before += " of 16 bits, read as 8,"
     if (frames := getattr(image, "n_frames", 1)) > 1:
         before += f", the first of {frames} frames,"
     if image.getexif().get(0x0112, 1) != 1:
         before += " turned"
-    image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 else "RGB"
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        levels = np.asarray(image, np.float64) / 257
-        image = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    after = f"{width}x{height} {mode}"
+    own_scale = 1 if image.mode == "F" else _own_scale(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_DEEP, "F"):
+        scale = own_scale or full_scale or FULL_SCALE
+        if not (own_scale or full_scale):
+            before += f", levels / {scale},"
+        elif channels == 1:
+            before = before.replace(image.mode, mode)  # nothing of it is lost
+        plane = Image.fromarray(_unit(np.asarray(image), scale, name))
+        if plane.size != (width, height):
+            plane = ImageOps.fit(plane, (width, height), Image.Resampling.BICUBIC)
+        pixels = np.repeat(np.clip(np.asarray(plane, np.float32), 0, 1)[None], channels, axis=0)
+        return pixels, "" if before == after else f"from {before} to {after}"
     if image.has_transparency_data:
         before += " with transparency" if image.mode not in ("LA", "PA", "RGBA") else ""
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     image = image.convert(mode)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    after = f"{width}x{height} {mode}"
     pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
+
+
+def is_deep(image: "Image.Image") -> bool:
+    """Whether an image that is not loaded yet has 16-bit levels, and a full scale that its file does not name."""
+    return image.mode in _DEEP and _own_scale(image) is None
+
+
+def above(level: int, full_scale: int, name: str) -> InputError:
+    """The error for a level that is above the full scale."""
+    return InputError(
+        f"level {level} above the full scale", name, f"give levels up to {full_scale}, such as in training"
+    )
+
+
+def _unit(values: NDArray[Any], scale: int, name: str) -> Floats:
+    """Levels / scale, or floats as they are: float32 in [0, 1]."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind != "f" and high > scale:
+        raise above(int(high), scale, name)
+    if not (low >= 0 and high <= scale):  # False for NaN
+        raise InputError("pixels outside [0, 1] or NaN", name, "give floats in [0, 1], or levels of 8 or 16 bits")
+    return values.astype(np.float32) / np.float32(scale)
+
+
+def _raw(image: "Image.Image") -> tuple[str, str, int]:
+    """How Pillow will read a file: codec, raw mode, and the largest level that a PPM names; of no use once it has."""
+    tile = (getattr(image, "tile", None) or [None])[0]
+    if tile is None:
+        return "", "", 0
+    args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return tile[0], str(args[0]), args[1] if tile[0].startswith("ppm") and len(args) > 1 else 0
+
+
+def _read_as_8_bits(image: "Image.Image") -> bool:
+    """Whether the file has 16 bits for each colour, of which Pillow takes the upper ones."""
+    _, raw_mode, largest = _raw(image)
+    return image.mode not in _DEEP and (";16" in raw_mode or largest > 255)
+
+
+def _own_scale(image: "Image.Image") -> int | None:
+    """65535 for a PGM that names another largest level, since Pillow stretches its levels to that."""
+    return FULL_SCALE if _raw(image)[2] > 255 else None
 
 
 def levels(images: Floats) -> NDArray[np.uint8]:

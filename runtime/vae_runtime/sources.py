@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError, VaeError
-from vae_runtime.images import Floats, Shape, fit
+from vae_runtime.images import FULL_SCALE, Floats, Shape, above, fit, is_deep
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _MOST_FORTRAN = 1 << 28  # bytes
 _PIECE = 1 << 20  # bytes: a header may claim more than there is
-_SCALES = {"uint8": 255, "uint16": 65535}
+_LEVELS = ("uint8", "uint16")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
 
@@ -40,9 +40,9 @@ class Batch:
     fitted: dict[str, str]
 
 
-def load(sources: Iterable[Source], shape: Shape) -> Batch:
+def load(sources: Iterable[Source], shape: Shape, full_scale: int | None = None) -> Batch:
     """All images of the sources at once; `Images` says which sources there are, and what is raised."""
-    images = Images(sources, shape)
+    images = Images(sources, shape, full_scale)
     x = np.concatenate(list(images.batches(256)))
     return Batch(list(images.names()), x, images.fitted)
 
@@ -54,12 +54,15 @@ class Images:
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
     where the model has one channel: 8- or 16-bit levels, booleans or floats in [0, 1]. An .npz has one, or one named x.
+    full_scale: the 16-bit level that is 1.0, `VAE.full_scale` of a model; None for 65535.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
-    def __init__(self, sources: Iterable[Source], shape: Shape) -> None:
+    def __init__(self, sources: Iterable[Source], shape: Shape, full_scale: int | None = None) -> None:
         self.shape = shape
+        self.full_scale = full_scale
         self.fitted: dict[str, str] = {}  # filled while batches are read
+        self.deepest = 0  # so is this: the largest of the 16-bit levels
         self._files = [_examine(path, shape) for source in sources for path in _paths(source)]
         if not self._files:
             raise InputError("no images", "none named", "name image files, folders or arrays")
@@ -88,12 +91,53 @@ class Images:
     def _read(self, file: "_File", rows: int) -> Iterator[Floats]:
         with _reading(file.name), file.open() as stream:
             if file.rows is not None:
-                yield from _array(stream, file, self.shape, rows)
+                yield from self._array(stream, file, rows)
                 return
-            x, note = _image(stream, file.name, self.shape)
+            x, note = self._image(stream, file.name)
             if note:
                 self.fitted[file.name] = note
             yield x
+
+    def _array(self, stream: IO[bytes], file: "_File", rows: int) -> Iterator[Floats]:
+        """The images of an array, at most `rows` at a time."""
+        scale, start = 1, 0
+        for levels in _rows(stream, file, self.shape, rows):
+            if levels.dtype == np.uint8:
+                scale = 255
+            elif levels.dtype.name == "uint16":
+                scale = self.full_scale or FULL_SCALE
+                tops = levels.reshape(len(levels), -1).max(axis=1)
+                self.deepest = max(self.deepest, top := int(tops.max()))
+                if top > scale:
+                    raise above(top, scale, f"{file.name}[{start + int(np.argmax(tops))}]")
+            with np.errstate(over="ignore"):  # what becomes infinite is refused
+                x = levels.astype(np.float32) / np.float32(scale)
+            good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
+            if not good.all():
+                which = f"{file.name}[{start + int(np.argmin(good))}]"
+                raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1], or levels as uint8")
+            yield x
+            start += len(x)
+
+    def _image(self, stream: IO[bytes], name: str) -> tuple[Floats, str]:
+        """The image of a file, [1, C, H, W], and what was changed."""
+        from PIL import Image, UnidentifiedImageError
+
+        too_large = InputError("image too large", name, f"make it smaller, {MOST_PIXELS:,} pixels at most")
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
+            raise too_large from None
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise too_large
+            deep = is_deep(image)
+            pixels, note = fit(image, self.shape, self.full_scale, name)
+            if deep:
+                self.deepest = max(self.deepest, int(np.asarray(image).max()))
+        return pixels[None], note
 
 
 @dataclass(frozen=True)
@@ -231,7 +275,7 @@ def _member(archive: zipfile.ZipFile, names: Sequence[str]) -> IO[bytes]:
 
 def _count(array: _Array, name: str, shape: Shape) -> int:
     """How many images an array holds. Raises InputError where its shape or type is not that of images."""
-    if array.dtype.name not in _SCALES and array.dtype.kind not in "fb":
+    if array.dtype.name not in _LEVELS and array.dtype.kind not in "fb":
         raise InputError(f"array of type {array.dtype}", name, "give uint8 levels or floats in [0, 1]")
     grey = shape[0] == 1 and len(array.shape) in (2, 3) and array.shape[-2:] == shape[1:]
     if not (grey or (len(array.shape) == 4 and array.shape[1:] == shape)) or min(array.shape) < 1:
@@ -240,13 +284,12 @@ def _count(array: _Array, name: str, shape: Shape) -> int:
     return array.shape[0] if len(array.shape) > 2 else 1
 
 
-def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[Floats]:
-    """The images of an array, at most `rows` at a time."""
-    array, name = _header(stream), file.name
-    if array is None or (count := _count(array, name, shape)) != file.rows:
+def _rows(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[NDArray[Any]]:
+    """The values of an array, [at most `rows`, C, H, W] at a time."""
+    array = _header(stream)
+    if array is None or (count := _count(array, file.name, shape)) != file.rows:
         raise ValueError("it has changed since it was looked at")
-    scale, size = np.float32(_SCALES.get(array.dtype.name, 1)), math.prod(shape)
-    compressed = array.values
+    size, compressed = math.prod(shape), array.values
     if array.fortran:  # no part of it lies together: read it whole
         if count * size * array.dtype.itemsize > _MOST_FORTRAN:
             raise ValueError("it is large and in Fortran's order; save it in C's, with numpy.ascontiguousarray")
@@ -254,14 +297,7 @@ def _array(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[
         array = array._replace(values=io.BytesIO(values.tobytes()))
     for start in range(0, count, rows):
         n = min(rows, count - start)
-        levels = np.frombuffer(_exactly(array, n * size), array.dtype).reshape(n, *shape)
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
-            x = levels.astype(np.float32) / scale
-        good = ((x >= 0) & (x <= 1)).reshape(n, -1).all(axis=1)  # False for NaN
-        if not good.all():
-            which = f"{name}[{start + int(np.argmin(good))}]"
-            raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1], or levels as uint8")
-        yield x
+        yield np.frombuffer(_exactly(array, n * size), array.dtype).reshape(n, *shape)
     _to_the_end(compressed)
 
 
@@ -279,20 +315,3 @@ def _to_the_end(stream: IO[bytes]) -> None:
     """Read what is left: where a file is compressed, its checksum stands at its end."""
     while stream.read(_PIECE):
         pass
-
-
-def _image(stream: IO[bytes], name: str, shape: Shape) -> tuple[Floats, str]:
-    from PIL import Image, UnidentifiedImageError
-
-    too_large = InputError("image too large", name, f"make it smaller, {MOST_PIXELS:,} pixels at most")
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
-        raise too_large from None
-    with image:
-        if image.width * image.height > MOST_PIXELS:
-            raise too_large
-        pixels, note = fit(image, shape)
-    return pixels[None], note

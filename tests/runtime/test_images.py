@@ -73,7 +73,8 @@ def test_every_mode_and_size_is_fitted(mode: str, size: tuple[int, int]):
     assert x.dtype == np.float32
     np.testing.assert_allclose(x, 1.0 if mode == "1" else 200 / 255, atol=1.5 / 255)
     same = (mode, size) == ("L", (28, 28))
-    assert note == ("" if same else f"from {size[0]}x{size[1]} {mode} to 28x28 L")
+    scale = ", levels / 65535," if mode.startswith("I") else ""
+    assert note == ("" if same else f"from {size[0]}x{size[1]} {mode}{scale} to 28x28 L")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
@@ -82,7 +83,8 @@ def test_colour_models_get_colour(mode: str):
     x, note = images.fit(picture(mode, (10, 8), 255), COLOUR)
     assert x.shape == COLOUR
     np.testing.assert_array_equal(x, 1)
-    assert note == ("" if mode == "RGB" else f"from 10x8 {mode} to 10x8 RGB")
+    scale = ", levels / 65535," if mode == "I;16" else ""
+    assert note == ("" if mode == "RGB" else f"from 10x8 {mode}{scale} to 10x8 RGB")
 
 
 def test_channels_come_first():
@@ -136,13 +138,51 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int):
     np.testing.assert_array_equal(x[0, 0], upright / np.float32(255))
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path):
-    """A 16-bit PNG's levels 0..65535 become 0..1; clipping at 255 would make nearly all of them white."""
-    ramp = np.linspace(0, 65535, 784).astype(np.uint16).reshape(28, 28)
-    Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    batch = sources.load([tmp_path / "ramp.png"], GREY)
-    np.testing.assert_allclose(batch.x[0, 0], ramp / 65535, atol=0.51 / 255)
-    assert batch.fitted == {f"{tmp_path}/ramp.png": "from 28x28 I;16 to 28x28 L"}
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize("full_scale", [None, 4095])
+def test_sixteen_bits_keep_their_precision(tmp_path: Path, suffix: str, full_scale: int | None):
+    """Each of the levels is level / full scale to the last bit; where a model does not name it, the note does."""
+    ramp = np.linspace(0, full_scale or 65535, 784).astype(np.uint16).reshape(28, 28)
+    path = tmp_path / f"ramp{suffix}"
+    Image.fromarray(ramp).save(path)
+    with Image.open(path) as image:
+        mode = image.mode
+    batch = sources.load([path], GREY, full_scale)
+    np.testing.assert_array_equal(batch.x[0, 0], ramp.astype(np.float32) / np.float32(full_scale or 65535))
+    note = f"from 28x28 {mode}, levels / 65535, to 28x28 L"
+    assert batch.fitted == ({} if full_scale else {str(path): note})
+
+
+@pytest.mark.parametrize("kind", ["image", "array"])
+def test_a_level_above_the_full_scale_is_refused_by_number(tmp_path: Path, kind: str):
+    """A 12-bit model takes no level of 5,000: the file and the level are named, and nothing is clipped."""
+    levels = np.full((28, 28), 100, np.uint16)
+    levels[3, 4] = 5000
+    path = tmp_path / ("x.png" if kind == "image" else "x.npy")
+    Image.fromarray(levels).save(path) if kind == "image" else np.save(path, levels[None])
+    with pytest.raises(InputError) as caught:
+        sources.load([path], GREY, 4095)
+    assert all(word in str(caught.value) for word in (str(path), "5000", "4095"))
+
+
+def test_resizing_does_not_round_sixteen_bits():
+    """Means of 2 x 2 levels that lie between two 8-bit levels stay there, and stay in [0, 1]."""
+    levels = np.tile(np.array([[1000, 1100], [1050, 1090]], np.uint16), (28, 28))
+    x, _ = images.fit(Image.fromarray(levels), GREY, 4095)
+    np.testing.assert_allclose(x, 1060 / 4095, atol=2e-3)
+    assert len(np.unique(x)) > 1  # at the edges
+    edge = np.zeros((56, 56), np.uint16)
+    edge[:, 28:] = 4095
+    x, _ = images.fit(Image.fromarray(edge), (1, 50, 50), 4095)
+    assert (x.min(), x.max()) == (0, 1)  # a bicubic filter overshoots
+
+
+def test_colours_of_sixteen_bits_are_said_to_be_read_as_eight(tmp_path: Path):
+    """Pillow takes the upper half of a PPM's 16-bit colours; the note says so."""
+    path = tmp_path / "x.ppm"
+    path.write_bytes(b"P6 10 8 65535\n" + np.full((8, 10, 3), 40_000, ">u2").tobytes())
+    batch = sources.load([path], COLOUR)
+    assert "16 bits, read as 8" in batch.fitted[str(path)]
 
 
 def test_other_sizes_are_cut_at_the_centre_and_averaged():
@@ -359,13 +399,19 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path):
     raw[16:24] = (20_000).to_bytes(4, "big") * 2
     raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
     path.write_bytes(raw)
-    refuses(path, "file cannot be read (")
+    refuses(path, "image too large")
 
 
-def test_floating_point_pixels_are_refused(tmp_path: Path):
-    """A TIFF of floating-point pixels says nothing of their range: it is refused, not taken for black."""
-    Image.fromarray(np.full((28, 28), 0.8, np.float32)).save(tmp_path / "x.tif")
-    refuses(tmp_path / "x.tif", "floating-point")
+def test_floating_point_pixels_are_values_in_the_unit_interval(tmp_path: Path):
+    """A TIFF of floats in [0, 1] keeps them to the last bit; of any other range it is refused."""
+    floats = np.random.default_rng(0).random((28, 28), np.float32)
+    Image.fromarray(floats).save(tmp_path / "x.tif")
+    batch = sources.load([tmp_path / "x.tif"], GREY)
+    np.testing.assert_array_equal(batch.x[0, 0], floats)
+    assert batch.fitted == {}
+    for wrong in (floats * 255, floats - 1, np.full_like(floats, np.nan)):
+        Image.fromarray(wrong).save(tmp_path / "x.tif")
+        refuses(tmp_path / "x.tif", "outside [0, 1]")
 
 
 def test_the_first_of_several_frames_is_taken_and_said(tmp_path: Path):

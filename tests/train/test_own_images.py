@@ -14,7 +14,7 @@ from PIL import Image
 
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, own_images, results
+from vae_train import data, own_images, pixels, results
 from vae_train.cli import main
 from vae_train.config import PRESETS
 
@@ -61,8 +61,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def load(path: object, **settings: Any) -> data.Images:
-    """The images; what is warned of fails the test."""
-    config = PRESETS["resnet-colour"].replace(dataset=str(path), **settings)
+    """The images, under a likelihood that takes any value; what is warned of fails the test."""
+    config = PRESETS["resnet-colour"].replace(**{"dataset": str(path), "likelihood": "gaussian", **settings})
     return data.load(config, Path("absent"), download=False, warn=pytest.fail)
 
 
@@ -82,15 +82,14 @@ def error(path: object, **settings: Any) -> str:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 21])
 def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, channels: int) -> None:
-    """Whatever the files' size and mode, their levels are those that vae_runtime gives a model of that shape."""
+    """Whatever the files' size and mode, their pixels are those that vae_runtime gives a model of that shape."""
     files = sorted(path for path in photos.rglob("*") if path.is_file())
-    expected = sources.load(files, (channels, size, size)).x * 255
-    np.testing.assert_array_equal(expected, np.rint(expected))
+    expected = sources.load(files, (channels, size, size)).x
     found = own_images.load(photos, own_images.shape(photos, size, channels), pytest.fail)
-    np.testing.assert_array_equal(found.levels, expected.astype(np.uint8))
+    np.testing.assert_array_equal(found.pixels, expected)
     images = load(photos, image_size=size, channels=channels)
     assert images.shape == (channels, size, size)
-    assert levels(images) == {x.tobytes() for x in expected.astype(np.uint8)}
+    assert levels(images) == {x.tobytes() for x in expected}
 
 
 def test_the_kinds_of_pictures_are_what_they_claim(photos: Path) -> None:
@@ -121,10 +120,10 @@ def test_folders_inside_are_classes(photos: Path) -> None:
     for name in ("cats", "dogs"):
         (label,) = (i for i, known in enumerate(found.names) if known == name)
         inside = sources.load(sorted((photos / name).rglob("*.*g")), shape)
-        expected = {x.tobytes() for x in np.rint(inside.x * 255).astype(np.uint8)}
-        assert {x.tobytes() for x in found.levels[found.labels == label]} == expected
+        expected = {x.tobytes() for x in inside.x}
+        assert {x.tobytes() for x in found.pixels[found.labels == label]} == expected
     images = load(photos, image_size=8)
-    kept = own_images.in_test(found.levels)
+    kept = own_images.in_test(found.pixels)
     assert images.test_labels.tolist() == found.labels[kept].tolist()
 
 
@@ -135,7 +134,7 @@ def test_files_of_other_kinds_are_not_looked_at(photos: Path) -> None:
         (photos / name).write_text("not an image")
     (photos / "folder.png").mkdir()
     warnings: list[str] = []
-    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8)
+    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8, likelihood="gaussian")
     assert levels(data.load(config, Path("absent"), False, warnings.append)) == before
     assert warnings == ["4 files of other kinds are not looked at: .heic (2), no suffix (1), .txt (1)"]
     save(photos / "cats" / "new.PNG", "RGB", seed=77)
@@ -154,7 +153,7 @@ def test_links_are_followed(photos: Path, tmp_path: Path) -> None:
     warnings: list[str] = []
     found = own_images.load(photos, own_images.shape(photos, 8, 3), warnings.append)
     assert found.names == ["birds", "cats", "dogs"]
-    assert len(found.levels) == len(before) + 1
+    assert len(found.pixels) == len(before) + 1
     assert warnings == ["1 of 62 image files cannot be read: broken.png (file not found); left out"]
 
 
@@ -173,7 +172,7 @@ def damaged(photos: Path) -> list[str]:
 def test_unreadable_files_are_named_once_and_left_out(photos: Path, damaged: list[str]) -> None:
     """One warning with their number, the names of the first and why; all others are there."""
     warnings: list[str] = []
-    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8)
+    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=8, likelihood="gaussian")
     images = data.load(config, Path("absent"), False, warnings.append)
     (warning,) = warnings
     assert warning.startswith("5 of 65 image files cannot be read: b-text.png (not an image or array), cats/a-cut.png")
@@ -231,37 +230,53 @@ GREY = BYTES[:, :1]
 
 
 @pytest.mark.parametrize(
-    "array",
+    ("array", "dtype"),
     [
-        BYTES,
-        GREY,
-        BYTES.astype(np.float32) / 255,
-        BYTES.astype(np.float64) / 255,
-        RANDOM.random((90, 3, 8, 6)),
-        GREY.astype(np.uint16) * 257,
-        GREY >= 128,
-        np.asfortranarray(BYTES),
+        (BYTES, torch.uint8),
+        (GREY, torch.uint8),
+        (BYTES.astype(np.float32) / 255, torch.uint8),
+        (BYTES.astype(np.float64) / 255, torch.uint8),
+        (RANDOM.random((90, 3, 8, 6)), torch.float32),
+        (RANDOM.random((90, 3, 8, 6)).astype(np.float16), torch.float32),
+        (GREY.astype(np.uint16) * 257, torch.uint8),
+        (GREY.astype(np.uint16) * 256, torch.float32),
+        (GREY >= 128, torch.uint8),
+        (np.asfortranarray(BYTES), torch.uint8),
     ],
-    ids=["RGB", "grey", "float32", "float64", "between levels", "16 bits", "booleans", "Fortran"],
+    ids=["RGB", "grey", "float32", "float64", "floats", "float16", "8 of 16 bits", "16 bits", "booleans", "Fortran"],
 )
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_arrays_are_taken_as_they_are(tmp_path: Path, array: np.ndarray, kind: str) -> None:
-    """uint8 levels, floats in [0, 1] to the nearest level, 16-bit levels, booleans as black and white."""
+def test_arrays_are_taken_as_they_are(tmp_path: Path, array: np.ndarray, dtype: torch.dtype, kind: str) -> None:
+    """Levels of 8 bits stay such, however they are stored; 16-bit levels and floats between them keep their values."""
     path = tmp_path / f"images.{kind}"
     if kind == "npy":
         np.save(path, array)
     else:
         np.savez(path, x=array, unused=np.zeros(3))
-    expected = array
-    if array.dtype != np.uint8:
-        unit = array.astype(np.float64) / (65535 if array.dtype == np.uint16 else 1)
-        expected = np.rint(unit * 255).astype(np.uint8)
+    full_scale = {"uint8": 255, "uint16": 65535}.get(array.dtype.name, 1)
+    expected = (array / full_scale).astype(np.float32)
     images = load(path)
     assert images.shape == expected.shape[1:]
     assert len(images.train) + len(images.test) == 90
-    assert levels(images) == {x.tobytes() for x in expected}
-    assert images.preprocessing["levels"] == "rounded to 8 bits"
+    assert {part.dtype for part in (images.train, images.test)} == {dtype}
+    assert {pixels.unit(x).numpy().tobytes() for x in (*images.train, *images.test)} == {x.tobytes() for x in expected}
+    assert images.preprocessing["levels"] == "as they are"
     assert images.names == ["all"]
+
+
+def test_a_likelihood_of_levels_says_what_rounding_loses(tmp_path: Path) -> None:
+    """64 levels between two 8-bit ones: how many are left is said before the training, and kept with the run."""
+    x = (128 + np.random.default_rng(0).integers(0, 64, (90, 1, 8, 6)) / 64).astype(np.float32) / 255
+    np.save(tmp_path / "narrow.npy", x)
+    warnings: list[str] = []
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "narrow.npy"), likelihood="discretised-logistic")
+    images = data.load(config, Path("absent"), False, warnings.append)
+    assert images.train.dtype == images.test.dtype == torch.uint8
+    (warning,) = warnings
+    for said in (warning, images.preprocessing["rounded"]):
+        assert "2 of 64 distinct values left" in said
+    for likelihood in ("gaussian", "bernoulli"):
+        assert "rounded" not in load(tmp_path / "narrow.npy", likelihood=likelihood).preprocessing
 
 
 def test_grey_arrays_need_no_channel_axis(tmp_path: Path) -> None:

@@ -40,6 +40,25 @@ def test_binarise_draws_each_level_with_its_probability() -> None:
     assert ((frequency - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
 
 
+def test_binarise_draws_floats_with_their_own_probability() -> None:
+    """A value between two levels is drawn as 1 with its own frequency, not a level's; 0 and 1 stay."""
+    n, p = 200_000, torch.tensor([0.0, 0.0021, 0.5017, 0.998, 1.0])
+    frequency = pixels.binarise(p.repeat(n, 1), generator()).double().mean(dim=0)
+    assert ((frequency - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
+    drawn = pixels.fixed_draw(p.repeat(n, 1))
+    assert drawn.dtype == torch.uint8
+    assert ((drawn.double().mean(dim=0) / 255 - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_floats_are_seen_as_they_are() -> None:
+    """float32 values pass on to the last bit, and their moments are their own."""
+    x = torch.rand(500, 1, 3, 4, generator=generator())
+    assert pixels.unit(x) is x
+    mean, std = pixels.moments(x)
+    torch.testing.assert_close(mean.double(), x.double().mean(dim=0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(std.double(), x.double().std(dim=0, correction=0), rtol=0, atol=1e-4)
+
+
 def test_binarise_draws_pixels_independently() -> None:
     """Pixels beside each other, which share random words, are uncorrelated."""
     n = 100_000

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from vae_runtime.bundle import MANIFEST, RUN_CONFIG
@@ -47,16 +48,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images (uint8).
+    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images.
 
-    outputs: what the network gave for these images when its training ended; None of a run that was made before 0.2.
+    probe: these images [64, C, H, W], uint8 levels or float32 in [0, 1]. outputs: what the network gave for them when
+    its training ended; None of a run that was made before 0.2.
     """
 
     vae: VAE
     settings: Settings
     provenance: dict[str, Any]
     evaluation: dict[str, Any]
-    probe: np.ndarray[Any, np.dtype[np.uint8]]
+    probe: NDArray[Any]
     outputs: Outputs | None = None
 
     @property
@@ -235,7 +237,7 @@ def _read_outputs(folder: Path, rows: int, best: bool) -> Outputs | None:
 
 
 def save_probe(folder: Path, images: torch.Tensor) -> None:
-    """Keep a few real test images (uint8), on which the exporter compares numbers."""
+    """Keep a few real test images, on which the exporter compares numbers."""
     with replacing(folder / PROBE) as file:
         np.save(file, images.cpu().numpy())
 
@@ -255,7 +257,8 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
             raise BundleError("run damaged (the weights' sha256 differs)", folder / weights, "train again")
         vae = load_weights(folder, settings, trusted, best)
         probe = np.load(folder / PROBE, allow_pickle=False)
-        if probe.dtype != np.uint8 or probe.shape[1:] != settings.image_shape or len(probe) == 0:
+        known = probe.dtype == np.uint8 or (probe.dtype == np.float32 and ((probe >= 0) & (probe <= 1)).all())
+        if not known or probe.shape[1:] != settings.image_shape or len(probe) == 0:
             raise ValueError(f"{PROBE} does not hold images of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}

@@ -1,4 +1,4 @@
-"""The image sets, in memory as uint8 tensors: named ones, and a person's own."""
+"""The image sets, in memory with the precision that they came with: named ones, and a person's own."""
 
 import contextlib
 import hashlib
@@ -17,6 +17,7 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, InputError
 from vae_train import own_images, pixels
 from vae_train.config import DATASETS, Config
+from vae_train.likelihoods import DiscretisedLogistic
 
 _CLASSES = {
     "mnist": torchvision.datasets.MNIST,
@@ -28,9 +29,10 @@ _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in 
 
 @dataclass(frozen=True)
 class Images:
-    """One image set: `train` and `test` are uint8 [n, C, H, W] grey levels, labels int64 [n], `names` the classes'.
+    """One image set: `train` and `test` [n, C, H, W], labels int64 [n], `names` the classes'.
 
-    preprocessing: how files became these levels, for the run and the bundle.
+    Pixels are uint8 levels, or float32 in [0, 1] where they are no 8-bit levels; a likelihood of such levels has them
+    rounded. preprocessing: how files became these pixels, for the run and the bundle.
     """
 
     train: Tensor
@@ -53,7 +55,7 @@ class Images:
         return sha256.hexdigest()
 
     def observed_test(self, binarise: bool) -> Tensor:
-        """The test images as a likelihood sees them: uint8 levels, 0 and 255 only in the literature's binary draw."""
+        """The test images as a likelihood sees them: as they are, or the literature's binary draw, levels 0 and 255."""
         return self._drawn_test if binarise else self.test
 
     @cached_property
@@ -89,8 +91,9 @@ def fitted(config: Config) -> Config:
 
 
 def is_grey(images: Images) -> bool:
-    """Whether any pixel is neither 0 nor 255."""
-    return any(bool(((part > 0) & (part < 255)).any()) for part in (images.train, images.test))
+    """Whether any pixel is neither black nor white."""
+    parts = (images.train, images.test)
+    return any(bool(((part > 0) & (part < (255 if part.dtype == torch.uint8 else 1))).any()) for part in parts)
 
 
 def origin(config: Config, root: Path) -> tuple[object, str]:
@@ -111,7 +114,7 @@ def _named(config: Config, root: Path, download: bool) -> Images:
         names = [str(name) for name in digits.target_names]
         return _split(
             own_images.Found(levels, digits.target.astype(np.int64), names, 0),
-            "scikit-learn's 17 levels as 8-bit levels",
+            {"levels": "scikit-learn's 17 levels as 8-bit levels"},
         )
     return _torchvision(config.dataset, root, download)
 
@@ -148,19 +151,25 @@ def _own(config: Config, warn: Callable[[str], None]) -> Images:
     shape = own_images.shape(path, config.image_size, config.channels)
     found = own_images.load(path, shape, warn, torch.get_num_threads())
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
-    levels = fitted.format(*shape) if path.is_dir() else "rounded to 8 bits"
-    return _split(found, levels)
+    levels = fitted.format(*shape) if path.is_dir() else "as they are"
+    if config.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
+        return _split(found, {"levels": levels})
+    rounded = own_images.to_levels(found.pixels)
+    left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
+    warn(f"{config.likelihood}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps them all")
+    return _split(found._replace(pixels=rounded), {"levels": levels, "rounded": f"to 8-bit levels, {left}"})
 
 
-def _split(found: own_images.Found, levels: str) -> Images:
+def _split(found: own_images.Found, preprocessing: dict[str, Any]) -> Images:
     """Keep the tenth that `own_images.in_test` chooses for testing."""
-    test = own_images.in_test(found.levels)
+    test = own_images.in_test(found.pixels)
     if test.all() or not test.any():
-        distinct = len({image.tobytes() for image in found.levels})
+        distinct = len({image.tobytes() for image in found.pixels})
         what = "too few images" if distinct == len(test) else "too few different images"
         which = f"{len(test)} of them" if distinct == len(test) else f"of {len(test)}, {distinct} differ"
         which = which if distinct > 1 or len(test) == 1 else f"all {len(test)} are equal"
         raise InputError(f"{what} to keep a tenth for testing", which, "give some dozens")
-    preprocessing = {"levels": levels, "split": "a tenth, by the sha256 of the levels", "unreadable": found.unreadable}
-    train, kept = (torch.from_numpy(found.levels[part]) for part in (~test, test))
+    split = "a tenth, by the sha256 of the pixels"
+    preprocessing = {**preprocessing, "split": split, "unreadable": found.unreadable}
+    train, kept = (torch.from_numpy(found.pixels[part]) for part in (~test, test))
     return Images(train, kept, torch.from_numpy(found.labels[test]), found.names, preprocessing)

@@ -28,7 +28,8 @@ class Measured(NamedTuple):
 def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
     """Both terms of the ELBO of each image, one draw of z each, float32 [n], nats.
 
-    levels: uint8 [n, C, H, W], 0 and 255 only for a likelihood of binary pixels. The noise is the same on all devices.
+    levels: [n, C, H, W], uint8 or float32 in [0, 1]; 0 and 255 only for a likelihood of binary pixels. The noise is the
+    same on all devices.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = []

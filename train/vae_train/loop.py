@@ -26,7 +26,7 @@ def fit(
 ) -> None:
     """Train to the end of the last epoch, from wherever `training` is.
 
-    levels: the training images, uint8 [n, C, H, W], on the VAE's device. `end_epoch` measures and moves `training` on;
+    levels: the stored training images [n, C, H, W], on the VAE's device. `end_epoch` measures and moves `training` on;
     `after_step` may raise to stop. Raises ArgumentError where the training diverges.
     """
     config, progress = training.config, training.progress
@@ -57,7 +57,7 @@ def _epoch(training: Training, levels: Tensor, after_step: Callable[[], None], b
 
 
 def step(training: Training, levels: Tensor) -> tuple[Tensor, Pass]:
-    """One step on a batch of images, uint8 [batch, C, H, W]: what the likelihood saw, and the pass."""
+    """One step on a batch of stored images [batch, C, H, W]: what the likelihood saw, and the pass."""
     x, eps = batch(training, levels)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.config.precision == "bfloat16"):
         out = _forward(training, x, eps)
@@ -91,7 +91,7 @@ def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
 
 
 def batch(training: Training, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a likelihood sees of images uint8 [batch, C, H, W], and noise eps [K, batch, latent_dim] for them.
+    """What a likelihood sees of stored images [batch, C, H, W], and noise eps [K, batch, latent_dim] for them.
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
     """

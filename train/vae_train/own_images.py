@@ -21,13 +21,16 @@ from vae_runtime.images import Shape
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 _TEST_SHARE = 0.1
 
-Levels = NDArray[np.uint8]
+Pixels = NDArray[Any]  # uint8 levels, or float32 in [0, 1]
 
 
 class Found(NamedTuple):
-    """Images uint8 [n, C, H, W], labels int64 [n], the classes' names, and how many files could not be read."""
+    """Images [n, C, H, W], labels int64 [n], the classes' names, and how many files could not be read.
 
-    levels: Levels
+    The images are uint8 levels where that loses nothing, else float32 in [0, 1].
+    """
+
+    pixels: Pixels
     labels: NDArray[np.int64]
     names: list[str]
     unreadable: int
@@ -65,23 +68,22 @@ def load(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int = 
     return _folder(path, wanted, warn, workers) if path.is_dir() else _array(path, wanted)
 
 
-def in_test(levels: Levels) -> NDArray[np.bool_]:
+def in_test(pixels: Pixels) -> NDArray[np.bool_]:
     """Which images [n, C, H, W] are kept for testing: bool [n]."""
-    firsts = [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "big") for image in levels]
+    firsts = [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:4], "big") for image in pixels]
     return np.array(firsts, np.uint32) < np.uint32(_TEST_SHARE * 2**32)
 
 
 def _array(path: Path, wanted: Shape) -> Found:
-    parts = [_levels(x) for x in sources.Images([path], wanted).batches(1024)]
-    levels = np.concatenate(parts)
-    labels = np.zeros(len(levels), np.int64)
+    pixels = _joined([kept(x) for x in sources.Images([path], wanted).batches(1024)])
+    labels = np.zeros(len(pixels), np.int64)
     names = ["all"]
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             labelled = "y" in archive.files
         if labelled:
-            labels, names = _classes(sources.read_array(str(path), "y")[1], len(levels), path)
-    return Found(levels, labels, names, 0)
+            labels, names = _classes(sources.read_array(str(path), "y")[1], len(pixels), path)
+    return Found(pixels, labels, names, 0)
 
 
 def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64], list[str]]:
@@ -102,9 +104,9 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
     classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
     found, bad = [], []
 
-    def read(file: Path) -> Levels | InputError:
+    def read(file: Path) -> Pixels | InputError:
         try:
-            return _levels(sources.load([file], wanted).x[0])
+            return kept(sources.load([file], wanted).x)
         except InputError as error:
             return error
 
@@ -121,7 +123,7 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
     names = sorted({label for _, label in found})
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[label] for _, label in found], np.int64)
-    return Found(np.stack([levels for levels, _ in found]), labels, names, len(bad))
+    return Found(_joined([image for image, _ in found]), labels, names, len(bad))
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -141,5 +143,21 @@ def _files(path: Path) -> Iterator[Path]:
         yield from (p for p in found if p.is_file() or not p.exists())  # a broken link is a file that cannot be read
 
 
-def _levels(x: NDArray[np.float32]) -> Levels:
-    return np.rint(x * 255).astype(np.uint8)
+def kept(x: NDArray[np.float32]) -> Pixels:
+    """Values in [0, 1] as uint8 levels where each is such a level / 255, else as they are: nothing is lost."""
+    levels = to_levels(x)
+    return levels if np.array_equal(levels / np.float32(255), x) else x + np.float32(0)  # 0.0 for -0.0: equal bytes
+
+
+def to_levels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values in [0, 1] rounded to 8-bit levels."""
+    levels: NDArray[np.uint8] = np.rint(x * np.float32(255)).astype(np.uint8)
+    return levels
+
+
+def _joined(parts: list[Pixels]) -> Pixels:
+    """Parts of a set [n, C, H, W] in one array: of levels, or of floats where one of them has floats."""
+    if any(part.dtype != np.uint8 for part in parts):
+        parts = [part / np.float32(255) if part.dtype == np.uint8 else part for part in parts]
+    joined: Pixels = np.concatenate(parts)
+    return joined

@@ -1,9 +1,13 @@
-"""From stored grey levels to what a likelihood sees: binary draws or levels / 255, in training and in tests."""
+"""From stored pixels to what a likelihood sees: binary draws, or values in [0, 1], in training and in tests.
+
+Pixels are stored as they came: uint8 levels, or float32 in [0, 1].
+"""
 
 import hashlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set
@@ -11,7 +15,13 @@ _SEED = 777  # the literature's
 
 
 def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw binary pixels with P(1) = grey / 255 to within 2^-16: float32 {0, 1} of the same shape, new at each call."""
+    """Draw binary pixels with P(1) = grey, or grey / 255 of levels: float32 {0, 1} of the same shape, new at each call.
+
+    Probabilities are exact to within 2^-16, and of floats to within 2^-24.
+    """
+    if grey.dtype != torch.uint8:
+        draws = torch.rand(grey.shape, generator=generator, device=grey.device)
+        return torch.lt(draws, grey, out=torch.empty(grey.shape, device=grey.device))
     words = torch.empty(grey.numel() // 4 + 1, dtype=torch.int64, device=grey.device)
     words.random_(-(2**63), None, generator=generator)  # whole words cost a tenth of one bounded draw per pixel
     draws = words.view(torch.int16)[: grey.numel()].view(grey.shape).clamp_(max=2**15 - 2)
@@ -21,15 +31,15 @@ def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fixed_draw(levels: Tensor, before: Tensor | None = None) -> Tensor:
-    """One binary draw of uint8 levels [n, C, H, W], as levels 0 and 255.
+    """One binary draw of pixels [n, C, H, W], as levels 0 and 255.
 
     NumPy's legacy generator with seed 777 draws `before` first, if given: the literature's draw of MNIST's test images
     comes after that of its validation images.
     """
     state = np.random.RandomState(_SEED)
     if before is not None:
-        state.binomial(1, before.numpy() / 255)
-    return torch.from_numpy(state.binomial(1, levels.numpy() / 255).astype(np.uint8)) * 255
+        state.binomial(1, _probabilities(before))
+    return torch.from_numpy(state.binomial(1, _probabilities(levels)).astype(np.uint8)) * 255
 
 
 def literature_draw(train: Tensor, test: Tensor) -> Tensor:
@@ -37,13 +47,13 @@ def literature_draw(train: Tensor, test: Tensor) -> Tensor:
     return fixed_draw(test, before=train[_VALIDATION_START:])
 
 
-def unit(levels: Tensor) -> Tensor:
-    """Levels / 255: float32 in [0, 1], exactly 0 and 1 for binary images."""
-    return levels.float() / 255
+def unit(pixels: Tensor) -> Tensor:
+    """Levels / 255, or floats as they are: float32 in [0, 1], exactly 0 and 1 for binary images."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over uint8 images [n, C, H, W] of each pixel / 255: float32 [C, H, W]."""
+    """Mean and standard deviation over images [n, C, H, W] of each pixel in [0, 1]: float32 [C, H, W]."""
     total, squares = (torch.zeros(levels.shape[1:], dtype=torch.float64) for _ in range(2))
     for some in levels.split(1000):
         x = unit(some).double()
@@ -53,9 +63,15 @@ def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), (squares / len(levels) - mean.square()).clamp(min=0).sqrt().float()
 
 
+def _probabilities(pixels: Tensor) -> NDArray[np.float64]:
+    """P(1) of each pixel."""
+    values = pixels.numpy()
+    return values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
+
+
 def digest(levels: Tensor) -> str:
     """sha256 of the images' bytes, 0 and 1 where they are binary."""
     values = levels.cpu().numpy()
-    if not np.any((values != 0) & (values != 255)):
+    if values.dtype == np.uint8 and not np.any((values != 0) & (values != 255)):
         values = values // 255
     return hashlib.sha256(values.tobytes()).hexdigest()

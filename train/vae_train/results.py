@@ -156,7 +156,8 @@ def _measured_on(run: Run, measured_on: dict[str, Any]) -> bool:
 
 def protocol(config: Config, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
-    kind = "fixed draw, seed 777" if config.binarise else "8-bit levels as they are"
+    values = "8-bit levels" if test.dtype == torch.uint8 else "values"
+    kind = "fixed draw, seed 777" if config.binarise else f"{values} as they are"
     return {
         "dataset": Path(config.dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",

@@ -26,8 +26,8 @@ def recorder(out: Path, past: list[Metrics]) -> Iterator[Record]:
     """A function that writes an epoch into the folder `tensorboard` of the run `out`, from its metrics, VAE and images.
 
     past: the metrics of the epochs before. Later ones, which a killed training may have written, are taken back, and
-    those before are written too where there is no such folder yet. The images are levels as the likelihood sees them,
-    uint8 [n, C, H, W].
+    those before are written too where there is no such folder yet. The images are pixels as the likelihood sees
+    them, [n, C, H, W].
     """
     begun = (out / TENSORBOARD).exists()
     writer = SummaryWriter(out / TENSORBOARD, purge_step=len(past) + 1)

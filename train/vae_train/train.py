@@ -45,8 +45,10 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
             if products:
                 _say(products)
             if config.binarise and config.dataset not in DATASETS and data.is_grey(images):
-                keep = "--likelihood discretised-logistic keeps them"
-                _say(f"vae-train: note: grey levels are drawn as binary, P(1) = level / 255; {keep}")
+                levels = images.train.dtype == torch.uint8
+                what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
+                keep = f"--likelihood {other} keeps them"
+                _say(f"vae-train: note: grey levels are drawn as binary, P(1) = {what}; {keep}")
             if few := metrics.few_steps(config, len(images.train)):
                 _warn(few)
             _run(training, images, out, tensorboard)
@@ -253,7 +255,8 @@ def memory_errors() -> Iterator[None]:
 
 def _describe(training: Training, images: data.Images) -> str:
     config, (channels, height, width) = training.config, images.shape
-    drawn = "drawn as binary in every batch" if config.binarise else "levels / 255"
+    values = "levels / 255" if images.train.dtype == torch.uint8 else "values as they are"
+    drawn = "drawn as binary in every batch" if config.binarise else values
     weights, steps = sum(weight.numel() for weight in training.weights), config.epochs * training.steps_per_epoch
     return (
         f"{config.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
