@@ -17,6 +17,12 @@ from vae_runtime.errors import BundleError
 
 _BRANCH = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
 _BATCH = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"
+_OTHER_WAY = (
+    "write it so that it does the same for any number of images; where a library's function chooses, write what it "
+    "computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
+)
+_FEWER_BITS = "leave autocast and 16-bit types out of the network; vae-train --precision bfloat16 has them in training"
+_UNRUN = "change that layer, or take another that onnxruntime runs"
 _OPERATOR = "write it with operators that ONNX has instead"
 _TORCH = "write it with torch's operators on whole tensors instead"
 
@@ -27,6 +33,9 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
     Raises BundleError where that cannot be, or where the network breaks what a bundle promises.
     """
     owns = source.owner(module)
+    if (compiled := getattr(module, "_orig_mod", None)) is not None:
+        reason = f"{type(compiled).__name__} as torch.compile made it"
+        raise refusal(None, reason, "leave torch.compile out of what makes the networks", names)
 
     def trace() -> ExportedProgram:
         return torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
@@ -39,7 +48,7 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
             raise
         except Exception as error:  # whatever the network or torch raises
             line, reason, todo = _explain(error, owns)
-            if todo is _BATCH:
+            if todo in (_BATCH, _OTHER_WAY):
                 line = source.of_fixed_size(module, trace, owns)
             raise refusal(line, reason, todo, names) from None
     return program
@@ -56,6 +65,24 @@ def untranslated(error: torch.onnx.OnnxExporterError, module: nn.Module, names: 
     nodes = [node for node in frames if isinstance(node, fx.Node)]
     line = source.of_node(nodes[-1], source.owner(module)) if nodes else None
     return refusal(line, reason, _OPERATOR, names)
+
+
+def not_run(error: BundleError, program: ExportedProgram, module: nn.Module, names: str) -> BundleError:
+    """The error for a graph that onnxruntime does not open or run, with its reason and the line of the layer."""
+    owns = source.owner(module)
+    parts = [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    nodes = [node for part in parts for node in part.graph.nodes]
+    short = [node for node in nodes if getattr(node.meta.get("val"), "dtype", None) in (torch.bfloat16, torch.float16)]
+    named = re.search(r"'([\w.]+)/\w+'", error.which)  # after its module, as `tidy` names nodes
+    of_layer = [node for node in nodes if named and _module(node) == named[1]]
+    lines = filter(None, (source.of_node(node, owns) for node in short or of_layer))
+    return refusal(next(lines, None), f"{error.what}: {error.which}", _FEWER_BITS if short else _UNRUN, names)
+
+
+def _module(node: fx.Node) -> str:
+    """The path of the module whose forward called the operator."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
 
 
 @contextmanager
@@ -80,8 +107,11 @@ def _explain(error: Exception, owns: Owns) -> tuple[Line | None, str, str]:
     if "GuardOnDataDependentSymNode" in kinds:
         return line, "data-dependent: the way depends on a tensor's values", _BRANCH
     if "ConstraintViolationError" in kinds:
-        specialised = "specialized it to be a constant" in str(error)
-        return line, "fixes the batch size" if specialised else _lines(error)[1].removeprefix("- "), _BATCH
+        if "specialized it to be a constant" in str(error):
+            return line, "fixes the batch size", _BATCH
+        reason = re.sub(r"L\['\w+'\]\.size\(\)\[0\]", "batch", _lines(error)[1].removeprefix("- "))
+        reason = re.sub(r"^Not all values .* guard (.+?)\.?$", r"works for \1 only", reason)
+        return line, reason, _OTHER_WAY if re.search("[<>]", reason) else _BATCH
     return line, _lines(error)[0], _TORCH
 
 

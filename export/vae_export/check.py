@@ -35,6 +35,7 @@ class Row:
     name: str
     max_abs: float
     tolerance: float
+    problem: str = ""
 
     @property
     def passed(self) -> bool:

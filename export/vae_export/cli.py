@@ -2,12 +2,14 @@
 
 import math
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from vae_export import summary
 from vae_runtime import extras
 from vae_runtime.command import run
 from vae_runtime.errors import BundleError
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
     from vae_train.checkpoint import Run
     from vae_train.config import Place
 
+T = TypeVar("T", bound=summary.Row)
 _MOST_NATS = 0.5  # per image
+_RUNS = Path("runs")  # where vae-train puts them
 _PATH = click.Path(path_type=Path)
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
+_verbose = click.option("--verbose", is_flag=True, help="Print every row of the comparison, not a summary.")
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 
 
@@ -40,11 +45,12 @@ A run folder of such a name is ./check or ./card.
 
 
 @click.command(epilog=_COMMANDS)
-@click.argument("run_folder", metavar="RUN", type=_PATH)
+@click.argument("run_folder", metavar="[RUN]", required=False, type=_PATH)
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs, 17 or newer.")
 @click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
 @_best
 @_model
+@_verbose
 @click.option("--keep-failing", type=_PATH, help="New folder for what repeats a failure.")
 @click.option(
     "--precision",
@@ -72,18 +78,19 @@ A run folder of such a name is ./check or ./card.
 @click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.version_option(package_name="vae-edge")
 def cli(
-    run_folder: Path,
+    run_folder: Path | None,
     opset: int,
     out: Path | None,
     best: bool,
     model: str | None,
+    verbose: bool,
     keep_failing: Path | None,
     precision: str,
     max_nats: float | None,
     data_root: Path,
     no_download: bool,
 ) -> None:
-    """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch.
+    """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch; by default the newest in runs.
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
     """
@@ -91,15 +98,20 @@ def cli(
         raise click.UsageError("--max-nats goes with another --precision than fp32")
     _require_extra()
     from vae_export import bundle
+    from vae_train import checkpoint
     from vae_train.config import Place
 
+    if run_folder is None:
+        run_folder = checkpoint.newest_run(_RUNS)
+        click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
     run = _load(run_folder, model, best)
     place = Place(data_root, not no_download)
     choose = None
     if precision != "fp32":
         choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
-    published = bundle.export(run, out, opset, partial(judge, keep_failing=keep_failing), keep_failing, choose)
+    report = partial(judge, keep_failing=keep_failing, verbose=verbose)
+    published = bundle.export(run, out, opset, report, keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {published}, {size / 1e6:.1f} MB")
 
@@ -114,7 +126,8 @@ def on_bundles() -> None:
 @click.argument("run_folder", metavar="[RUN]", required=False, type=_PATH)
 @_best
 @_model
-def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) -> None:
+@_verbose
+def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None, verbose: bool) -> None:
     """Repeat the comparison on BUNDLE, a folder or the name of one that ships, and write nothing.
 
     With RUN, the run folder that it was exported from, it is compared with PyTorch as it was at its export. Without,
@@ -132,15 +145,14 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None) 
     read = bundles.read(bundles.locate(bundle))
     if run_folder is None:
         rows = checks.alone(read)
-        click.echo(checks.table(rows))
-        _refuse([row.name for row in rows if not row.passed], "do not use this bundle; see the table above")
+        _show(rows, checks.table, summary.of_passed, verbose)
+        _refuse(rows, "do not use this bundle; see the table above")
     else:
         from vae_export import gate
 
         compared = checks.with_run(read, _load(run_folder, model, best))
-        click.echo(gate.table(compared))
-        todo = "do not use this bundle, or name its own run (add --best where it was exported so)"
-        _refuse([row.name for row in compared if not row.passed], todo)
+        _show(compared, gate.table, gate.brief, verbose)
+        _refuse(compared, "do not use this bundle, or name its own run (add --best where it was exported so)")
     click.echo(f"{bundle}: fine")
 
 
@@ -164,14 +176,14 @@ def card(bundle: Path, output: Path | None) -> None:
     click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
 
 
-def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None) -> None:
-    """Print heading and table; raise BundleError, naming every failing row, where one failed."""
+def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None, verbose: bool = False) -> None:
+    """Print heading and summary, or all rows; raise BundleError, naming the worst row, where one failed."""
     from vae_export import gate
 
     click.echo(heading)
-    click.echo(gate.table(rows))
+    _show(rows, gate.table, gate.brief, verbose)
     repeat = f", and {keep_failing / 'rerun.txt'}, which repeats it" if keep_failing else ""
-    _refuse([row.name for row in rows if not row.passed], f"nothing was published; see the table above{repeat}")
+    _refuse(rows, f"nothing was published; see the table above{repeat}")
 
 
 def picker(precision: str, max_nats: float, run: "Run", place: "Place") -> "bundle.Pick":
@@ -195,10 +207,15 @@ def _load(run_folder: Path, model: str | None, best: bool) -> "Run":
     return run
 
 
-def _refuse(failed: list[str], todo: str) -> None:
-    """Raise BundleError, naming every failing row, if there is one."""
-    if failed:
-        raise BundleError("numeric gate failed", ", ".join(failed), todo)
+def _show(rows: list[T], table: Callable[[list[T]], str], brief: Callable[[list[T]], str], verbose: bool) -> None:
+    """Print all rows where they are asked for or one failed, else a line."""
+    click.echo(table(rows) if verbose or summary.of_failed(rows) else brief(rows))
+
+
+def _refuse(rows: Sequence[summary.Row], todo: str) -> None:
+    """Raise BundleError, naming the worst row, if one failed."""
+    if failed := summary.of_failed(rows):
+        raise BundleError("numeric gate failed", failed, todo)
 
 
 def _require_extra() -> None:

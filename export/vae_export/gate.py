@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_export import golden
+from vae_export import golden, summary
 from vae_export.rounding import Precise
 from vae_runtime import noise
 from vae_runtime.elbo import kl_per_dimension
@@ -170,6 +170,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def brief(rows: list[Row]) -> str:
+    """The rows in a line, where all have passed."""
+    nats = [row.max_abs for row in rows if (row.tensor, row.inputs) == ("ELBO", REAL)]
+    return summary.of_passed(rows) + (f"; ELBO of real images within {max(nats):.1e} nats" if nats else "")
+
+
 def report(rows: list[Row], reference: str) -> dict[str, Any]:
     """For the manifest: what the numbers were compared with, how far golden vectors may be off, why, and every row."""
     tolerance = {row.tensor.lower(): row.tolerance for row in rows if row.inputs == GOLDEN}
@@ -271,7 +277,7 @@ def _compare(case: Case, batch: int, runtime: RuntimeVAE, factor: float) -> Iter
     try:
         results = list(case.side.run(runtime, next(iter(inputs.values()))))
     except VaeError as error:
-        problem = error.what
+        problem = f"{error.what}: {error.which}"
     for (name, values), got in zip(case.expected.items(), results, strict=True):
         tolerance, expected = factor * case.errors[name], values[:batch]
         row = Row(name, case.kind, batch, tolerance, case.pytorch[name], problem=problem)

@@ -15,9 +15,13 @@ from vae_runtime.errors import ArgumentError, BundleError, VaeError
 from vae_runtime.session import Session
 
 if TYPE_CHECKING:  # a bundle is checked without PyTorch
+    from collections.abc import Callable
+
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 OLDEST_OPSET = 17
+NEWER = "choose a newer --opset"  # `to_onnx` says which
 _WRITTEN_FROM = 18  # torch.onnx.export writes this opset and newer ones; it would convert down too, without names
 
 
@@ -43,12 +47,37 @@ def to_onnx(
 
     Raises BundleError where the module cannot be exported, or the result is not what was asked for.
     """
+    from vae_export import capture
+
+    names = f"{input_name} to {', '.join(output_names)}"
+    program = capture.capture(module.eval(), example, names)
+
+    def write(opset: int) -> onnx.ModelProto:
+        return _write(program, module, names, input_name, output_names, opset)
+
+    try:
+        model = write(opset)
+    except BundleError as error:
+        if error.todo != NEWER:
+            raise
+        newer = next((newer for newer in range(opset + 1, newest_opset() + 1) if _writes(write, newer)), None)
+        todo = f"choose --opset {newer}, or newer" if newer else "write it with older operators of ONNX instead"
+        raise BundleError(error.what, error.which, todo) from None
+    try:
+        Session(model.SerializeToString(), names).run(output_names, example.numpy())
+    except BundleError as error:
+        raise capture.not_run(error, program, module, names) from None
+    return model
+
+
+def _write(
+    program: "ExportedProgram", module: "nn.Module", names: str, input_name: str, output_names: list[str], opset: int
+) -> onnx.ModelProto:
+    """The graph of a traced network."""
     import torch.onnx
 
     from vae_export import capture, tidy
 
-    names = f"{input_name} to {', '.join(output_names)}"
-    program = capture.capture(module.eval(), example, names)
     try:
         with capture.quiet():
             exported = torch.onnx.export(
@@ -69,6 +98,15 @@ def to_onnx(
     return tidied
 
 
+def _writes(write: "Callable[[int], onnx.ModelProto]", opset: int) -> bool:
+    """Whether a network can be written at an opset."""
+    try:
+        write(opset)
+    except BundleError:
+        return False
+    return True
+
+
 def stamp(model: onnx.ModelProto, contract: dict[str, Any], role: str) -> bytes:
     """Write the contract and the graph's role into its metadata, call it after its role, and serialise it."""
     model.graph.name = role
@@ -83,14 +121,12 @@ def check(model: onnx.ModelProto, opset: int) -> None:
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": opset}:
         versions = ", ".join(f"{domain or 'opset'} {version}" for domain, version in found.items())
-        raise BundleError(f"exported {versions}", f"asked for {opset}", "choose a newer --opset")
+        raise BundleError(f"exported {versions}", f"asked for {opset}", NEWER)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BundleError(
-            "exported graph is not valid", f"opset {opset} ({reason})", "choose a newer --opset"
-        ) from None
+        raise BundleError("exported graph is not valid", f"opset {opset} ({reason})", NEWER) from None
     names = " to ".join(", ".join(v.name for v in values) for values in (model.graph.input, model.graph.output))
     graph.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
     for value in (*model.graph.input, *model.graph.output):

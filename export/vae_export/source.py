@@ -61,24 +61,30 @@ def of_node(node: fx.Node, owns: Owns) -> Line | None:
 
 
 def of_fixed_size(module: nn.Module, call: Callable[[], Any], owns: Owns) -> Line | None:
-    """The own line at which tracing `module`, which `call` does and which fails, turned its free batch into a number.
+    """The own line at which tracing `module`, which `call` does and which fails, bound its free batch.
 
-    torch finds that out when tracing has ended. So every own line is followed, and the size is looked at after it.
+    It turned it into a number, or into one of some numbers only. torch finds that out when tracing has ended. So every
+    own line is followed, and the size and what is known of it are looked at after it.
     """
     sizes: list[Any] = []
+    known: list[int] = []
     last: list[Line] = []
     found: list[Line] = []
 
     def follow(frame: FrameType, event: str, _: Any) -> Any:
         if not owns(frame.f_code.co_filename) or found:
             return None
-        if last and str(sizes[-1]).isdigit():
+        if last and (str(sizes[-1]).isdigit() or _guards(sizes[-1]) > known[-1]):
             found.append(last[-1])
         if event == "line" and sizes:
             last[:] = [(frame.f_code.co_filename, frame.f_lineno)]
         return follow
 
-    hook = module.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
+    def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sizes.append(inputs[0].shape[0])
+        known.append(_guards(sizes[-1]))
+
+    hook = module.register_forward_pre_hook(begin)
     before = sys.gettrace()
     sys.settrace(follow)
     try:
@@ -90,6 +96,12 @@ def of_fixed_size(module: nn.Module, call: Callable[[], Any], owns: Owns) -> Lin
     return found[0] if found else None
 
 
+def _guards(size: Any) -> int:
+    """How many conditions torch has put on a size while tracing."""
+    symbols = size.node.shape_env if isinstance(size, torch.SymInt) else None
+    return len(symbols.guards) if symbols else 0
+
+
 def chain(error: BaseException) -> list[BaseException]:
     """An exception and what caused it, in turn."""
     links = [error]
@@ -99,4 +111,4 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def _of_library(file: str) -> bool:
-    return file.startswith(("<", *_LIBRARIES))
+    return file.startswith(("<", *_LIBRARIES)) or "/site-packages/" in file or "/dist-packages/" in file

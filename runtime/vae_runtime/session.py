@@ -80,4 +80,4 @@ def _of_memory(error: Exception) -> bool:
 def _short(error: Exception) -> str:
     """The first line of an exception's text, cut to what fits on a terminal."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return lines[0][:400]

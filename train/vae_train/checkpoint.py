@@ -129,6 +129,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def read_settings(folder: Path) -> Settings:
     """What a run was asked for. Raises BundleError where it cannot be read."""
+    if folder.is_file():
+        graph, todo = folder.suffix == ".onnx", "name the run that it is from, or see 'Weights from elsewhere' in"
+        what = "a graph, not a training run" if graph else "weights or the like, not a training run"
+        raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md")
     try:
         stored = _read_json(folder / CONFIG)
         values = stored["config"]
@@ -143,6 +147,18 @@ def read_settings(folder: Path) -> Settings:
         raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
     except (OSError, ValueError, LookupError, TypeError, ArgumentError) as error:
         raise _unreadable(folder, error) from None
+
+
+def newest_run(folder: Path) -> Path:
+    """The run in a folder of runs that was finished last. Raises BundleError where there is none."""
+    files = (EVALUATION, WEIGHTS)
+    finished = [run for run in folder.glob("*/") if all((run / name).is_file() for name in files)]
+    finished = [run for run in finished if not _checkpoints(run)]
+    if not finished:
+        stopped = next((run for run in sorted(folder.glob("*/")) if _checkpoints(run)), None)
+        todo = f"go on with: vae-train --resume {stopped}" if stopped else "make one with vae-train, or name its folder"
+        raise BundleError("no finished run", folder, todo)
+    return max(finished, key=lambda run: (run / WEIGHTS).stat().st_mtime)  # evaluate writes the figures anew
 
 
 def save(folder: Path, training: Training) -> None:
