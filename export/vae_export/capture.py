@@ -74,12 +74,12 @@ def not_run(error: BundleError, program: ExportedProgram, module: nn.Module, nam
     nodes = [node for part in parts for node in part.graph.nodes]
     short = [node for node in nodes if getattr(node.meta.get("val"), "dtype", None) in (torch.bfloat16, torch.float16)]
     named = re.search(r"'([\w.]+)/\w+'", error.which)  # after its module, as `tidy` names nodes
-    of_layer = [node for node in nodes if named and _module(node) == named[1]]
+    of_layer = [node for node in nodes if named and module_of(node) == named[1]]
     lines = filter(None, (source.of_node(node, owns) for node in short or of_layer))
     return refusal(next(lines, None), f"{error.what}: {error.which}", _FEWER_BITS if short else _UNRUN, names)
 
 
-def _module(node: fx.Node) -> str:
+def module_of(node: fx.Node) -> str:
     """The path of the module whose forward called the operator."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""

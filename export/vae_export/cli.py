@@ -25,7 +25,7 @@ _MOST_NATS = 0.5  # per image
 _RUNS = Path("runs")  # where vae-train puts them
 _PATH = click.Path(path_type=Path)
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
-_verbose = click.option("--verbose", is_flag=True, help="Print every row of the comparison, not a summary.")
+_verbose = click.option("--verbose", is_flag=True, help="Print every row of the comparison.")
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
 
 
@@ -90,7 +90,7 @@ def cli(
     data_root: Path,
     no_download: bool,
 ) -> None:
-    """Export the run folder RUN as a bundle of ONNX graphs, checked against PyTorch; by default the newest in runs.
+    """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
     """

@@ -40,8 +40,13 @@ def owner(module: nn.Module) -> Owns:
 
 def refusal(line: Line | None, reason: str, todo: str, names: str) -> BundleError:
     """The error for one line, or for the network as a whole, by its input and outputs, where none is known."""
-    which = f"{Path(line[0]).name}:{line[1]} `{linecache.getline(*line).strip()}`" if line is not None else names
+    which = shown(line) if line is not None else names
     return BundleError("network cannot be exported", f"{which} ({reason})", todo)
+
+
+def shown(line: Line) -> str:
+    """A line for people: file, number and text."""
+    return f"{Path(line[0]).name}:{line[1]} `{linecache.getline(*line).strip()}`"
 
 
 def of_error(error: BaseException, owns: Owns) -> Line | None:

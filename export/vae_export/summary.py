@@ -45,7 +45,7 @@ def share(row: Row) -> float:
 def of_passed(rows: Sequence[Row]) -> str:
     """The line where all have passed."""
     worst = max(rows, key=share)
-    return f"✓ {len(rows)} rows passed; the worst, {worst.name}, is off by {share(worst):.0%} of its tolerance"
+    return f"✓ {len(rows)} comparisons passed; the worst is {worst.name}, at {share(worst):.0%} of its tolerance"
 
 
 def of_failed(rows: Sequence[Row]) -> str:

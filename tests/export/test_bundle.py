@@ -167,7 +167,8 @@ def test_command_replaces_an_older_bundle(command: Command, tiny_run: Path, tiny
     assert (result.code, result.err) == (0, "")
     assert contents(old) == contents(tiny_bundle)
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
-    assert (result.out.count("✓"), result.out.count("✗")) == (40, 0)
+    assert "✓ 40 comparisons passed; the worst is " in result.out
+    assert len(result.out.splitlines()) == 3
     assert f"published {old}: opset 17" in result.out.splitlines()[-1]
 
 

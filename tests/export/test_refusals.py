@@ -333,6 +333,58 @@ class WeighsEach(nn.Module):
         return h.softmax(dim=1)
 
 
+class Distances(nn.Module):
+    """A library's function that computes otherwise for more than 25 rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.ones(8, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """How far each image is from each centre."""
+        h = x * 2
+        return torch.cdist(h, self.centres)
+
+
+class DistancesWritten(Distances):
+    """What it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """How far each image is from each centre."""
+        h = x * 2
+        return (h[:, None] - self.centres).square().sum(-1).sqrt()
+
+
+class Saves(nn.Module):
+    """Products in 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A layer under autocast."""
+        with torch.autocast("cpu", torch.bfloat16):
+            h = self.layer(x)
+        return h.float()
+
+
+class Unpads(nn.Module):
+    """A layer that PyTorch computes and onnxruntime does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ConvTranspose2d(1, 1, 2, padding=1, dilation=2, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The image, one row and column larger."""
+        return self.layer(x.unflatten(1, (1, 3, 4))).flatten(1)
+
+
+OTHER = (
+    "write it so that it does the same for any number of images; where a library's function chooses, write what it "
+    "computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
+)
 DATA = "data-dependent: the way depends on a tensor's values"
 FIXED = "fixes the batch size"
 MIXED = "an image's numbers depend on the others of its batch"
@@ -354,6 +406,11 @@ REFUSED = [
     (Rounds, "batch = int(x.shape[0])", FIXED, SIZES, Shapes),
     (Lists, "rows = [row * 2 for row in x]", FIXED, SIZES, Leaves),
     (Adds, "return h + self.offset", FIXED, SIZES, Leaves),
+    (Pairs, "return x.view(-1, 2, 12).flatten(0, 1)", "works for ((12*batch) % 24) == 0 only", SIZES, Leaves),
+    (
+        Distances, "return torch.cdist(h, self.centres)", "works for 2 <= batch and batch <= 25 only",
+        OTHER, DistancesWritten,
+    ),
     (Bends, "return torch.special.bessel_j0(h)", "ONNX has no operator for bessel_j0", OPERATORS, Waves),
     (Whole, "total = (x * 2).sum()", "an output of shape [1, 1]", AXIS, Each),
     (Centres, "mean = x.mean(dim=0)", MIXED, EACH, Leaves),
@@ -408,13 +465,35 @@ def test_line_inside_of_torchs_containers_is_found() -> None:
         export(nn.Sequential(nn.Linear(12, 12), nn.Sequential(Samples())))
 
 
-def test_refusal_without_a_line_names_inputs_and_outputs() -> None:
-    """What no line is known for, here a batch of any even size, is told in torch's words."""
+def test_a_compiled_network_is_told_to_leave_that_out() -> None:
+    """No line is known: inputs and outputs are named."""
     with pytest.raises(BundleError) as caught:
-        export(Pairs())
-    assert str(caught.value).startswith("network cannot be exported: x to y (Not all values of batch")
-    assert "% 2" in str(caught.value)
-    assert str(caught.value).endswith(SIZES)
+        export(torch.compile(Leaves()))
+    line = "network cannot be exported: x to y (Leaves as torch.compile made it); leave torch.compile out"
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "reason", "advice"),
+    [
+        (Saves, "h = self.layer(x)", "NOT_IMPLEMENTED", "autocast"),
+        (
+            Unpads,
+            "return self.layer(x.unflatten(1, (1, 3, 4))).flatten(1)",
+            "output_padding (1) may be too large",
+            "layer",
+        ),
+    ],
+)
+def test_what_onnxruntime_does_not_run_is_told_in_its_words(
+    module: type[nn.Module], text: str, reason: str, advice: str
+) -> None:
+    """Its own reason, the line of the layer, and what to change."""
+    with pytest.raises(BundleError) as caught:
+        export(module())
+    assert f"{Path(__file__).name}:{line_of(module, text)} `{text}`" in caught.value.which
+    assert reason in caught.value.which
+    assert advice in caught.value.todo
 
 
 def test_noise_that_is_not_used_does_no_harm() -> None:

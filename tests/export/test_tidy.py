@@ -180,7 +180,7 @@ def test_what_an_opset_lacks_is_refused_with_the_way_out(module: type[nn.Module]
     """Where opset 17 has no such operator, one line says so and what to do, which then works."""
     with pytest.raises(BundleError) as caught:
         graphs.to_onnx(module(), torch.zeros(2, 12), "x", ["y"], 17)
-    line = f"network has an operator newer than its opset: {operator} is not in opset 17; choose a newer --opset"
+    line = f"network has an operator newer than its opset: {operator} is not in opset 17; choose --opset 18, or newer"
     assert str(caught.value) == line
     assert_exported(module(), 18)
 

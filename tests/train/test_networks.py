@@ -292,7 +292,7 @@ class Decoder(nn.Module):
 def networks(image_shape, latent_dim, out):
     return Encoder(image_shape, latent_dim), Decoder(latent_dim, (out, *image_shape[1:]))
 """
-ADVICE = "see the example in docs/training.md"
+ADVICE = "see examples/own_networks.py"
 
 
 @pytest.fixture
@@ -413,7 +413,14 @@ def test_own_networks_that_are_not_there(own: Callable[[str], Path], name: str, 
         (
             ".chunk(2, dim=1)\n",
             ".chunk(3, dim=1)\n",
-            "networks fail (ValueError: too many values to unpack (expected 2)): {}; " + ADVICE,
+            "networks do not fit (encoder returns 3 values (a tensor [2, 2], a tensor [2, 2], a tensor [2, 2])): {}; "
+            "return mu and logsigma, two tensors [batch, 3]",
+        ),
+        (
+            "        return self.linear(self.norm(x).flatten(1)).chunk(2, dim=1)",
+            "        return dict(zip(('mu', 'logsigma'), self.linear(x.flatten(1)).chunk(2, dim=1)))",
+            "networks do not fit (encoder returns a dict of mu, logsigma): {}; "
+            "return mu and logsigma, two tensors [batch, 3]",
         ),
         (
             "    return Encoder(",
@@ -477,6 +484,7 @@ def test_own_networks_that_are_not_there(own: Callable[[str], Path], name: str, 
         "numbers-per-pixel",
         "flat-parameters",
         "three-from-the-encoder",
+        "dict-from-the-encoder",
         "returns-nothing",
         "raises",
         "fails-in-forward",

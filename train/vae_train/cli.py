@@ -1,5 +1,6 @@
 """The command `vae-train`: fit a VAE, and look at finished runs."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from vae_train.config import DATASETS, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESE
 
 if TYPE_CHECKING:
     import torch
+
+    from vae_train import trial
 
 # How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
 # use; docs/benchmarks.md has what that costs.
@@ -150,7 +153,8 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
     _setting("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
     _setting("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),
     _setting("--dense", type=_POSITIVE, help="Width of a resnet's fully connected layer."),
-    click.option("--model", metavar="MODULE:FUNCTION", help="Your own networks; docs/training.md has an example."),
+    click.option("--model", metavar="MODULE:FUNCTION", help="Your own networks, as in examples/own_networks.py."),
+    click.option("--no-export-check", is_flag=True, help="Do not try the export of your own networks at the start."),
 )
 @section(
     "Objective",
@@ -179,6 +183,7 @@ def cli(
     out: Path | None,
     resume: Path | None,
     tensorboard: bool,
+    no_export_check: bool,
     device: str,
     threads: int | None,
     data_root: Path,
@@ -210,7 +215,8 @@ def cli(
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
     from vae_train.train import train
 
-    train(config, out, place, as_typed("vae-train"), tensorboard)
+    export = _export() if config.model and not no_export_check else None
+    train(config, out, place, as_typed("vae-train"), tensorboard, export)
 
 
 @cli.command()
@@ -280,6 +286,15 @@ def require_extra(tensorboard: bool = False) -> None:
     extras.require("train", "training")
     if tensorboard:
         extras.require("tensorboard", "--tensorboard")
+
+
+def _export() -> "trial.Export | None":
+    """What tries an export, where its packages are installed."""
+    if any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript")):
+        return None
+    from vae_export.trial import try_out
+
+    return try_out
 
 
 def _channels(dataset: str, given: int | None) -> int:

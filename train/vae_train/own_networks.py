@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
 from vae_train.mlp import Shape
@@ -49,10 +49,16 @@ def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, 
         start_at(torch.zeros(out, *sides))
     encoder.eval()  # running statistics stay as they are
     decoder.eval()
-    mu, logsigma = encoder(torch.zeros(batch, *image_shape))
-    parameters = decoder(torch.zeros(batch, latent_dim))
+    encoded, parameters = encoder(torch.zeros(batch, *image_shape)), decoder(torch.zeros(batch, latent_dim))
     encoder.train()
     decoder.train()
+    if not (isinstance(encoded, tuple | list) and [isinstance(part, Tensor) for part in encoded] == [True, True]):
+        wanted = f"return mu and logsigma, two tensors [batch, {latent_dim}]"
+        raise ArgumentError(f"networks do not fit (encoder returns {_kind(encoded)})", name, wanted)
+    if not isinstance(parameters, Tensor):
+        wanted = f"return one tensor [batch, {out}, {sides[0]}, {sides[1]}], the likelihood's parameters"
+        raise ArgumentError(f"networks do not fit (decoder returns {_kind(parameters)})", name, wanted)
+    mu, logsigma = encoded
     per_image = {
         "mu": (mu, [latent_dim]),
         "logsigma": (logsigma, [latent_dim]),
@@ -63,6 +69,15 @@ def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, 
             wanted = f"return float32 [batch, {', '.join(map(str, shape))}]"
             found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {batch}"
             raise ArgumentError(f"networks do not fit ({found})", name, wanted)
+
+
+def _kind(value: object) -> str:
+    """What a network has returned, for people."""
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"{len(value)} values ({', '.join(map(_kind, value))})"
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _where_to_look(error: Exception, module: str) -> str:
@@ -79,7 +94,7 @@ def _inside(error: Exception) -> bool:
     return any(f.filename != __file__ and "importlib" not in f.filename for f in frames)
 
 
-def failed(error: Exception, name: str, todo: str = "see the example in docs/training.md") -> ArgumentError:
+def failed(error: Exception, name: str, todo: str = "see examples/own_networks.py") -> ArgumentError:
     """What a person's networks raised, and in which line of their module."""
     module = name.partition(":")[0].rpartition(".")[2]
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == module]

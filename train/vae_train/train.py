@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
-from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, precision, results, signals
+from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, precision, results, signals, trial
 from vae_train.config import DATASETS, Config, Place
 from vae_train.training import Metrics, Training
 
@@ -23,8 +23,18 @@ SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
 _AGREE_EVERY = 10  # steps between the processes' questions to each other whether to stop
 
 
-def train(config: Config, out: Path, place: Place, command: str, tensorboard: bool = False) -> None:
-    """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached."""
+def train(
+    config: Config,
+    out: Path,
+    place: Place,
+    command: str,
+    tensorboard: bool = False,
+    export: trial.Export | None = None,
+) -> None:
+    """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
+
+    export: tries the export of a person's own networks before their first step, as `vae_export.trial.try_out` does.
+    """
     with machine(place) as where:
         config = data.fitted(config)
         if distributed.from_first(lambda: _begin(out, config)) != config:
@@ -51,6 +61,8 @@ def train(config: Config, out: Path, place: Place, command: str, tensorboard: bo
                 _say(f"vae-train: note: grey levels are drawn as binary, P(1) = {what}; {keep}")
             if few := metrics.few_steps(config, len(images.train)):
                 _warn(few)
+            if config.model and distributed.rank() == 0:
+                _try_out(training, images, export)
             _run(training, images, out, tensorboard)
 
 
@@ -130,6 +142,16 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
         return Training(vae, config, len(images.train), where)
+
+
+def _try_out(training: Training, images: data.Images, export: trial.Export | None) -> None:
+    """Say what looks wrong in a person's own networks; nothing that happens there ends a training."""
+    try:
+        found = trial.try_out(training.vae, training.config, images.train[:64], export)
+    except Exception as error:  # whatever the networks, or torch on them, may raise
+        found = {"trial": f"the networks could not be tried out ({type(error).__name__}: {error})"}
+    for text in found.values():
+        _warn(" ".join(text.split()))
 
 
 def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) -> None:

@@ -1,0 +1,89 @@
+"""The export of a VAE, tried before it is trained: what would be refused, and what its graphs say of its outputs."""
+
+import re
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from vae_export import capture, graphs, source
+from vae_runtime.errors import BundleError
+from vae_train.mlp import Shape
+from vae_train.trial import LOGITS, Found
+from vae_train.vae import VAE
+
+_HALVE = "return 0.5 * logvar in its place, which is log sigma"
+_LOGVAR = re.compile(r"log_?var|(?<![a-z])lv(?![a-z])", re.IGNORECASE)
+_BOUNDED = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
+_MOVES = (
+    "view",
+    "reshape",
+    "unflatten",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "permute",
+    "transpose",
+    "contiguous",
+    "clone",
+)
+
+
+def try_out(vae: VAE, image_shape: Shape) -> Found:
+    """What an export would refuse, by network, and what to write; the graphs are written, opened and run once.
+
+    Also, by what the traced networks say: a sigmoid at the decoder's end, under a likelihood of binary pixels, and a
+    second output of the encoder that is called a log variance and is not halved.
+    """
+    found = {}
+    x, z = torch.zeros(2, *image_shape), torch.zeros(2, vae.latent_dim)
+    for name, module, example, input_name, outputs in (
+        ("encoder", vae.encoder, x, "x", ["mu", "logsigma"]),
+        ("decoder", vae.decoder, z, "z", [vae.likelihood.output]),
+    ):
+        try:
+            graphs.to_onnx(module, example, input_name, outputs, graphs.OLDEST_OPSET)
+        except BundleError as error:
+            found[name] = f"vae-export would refuse the {name}: {error.which}; {error.todo}"
+            continue
+        program = capture.capture(module, example, name)
+        owns, ends = source.owner(module), program.graph.output_node().all_input_nodes
+        if name == "decoder" and vae.likelihood.binary and (end := _bounded(ends[0])):
+            found["likelihood"] = f"the decoder ends in a sigmoid{_at(end, owns)}; {LOGITS}"
+        if name == "encoder" and (named := _log_variance(ends[-1], program)):
+            node, word = named
+            found["posterior"] = f"the encoder gives {word} where log sigma is wanted{_at(node, owns)}; {_HALVE}"
+    return found
+
+
+def _at(node: fx.Node, owns: source.Owns) -> str:
+    """The line of a person's code, where it is known."""
+    line = source.of_node(node, owns)
+    return f": {source.shown(line)}" if line else ""
+
+
+def _bounded(node: fx.Node) -> fx.Node | None:
+    """The operator behind a network's output, shape aside, if it gives numbers in [0, 1]."""
+    while _operator(node) in _MOVES:
+        node = node.all_input_nodes[0]
+    return node if _operator(node) in _BOUNDED else None
+
+
+def _log_variance(node: fx.Node, program: ExportedProgram) -> tuple[fx.Node, str] | None:
+    """What calls an output a log variance, back to the layer that made it: a layer's name or a line; None if halved."""
+    parameters, queue, found = program.graph_signature.inputs_to_parameters, [node], None
+    for of in queue:
+        if _operator(of) in ("mul", "div") and {0.5, 2} & {arg for arg in of.args if isinstance(arg, int | float)}:
+            return None
+        line = (of.meta.get("stack_trace") or "").strip().rpartition("\n")[2]
+        for words in (capture.module_of(of), line):
+            if _LOGVAR.search(words) and found is None:
+                found = of, next(word for word in re.findall(r"\w+", words) if _LOGVAR.search(word))
+        if not any(made.name in parameters for made in of.all_input_nodes):
+            queue += [made for made in of.all_input_nodes if made.op == "call_function" and made not in queue]
+    return found
+
+
+def _operator(node: fx.Node) -> str:
+    """Its name in PyTorch."""
+    return str(getattr(node.target, "_schema", node).name).rpartition("::")[2].rstrip("_")
