@@ -15,18 +15,7 @@ from vae_train.vae import VAE
 _HALVE = "return 0.5 * logvar in its place, which is log sigma"
 _LOGVAR = re.compile(r"log_?var|(?<![a-z])lv(?![a-z])", re.IGNORECASE)
 _BOUNDED = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
-_MOVES = (
-    "view",
-    "reshape",
-    "unflatten",
-    "flatten",
-    "squeeze",
-    "unsqueeze",
-    "permute",
-    "transpose",
-    "contiguous",
-    "clone",
-)
+_MOVES = frozenset({"view", "reshape", "unflatten", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "clone"})
 
 
 def try_out(vae: VAE, image_shape: Shape) -> Found:

@@ -217,7 +217,7 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
         (3, ["{tmp}/absent"]),
         (3, ["{tmp}"]),
         (3, ["{bundle}"]),
-        (2, []),
+        (3, []),
         (2, ["{run}", "--opset", "x"]),
         (2, ["{run}", "--surprise"]),
         (2, ["{run}", "--out", "/proc/version/bundle"]),
