@@ -215,8 +215,11 @@ def test_networks_edited_since_the_training_are_not_published(command: Command, 
     assert f"now, {elbo:.2f} when its training ended" in result.err
 
 
-def test_a_run_without_outputs_is_published_with_a_note(command: Command, run: Path, folder: Path) -> None:
+def test_a_run_without_outputs_is_published_with_a_note(
+    command: Command, run: Path, examples: Path, folder: Path
+) -> None:
     """As older releases made them: nothing to hold the network against, which is said."""
+    shutil.copy(examples / "own_networks.py", folder)
     copy = Path(shutil.copytree(run, folder / "run"))
     (copy / "outputs.npz").unlink()
     result = command(vae_export, copy, "--model", NAME, "--out", folder / "bundle")
