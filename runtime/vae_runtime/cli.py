@@ -142,6 +142,9 @@ def elbo(
         each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
         which = f"{_count(scores.binarised, 'grey image')}: each score is {each}"
         click.echo(f"vae-infer: note: {which}, P(1) = level", err=True)
+    if scores.rounded:
+        which = f"{_count(scores.rounded, 'image')} rounded to 8-bit levels"
+        click.echo(f"vae-infer: note: {which}, as in training: the likelihood is one of such levels", err=True)
     if scores.ranks is None:
         click.echo("vae-infer: note: no percentiles: the bundle keeps no quantiles of its test images", err=True)
 

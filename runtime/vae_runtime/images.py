@@ -22,7 +22,7 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
 
     Upright by its EXIF tag; transparency over black; grey or RGB as `shape` asks; cut at the centre to the wanted
     aspect ratio and resized (bicubic, antialiased). 8-bit levels are resized as such, and divided by 255; 16-bit levels
-    are divided by `full_scale`, the model's (None: 65535), and floats kept, both resized without being rounded.
+    are divided by `full_scale` (None: 65535), and floats kept, both resized without being rounded.
     Raises InputError, with `name`, for levels above the full scale and floats outside [0, 1].
     """
     from PIL import Image, ImageOps
@@ -58,11 +58,6 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
-
-
-def is_deep(image: "Image.Image") -> bool:
-    """Whether an image that is not loaded yet has 16-bit levels, and a full scale that its file does not name."""
-    return image.mode in _DEEP and _own_scale(image) is None
 
 
 def above(level: int, full_scale: int, name: str) -> InputError:

@@ -135,10 +135,15 @@ class DiscretisedLogistic:
         log_prob: NDArray[np.float64] = terms.sum(axis=(-3, -2, -1), dtype=np.float64)
         return log_prob
 
+    @staticmethod
+    def rounded(x: Floats) -> Floats:
+        """The nearest levels / 255 to x in [0, 1], as training rounds; levels stay to the last bit."""
+        levels: Floats = np.rint(x * np.float32(255)) / np.float32(255)
+        return levels
+
     def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is no 8-bit level."""
-        levels = x * np.float32(255)
-        on_level = np.abs(levels - np.rint(levels)) < 1e-3
+        on_level = np.abs(x - self.rounded(x)) < 1e-3 / 255
         _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
 
     @staticmethod

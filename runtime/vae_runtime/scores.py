@@ -28,7 +28,8 @@ class Scores:
     binary image too; NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None where the likelihood is a
     density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how many images were
     grey under a Bernoulli likelihood. index: uint64 [n], `noise.index` of each image, by which equal ones are known.
-    ranks, percentile: None where the bundle keeps no quantiles of test images.
+    ranks, percentile: None where the bundle keeps no quantiles of test images. rounded: how many images had pixels
+    between 8-bit levels under a likelihood of such levels.
     """
 
     elbo: Nats
@@ -41,6 +42,7 @@ class Scores:
     binarised: int
     index: NDArray[np.uint64]
     ranks: Ranks | None = None
+    rounded: int = 0
 
     @property
     def different(self) -> int:
@@ -93,19 +95,20 @@ def score(
             yield from ((seen + i, images[i : i + rows]) for i in range(0, len(images), rows))
             seen += len(images)
 
-    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], int]:
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], NDArray[np.int64]]:
         first, images = piece
         terms = vae.terms(images, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        return figures, terms.kl_per_dimension, noise.index(images), int(vae.grey(images).sum())
+        changed = np.array([vae.grey(images).sum(), vae.between_levels(images).sum()])
+        return figures, terms.kl_per_dimension, noise.index(images), changed
 
-    figures, index, kl, binarised = array("d"), array("Q"), np.zeros(vae.latent_dim), 0
-    for part, kl_of_part, index_of_part, binarised_of_part in ordered_map(vae.threads, work, pieces()):
+    figures, index, kl, changed = array("d"), array("Q"), np.zeros(vae.latent_dim), np.zeros(2, np.int64)
+    for part, kl_of_part, index_of_part, changed_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
         index.frombytes(index_of_part.tobytes())
         for row in kl_of_part:  # one after the other, so that no bit depends on the parts
             kl += row
-        binarised += binarised_of_part
+        changed += changed_of_part
     elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
     try:
         ranks: Ranks | None = vae.ranks
@@ -115,4 +118,5 @@ def score(
     bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
     mean_kl = kl / max(1, len(elbo))
     numbers = np.frombuffer(index, np.uint64)
-    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, numbers, ranks)
+    binarised, rounded = changed.tolist()
+    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, numbers, ranks, rounded)

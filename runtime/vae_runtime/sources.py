@@ -4,6 +4,7 @@ import glob
 import gzip
 import io
 import math
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError, VaeError
-from vae_runtime.images import FULL_SCALE, Floats, Shape, above, fit, is_deep
+from vae_runtime.images import FULL_SCALE, Floats, Shape, above, fit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -54,7 +55,7 @@ class Images:
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
     where the model has one channel: 8- or 16-bit levels, booleans or floats in [0, 1]. An .npz has one, or one named x.
-    full_scale: the 16-bit level that is 1.0, `VAE.full_scale` of a model; None for 65535.
+    full_scale: the 16-bit level that is 1.0, such as 4095 of a 12-bit camera; None for 65535.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
@@ -62,7 +63,6 @@ class Images:
         self.shape = shape
         self.full_scale = full_scale
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self.deepest = 0  # so is this: the largest of the 16-bit levels
         self._files = [_examine(path, shape) for source in sources for path in _paths(source)]
         if not self._files:
             raise InputError("no images", "none named", "name image files, folders or arrays")
@@ -107,8 +107,7 @@ class Images:
             elif levels.dtype.name == "uint16":
                 scale = self.full_scale or FULL_SCALE
                 tops = levels.reshape(len(levels), -1).max(axis=1)
-                self.deepest = max(self.deepest, top := int(tops.max()))
-                if top > scale:
+                if (top := int(tops.max())) > scale:
                     raise above(top, scale, f"{file.name}[{start + int(np.argmax(tops))}]")
             with np.errstate(over="ignore"):  # what becomes infinite is refused
                 x = levels.astype(np.float32) / np.float32(scale)
@@ -133,10 +132,7 @@ class Images:
         with image:
             if image.width * image.height > MOST_PIXELS:
                 raise too_large
-            deep = is_deep(image)
             pixels, note = fit(image, self.shape, self.full_scale, name)
-            if deep:
-                self.deepest = max(self.deepest, int(np.asarray(image).max()))
         return pixels[None], note
 
 
@@ -159,7 +155,10 @@ class _Array(NamedTuple):
 
 
 def _paths(source: Source) -> Iterable[str | bytes]:
-    """The files behind a source: a folder stands for the images in it, a pattern for its matches, sorted by name."""
+    """The files behind a source: a folder stands for the images in it and in the folders inside, as in training.
+
+    A pattern stands for its matches; both are sorted by name.
+    """
     if isinstance(source, bytes):
         return [source]
     source, path = str(source), Path(source)
@@ -167,7 +166,7 @@ def _paths(source: Source) -> Iterable[str | bytes]:
         raise InputError("file not found", "an empty name", "name a file")
     with _reading(source):
         if source != "-" and path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside = sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES)
             if not inside:
                 raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
             return map(str, inside)
@@ -177,6 +176,23 @@ def _paths(source: Source) -> Iterable[str | bytes]:
                 raise InputError("no file matches", source, "check the pattern")
             return matches
     return [source]
+
+
+def walk(path: Path) -> Iterator[Path]:
+    """The files in a folder and the folders inside, but hidden ones; links are followed, each folder is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"folder cannot be read ({error.strerror})", error.filename, "check its permissions")
+
+    seen = set()
+    for folder, inside, names in os.walk(path, onerror=refuse, followlinks=True):
+        inside.sort()
+        if (real := Path(folder).resolve()) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        found = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (p for p in found if p.is_file() or not p.exists())  # a broken link is a file that cannot be read
 
 
 def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:

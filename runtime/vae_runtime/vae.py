@@ -150,10 +150,23 @@ class VAE:
         return self._gather(len(images), self.image_shape, draw)
 
     def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
-        """Images as the likelihood knows them, ready to be scored: binarised for Bernoulli, as they are for others."""
+        """Images as the likelihood knows them and as training took them, ready to be scored.
+
+        Binarised for Bernoulli, rounded to 8-bit levels for the discretised logistic, as they are for others.
+        """
         if isinstance(self._likelihood, likelihoods.Bernoulli):
             return self.binarise(x, seed, start)
-        return checks.images(x, self.image_shape, start)
+        images = checks.images(x, self.image_shape, start)
+        levels = isinstance(self._likelihood, likelihoods.DiscretisedLogistic)
+        return likelihoods.DiscretisedLogistic.rounded(images) if levels else images
+
+    def between_levels(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Which images have a pixel that is no 8-bit level under a likelihood of such levels: bool [batch]."""
+        images = checks.images(x, self.image_shape)
+        if not isinstance(self._likelihood, likelihoods.DiscretisedLogistic):
+            return np.zeros(len(images), np.bool_)
+        between: NDArray[np.bool_] = (images != self._likelihood.rounded(images)).any(axis=(1, 2, 3))
+        return between
 
     def grey(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Which images have a pixel that is neither 0 nor 1 under a Bernoulli likelihood: bool [batch]."""

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from support import bundles
 from support.bundles import LOGSIGMA, Forge
-from vae_runtime import VAE, noise
+from vae_runtime import VAE, noise, sources
 from vae_runtime.scores import score
+from vae_train import data, own_images, pixels
+from vae_train.config import PRESETS
 
 
 def cut(x: np.ndarray, *sizes: int) -> Iterator[np.ndarray]:
@@ -47,3 +50,22 @@ def test_gaussian_scores_are_torchs(forge: Forge) -> None:
     np.testing.assert_allclose(scores.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(scores.elbo, log_prob.mean(1) - kl, rtol=1e-5)
     np.testing.assert_allclose(scores.standard_error, log_prob.std(1, correction=1) / math.sqrt(k), rtol=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", bundles.LIKELIHOODS)
+def test_a_device_observes_a_trained_file_as_training_did(forge: Forge, tmp_path: Path, likelihood: str) -> None:
+    """An array of floats scores on the device as what training made of it: kept, rounded, or drawn with P(1) = x."""
+    x = np.random.default_rng(1).random((90, 1, 5, 6), np.float32)
+    np.save(tmp_path / "train.npy", x)
+    name = "discretised-logistic" if likelihood == "logistic" else likelihood
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "train.npy"), likelihood=name)
+    images = data.load(config, tmp_path, download=False)
+    vae = VAE.load(bundles.linear(forge, likelihood, (1, 5, 6)))
+    (read,) = sources.Images([tmp_path / "train.npy"], vae.image_shape).batches(100)
+    test = own_images.in_test(read if likelihood != "logistic" else own_images.to_levels(read))
+    seen = pixels.unit(images.train).numpy()
+    if likelihood == "bernoulli":
+        drawn = np.mean([vae.observe(read[~test], seed) for seed in range(400)], axis=0)
+        assert np.abs(drawn - seen).max() < 6 * 0.5 / math.sqrt(400)
+    else:
+        np.testing.assert_array_equal(vae.observe(read[~test]), seen)

@@ -231,6 +231,19 @@ def test_sources_keep_their_order_and_folders_are_sorted(tmp_path: Path):
     assert batch.fitted == {}
 
 
+def test_folders_inside_a_folder_are_read(tmp_path: Path):
+    """Class folders, and folders further down, in the order of their paths; hidden files are not."""
+    names = ["a/2.png", "a/b/1.png", "c.png", "d/0.png"]
+    for level, name in enumerate([*names, "a/.hidden.png"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), level).save(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "d" / "back").symlink_to(tmp_path)
+    batch = sources.load([tmp_path], GREY)
+    assert batch.names == [str(tmp_path / name) for name in names]
+    assert np.rint(batch.x[:, 0, 0, 0] * 255).tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 28, 28), (3, 28, 28), (28, 28)])
 @pytest.mark.parametrize("kind", ["u1", "<f4", ">f8", "f2", "?"])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".NPY"])

@@ -99,6 +99,23 @@ def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, cha
 
 
 @each_likelihood
+def test_pixels_between_levels_are_rounded_where_the_likelihood_is_of_levels(linear, likelihood: str):
+    """Under a likelihood of 8-bit levels pixels between them score as the nearest ones, and are counted."""
+    vae = linear(likelihood)
+    x = levels(20, vae)
+    between = x.copy()
+    between[:7] = np.clip(between[:7] + np.float32(0.3 / 255), 0, 1)
+    scores = score(vae, between, 2)
+    if likelihood == "logistic":
+        np.testing.assert_array_equal(scores.elbo, score(vae, x, 2).elbo)
+        assert scores.rounded == 7
+    else:
+        assert (scores.elbo[:7] != score(vae, x, 2).elbo[:7]).all()
+        assert scores.rounded == 0
+    assert score(vae, x, 2).rounded == 0
+
+
+@each_likelihood
 @pytest.mark.parametrize("scale", [1e4, 1e6])
 def test_extreme_parameters_give_finite_scores(linear, likelihood: str, scale: float):
     """A decoder whose parameters reach +-10,000 and far beyond gives finite figures for every image, and no warning."""
@@ -119,7 +136,7 @@ def test_an_image_off_the_support_is_named_by_its_place_in_the_stream(linear, si
     vae = linear("logistic", memory=200_000)
     x = levels(90, vae)
     x[66:, 0, 2, 2] = 0.5001
-    for call in (lambda: score(vae, cut(x, *sizes), 1), lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
+    for call in (lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
         with pytest.raises(InputError, match="pixels that are no 8-bit levels: image 66; "):
             call()
 

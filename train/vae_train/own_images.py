@@ -5,9 +5,8 @@ side when others come or go.
 """
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +94,7 @@ def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64
 
 def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int) -> Found:
     """The images in a folder and the folders inside; the name of the first folder inside is the class."""
-    everything = sorted(_files(path))
+    everything = sorted(sources.walk(path))
     files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
     others = Counter(p.suffix.lower() or "no suffix" for p in everything if p.suffix.lower() not in sources.SUFFIXES)
     if files and others:
@@ -124,23 +123,6 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[label] for _, label in found], np.int64)
     return Found(_joined([image for image, _ in found]), labels, names, len(bad))
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """The files in a folder and the folders inside, but hidden ones; links are followed, each folder is read once."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"folder cannot be read ({error.strerror})", error.filename, "check its permissions")
-
-    seen = set()
-    for folder, inside, names in os.walk(path, onerror=refuse, followlinks=True):
-        inside.sort()
-        if (real := Path(folder).resolve()) in seen:
-            inside.clear()
-            continue
-        seen.add(real)
-        found = (Path(folder, name) for name in names if not name.startswith("."))
-        yield from (p for p in found if p.is_file() or not p.exists())  # a broken link is a file that cannot be read
 
 
 def kept(x: NDArray[np.float32]) -> Pixels:
