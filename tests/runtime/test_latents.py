@@ -240,7 +240,7 @@ NAN[3, 2], INFINITE[1, 0] = np.nan, 1e300
         (npy(INFINITE), "NaN or infinite latents: {} (row 1); clean the data"),
         (npy(np.full((2, 4), "a")), "latents of the wrong type: {} (<U1); give numbers"),
         (npy(Z.astype(complex)), "latents of the wrong type: {} (complex128); give numbers"),
-        (npy(np.array([[{}] * 4])), "cannot be read ("),
+        (npy(np.array([[{}] * 4])), "Python objects"),
         (npz(a=npy(Z), b=npy(Z)), "a, b"),
         (npz(), "cannot be read ("),
         (b"", "cannot be read ("),
