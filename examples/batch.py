@@ -29,7 +29,7 @@ def score_part(vae: VAE, files: list[Path], samples: int) -> list[Row | VaeError
     results: list[Row | VaeError] = []
     for file in files:
         try:
-            x = load([file], vae.image_shape).x
+            x = load([file], vae.image_shape, vae.full_scale).x
         except VaeError as error:
             results.append(error)
         else:

@@ -21,14 +21,14 @@ RECENT = 100  # frames that the last line sums up
 Frames = Iterator[tuple[str, Floats]]
 
 
-def folder(path: Path, shape: Shape) -> Frames:
+def folder(path: Path, shape: Shape, full_scale: int | None = None) -> Frames:
     """The images of a folder in the order of their names, passing over those that cannot be read."""
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError("no images in the folder", path, "put PNG or JPEG files there")
     for file in files:
         try:
-            yield str(file), load([file], shape).x
+            yield str(file), load([file], shape, full_scale).x
         except VaeError as error:
             print(f"camera.py: {error}", file=sys.stderr)
 
@@ -81,7 +81,8 @@ def main() -> None:
     try:
         vae = VAE.load(arguments.bundle)
         source = Path(arguments.frames)
-        frames = stream(vae.image_shape) if source == Path("-") else folder(source, vae.image_shape)
+        piped = source == Path("-")
+        frames = stream(vae.image_shape) if piped else folder(source, vae.image_shape, vae.full_scale)
         watch(vae, frames, arguments.threshold)
     except VaeError as error:
         print(f"camera.py: error: {error}", file=sys.stderr)

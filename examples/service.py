@@ -45,7 +45,7 @@ def make_app(vae: VAE) -> Flask:
     @app.post("/score")
     def scores() -> dict[str, object]:
         draws, seed = integer("samples", 16, 1, MOST_DRAWS), integer("seed", 0)
-        images = Images([request.get_data()], vae.image_shape)
+        images = Images([request.get_data()], vae.image_shape, vae.full_scale)
         if len(images) > MOST_IMAGES:
             raise InputError("too many images", f"{len(images):,}", f"send at most {MOST_IMAGES} at a time")
         columns = score(vae, images.batches(MOST_IMAGES), draws, seed).columns()

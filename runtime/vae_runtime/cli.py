@@ -207,7 +207,7 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     from vae_runtime.latents import interpolate as walk
     from vae_runtime.sources import Images
 
-    ends = [Images([source], vae.image_shape) for source in (a, b)]
+    ends = [Images([source], vae.image_shape, vae.full_scale) for source in (a, b)]
     first, last = (next(images.batches(1))[0] for images in ends)
     theta = walk(vae, first, last, steps, linear)
     outputs.write(output, steps, vae.image_shape, [theta], columns=steps)
@@ -236,7 +236,7 @@ def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float
     from vae_runtime.latents import traverse as walk
     from vae_runtime.sources import Images
 
-    images = Images(sources, vae.image_shape) if sources else None
+    images = Images(sources, vae.image_shape, vae.full_scale) if sources else None
     x = next(images.batches(_TRAVERSED))[:_TRAVERSED] if images else None
     walked = walk(vae, x, steps, span, most)
     outputs.write(output, len(walked.latents) * steps, vae.image_shape, walked.images, columns=steps)
@@ -343,7 +343,7 @@ def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tup
     """The images of the sources, and their batches, by default as large as keeps all threads busy."""
     from vae_runtime.sources import Images
 
-    images = Images(sources, vae.image_shape)
+    images = Images(sources, vae.image_shape, vae.full_scale)
     rows = rows or vae.rows * vae.threads
     return images, _progress(images.batches(rows), len(images), rows)
 

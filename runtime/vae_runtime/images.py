@@ -60,6 +60,11 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
     return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
 
 
+def deepest(image: "Image.Image") -> int | None:
+    """The largest level of a picture whose levels `fit` divides by `full_scale`; None of any other."""
+    return int(np.asarray(image).max()) if image.mode in _DEEP and not _own_scale(image) else None
+
+
 def above(level: int, full_scale: int, name: str) -> InputError:
     """The error for a level that is above the full scale."""
     return InputError(

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError, VaeError
-from vae_runtime.images import FULL_SCALE, Floats, Shape, above, fit
+from vae_runtime.images import FULL_SCALE, Floats, Shape, above, deepest, fit
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -109,6 +112,8 @@ class Images:
                 tops = levels.reshape(len(levels), -1).max(axis=1)
                 if (top := int(tops.max())) > scale:
                     raise above(top, scale, f"{file.name}[{start + int(np.argmax(tops))}]")
+                if not self.full_scale:
+                    self.fitted[file.name] = f"as levels / {scale}"
             with np.errstate(over="ignore"):  # what becomes infinite is refused
                 x = levels.astype(np.float32) / np.float32(scale)
             good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
@@ -120,18 +125,7 @@ class Images:
 
     def _image(self, stream: IO[bytes], name: str) -> tuple[Floats, str]:
         """The image of a file, [1, C, H, W], and what was changed."""
-        from PIL import Image, UnidentifiedImageError
-
-        too_large = InputError("image too large", name, f"make it smaller, {MOST_PIXELS:,} pixels at most")
-        try:
-            image = Image.open(stream, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
-            raise too_large from None
-        with image:
-            if image.width * image.height > MOST_PIXELS:
-                raise too_large
+        with _picture(stream, name) as image:
             pixels, note = fit(image, self.shape, self.full_scale, name)
         return pixels[None], note
 
@@ -193,6 +187,20 @@ def walk(path: Path) -> Iterator[Path]:
         seen.add(real)
         found = (Path(folder, name) for name in names if not name.startswith("."))
         yield from (p for p in found if p.is_file() or not p.exists())  # a broken link is a file that cannot be read
+
+
+def largest_level(path: Path) -> int | None:
+    """The largest level in a file of 16-bit levels; None of one that has others. Raises InputError as `Images` does."""
+    name = str(path)
+    with _reading(name), path.open("rb") as stream:
+        if (array := _header(stream)) is not None:
+            if array.dtype.name != "uint16":
+                return None
+            size = math.prod(array.shape)
+            pieces = (_exactly(array, min(_PIECE, size - i)) for i in range(0, size, _PIECE))
+            return max(int(np.frombuffer(piece, array.dtype).max()) for piece in pieces)
+        with _picture(stream, name) as image:
+            return deepest(image)
 
 
 def read_array(source: str, *names: str) -> tuple[str, NDArray[Any]]:
@@ -298,6 +306,24 @@ def _count(array: _Array, name: str, shape: Shape) -> int:
         expected = "[n, {}, {}, {}]".format(*shape)
         raise InputError(f"array of shape {list(array.shape)}", name, f"this model takes {expected}")
     return array.shape[0] if len(array.shape) > 2 else 1
+
+
+@contextmanager
+def _picture(stream: IO[bytes], name: str) -> "Iterator[Image.Image]":
+    """The picture that a stream holds, not decoded yet. Raises InputError where it is none, or too large."""
+    from PIL import Image, UnidentifiedImageError
+
+    too_large = InputError("image too large", name, f"make it smaller, {MOST_PIXELS:,} pixels at most")
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
+        raise too_large from None
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise too_large
+        yield image
 
 
 def _rows(stream: IO[bytes], file: _File, shape: Shape, rows: int) -> Iterator[NDArray[Any]]:

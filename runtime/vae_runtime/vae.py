@@ -16,6 +16,7 @@ from vae_runtime import bundle as bundles
 from vae_runtime import checks, likelihoods, noise, threads
 from vae_runtime.elbo import Draws, Floats, Nats, Terms, kl_per_dimension, log_ratio
 from vae_runtime.errors import ArgumentError, BundleError, InputError, ResourceError
+from vae_runtime.images import FULL_SCALE
 from vae_runtime.ranks import Ranks
 from vae_runtime.session import Session
 
@@ -82,6 +83,18 @@ class VAE:
         """A copy of the bundle's manifest: contract, provenance, metrics, quantiles, parity report."""
         copy: dict[str, Any] = json.loads(json.dumps(self._manifest))
         return copy
+
+    @property
+    def full_scale(self) -> int | None:
+        """The level of 16-bit images that was 1.0 in training, such as 4095 of a 12-bit camera; None for 65535.
+
+        `sources.Images` takes it. Raises BundleError where the manifest has something else.
+        """
+        preprocessing = self._manifest.get("preprocessing")
+        found = preprocessing.get("full_scale") if isinstance(preprocessing, dict) else None
+        if found is None or (type(found) is int and 0 < found <= FULL_SCALE):
+            return found
+        raise BundleError("bundle's manifest not understood", f"full_scale {found!r}"[:60], "export it again")
 
     @property
     def likelihood(self) -> likelihoods.Likelihood:

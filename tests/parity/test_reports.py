@@ -1,5 +1,6 @@
 """The runtime's scores of files against torch.distributions in float64."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from support import bundles
 from support.bundles import LOGSIGMA, Forge
 from vae_runtime import VAE, noise, sources
+from vae_runtime.bundle import MANIFEST, dump_manifest
 from vae_runtime.scores import score
 from vae_train import data, own_images, pixels
 from vae_train.config import PRESETS
@@ -50,6 +52,20 @@ def test_gaussian_scores_are_torchs(forge: Forge) -> None:
     np.testing.assert_allclose(scores.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(scores.elbo, log_prob.mean(1) - kl, rtol=1e-5)
     np.testing.assert_allclose(scores.standard_error, log_prob.std(1, correction=1) / math.sqrt(k), rtol=1e-3)
+
+
+def test_a_device_divides_levels_as_training_did(forge: Forge, tmp_path: Path) -> None:
+    """The full scale that training told from its files is in the bundle, and the device needs no option."""
+    np.save(tmp_path / "train.npy", np.random.default_rng(1).integers(0, 1800, (90, 1, 5, 6), dtype=np.uint16))
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "train.npy"), likelihood="gaussian")
+    images = data.load(data.fitted(config), tmp_path, download=False)
+    folder = bundles.linear(forge, "gaussian", (1, 5, 6))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"preprocessing": images.preprocessing}
+    (folder / MANIFEST).write_bytes(dump_manifest({name: manifest[name] for name in manifest if name != "sha256"}))
+    vae = VAE.load(folder)
+    (read,) = sources.Images([tmp_path / "train.npy"], vae.image_shape, vae.full_scale).batches(100)
+    assert vae.full_scale == 4095
+    np.testing.assert_array_equal(read[own_images.in_test(read)], images.test)
 
 
 @pytest.mark.parametrize("likelihood", bundles.LIKELIHOODS)

@@ -131,7 +131,8 @@ def test_arrays_are_known_by_their_content(tmp_path: Path, kind: str, name: str)
         assert x.dtype == np.float32
         assert x.flags.c_contiguous
         np.testing.assert_array_equal(x, PIXELS)
-    assert images.fitted == {}
+    deep = "16-bit" in kind or "big-endian" in kind  # their scale is a guess where the model does not say one
+    assert images.fitted == ({str(path): "as levels / 65535"} if deep else {})
 
 
 PICTURES = {

@@ -127,7 +127,14 @@ def test_every_setting_has_an_option() -> None:
     """Settings without one are those that presets alone choose: the kind of network and its activation."""
     options = {parameter.name for parameter in cli.params}
     assert {f.name for f in fields(Config)} - options == {"network", "activation"}
-    covered = {setting for _, setting, _ in OPTIONS} | {"dataset", "preset", "image_size", "channels", "model"}
+    covered = {setting for _, setting, _ in OPTIONS} | {
+        "dataset",
+        "preset",
+        "image_size",
+        "channels",
+        "levels",
+        "model",
+    }
     assert {f.name for f in fields(Config)} - covered == set()
 
 
@@ -484,7 +491,7 @@ def test_help_lists_every_option_in_its_section(command: Command) -> None:
 
 def test_help_has_the_defaults_that_all_presets_share() -> None:
     """Where presets differ it says that the value is the preset's."""
-    names = {f.name for f in fields(Config)} - {"dataset", "preset", "image_size", "channels", "model"}
+    names = {f.name for f in fields(Config)} - {"dataset", "preset", "image_size", "channels", "levels", "model"}
     for parameter in (parameter for parameter in cli.params if parameter.name in names):
         values = {str(getattr(preset, parameter.name)) for preset in PRESETS.values()}
         expected = values.pop() if len(values) == 1 else "of the preset"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vae_runtime import images
 from vae_runtime.errors import ArgumentError
 from vae_train.config import (
     ACTIVATIONS,
@@ -31,6 +32,7 @@ WEIGHTS = ["beta", "warm_up", "free_bits"]
         *((name, weight) for name in WEIGHTS for weight in (-1e-9, math.inf, math.nan)),
         *(("lr", lr) for lr in (0.0, -1.0, math.inf, math.nan)),
         *(("channels", channels) for channels in (0, 2, 4)),
+        *(("levels", levels) for levels in (0, -1, images.FULL_SCALE + 1)),
         ("hidden", ()),
         *((name, "other") for name in ("likelihood", "network", "activation", "gradient", "precision")),
     ],
@@ -59,6 +61,7 @@ def test_a_hidden_layer_out_of_range_is_named() -> None:
         ("lr", [1e-30, 1e30]),
         ("channels", [1, 3, None]),
         ("image_size", [None]),
+        ("levels", [1, 65535, None]),
         ("likelihood", LIKELIHOODS),
         ("network", NETWORKS),
         ("activation", ACTIVATIONS),

@@ -279,6 +279,64 @@ def test_a_likelihood_of_levels_says_what_rounding_loses(tmp_path: Path) -> None
         assert "rounded" not in load(tmp_path / "narrow.npy", likelihood=likelihood).preprocessing
 
 
+def deep(path: Path, top: int) -> np.ndarray:
+    """90 frames of 16-bit levels up to `top`, in a folder of PNG and TIFF files or in an array: [90, 1, 8, 6]."""
+    levels = np.random.default_rng(2).integers(0, top, (90, 1, 8, 6), dtype=np.uint16, endpoint=True)
+    levels[7, 0, 3, 2] = top
+    if path.suffix:
+        np.save(path, levels)
+        return levels
+    path.mkdir()
+    for i, frame in enumerate(levels):
+        Image.fromarray(frame[0]).save(path / f"{i:02d}.{'png' if i % 2 else 'tif'}")
+    return levels
+
+
+@pytest.mark.parametrize("name", ["frames", "frames.npy"])
+@pytest.mark.parametrize(("top", "scale"), [(200, 255), (800, 1023), (1800, 4095), (4096, 16383), (16384, 65535)])
+def test_fewer_bits_in_files_of_sixteen_are_recognised(tmp_path: Path, name: str, top: int, scale: int) -> None:
+    """The largest level of all files says how many bits there are; it is said, recorded, and divided by."""
+    levels, said = deep(tmp_path / name, top), list[str]()
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / name), likelihood="gaussian")
+    if name == "frames":
+        config = config.replace(image_size=(8, 6), channels=1)
+    config = data.fitted(config, said.append)
+    assert config.levels == scale
+    assert [f"{top:,}" in line and f"/ {scale};" in line for line in said] == [True] * (scale < 65535)
+    images = data.load(config, Path("absent"), False)
+    assert images.preprocessing["full_scale"] == scale
+    kept = {x.tobytes() for part in (images.train, images.test) for x in pixels.unit(part).numpy()}
+    assert kept == {x.tobytes() for x in levels.astype(np.float32) / np.float32(scale)}
+
+
+def test_levels_that_are_given_are_taken(tmp_path: Path) -> None:
+    """--levels says more than the files do; what lies above is refused by number, and files of 8 bits have no need."""
+    deep(tmp_path / "frames.npy", 1800)
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "frames.npy"), likelihood="gaussian", levels=2000)
+    assert data.fitted(config, pytest.fail).levels == 2000
+    assert data.load(config, Path("absent"), False).train.max() == 0.9
+    with pytest.raises(InputError, match=r"1800.*\[7\]"):
+        data.load(config.replace(levels=1000), Path("absent"), False)
+    np.save(tmp_path / "bytes.npy", BYTES)
+    with pytest.raises(ArgumentError, match="--levels"):
+        data.fitted(config.replace(dataset=str(tmp_path / "bytes.npy")))
+    with pytest.raises(ArgumentError, match="--levels"):
+        data.load(config.replace(dataset="digits"), Path("absent"), False)
+
+
+def test_zeros_and_ones_in_bytes_are_said_to_be_nearly_black(tmp_path: Path) -> None:
+    """A binary image saved as levels 0 and 1 of 255 is not what was meant; as booleans it is."""
+    binary = np.random.default_rng(0).random((90, 8, 6)) < 0.5
+    said: list[str] = []
+    for name, array in (("levels", binary.astype(np.uint8)), ("booleans", binary)):
+        np.save(tmp_path / f"{name}.npy", array)
+        data.load(
+            PRESETS["tutorial"].replace(dataset=str(tmp_path / f"{name}.npy")), Path("absent"), False, said.append
+        )
+    (line,) = said
+    assert "nearly black" in line
+
+
 def test_grey_arrays_need_no_channel_axis(tmp_path: Path) -> None:
     """[n, H, W] is [n, 1, H, W]."""
     np.save(tmp_path / "a.npy", GREY)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from vae_runtime import extras
 from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
-from vae_train.config import DATASETS, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESETS, Place, default_preset
+from vae_train.config import DATASETS, FULL_SCALE, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESETS, Place, default_preset
 
 if TYPE_CHECKING:
     import torch
@@ -143,6 +143,11 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
         type=click.Choice(["1", "3"]),
         callback=lambda context, parameter, value: value and int(value),
         help="Grey or RGB, of a folder.  [default: 3]",
+    ),
+    click.option(
+        "--levels",
+        type=click.IntRange(1, FULL_SCALE),
+        help="The level of 16-bit files that is 1.0, such as 4095.  [default: told from the files]",
     ),
     _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
     _setting("--binarise/--no-binarise", default=None, help="Draw pixels as 0 or 1 with P(1) = level / 255."),

@@ -14,6 +14,7 @@ LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
 GRADIENTS = ("path", "total")
 PRECISIONS = ("float32", "bfloat16", "auto")
 _LARGEST = 1_000_000
+FULL_SCALE = 65535  # of 16-bit levels
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Config:
     """All settings of a run. Raises ArgumentError for what cannot be.
 
     dataset: one of DATASETS, or the path of a folder of images or of an array. image_size (a square's side, or height
-    and width) and channels are for folders.
+    and width) and channels are for folders. levels: the 16-bit level that is 1.0, such as 4095 of a 12-bit camera.
     binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
     network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
     image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
@@ -35,6 +36,7 @@ class Config:
     dataset: str = "mnist"
     image_size: int | tuple[int, int] | None = None
     channels: int | None = None
+    levels: int | None = None
     likelihood: str = "bernoulli"
     binarise: bool = True
     network: str = "mlp"
@@ -68,6 +70,8 @@ class Config:
         for name, size in sizes.items():
             if not 1 <= size <= _LARGEST:
                 raise ArgumentError(f"{name} out of range", size, f"give 1 to {_LARGEST:,}")
+        if self.levels is not None and not 1 <= self.levels <= FULL_SCALE:
+            raise ArgumentError("levels out of range", self.levels, f"give 1 to {FULL_SCALE}")
         if self.channels not in (None, 1, 3):
             raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
         if not self.hidden:

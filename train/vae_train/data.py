@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
 from vae_train import own_images, pixels
-from vae_train.config import DATASETS, Config
+from vae_train.config import DATASETS, FULL_SCALE, Config
 from vae_train.likelihoods import DiscretisedLogistic
 
 _CLASSES = {
@@ -81,13 +81,29 @@ def load(config: Config, root: Path, download: bool = True, warn: Callable[[str]
     return images
 
 
-def fitted(config: Config) -> Config:
-    """The settings with the size and channels to which a folder's images are fitted, where they were not given."""
+def fitted(config: Config, say: Callable[[str], None] = lambda text: None) -> Config:
+    """The settings with what their images are read with, where it was not given.
+
+    Those are a folder's size and channels, and the full scale of 16-bit levels, told from the largest one, which `say`
+    is told. Raises ArgumentError where levels are given and no file has 16 bits.
+    """
     path = Path(config.dataset)
-    if config.dataset in DATASETS or not path.is_dir():
+    if config.dataset in DATASETS or not path.exists():
         return config
-    channels, height, width = own_images.shape(path, config.image_size, config.channels)
-    return config.replace(image_size=height if height == width else (height, width), channels=channels)
+    if path.is_dir():
+        channels, height, width = own_images.shape(path, config.image_size, config.channels)
+        config = config.replace(image_size=height if height == width else (height, width), channels=channels)
+    if (largest := own_images.largest_level(path, torch.get_num_threads())) is None:
+        if config.levels:
+            raise ArgumentError("no 16-bit levels, which --levels is for", config.dataset, "leave it out")
+        return config
+    if config.levels is None:
+        scale = own_images.full_scale(largest)
+        config = config.replace(levels=scale)
+        if scale < FULL_SCALE:
+            taken = f"taken as {scale.bit_length()}-bit, x = level / {scale}"
+            say(f"levels up to {largest:,} in 16-bit files are {taken}; --levels {FULL_SCALE} says otherwise")
+    return config
 
 
 def is_grey(images: Images) -> bool:
@@ -104,8 +120,9 @@ def origin(config: Config, root: Path) -> tuple[object, str]:
 
 
 def _named(config: Config, root: Path, download: bool) -> Images:
-    if config.image_size or config.channels:
-        raise ArgumentError("images of a fixed size", config.dataset, "leave out --image-size and --channels")
+    if config.image_size or config.channels or config.levels:
+        todo = "leave out --image-size, --channels and --levels"
+        raise ArgumentError("images of a fixed size and levels", config.dataset, todo)
     if config.dataset == "digits":
         from sklearn.datasets import load_digits
 
@@ -149,15 +166,19 @@ def _own(config: Config, warn: Callable[[str], None]) -> Images:
         which = config.dataset or "an empty name"
         raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
     shape = own_images.shape(path, config.image_size, config.channels)
-    found = own_images.load(path, shape, warn, torch.get_num_threads())
+    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.levels)
+    if found.pixels.dtype == np.uint8 and found.pixels.max() == 1:
+        warn("no level above 1 of 255: nearly black images; where 1 means white, save booleans or levels 0 and 255")
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
-    levels = fitted.format(*shape) if path.is_dir() else "as they are"
+    read: dict[str, Any] = {"levels": fitted.format(*shape) if path.is_dir() else "as they are"}
+    if config.levels:
+        read["full_scale"] = config.levels
     if config.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
-        return _split(found, {"levels": levels})
+        return _split(found, read)
     rounded = own_images.to_levels(found.pixels)
     left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
     warn(f"{config.likelihood}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps them all")
-    return _split(found._replace(pixels=rounded), {"levels": levels, "rounded": f"to 8-bit levels, {left}"})
+    return _split(found._replace(pixels=rounded), {**read, "rounded": f"to 8-bit levels, {left}"})
 
 
 def _split(found: own_images.Found, preprocessing: dict[str, Any]) -> Images:

@@ -19,6 +19,8 @@ from vae_runtime.images import Shape
 
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 _TEST_SHARE = 0.1
+_MAY_BE_DEEP = {".png", ".tif", ".tiff", ".pgm"}  # formats that have 16-bit levels
+_FULL_SCALES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 Pixels = NDArray[Any]  # uint8 levels, or float32 in [0, 1]
 
@@ -59,12 +61,36 @@ def shape(path: Path, image_size: int | tuple[int, int] | None, channels: int | 
     return (channels, height, width)
 
 
-def load(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int = 1) -> Found:
+def largest_level(path: Path, workers: int = 1) -> int | None:
+    """The largest level in the files of 16-bit levels, a folder's or the array itself; None where there are none."""
+    files = [path]
+    if path.is_dir():
+        files = [p for p in sources.walk(path) if p.suffix.lower() in _MAY_BE_DEEP]
+
+    def read(file: Path) -> int | None:
+        try:
+            return sources.largest_level(file)
+        except InputError:  # `load` names it
+            return None
+
+    return max((top for top in threads.ordered_map(workers, read, files) if top is not None), default=None)
+
+
+def full_scale(largest: int) -> int:
+    """The level that is 1.0, told from the largest one of a set: that of 8, 10, 12, 14 or 16 bits."""
+    return next(scale for scale in _FULL_SCALES if largest <= scale)
+
+
+def load(
+    path: Path, wanted: Shape, warn: Callable[[str], None], workers: int = 1, full_scale: int | None = None
+) -> Found:
     """Read all images at the shape `wanted`; `warn` is told which files could not be read, and how many.
 
-    Raises InputError where none can be read.
+    full_scale: the 16-bit level that is 1.0; None for 65535. Raises InputError where none can be read.
     """
-    return _folder(path, wanted, warn, workers) if path.is_dir() else _array(path, wanted)
+    if path.is_dir():
+        return _folder(path, wanted, warn, workers, full_scale)
+    return _array(path, wanted, full_scale)
 
 
 def in_test(pixels: Pixels) -> NDArray[np.bool_]:
@@ -73,8 +99,8 @@ def in_test(pixels: Pixels) -> NDArray[np.bool_]:
     return np.array(firsts, np.uint32) < np.uint32(_TEST_SHARE * 2**32)
 
 
-def _array(path: Path, wanted: Shape) -> Found:
-    pixels = _joined([kept(x) for x in sources.Images([path], wanted).batches(1024)])
+def _array(path: Path, wanted: Shape, full_scale: int | None) -> Found:
+    pixels = _joined([kept(x) for x in sources.Images([path], wanted, full_scale).batches(1024)])
     labels = np.zeros(len(pixels), np.int64)
     names = ["all"]
     if path.suffix == ".npz":
@@ -92,7 +118,7 @@ def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64
     return labels.astype(np.int64), [str(name) for name in found]
 
 
-def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int) -> Found:
+def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int, full_scale: int | None) -> Found:
     """The images in a folder and the folders inside; the name of the first folder inside is the class."""
     everything = sorted(sources.walk(path))
     files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
@@ -105,7 +131,7 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
 
     def read(file: Path) -> Pixels | InputError:
         try:
-            return kept(sources.load([file], wanted).x)
+            return kept(sources.load([file], wanted, full_scale).x)
         except InputError as error:
             return error
 

@@ -36,7 +36,7 @@ def train(
     export: tries the export of a person's own networks before their first step, as `vae_export.trial.try_out` does.
     """
     with machine(place) as where:
-        config = data.fitted(config)
+        config = data.fitted(config, _note)
         if distributed.from_first(lambda: _begin(out, config)) != config:
             raise ArgumentError("settings are not the first process's", out, "start all with the same options")
         images = _load(config, place)
@@ -296,6 +296,10 @@ def _threads() -> str:
 def _say(text: str) -> None:
     if distributed.rank() == 0:
         click.echo(text, err=True)
+
+
+def _note(text: str) -> None:
+    _say(f"vae-train: note: {printable(text)}")
 
 
 def _warn(text: str) -> None:
