@@ -75,6 +75,7 @@ A run folder of such a name is ./check or ./card.
     show_envvar=True,
     help="Folder of the named image sets, which say what a precision costs.",
 )
+@click.option("--dataset", type=_PATH, help="Where the run's own images are now, which say it too.")
 @click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.version_option(package_name="vae-edge")
 def cli(
@@ -88,14 +89,16 @@ def cli(
     precision: str,
     max_nats: float | None,
     data_root: Path,
+    dataset: Path | None,
     no_download: bool,
 ) -> None:
     """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
     The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
     """
-    if precision == "fp32" and max_nats is not None:
-        raise click.UsageError("--max-nats goes with another --precision than fp32")
+    for name, value in (("--max-nats", max_nats), ("--dataset", dataset)):
+        if precision == "fp32" and value is not None:
+            raise click.UsageError(f"{name} goes with another --precision than fp32")
     _require_extra()
     from vae_export import bundle
     from vae_train import checkpoint
@@ -105,10 +108,10 @@ def cli(
         run_folder = checkpoint.newest_run(_RUNS)
         click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
     run = _load(run_folder, model, best)
-    place = Place(data_root, not no_download)
+    place = Place(data_root, not no_download, dataset=dataset)
     choose = None
     if precision != "fp32":
-        choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run, place)
+        choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run_folder, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
     report = partial(judge, keep_failing=keep_failing, verbose=verbose)
     published = bundle.export(run, out, opset, report, keep_failing, choose)
@@ -186,13 +189,12 @@ def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None, ver
     _refuse(rows, f"nothing was published; see the table above{repeat}")
 
 
-def picker(precision: str, max_nats: float, run: "Run", place: "Place") -> "bundle.Pick":
+def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place: "Place") -> "bundle.Pick":
     """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those."""
     from vae_export import tradeoff
-    from vae_train import data, results
+    from vae_train import results
 
-    images = data.load(run.config, place.data_root, place.download)
-    results.test_images(run, images, place)
+    images = results.load_images(run_folder, run, place)
     return partial(tradeoff.pick, precision, run=run, images=images, most_nats=max_nats, say=click.echo)
 
 

@@ -82,8 +82,13 @@ def _describe(error: click.UsageError, prog: str) -> str:
 
 def as_typed(prog: str) -> str:
     """The command line of this process, with the folders of absolute paths left out: it goes into what is published."""
-    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
-    return shlex.join([prog, *words])
+    return shlex.join([prog, *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(word: str) -> str:
+    """The word, or `--option=word`, with only the name of an absolute path."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -453,14 +453,14 @@ def test_options_before_a_verb_are_refused(command: Command, verb: str, option: 
     assert result.err == f"vae-train: error: wrong usage: options go after '{verb}'; see 'vae-train --help'\n"
 
 
-KEPT = {"resume", "device", "threads", "data_root", "no_download", "model", "tensorboard", "version", "help"}
+KEPT = {"resume", "dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard", "version", "help"}
 
 
 @pytest.mark.parametrize("name", sorted({parameter.name for parameter in cli.params} - KEPT))
 def test_resume_takes_no_setting(command: Command, tmp_path: Path, name: str) -> None:
     """Whatever a training depends on is the run's, and refused beside --resume; where it runs may change."""
     (parameter,) = (parameter for parameter in cli.params if parameter.name == name)
-    example = {"hidden": "3", "out": "x", "dataset": "digits", "preset": "deep"}.get(name)
+    example = {"hidden": "3", "out": "x", "preset": "deep"}.get(name)
     example = example or {"choice": None, "boolean": ""}.get(parameter.type.name, "1")
     values = [example] if example else [] if example == "" else [parameter.type.choices[0]]
     result = command(main, "--resume", tmp_path, parameter.opts[0], *values)
@@ -505,7 +505,7 @@ def test_help_of_a_verb_lists_its_options(command: Command, verb: str, own: list
     """Each verb has where it works, and what is its own."""
     result = command(main, verb, "--help")
     assert (result.code, result.err) == (0, "")
-    places = ["--device", "--threads", "--data-root", "--no-download", "--model", "--help"]
+    places = ["--device", "--threads", "--data-root", "--no-download", "--model", "--dataset", "--help"]
     assert sorted(set(re.findall(r"--[a-z-]+", result.out))) == sorted([*places, *own])
 
 

@@ -343,9 +343,7 @@ def test_own_images_are_named_without_their_folders(tmp_path: Path, monkeypatch:
     np.save(path, np.random.default_rng(1).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
     with pytest.raises(InputError) as caught:
         results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))
-    assert str(caught.value) == (
-        f"test images are not the run's: {path}; restore the images that the run was trained on"
-    )
+    assert str(caught.value).startswith(f"test images are not the run's: {path}; ")
 
 
 @pytest.mark.slow

@@ -37,13 +37,18 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing`
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run folder says of a training before it ends."""
+    """What a run folder says of a training before it ends.
+
+    dataset_path: where a person's own images were then, absolute; it is for this run alone and never published. None of
+    a named set, and of a run that was made before 0.2.
+    """
 
     config: Config
     image_shape: Shape
     preprocessing: dict[str, Any]
     data_sha256: str
     provenance: dict[str, Any]
+    dataset_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ def read_settings(folder: Path) -> Settings:
         given: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
         config = Config(**given)
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
-        return Settings(config, (channels, height, width), preprocessing, sha256, dict(stored["provenance"]))
+        provenance, path = dict(stored["provenance"]), stored.get("dataset_path")
+        return Settings(config, (channels, height, width), preprocessing, sha256, provenance, path and str(path))
     except FileNotFoundError:
         if (folder / MANIFEST).exists():
             raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None

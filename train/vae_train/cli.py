@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ _machine = section(
     click.option("--no-download", is_flag=True, help="Never use the network, even where data is missing."),
 )
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
+_images = click.option("--dataset", type=_PATH, help="Where the run's own images are now.  [default: where they were]")
 
 
 @click.group(cls=Sections, invoke_without_command=True)
@@ -207,11 +209,12 @@ def cli(
     require_extra(tensorboard)
     place = Place(data_root, not no_download, device, threads, settings["model"])
     if resume is not None:
-        if unfit := sorted(given - {"resume", "device", "threads", "data_root", "no_download", "model", "tensorboard"}):
+        where = {"dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard"}
+        if unfit := sorted(given - where - {"resume"}):
             raise click.UsageError(f"a run keeps its settings: --resume goes without --{unfit[0].replace('_', '-')}")
         from vae_train.train import resume as go_on
 
-        go_on(resume, place, tensorboard)
+        go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
     preset = preset or default_preset(_channels(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
@@ -229,6 +232,7 @@ def cli(
 @click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Importance samples per image.")
 @click.option("--best", is_flag=True, help="The weights of the best epoch instead of the last.")
 @_model
+@_images
 @_machine
 def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
     """Bound log p(x) of the test images with importance samples, and add the figure to the run."""
@@ -242,6 +246,7 @@ def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=_PATH)
 @_model
+@_images
 @_machine
 def report(run_folder: Path, **places: Any) -> None:
     """Write the pictures and report.html of a finished run again, with the figures that it has now."""
@@ -263,6 +268,7 @@ def report(run_folder: Path, **places: Any) -> None:
     multiple=True,
     help="Trust this module to make a run's own networks; may be given twice.",
 )
+@_images
 @_machine
 def compare(a: Path, b: Path, samples: int, models: tuple[str, ...], **places: Any) -> None:
     """Compare two runs on the same test images: their figures, and the differences per image."""
@@ -275,12 +281,12 @@ def compare(a: Path, b: Path, samples: int, models: tuple[str, ...], **places: A
 
 @contextmanager
 def _at(
-    data_root: Path, no_download: bool, device: str, threads: int | None, model: str | None
+    data_root: Path, no_download: bool, device: str, threads: int | None, model: str | None, dataset: Path | None
 ) -> "Iterator[tuple[Place, torch.device]]":
     """The place that the options name, with its device ready."""
     from vae_train import train
 
-    place = Place(data_root, not no_download, device, threads, model)
+    place = Place(data_root, not no_download, device, threads, model, dataset)
     with train.machine(place) as where, train.memory_errors():
         yield place, where
 

@@ -120,6 +120,7 @@ class Place:
 
     data_root: folder of the named image sets. download: whether to use the network. device: "auto", "cpu" or "cuda".
     threads: on the CPU; None for the cores there are. trusted: the module of a run's own networks that may be imported.
+    dataset: where a run's own images are now; None for where they were.
     """
 
     data_root: Path
@@ -127,6 +128,7 @@ class Place:
     device: str = "auto"
     threads: int | None = None
     trusted: str | None = None
+    dataset: Path | None = None
 
 
 PRESETS = {

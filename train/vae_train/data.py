@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
 from vae_train import own_images, pixels
-from vae_train.config import DATASETS, FULL_SCALE, Config
+from vae_train.checkpoint import Settings
+from vae_train.config import DATASETS, FULL_SCALE, Config, Place
 from vae_train.likelihoods import DiscretisedLogistic
 
 _CLASSES = {
@@ -25,6 +26,8 @@ _CLASSES = {
     "kmnist": torchvision.datasets.KMNIST,
 }
 _FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+_NAME_THEM = "name with --dataset where the images are that the run was trained on"
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,33 @@ def is_grey(images: Images) -> bool:
     return any(bool(((part > 0) & (part < (255 if part.dtype == torch.uint8 else 1))).any()) for part in parts)
 
 
+def located(settings: Settings, folder: Path, place: Place) -> Config:
+    """The settings of the run in `folder` with its own images' path as it is now, for `load`.
+
+    That is `place.dataset`, or the first that exists: the path as it was typed, as it was then, and seen from the run's
+    folder or one above it, for what was moved or copied together. Raises InputError where none does; ArgumentError
+    where a named set is given a path.
+    """
+    config, given = settings.config, place.dataset
+    if config.dataset in DATASETS:
+        if given is not None:
+            todo = "leave out --dataset; --data-root names the folder of such sets"
+            raise ArgumentError("the run's images are a named set", config.dataset, todo)
+        return config
+    typed = Path(config.dataset)
+    beside = (parent / typed for parent in folder.absolute().parents)
+    tried = (typed, Path(settings.dataset_path or typed), *beside) if given is None else (given,)
+    found = next((path for path in tried if path.exists()), None)
+    if found is None:
+        raise InputError("data not found", tried[0], _NAME_THEM)
+    return config.replace(dataset=str(found))
+
+
 def origin(config: Config, root: Path) -> tuple[object, str]:
     """Where images come from that are not those of a run, and what to do: the end of an error message."""
     if config.dataset in _CLASSES:
         return root, "name the --data-root that the run was trained on"
-    return config.dataset, "restore the images that the run was trained on"
+    return config.dataset, "install the scikit-learn that the run used" if config.dataset in DATASETS else _NAME_THEM
 
 
 def _named(config: Config, root: Path, download: bool) -> Images:

@@ -63,15 +63,15 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     the network is not the one that was trained.
     """
     run = checkpoint.load(folder, place.trusted, best)
-    images = data.load(run.config, place.data_root, place.download)
-    test = test_images(run, images, place).to(device)
+    images = load_images(folder, run, place)
+    test = images.observed_test(run.config.binarise).to(device)
     vae = run.vae.to(device)
     summary = evaluate.summary(measure(folder, run, test))
     bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples))
     bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
-    measured_on = protocol(run.config, test)
+    measured_on = {**protocol(run.config, test), "dataset": run.evaluation.get("dataset")}
     checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
@@ -81,8 +81,8 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
 def report_run(folder: Path, place: Place) -> None:
     """Draw the report of a finished run. Raises InputError where its images are not found, BundleError as above."""
     run = checkpoint.load(folder, place.trusted)
-    images = data.load(run.config, place.data_root, place.download)
-    measure(folder, run, test_images(run, images, place))
+    images = load_images(folder, run, place)
+    measure(folder, run, images.observed_test(run.config.binarise))
     report.draw(folder, run, images)
     click.echo(f"{folder / report.PAGE}")
 
@@ -101,11 +101,10 @@ def compare(
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
         which = " and ".join(run.config.likelihood for run in runs)
         raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
-    images = data.load(runs[0].config, place.data_root, place.download)
-    test = test_images(runs[0], images, place).to(device)
-    same = {name: protocol(runs[0].config, test)[name] for name in ("images", "binarisation")}
-    if not _measured_on(runs[1], same):
+    test = load_images(folders[0], runs[0], place).observed_test(runs[0].config.binarise)
+    if not _measured_on(runs[1], runs[0].config, test):
         raise ArgumentError("runs of different test images cannot be compared", folders[1], "name runs of one data set")
+    test = test.to(device)
     for run in runs:
         run.vae.to(device)
     measured = [measure(folder, run, test).terms for folder, run in zip(folders, runs, strict=True)]
@@ -113,7 +112,7 @@ def compare(
     if num_samples > 1:
         bounds = [evaluate.log_likelihood(run.vae, test, num_samples) for run in runs]
         rows[f"log p(x) >= (K = {num_samples})"] = bounds
-    click.echo(f"{same['images']:,} test images, {same['binarisation']}, nats per image; b - a in pairs")
+    click.echo(f"{len(test):,} test images, {runs[0].evaluation['binarisation']}, nats per image; b - a in pairs")
     for letter, folder in zip("ab", folders, strict=True):
         click.echo(f"{letter}: {folder}")
     click.echo(f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}")
@@ -127,12 +126,13 @@ def _load(folder: Path, models: Sequence[str]) -> Run:
     return checkpoint.load(folder, own if own in models else next(iter(models), None))
 
 
-def test_images(run: Run, images: data.Images, place: Place) -> Tensor:
-    """The test images that the run was measured on. Raises InputError where these are others."""
-    test = images.observed_test(run.config.binarise)
-    if not _measured_on(run, protocol(run.config, test)):
-        raise InputError("test images are not the run's", *data.origin(run.config, place.data_root))
-    return test
+def load_images(folder: Path, run: Run, place: Place) -> data.Images:
+    """The run's images, wherever they are now. Raises InputError where the test images are not those of its figures."""
+    config = data.located(run.settings, folder, place)
+    images = data.load(config, place.data_root, place.download)
+    if not _measured_on(run, run.config, images.observed_test(run.config.binarise)):
+        raise InputError("test images are not the run's", *data.origin(config, place.data_root))
+    return images
 
 
 def measure(folder: Path, run: Run, test: Tensor) -> Measured:
@@ -150,8 +150,10 @@ def measure(folder: Path, run: Run, test: Tensor) -> Measured:
     return found
 
 
-def _measured_on(run: Run, measured_on: dict[str, Any]) -> bool:
-    return all(run.evaluation.get(name) == value for name, value in measured_on.items())
+def _measured_on(run: Run, config: Config, test: Tensor) -> bool:
+    """Whether the run's figures are of these images, by their number and hash: a path may have another name now."""
+    found = protocol(config, test)
+    return all(run.evaluation.get(name) == found[name] for name in ("images", "binarisation"))
 
 
 def protocol(config: Config, test: Tensor) -> dict[str, Any]:

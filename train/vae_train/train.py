@@ -48,7 +48,8 @@ def train(
         training = _prepare(config, images, where, config.model)
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
-        settings = checkpoint.Settings(config, images.shape, images.preprocessing, digest, provenance)
+        path = None if config.dataset in DATASETS else str(Path(config.dataset).absolute())
+        settings = checkpoint.Settings(config, images.shape, images.preprocessing, digest, provenance, path)
         with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
@@ -76,9 +77,10 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
         _compare(settings.provenance, where)
         with checkpoint.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
             state = distributed.from_first(lambda: _unfinished(out))
-            images = _load(settings.config, place)
+            config = data.located(settings, out, place)
+            images = _load(config, place)
             if settings.data_sha256 != images.digest():
-                raise InputError("images are not the run's", *data.origin(settings.config, place.data_root))
+                raise InputError("images are not the run's", *data.origin(config, place.data_root))
             training = _prepare(settings.config, images, where, place.trusted)
             checkpoint.restore(out, training, state)
             if distributed.rank() == 0:
