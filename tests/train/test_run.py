@@ -188,11 +188,11 @@ def test_settings_that_do_not_fit_the_weights_are_refused(copied: Path, change: 
 
 @pytest.mark.parametrize(
     "probe",
-    [np.zeros((64, 1, 8, 8), np.uint8), np.zeros((64, 1, 28, 28), np.float32), np.zeros((0, 1, 28, 28), np.uint8)],
+    [np.zeros((64, 1, 8, 8), np.uint8), np.zeros((64, 1, 28, 28), np.float64), np.zeros((0, 1, 28, 28), np.uint8)],
     ids=["shape", "type", "empty"],
 )
 def test_a_probe_that_is_not_64_images_of_the_model_is_refused(copied: Path, probe: np.ndarray) -> None:
-    """The exporter's images must be uint8 of the model's shape, else the run is damaged."""
+    """The kept images must be levels, or float32 values, of the model's shape, else the run is damaged."""
     np.save(copied / "probe.npy", probe)
     with pytest.raises(BundleError):
         checkpoint.load(copied)
