@@ -1,5 +1,6 @@
 """Whether a network is the one that was trained: by the outputs that its run has kept from the end of the training."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ def check(run: Run) -> None:
     """
     wrong = [difference for difference in compare(run) if not difference.passed]
     if wrong:
-        most = max(wrong, key=lambda one: one.off / one.allowed)
+        most = max(wrong, key=lambda one: one.off / one.allowed if one.allowed else math.inf)
         others = f", {len(wrong)} of 3 tensors differ" if len(wrong) > 1 else ""
         off = f"{most.tensor} of kept image {most.row} is {most.off:.2g} off, {most.allowed:.1g} is allowed{others}"
         raise BundleError(
@@ -68,7 +69,7 @@ def compare(run: Run) -> list[Difference]:
         kept = torch.from_numpy(getattr(run.outputs, name.lower()))
         off = (kept - values).abs().reshape(len(x), -1).amax(dim=1)
         error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
-        found.append(Difference(name, int(off.argmax()), float(off.max()), factor * error))
+        found.append(Difference(name, int(off.argmax()), float(off.max()), gate.allowed(error, factor, values.numpy())))
     return found
 
 

@@ -1,5 +1,6 @@
 """The export of a VAE, tried before it is trained: what would be refused, and what its graphs say of its outputs."""
 
+import linecache
 import re
 
 import torch
@@ -13,7 +14,7 @@ from vae_train.trial import LOGITS, Found
 from vae_train.vae import VAE
 
 _HALVE = "return 0.5 * logvar in its place, which is log sigma"
-_LOGVAR = re.compile(r"log_?var|(?<![a-z])lv(?![a-z])", re.IGNORECASE)
+_LOGVAR = re.compile(r"log_?var|log_?(?:sigma|std)_?(?:2|sq)|(?<![a-z])lv(?![a-z])", re.IGNORECASE)
 _BOUNDED = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
 _MOVES = frozenset({"view", "reshape", "unflatten", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "clone"})
 
@@ -39,7 +40,7 @@ def try_out(vae: VAE, image_shape: Shape) -> Found:
         owns, ends = source.owner(module), program.graph.output_node().all_input_nodes
         if name == "decoder" and vae.likelihood.binary and (end := _bounded(ends[0])):
             found["likelihood"] = f"the decoder ends in a sigmoid{_at(end, owns)}; {LOGITS}"
-        if name == "encoder" and (named := _log_variance(ends[-1], program)):
+        if name == "encoder" and (named := _log_variance(ends[-1], program, owns)):
             node, word = named
             found["posterior"] = f"the encoder gives {word} where log sigma is wanted{_at(node, owns)}; {_HALVE}"
     return found
@@ -58,14 +59,14 @@ def _bounded(node: fx.Node) -> fx.Node | None:
     return node if _operator(node) in _BOUNDED else None
 
 
-def _log_variance(node: fx.Node, program: ExportedProgram) -> tuple[fx.Node, str] | None:
+def _log_variance(node: fx.Node, program: ExportedProgram, owns: source.Owns) -> tuple[fx.Node, str] | None:
     """What calls an output a log variance, back to the layer that made it: a layer's name or a line; None if halved."""
     parameters, queue, found = program.graph_signature.inputs_to_parameters, [node], None
     for of in queue:
         if _operator(of) in ("mul", "div") and {0.5, 2} & {arg for arg in of.args if isinstance(arg, int | float)}:
             return None
-        line = (of.meta.get("stack_trace") or "").strip().rpartition("\n")[2]
-        for words in (capture.module_of(of), line):
+        line = source.of_node(of, owns)
+        for words in (capture.module_of(of), linecache.getline(*line) if line else ""):
             if _LOGVAR.search(words) and found is None:
                 found = of, next(word for word in re.findall(r"\w+", words) if _LOGVAR.search(word))
         if not any(made.name in parameters for made in of.all_input_nodes):

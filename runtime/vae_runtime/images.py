@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 Shape = tuple[int, int, int]  # channels, height, width
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit levels
+READ_AS_8_BITS = "of 16 bits, read as 8"  # Pillow has no colours of 16 bits
 FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
 
 
@@ -30,7 +31,7 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
     channels, height, width = shape
     before = f"{image.width}x{image.height} {image.mode}"
     if _read_as_8_bits(image):
-        before += " of 16 bits, read as 8,"
+        before += f" {READ_AS_8_BITS},"
     if (frames := getattr(image, "n_frames", 1)) > 1:
         before += f", the first of {frames} frames,"
     if image.getexif().get(0x0112, 1) != 1:
@@ -62,13 +63,16 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
 
 def deepest(image: "Image.Image") -> int | None:
     """The largest level of a picture whose levels `fit` divides by `full_scale`; None of any other."""
-    return int(np.asarray(image).max()) if image.mode in _DEEP and not _own_scale(image) else None
+    largest = int(np.asarray(image).max()) if image.mode in _DEEP and not _own_scale(image) else -1
+    return largest if largest >= 0 else None  # `fit` refuses negative ones
 
 
 def above(level: int, full_scale: int, name: str) -> InputError:
     """The error for a level that is above the full scale."""
     return InputError(
-        f"level {level} above the full scale", name, f"give levels up to {full_scale}, such as in training"
+        f"level {level} above the full scale",
+        name,
+        f"give levels up to {full_scale}, as in training, or train with more --levels",
     )
 
 

@@ -141,10 +141,14 @@ class DiscretisedLogistic:
         levels: Floats = np.rint(x * np.float32(255)) / np.float32(255)
         return levels
 
+    def on_level(self, x: Floats) -> NDArray[np.bool_]:
+        """Which pixels are 8-bit levels / 255, but for what float32 rounds: bool of x's shape."""
+        on_level: NDArray[np.bool_] = np.abs(x - self.rounded(x)) < 1e-3 / 255
+        return on_level
+
     def check(self, x: Floats, start: int = 0) -> None:
         """Raise InputError at the first image with a pixel that is no 8-bit level."""
-        on_level = np.abs(x - self.rounded(x)) < 1e-3 / 255
-        _refuse(x, on_level, "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
+        _refuse(x, self.on_level(x), "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
 
     @staticmethod
     def _split(parameters: Floats) -> tuple[Floats, Floats]:

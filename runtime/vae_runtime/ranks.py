@@ -10,6 +10,7 @@ from vae_runtime.elbo import Nats
 from vae_runtime.errors import BundleError
 
 _FEWEST = 3  # of fewer images every ELBO would have the same rank
+_TENTHS = 100  # images, from which on a rank has tenths of a percent
 _FINE = 1000  # images, from which on the quantiles that a manifest keeps are coarser than the images' number
 
 
@@ -60,4 +61,6 @@ class Ranks:
         sign = "<" if percentile <= self.lowest else ">" if percentile >= self.highest else ""
         if self.images >= _FINE:
             return f"{sign}{percentile:.1f}%"
-        return f"{sign}{percentile:.3g}%, of {self.images} images" if sign else f"{percentile:.0f}%"
+        if sign:
+            return f"{sign}{percentile:.3g}%, of {self.images} images"
+        return f"{percentile:.{0 if self.images < _TENTHS else 1}f}%"

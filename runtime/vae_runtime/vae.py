@@ -178,8 +178,7 @@ class VAE:
         images = checks.images(x, self.image_shape)
         if not isinstance(self._likelihood, likelihoods.DiscretisedLogistic):
             return np.zeros(len(images), np.bool_)
-        between: NDArray[np.bool_] = (images != self._likelihood.rounded(images)).any(axis=(1, 2, 3))
-        return between
+        return np.logical_not(self._likelihood.on_level(images).all(axis=(1, 2, 3)))
 
     def grey(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Which images have a pixel that is neither 0 nor 1 under a Bernoulli likelihood: bool [batch]."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_export import bundle, check, trained
+from vae_export import bundle, candidate, check, gate, trained
 from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
 from vae_train import checkpoint, networks, outputs, pixels, train
@@ -110,6 +110,28 @@ def test_sums_in_another_order_are_the_same_network() -> None:
     other = outputs.compute(turned, run.probe)
     assert not np.array_equal(other.mu, run.outputs.mu)  # type: ignore[union-attr]
     trained.check(replace(run, outputs=other))
+
+
+class Fixed(Own):
+    """A posterior of one spread for all, a constant that float32 rounds."""
+
+    spread = -1.1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and logsigma."""
+        mu, _ = super().forward(x)
+        return mu, torch.full_like(mu, self.spread)
+
+
+def test_a_constant_is_its_float32_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No operation rounds it, but being float32 does; the numeric gate allows as much, and another constant is told."""
+    run = run_of(VAE(Fixed(), OwnDecoder(), 4), PRESETS["tutorial"].replace(latent_dim=4, model="mine:networks"))
+    trained.check(run)
+    made = candidate.fp32(run.vae, SHAPE, 17)
+    assert all(row.passed for row in gate.compare(run.vae, made.runtime(), run.probe))
+    monkeypatch.setattr(Fixed, "spread", -1.11)
+    with pytest.raises(BundleError, match="not the network that was trained"):
+        trained.check(run)
 
 
 def other_activation(vae: VAE) -> None:

@@ -55,6 +55,15 @@ class ByVariable(Encoder):
         return mu, log_var
 
 
+class BySquare(ByLayer):
+    """A variable that a layer with another name fills."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Two outputs."""
+        log_sigma_sq = self.mean(x.flatten(1))
+        return self.mean(x.flatten(1)), log_sigma_sq
+
+
 class Decoder(nn.Module):
     """What `last` makes of a layer."""
 
@@ -104,6 +113,7 @@ def test_the_numbers_say_it_without_an_export(encoder: nn.Module, decoder: nn.Mo
         (Encoder(), Decoder(lambda values: constant(values).sigmoid()), "likelihood", "test_trial.py:"),
         (ByLayer(), Decoder(), "posterior", "0.5 * logvar"),
         (ByVariable(), Decoder(), "posterior", "mu, log_var = "),
+        (BySquare(), Decoder(), "posterior", "log_sigma_sq = "),
         (ByLayer(0.5), Decoder(), "", ""),
         (Encoder(lambda values: values + torch.randn_like(values)), Decoder(), "encoder", "randn_like is random"),
     ],

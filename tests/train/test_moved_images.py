@@ -79,14 +79,20 @@ def test_images_elsewhere_are_named(command: Command, project: Path, tmp_path: P
     }
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named", "in the working directory"])
-def test_other_images_are_refused(command: Command, project: Path, named: bool) -> None:
-    """Of the same shape and number, under --dataset or the typed path: exit code 4, and the advice has --dataset."""
-    other = write(Path("other.npy" if named else "data/faces.npy"), seed=1)
-    result = evaluate(command, project / "runs" / "faces", *(("--dataset", other) if named else ()))
+def test_other_images_are_refused(command: Command, project: Path) -> None:
+    """Of the same shape and number, under --dataset: exit code 4, and the advice has --dataset."""
+    other = write(Path("other.npy"), seed=1)
+    result = evaluate(command, project / "runs" / "faces", "--dataset", other)
     assert (result.code, result.out) == (4, "")
     assert f"not the run's: {other};" in result.err
     assert "--dataset" in result.err
+
+
+def test_images_of_that_name_here_do_not_stand_in_for_the_runs(command: Command, project: Path) -> None:
+    """The run's own, where they were, come before what the typed path finds in this working directory."""
+    write(Path("data/faces.npy"), seed=1)
+    result = evaluate(command, project / "runs" / "faces")
+    assert (result.code, result.err) == (0, "")
 
 
 def test_a_path_that_is_named_and_missing_is_not_passed_over(command: Command, project: Path) -> None:

@@ -293,7 +293,7 @@ def deep(path: Path, top: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["frames", "frames.npy"])
-@pytest.mark.parametrize(("top", "scale"), [(200, 255), (800, 1023), (1800, 4095), (4096, 16383), (16384, 65535)])
+@pytest.mark.parametrize(("top", "scale"), [(200, 1023), (800, 1023), (1800, 4095), (4096, 16383), (16384, 65535)])
 def test_fewer_bits_in_files_of_sixteen_are_recognised(tmp_path: Path, name: str, top: int, scale: int) -> None:
     """The largest level of all files says how many bits there are; it is said, recorded, and divided by."""
     levels, said = deep(tmp_path / name, top), list[str]()
@@ -307,6 +307,26 @@ def test_fewer_bits_in_files_of_sixteen_are_recognised(tmp_path: Path, name: str
     assert images.preprocessing["full_scale"] == scale
     kept = {x.tobytes() for part in (images.train, images.test) for x in pixels.unit(part).numpy()}
     assert kept == {x.tobytes() for x in levels.astype(np.float32) / np.float32(scale)}
+
+
+def test_levels_beyond_sixteen_bits_are_refused_by_name(tmp_path: Path) -> None:
+    """32-bit files may hold more, or less than nothing: what cannot be read is named, and nothing is guessed of it."""
+    for name, level in (("more", 70_000), ("less", -5)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((8, 6), level + i, np.int32)).save(tmp_path / name / f"{i}.tif")
+        config = PRESETS["tutorial"].replace(dataset=str(tmp_path / name), image_size=8, channels=1)
+        with pytest.raises(InputError, match=r"0\.tif"):
+            data.load(data.fitted(config), Path("absent"), False)
+
+
+def test_levels_but_for_float32s_rounding_lose_nothing(tmp_path: Path) -> None:
+    """level * float32(1 / 255) is not level / 255 to the last bit, and no value is lost: nothing is said."""
+    np.save(tmp_path / "a.npy", BYTES * np.float32(1 / 255))
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "a.npy"), likelihood="discretised-logistic")
+    images = data.load(config, Path("absent"), False, pytest.fail)
+    assert "rounded" not in images.preprocessing
+    assert {x.numpy().tobytes() for part in (images.train, images.test) for x in part} == {x.tobytes() for x in BYTES}
 
 
 def test_levels_that_are_given_are_taken(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torchvision.datasets
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.likelihoods import DiscretisedLogistic as RuntimeDiscretisedLogistic
 from vae_train import own_images, pixels
 from vae_train.checkpoint import Settings
 from vae_train.config import DATASETS, FULL_SCALE, Config, Place
@@ -118,7 +119,7 @@ def is_grey(images: Images) -> bool:
 def located(settings: Settings, folder: Path, place: Place) -> Config:
     """The settings of the run in `folder` with its own images' path as it is now, for `load`.
 
-    That is `place.dataset`, or the first that exists: the path as it was typed, as it was then, and seen from the run's
+    That is `place.dataset`, or the first that exists: the path as it was then, as it was typed, and seen from the run's
     folder or one above it, for what was moved or copied together. Raises InputError where none does; ArgumentError
     where a named set is given a path.
     """
@@ -130,7 +131,7 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
         return config
     typed = Path(config.dataset)
     beside = (parent / typed for parent in folder.absolute().parents)
-    tried = (typed, Path(settings.dataset_path or typed), *beside) if given is None else (given,)
+    tried = (Path(settings.dataset_path or typed), typed, *beside) if given is None else (given,)
     found = next((path for path in tried if path.exists()), None)
     if found is None:
         raise InputError("data not found", tried[0], _NAME_THEM)
@@ -201,6 +202,8 @@ def _own(config: Config, warn: Callable[[str], None]) -> Images:
     if config.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
         return _split(found, read)
     rounded = own_images.to_levels(found.pixels)
+    if RuntimeDiscretisedLogistic().on_level(found.pixels).all():  # levels but for what float32 rounds
+        return _split(found._replace(pixels=rounded), read)
     left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
     warn(f"{config.likelihood}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps them all")
     return _split(found._replace(pixels=rounded), {**read, "rounded": f"to 8-bit levels, {left}"})

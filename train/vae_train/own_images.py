@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import sources, threads
+from vae_runtime import images, sources, threads
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.images import Shape
 
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 _TEST_SHARE = 0.1
 _MAY_BE_DEEP = {".png", ".tif", ".tiff", ".pgm"}  # formats that have 16-bit levels
-_FULL_SCALES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
+_FULL_SCALES = tuple(2**bits - 1 for bits in (10, 12, 14, 16))
 
 Pixels = NDArray[Any]  # uint8 levels, or float32 in [0, 1]
 
@@ -77,8 +77,8 @@ def largest_level(path: Path, workers: int = 1) -> int | None:
 
 
 def full_scale(largest: int) -> int:
-    """The level that is 1.0, told from the largest one of a set: that of 8, 10, 12, 14 or 16 bits."""
-    return next(scale for scale in _FULL_SCALES if largest <= scale)
+    """The level that is 1.0, told from the largest one of a set: that of 10, 12, 14 or 16 bits."""
+    return next((scale for scale in _FULL_SCALES if largest <= scale), _FULL_SCALES[-1])  # `load` refuses what is above
 
 
 def load(
@@ -127,24 +127,28 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
         warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
     classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
-    found, bad = [], []
+    found, bad, halved = [], [], 0
 
-    def read(file: Path) -> Pixels | InputError:
+    def read(file: Path) -> tuple[Pixels, bool] | InputError:
         try:
-            return kept(sources.load([file], wanted, full_scale).x)
+            batch = sources.load([file], wanted, full_scale)
         except InputError as error:
             return error
+        return kept(batch.x), any(images.READ_AS_8_BITS in note for note in batch.fitted.values())
 
     for file, label, result in zip(files, classes, threads.ordered_map(workers, read, files), strict=True):
         if isinstance(result, InputError):
             bad.append(f"{file.relative_to(path)} ({result.what})")
         else:
-            found.append((result, label))
+            found.append((result[0], label))
+            halved += result[1]
     if not found:
         which = f"{path} ({bad[0]})" if bad else path
         raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
     if bad:
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
+    if halved:
+        warn(f"{halved} of {len(files)} image files have colours of 16 bits, of which 8 are read")
     names = sorted({label for _, label in found})
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[label] for _, label in found], np.int64)

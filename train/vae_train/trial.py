@@ -27,8 +27,8 @@ _ROWS = 64
 def try_out(vae: VAE, config: Config, levels: Tensor, export: Export | None) -> Found:
     """What looks wrong in the networks of `config.model`, in seconds; the VAE and all generators stay as they are.
 
-    levels: some images, uint8 [n, C, H, W]. export: tries the export of a VAE on the CPU, if given; where it says more
-    of a place than the numbers do, that is kept.
+    levels: some images [n, C, H, W], as the training holds them. export: tries the export of a VAE on the CPU, if
+    given; where it says more of a place than the numbers do, that is kept.
     """
     channels, height, width = levels.shape[1:]
     shape = (channels, height, width)
