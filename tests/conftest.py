@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,30 @@ def pytest_configure() -> None:
     """Hear Ctrl-C again where a shell's background job ignores it, as the processes would that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def threads_as_before() -> Iterator[None]:
+    """Commands set PyTorch's number of threads for the whole process; on it depend the last bits of its results."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        torch.set_num_threads(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[object]:
+    """What a test does to the number of threads ends with it."""
+    with threads_as_before():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[object]:
+    """Nor does a shared run or bundle, made when it is first asked for, change it for the test that asks."""
+    with nullcontext() if fixturedef.scope == "function" else threads_as_before():
+        return (yield)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_smaller_graphs_are_reproducible(command: Command, mlp_of_digits: Path, 
 @pytest.mark.parametrize(
     ("precision", "reason"),
     [
-        ("fp16", r"fp16 refused: it costs -?0\.\d{3} nats per image, more than -1"),
+        pytest.param("fp16", r"fp16 refused: it costs -?0\.\d{3} nats per image, more than -1", marks=pytest.mark.slow),
         ("int8", "int8 refused: each layer alone costs more than 0.8 of -1 nats"),
     ],
 )

@@ -29,12 +29,10 @@ RUNS = {
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures(tiny_run: Path) -> Iterator[None]:
     """Reports are not looked at here, but for that of `tiny_run`, made before; small networks like one thread best."""
-    before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(results.report, "draw", lambda *given: None)
         patched.setenv("VAE_EDGE_THREADS", "1")
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -664,6 +664,7 @@ def test_a_training_ends_with_torchrun(tmp_path: Path, number: int) -> None:
     assert len(checkpoints(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
 def test_torchrun_repeats_the_reason(tmp_path: Path) -> None:
     """An error is one line of ours, which the summary that torchrun ends with quotes as the first failure's."""
     (tmp_path / "run").mkdir()

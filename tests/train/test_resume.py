@@ -469,7 +469,7 @@ LITTLE = (
 )
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_last_checkpoint(
     uninterrupted: Path, stopped: Path, digits_root: Path, tmp_path: Path, begun: bool
 ) -> None:
@@ -563,6 +563,7 @@ def test_tied_weights_are_kept_and_resume_bit_for_bit(
     assert_resumes_the_same(command, monkeypatch, tmp_path, "", MOMENTS["the middle of an epoch"], *trust)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_happens(tmp_path: Path) -> None:
     """Epoch, images a second, time left and the split of the ELBO on one line of 80 columns; in a pipe nothing."""
     import fcntl
