@@ -22,6 +22,8 @@ from support.commands import Command, Result
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import shipped
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as vae-train does: threads that wait leave the core to others
+
 
 def pytest_configure() -> None:
     """Hear Ctrl-C again where a shell's background job ignores it, as the processes would that tests start."""

@@ -70,6 +70,7 @@ def test_a_stream_is_watched_until_ctrl_c(start, command, tmp_path: Path):
     assert out.startswith("5 frames, 0 odd, mean ELBO of the last 5: ")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stream(start):
     """The process is no larger after 1,500 frames than after 200, but for a megabyte of noise."""
     camera = start("camera.py", "-")

@@ -45,7 +45,8 @@ def test_the_script_makes_such_a_bundle(tmp_path: Path) -> None:
     make_tiny.make(tmp_path / "tiny", epochs=1)
     made, tiny = read(tmp_path / "tiny").manifest, read(bundles.TINY).manifest
     assert {**made["contract"], "pair": ""} == {**tiny["contract"], "pair": ""}
-    assert {**made["settings"], "epochs": 0} == {**tiny["settings"], "epochs": 0}
+    known = {name: made["settings"].get(name) for name in tiny["settings"]}  # a later release may have more
+    assert {**known, "epochs": 0} == {**tiny["settings"], "epochs": 0}
     assert made["onnx"] == tiny["onnx"]
     for name in GRAPHS:
         stamps = [

@@ -170,7 +170,7 @@ def stopped(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_weights(
     uninterrupted: Path, digits_root: Path, tmp_path: Path, kills: int
 ) -> None:
