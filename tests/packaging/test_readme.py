@@ -55,10 +55,12 @@ def needed(page: Path, command: str) -> list[str]:
 
 
 def marks(page: Path, command: str) -> list[pytest.MarkDecorator]:
-    """A training on MNIST needs the image sets, one on scikit-learn's digits some time."""
+    """Trainings take some time, and those on MNIST, not on scikit-learn's digits, the image sets too."""
     trainings = [each for each in needed(page, command) if each.startswith(("vae-train --", "torchrun"))]
-    digits = any("--dataset digits" in each for each in trainings)
-    return [pytest.mark.slow] if digits else [pytest.mark.data] if trainings else []
+    if not trainings:
+        return []
+    digits = all("--dataset digits" in each for each in trainings)
+    return [pytest.mark.slow] if digits else [pytest.mark.slow, pytest.mark.data]
 
 
 class Shell:
