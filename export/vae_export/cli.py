@@ -94,7 +94,7 @@ def cli(
 ) -> None:
     """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
-    The bundle is published only if the shipped runtime gives PyTorch's numbers; else nothing changes on disk.
+    Nothing is published unless the shipped runtime gives PyTorch's numbers.
     """
     for name, value in (("--max-nats", max_nats), ("--dataset", dataset)):
         if precision == "fp32" and value is not None:
