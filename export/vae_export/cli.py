@@ -75,7 +75,7 @@ A run folder of such a name is ./check or ./card.
     show_envvar=True,
     help="Folder of the named image sets, which say what a precision costs.",
 )
-@click.option("--dataset", type=_PATH, help="Where the run's own images are now, which say it too.")
+@click.option("--dataset", type=_PATH, help="Where the run's own images are now.")
 @click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.version_option(package_name="vae-edge")
 def cli(
