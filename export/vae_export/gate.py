@@ -275,7 +275,8 @@ def allowed(error: float, factor: float, expected: NDArray[Any]) -> float:
 
     What no operation computes, such as a constant, has no error but that.
     """
-    return max(factor * error, 2.0**-24 * float(np.abs(expected).max()))  # NaN stays NaN
+    largest = float(np.abs(expected).max())
+    return max(factor * error, 2.0**-24 * largest if math.isfinite(largest) else 0.0)  # NaN stays NaN
 
 
 def _compare(case: Case, batch: int, runtime: RuntimeVAE, factor: float) -> Iterator[Row]:
