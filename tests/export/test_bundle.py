@@ -271,6 +271,7 @@ def test_a_terminated_export_leaves_the_old_bundle(tiny_run: Path, old: Path) ->
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_terminal_without_ticks_is_no_error(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """Where stdout's encoding has no tick, as latin-1, a ? stands in its place and the bundle is published."""
     arguments = [sys.executable, "-m", "vae_export", str(tiny_run), "--out", str(tmp_path / "bundle")]

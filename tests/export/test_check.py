@@ -306,6 +306,7 @@ def test_errors_end_in_one_line(
     assert re.fullmatch(r"vae-export: error: [^\n;]+; [^\n]+\n", result.err), result.err
 
 
+@pytest.mark.slow
 def test_a_run_called_like_a_command_is_exported(
     command: Command,
     tiny_run: Path,

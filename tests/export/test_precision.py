@@ -301,7 +301,7 @@ class Doubled(nn.Module):
         return self.last(self.resize(self.dense(z).relu().view(-1, 4, 4, 4)))
 
 
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -> None:
     """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ def test_exporting_again_in_another_process_gives_the_same_bytes(tiny_run: Path,
         assert (tmp_path / "1" / "bundle" / name).read_bytes() == (tmp_path / "2" / "bundle" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_exporting_again_in_this_process_gives_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
     """So is every file of a bundle that this process exports once more."""
     for name in ("1", "2"):

@@ -175,7 +175,9 @@ class Pads(nn.Module):
         return nn.functional.interpolate(images, size=(1, 1), mode="bilinear", antialias=True).flatten(1)
 
 
-@pytest.mark.parametrize(("module", "operator"), [(Mishes, "Mish"), (Pads, "Resize with antialias")])
+@pytest.mark.parametrize(
+    ("module", "operator"), [(Mishes, "Mish"), pytest.param(Pads, "Resize with antialias", marks=pytest.mark.slow)]
+)
 def test_what_an_opset_lacks_is_refused_with_the_way_out(module: type[nn.Module], operator: str) -> None:
     """Where opset 17 has no such operator, one line says so and what to do, which then works."""
     with pytest.raises(BundleError) as caught:

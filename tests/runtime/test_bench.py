@@ -84,6 +84,7 @@ def test_the_command_prints_json_and_table(command, tiny_bundle: Path):
     assert len(result.out.splitlines()) == 3 + len(read["sampled"])
 
 
+@pytest.mark.slow
 def test_the_shipped_bundle_is_measured_by_default(command):
     """Without --bundle the shipped bundle is measured."""
     result = command(main, "bench", "--json", "--seconds", "0.01")

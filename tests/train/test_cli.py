@@ -607,7 +607,9 @@ def test_absurd_settings_leave_no_run(command: Command, digits_root: Path, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_leaves_no_run(
     digits_root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -552,6 +552,7 @@ def networks(image_shape, latent_dim, out):
 """
 
 
+@pytest.mark.slow
 def test_tied_weights_are_kept_and_resume_bit_for_bit(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
