@@ -768,7 +768,7 @@ def test_a_model_that_was_not_measured_scores_without_percentiles(command, forge
     out = forge(change=lambda manifest: manifest.pop("evaluation"))
     result = command(main, "--bundle", out, "elbo", "good.png", "--format", style)
     assert result.code == 0
-    assert "vae-infer: note: no percentiles: the bundle keeps no quantiles of its test images" in result.err
+    assert "vae-infer: note: no percentiles: the bundle keeps no quantiles" in result.err
     assert "percentile" not in result.out
     assert "test_images" not in result.out
 
