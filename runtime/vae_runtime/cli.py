@@ -146,7 +146,9 @@ def elbo(
         which = f"{_count(scores.rounded, 'image')} rounded to 8-bit levels"
         click.echo(f"vae-infer: note: {which}, as in training: the likelihood is one of such levels", err=True)
     if scores.ranks is None:
-        click.echo("vae-infer: note: no percentiles: the bundle keeps no quantiles of three test images or more", err=True)
+        click.echo(
+            "vae-infer: note: no percentiles: the bundle keeps no quantiles of three test images or more", err=True
+        )
 
 
 @cli.command()
