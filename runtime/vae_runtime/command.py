@@ -63,9 +63,9 @@ def _guarded(command: click.Command, prog: str) -> int:
         where = error.filename or "the output"
         return _fail(prog, f"{error.strerror}: {where}; check the path, its permissions and the disk", code)
     except Terminated:
-        return _fail(prog, f"terminated: {prog}; run it again when it suits", 143)
+        return _fail(prog, "run it again when it suits", 143)
     except (KeyboardInterrupt, click.Abort):
-        return _fail(prog, f"interrupted: {prog}; run it again when it suits", 130)
+        return _fail(prog, "run it again when it suits", 130)
 
 
 def _describe(error: click.UsageError, prog: str) -> str:
@@ -91,6 +91,12 @@ def _without_folders(word: str) -> str:
     return option + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
+def line(prog: str, message: str, code: int) -> str:
+    """What a command that leaves with the exit code `code` says last; to be stopped by a signal is no error."""
+    kind = {130: "interrupted", 143: "terminated"}.get(code, "error")
+    return f"{prog}: {kind}: {' '.join(message.split())}"
+
+
 def _terminate(number: int, frame: object) -> None:
     raise Terminated
 
@@ -98,5 +104,5 @@ def _terminate(number: int, frame: object) -> None:
 def _fail(prog: str, message: str, code: int) -> int:
     if sys.stderr is not None:  # else print would take stdout
         with suppress(OSError):  # the exit code says it too
-            print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+            print(line(prog, message, code), file=sys.stderr, flush=True)
     return code

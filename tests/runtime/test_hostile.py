@@ -559,7 +559,7 @@ def interrupted(work: Path, ready: Callable[[int], bool], *arguments: object) ->
             process.kill()
 
 
-LEFT = "vae-infer: error: interrupted: vae-infer; run it again when it suits\n"
+LEFT = "vae-infer: interrupted: run it again when it suits\n"
 
 
 @linux

@@ -632,7 +632,8 @@ def test_an_interrupted_training_leaves_no_run(
             process.kill()
     assert first.startswith("training on cpu")
     assert process.returncode == code
-    assert_one_line(err.splitlines(keepends=True)[-1])
+    kind = "interrupted" if number == signal.SIGINT else "terminated"
+    assert re.fullmatch(rf"vae-train: {kind}: [^\n]+", err.splitlines()[-1])
     assert not (tmp_path / "run").exists()
 
 

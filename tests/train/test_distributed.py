@@ -29,6 +29,7 @@ from vae_train import data, distributed, loop, metrics, train
 from vae_train.config import PRESETS, Config, Place
 
 PAGE = Path(__file__).parents[2] / "docs" / "multi-node.md"
+LAST = re.compile("vae-train: (error|interrupted|terminated): ")
 PATIENCE = 600  # seconds, for the slowest and busiest machine
 
 # 1,576 images in batches of 225: the last batch is one image, so that the second process has none
@@ -87,7 +88,7 @@ class Ended:
     @property
     def errors(self) -> list[str]:
         """The error lines of all."""
-        return [line for err in self.errs for line in err.splitlines() if line.startswith("vae-train: error: ")]
+        return [line for err in self.errs for line in err.splitlines() if LAST.match(line)]
 
 
 class Nursery:
@@ -270,7 +271,8 @@ def test_a_training_goes_on_with_another_number_of_processes(nursery: Nursery, p
             os.kill(pids[rank], number)
         ended = nursery.end()
         assert ended.codes == [128 + number] * processes, ended.errs
-        line = "vae-train: error: training stopped, its state saved: run; go on with: vae-train --resume run"
+        word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+        line = f"vae-train: {word}: training stopped, its state saved: run; go on with: vae-train --resume run"
         assert ended.errors == [line]
         assert ended.errs[0].endswith(f"{line}\n")
         assert ended.outs[1:] == [""] * (processes - 1)
@@ -656,8 +658,8 @@ def test_a_training_ends_with_torchrun(tmp_path: Path, number: int) -> None:
     assert len(children) >= 2
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
-    line = "vae-train: error: training stopped, its state saved: run; go on with: vae-train --resume run"
-    assert [said for said in own_lines(err) if "error" in said] == [line]
+    line = "vae-train: terminated: training stopped, its state saved: run; go on with: vae-train --resume run"
+    assert [said for said in own_lines(err) if LAST.match(said)] == [line]
     assert "vae_train/" not in err  # no traceback of ours
     psutil.wait_procs(children, timeout=PATIENCE)
     assert not any(child.is_running() for child in children)

@@ -165,7 +165,7 @@ def stopped(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     _, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     assert re.search(
-        rf"vae-train: error: training stopped, its state saved: {out}; go on with: .*--resume {out}\n$", err
+        rf"vae-train: terminated: training stopped, its state saved: {out}; go on with: .*--resume {out}\n$", err
     )
     return out
 
@@ -317,7 +317,8 @@ def test_a_report_that_is_interrupted_is_drawn_by_resume(
         stopped = command(main, "--dataset", "digits", *small, "--out", run)
     assert stopped.code == code
     line = f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}"
-    assert stopped.err.splitlines()[-1] == f"vae-train: error: {line}"
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert stopped.err.splitlines()[-1] == f"vae-train: {word}: {line}"
     weights = (run / "model.safetensors").read_bytes()
     resumed = command(main, "--resume", run, "--device", "cpu")
     assert resumed.code == 0, resumed.err

@@ -15,6 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vae_runtime import command
 from vae_runtime.errors import EnvironmentUnfit, VaeError
 from vae_train.vae import VAE
 
@@ -95,7 +96,7 @@ def _exit_code(error: BaseException) -> int:
 def _tell_torchrun(error: VaeError) -> None:
     """Let the summary with which torchrun ends say why, in the place of a traceback."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        line = f"vae-train: error: {error}"
+        line = command.line("vae-train", str(error), error.exit_code)
         message = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
         with suppress(OSError):
             Path(path).write_text(json.dumps({"message": message}))
