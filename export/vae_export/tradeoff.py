@@ -85,9 +85,8 @@ class Tradeoff:
             f"  graphs     {self.size[0] / 1e6:.2f} MB for {self.size[1] / 1e6:.2f} MB",
         ]
         for what, (ours, theirs) in self.seconds.items():
-            lines.append(
-                f"  {what:10} {1e3 * ours:.3f} ms for {1e3 * theirs:.3f} ms, {theirs / ours:.2f} times as fast"
-            )
+            speed = f"{theirs / ours:.2f} times as fast" if ours <= theirs else f"{ours / theirs:.2f} times as long"
+            lines.append(f"  {what:10} {1e3 * ours:.3f} ms for {1e3 * theirs:.3f} ms, {speed}")
         if self.float32_layers:
             lines.append(f"  in float32 {', '.join(self.float32_layers)}")
         return "\n".join(lines)

@@ -2,11 +2,11 @@
 
 import gc
 import os
+import re
 import shutil
 import sys
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Options = tuple[Path | None, int | None, int | None]  # bundle, threads, bytes
 _SEED = click.IntRange(0, 2**64 - 1)
 _TRAVERSED = 1000  # images at most, which say how large each latent's KL is
+_SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 _PICTURES = (".png", ".npy", ".npz", "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
 _sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True)
@@ -360,11 +361,15 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[F
 
 
 def _say_fitted(*sources: "Images") -> None:
-    """Say which images were changed to fit the model, one line for each kind of change."""
-    fitted = {name: note for images in sources for name, note in images.fitted.items()}
-    for change, count in Counter(fitted.values()).items():
-        first = next(name for name, note in fitted.items() if note == change)
-        which = first if count == 1 else f"{count} images, {first} first,"
+    """Say which images were changed to fit the model, one line for each kind of change, whatever their sizes."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name, change in (pair for images in sources for pair in images.fitted.items()):
+        kinds.setdefault(_SIZE.sub("", change), {})[name] = change
+    for changes in kinds.values():
+        first, change = next(iter(changes.items()))
+        sizes = len({size[0] for each in changes.values() if (size := _SIZE.search(each))})
+        of = f" of {sizes} sizes" if sizes > 1 else ""
+        which = first if len(changes) == 1 else f"{len(changes)} images{of}, {first} first,"
         click.echo(printable(f"vae-infer: note: {which} fitted {change}"), err=True)
 
 

@@ -55,13 +55,15 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int) -> Ite
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean = plus_minus(float(scores.elbo.mean()), scores.error_of_mean)
-    copies = f", {scores.different} different" if scores.different < len(scores.elbo) else ""
+    copies = ""
+    if scores.different < len(scores.elbo):
+        copies = ", all equal" if scores.different == 1 else f", {scores.different} distinct"
     of = f" of {len(scores.elbo)} images{copies}:" if len(scores.elbo) > 1 else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per image, seed {seed}"
-    bits = (
-        f" ({scores.bits_per_dimension.mean():.3f} bits per dimension)" if scores.bits_per_dimension is not None else ""
-    )
-    yield f"mean ELBO{of} {mean} nats per image{bits}, {draws}"
+    kind = "log density"  # unlike a probability, it may be above 0, and depends on the pixels' unit
+    if scores.bits_per_dimension is not None:
+        kind = f"{scores.bits_per_dimension.mean():.3f} bits per dimension"
+    yield f"mean ELBO{of} {mean} nats per image ({kind}), {draws}"
     order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
     largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
     yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
@@ -104,8 +106,9 @@ def _describe(manifest: dict[str, Any]) -> str:
         label = f"log p(x) >= (K = {figure['num_samples']})" if "num_samples" in figure else name
         lines[label] = f"{plus_minus(figure['mean'], figure['standard_error'])} nats per image"
     if smaller := manifest.get("precision"):
-        lost = f"{plus_minus(smaller['nats'], smaller['standard_error'], '.4f')} nats per image"
-        lines["precision"] = f"{smaller['precision']}, which loses {lost} to fp32, of which the figures above are"
+        by = f"{plus_minus(abs(smaller['nats']), smaller['standard_error'], '.4f')} nats per image"
+        side = "below" if smaller["nats"] >= 0 else "above"
+        lines["precision"] = f"{smaller['precision']}, ELBO {by} {side} that of fp32, of which the figures above are"
     rows, reference = manifest["parity"]["rows"], manifest["parity"]["reference"]
     nats = max(row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images")
     lines["gate"] = f"{len(rows)} comparisons with {reference} passed; ELBO of real images within {nats:.1e} nats"

@@ -235,6 +235,12 @@ def tradeoff(nats: float, size: int, ours: float) -> Tradeoff:
     return Tradeoff("int8", 1000, nats, 0.01, 1.0, (size, 100), {"encode 1": (ours, 1.0), "decode 1": (ours, 1.0)})
 
 
+def test_the_table_says_what_is_faster_and_what_takes_longer() -> None:
+    """Half the time is 2 times as fast; 1.25 times the time is not said to be 0.8 times as fast."""
+    assert "encode 1   500.000 ms for 1000.000 ms, 2.00 times as fast" in tradeoff(0.1, 30, 0.5).table()
+    assert "encode 1   1250.000 ms for 1000.000 ms, 1.25 times as long" in tradeoff(0.1, 30, 1.25).table()
+
+
 @pytest.mark.parametrize(
     ("weighed", "reason"),
     [

@@ -76,7 +76,7 @@ def test_a_smaller_precision_is_published_with_its_cost(
     verified = command(vae_infer, "--bundle", out, "verify")
     assert (verified.code, verified.out.count("✓")) == (0, 6)
     info = command(vae_infer, "--bundle", out, "info").out
-    assert f"precision              {precision}, which loses {cost['nats']:.4f} +- " in info
+    assert f"precision              {precision}, ELBO {abs(cost['nats']):.4f} +- " in info
     assert f" comparisons with {reference[precision]} passed" in info
 
 

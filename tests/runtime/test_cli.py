@@ -258,18 +258,21 @@ def test_percentile_ranks_images_among_the_test_images(command, digits: Path, ti
 
 
 def test_grey_and_fitted_images_are_noted_on_stderr(command, folder: Path, tiny_bundle: Path):
-    """What was binarised or fitted is said on stderr, one line for each kind of change; stdout stays the result."""
+    """What was binarised or fitted is on stderr, a line for each mode whatever the sizes; stdout stays the result."""
     for i in range(7):
         Image.linear_gradient("L").resize((30, 30)).save(folder / f"{i}.png")
-    Image.linear_gradient("L").resize((28, 40)).convert("RGB").save(folder / "tall.png")
+    for height in range(40, 90):
+        Image.linear_gradient("L").resize((28, height)).convert("RGB").save(folder / f"tall{height}.png")
+    Image.linear_gradient("L").resize((28, 29)).convert("LA").save(folder / "thin.png")
     result = command(main, "--bundle", tiny_bundle, "elbo", folder, "--format", "csv")
     assert result.code == 0
     assert result.err.splitlines() == [
         f"vae-infer: note: 7 images, {folder}/0.png first, fitted from 30x30 L to 28x28 L",
-        f"vae-infer: note: {folder}/tall.png fitted from 28x40 RGB to 28x28 L",
-        "vae-infer: note: 8 grey images: each score is the mean over 16 binary draws, P(1) = level",
+        f"vae-infer: note: 50 images of 50 sizes, {folder}/tall40.png first, fitted from 28x40 RGB to 28x28 L",
+        f"vae-infer: note: {folder}/thin.png fitted from 28x29 LA to 28x28 L",
+        "vae-infer: note: 58 grey images: each score is the mean over 16 binary draws, P(1) = level",
     ]
-    assert len(result.out.splitlines()) == 9
+    assert len(result.out.splitlines()) == 59
 
 
 def test_encode_prints_csv_and_saves_arrays(command, digits: Path, tiny_bundle: Path):

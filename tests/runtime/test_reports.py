@@ -1,6 +1,7 @@
 """Scores and latents as text: streams score as whole arrays do, and every format carries the same figures."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -13,7 +14,7 @@ from support import bundles
 from support.bundles import Forge
 from vae_runtime import VAE, InputError
 from vae_runtime.ranks import Ranks
-from vae_runtime.reports import format_latents, format_scores
+from vae_runtime.reports import format_info, format_latents, format_scores
 from vae_runtime.scores import Scores, score
 
 FIGURES = ("elbo", "standard_error", "reconstruction", "kl", "percentile", "bits_per_dimension")
@@ -216,11 +217,9 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
         rank, *of = line.split("%")
         assert of in ([""], [f", of {test_images} images"])
         assert float(rank.split()[-1].strip("<>")) == pytest.approx(expected["percentile"][i], abs=0.51)
-    bits = (
-        f" ({np.mean(scores.bits_per_dimension):.3f} bits per dimension)"
-        if scores.bits_per_dimension is not None
-        else ""
-    )
+    bits = " (log density)"
+    if scores.bits_per_dimension is not None:
+        bits = f" ({np.mean(scores.bits_per_dimension):.3f} bits per dimension)"
     plus_minus = f" +- {scores.elbo.std(ddof=1) / math.sqrt(n):.2f}" if n > 1 else ""
     draws = "1 draw" if k == 1 else "3 draws"
     of = f" of {n} images:" if n > 1 else ""
@@ -248,6 +247,27 @@ def test_the_last_line_orders_latents_by_kl():
         f"{kl}.25 (latent {i})" for kl, i in [(6, 6), (6, 13), (5, 5), (5, 12), (5, 19), (4, 4), (4, 11), (4, 18)]
     )
     assert last == f"mean KL per latent, largest first: {shown}, ..."
+
+
+@pytest.mark.parametrize(
+    ("index", "of"),
+    [((0, 1, 2), "of 3 images:"), ((0, 1, 0), "of 3 images, 2 distinct:"), ((5, 5, 5), "of 3 images, all equal:")],
+)
+def test_equal_images_are_counted(index: tuple[int, ...], of: str):
+    """The line of the mean says how many different images it is of, where some are equal."""
+    scores = dataclasses.replace(made(3), index=np.array(index, np.uint64))
+    assert lines_of(scores, ["a", "b", "c"], "table")[-2].startswith(f"mean ELBO {of} -100.00")
+
+
+@pytest.mark.parametrize(
+    ("nats", "said"),
+    [(0.25, "0.2500 +- 0.0100 nats per image below"), (-0.002, "0.0020 +- 0.0100 nats per image above")],
+)
+def test_info_says_on_which_side_of_fp32_smaller_graphs_are(tiny_bundle, nats: float, said: str):
+    """The ELBO of 8-bit graphs is below that of fp32 or, by chance, above it: no loss is shown as a negative number."""
+    manifest = {**VAE.load(tiny_bundle).info, "precision": {"precision": "int8", "nats": nats, "standard_error": 0.01}}
+    line = next(line for line in format_info(manifest, False).splitlines() if line.startswith("precision"))
+    assert line.split(maxsplit=1)[1] == f"int8, ELBO {said} that of fp32, of which the figures above are"
 
 
 def test_the_ends_of_the_percentiles_are_marked():
