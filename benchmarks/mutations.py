@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from vae_export import candidate, gate, graphs
+from vae_export import candidate, gate, onnx_graph
 from vae_runtime.bundle import dump_manifest
 from vae_runtime.errors import VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
@@ -199,8 +199,8 @@ class Subject:
         """The runtime's VAE of these graphs, which have passed every check before the gate, or VaeError."""
         files = {"golden.npz": b"-"}
         for role, model in (("encoder", encoder), ("decoder", decoder)):
-            graphs.check(model, OPSET)
-            files[f"{role}.onnx"] = graphs.stamp(model, contract, role)
+            onnx_graph.check(model, OPSET)
+            files[f"{role}.onnx"] = onnx_graph.stamp(model, contract, role)
         listed = {n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()}
         manifest = dump_manifest({"contract": contract, "files": listed})
         for file, data in {**files, "manifest.json": manifest}.items():

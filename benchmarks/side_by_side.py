@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vae_export import bundle
+from vae_export import exporter
 from vae_runtime.doctor import describe
 from vae_train import evaluate, networks, pixels
 from vae_train.checkpoint import Run, Settings
@@ -77,7 +77,7 @@ def exported() -> Path:
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     run = Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe)
     out = Path(folder) / "deep"
-    bundle.export(run, out, 17, lambda rows, heading: None)
+    exporter.export(run, out, 17, lambda rows, heading: None)
     return out
 
 

@@ -116,11 +116,11 @@ def tiny_run(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def run_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_run`, published by the exporter."""
-    from vae_export import bundle
+    from vae_export import exporter
     from vae_train import checkpoint
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    bundle.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
+    exporter.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import torch
 
-from vae_export import golden, graphs
+from vae_export import golden, onnx_graph
 from vae_runtime.bundle import DECODER, ENCODER, FORMAT, Bundle
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.mlp import Shape
@@ -53,8 +53,8 @@ def fp32(vae: VAE, image_shape: Shape, opset: int) -> Candidate:
 def export(vae: VAE, image_shape: Shape, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The graphs of a VAE's encoder and decoder."""
     x, z = torch.zeros(2, *image_shape), torch.zeros(2, vae.latent_dim)
-    encoder = graphs.to_onnx(vae.encoder, x, "x", ["mu", "logsigma"], opset)
-    return encoder, graphs.to_onnx(vae.decoder, z, "z", [vae.likelihood.output], opset)
+    encoder = onnx_graph.to_onnx(vae.encoder, x, "x", ["mu", "logsigma"], opset)
+    return encoder, onnx_graph.to_onnx(vae.decoder, z, "z", [vae.likelihood.output], opset)
 
 
 def assemble(
@@ -72,8 +72,8 @@ def assemble(
         "likelihood": vae.likelihood.contract(),
     }
     files = {
-        ENCODER: graphs.stamp(encoder, contract, "encoder"),
-        DECODER: graphs.stamp(decoder, contract, "decoder"),
+        ENCODER: onnx_graph.stamp(encoder, contract, "encoder"),
+        DECODER: onnx_graph.stamp(decoder, contract, "decoder"),
         GOLDEN: golden.archive(vae, image_shape),
     }
     return Candidate(precision, reference, vae, image_shape, contract, encoder, decoder, files)

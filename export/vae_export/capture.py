@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from vae_export import promises, source
-from vae_export.source import Line, Owns, refusal
+from vae_export import code_lines, promises
+from vae_export.code_lines import Line, Owns, refusal
 from vae_runtime.errors import BundleError
 
 _BRANCH = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
@@ -32,7 +32,7 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
 
     Raises BundleError where that cannot be, or where the network breaks what a bundle promises.
     """
-    owns = source.owner(module)
+    owns = code_lines.owner(module)
     if (compiled := getattr(module, "_orig_mod", None)) is not None:
         reason = f"{type(compiled).__name__} as torch.compile made it"
         raise refusal(None, reason, "leave torch.compile out of what makes the networks", names)
@@ -49,33 +49,33 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
         except Exception as error:  # whatever the network or torch raises
             line, reason, todo = _explain(error, owns)
             if todo in (_BATCH, _OTHER_WAY):
-                line = source.of_fixed_size(module, trace, owns)
+                line = code_lines.of_fixed_size(module, trace, owns)
             raise refusal(line, reason, todo, names) from None
     return program
 
 
 def untranslated(error: torch.onnx.OnnxExporterError, module: nn.Module, names: str) -> BundleError:
     """The error for a traced network that torch.onnx.export cannot write, by the operator where it gave up."""
-    reason = _lines(source.chain(error)[-1])[0]
+    reason = _lines(code_lines.chain(error)[-1])[0]
     if operator := re.search(r"OpOverload\(op='\w+\.(.+?)'", reason):
         reason = f"ONNX has no operator for {operator[1].strip('_')}"
     frames = [
-        frame.f_locals.get("node") for e in source.chain(error) for frame, _ in traceback.walk_tb(e.__traceback__)
+        frame.f_locals.get("node") for e in code_lines.chain(error) for frame, _ in traceback.walk_tb(e.__traceback__)
     ]
     nodes = [node for node in frames if isinstance(node, fx.Node)]
-    line = source.of_node(nodes[-1], source.owner(module)) if nodes else None
+    line = code_lines.of_node(nodes[-1], code_lines.owner(module)) if nodes else None
     return refusal(line, reason, _OPERATOR, names)
 
 
 def not_run(error: BundleError, program: ExportedProgram, module: nn.Module, names: str) -> BundleError:
     """The error for a graph that onnxruntime does not open or run, with its reason and the line of the layer."""
-    owns = source.owner(module)
+    owns = code_lines.owner(module)
     parts = [part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
     nodes = [node for part in parts for node in part.graph.nodes]
     short = [node for node in nodes if getattr(node.meta.get("val"), "dtype", None) in (torch.bfloat16, torch.float16)]
     named = re.search(r"'([\w.]+)/\w+'", error.which)  # after its module, as `tidy` names nodes
     of_layer = [node for node in nodes if named and module_of(node) == named[1]]
-    lines = filter(None, (source.of_node(node, owns) for node in short or of_layer))
+    lines = filter(None, (code_lines.of_node(node, owns) for node in short or of_layer))
     return refusal(next(lines, None), f"{error.what}: {error.which}", _FEWER_BITS if short else _UNRUN, names)
 
 
@@ -102,8 +102,8 @@ def quiet() -> Iterator[None]:
 
 def _explain(error: Exception, owns: Owns) -> tuple[Line | None, str, str]:
     """Line, reason and what to do, of what torch.export raised."""
-    kinds = {type(e).__name__ for e in source.chain(error)}
-    line = source.of_error(error, owns)
+    kinds = {type(e).__name__ for e in code_lines.chain(error)}
+    line = code_lines.of_error(error, owns)
     if "GuardOnDataDependentSymNode" in kinds:
         return line, "data-dependent: the way depends on a tensor's values", _BRANCH
     if "ConstraintViolationError" in kinds:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from vae_export import graphs, reference
+from vae_export import onnx_graph, reference
 from vae_runtime import noise, verify
 from vae_runtime.bundle import GRAPHS, Bundle
 from vae_runtime.elbo import kl_per_dimension
@@ -29,7 +29,7 @@ Evaluator = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
-class Row:
+class Deviation:
     """One comparison: how far a tensor is off at most, and how far it may be, in its own unit (nats for the ELBO)."""
 
     name: str
@@ -43,14 +43,14 @@ class Row:
         return self.max_abs <= self.tolerance
 
 
-def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
+def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     """Repeat the numeric gate: PyTorch with the run's weights against the shipped runtime with the bundle's bytes.
 
     8-bit graphs are compared with ONNX's own evaluator, as at their export, and their weights with the run's, in steps.
     Raises BundleError where the graphs are not what the manifest says, or the bundle is of another model, or
     the run's network is not the one that was trained.
     """
-    from vae_export import candidate, gate, precision, trained
+    from vae_export import candidate, gate, quantise, trained
 
     check_graphs(bundle)
     image = bundle.contract["image"]
@@ -68,19 +68,21 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Row]":
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)
     if smaller.get("precision") == "fp16":
-        return gate.compare(precision.rounded(run.vae), runtime, run.probe)
+        return gate.compare(quantise.rounded(run.vae), runtime, run.probe)
     quantised = [onnx.load_from_string(bundle.files[name]) for name in GRAPHS]
-    rows = gate.compare(precision.evaluated(run.vae, *quantised), runtime, run.probe)
+    rows = gate.compare(quantise.evaluated(run.vae, *quantised), runtime, run.probe)
     plain = candidate.export(run.vae, run.image_shape, bundle.manifest["onnx"]["opset"])
     for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
-        steps = precision.steps_off(*pair)
+        steps = quantise.steps_off(*pair)
         rows.append(
-            gate.Row(name, "weights", 1, tolerance=precision.ROUNDED, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0)
+            gate.Comparison(
+                name, "weights", 1, tolerance=quantise.ROUNDED, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0
+            )
         )
     return rows
 
 
-def alone(bundle: Bundle) -> list[Row]:
+def alone(bundle: Bundle) -> list[Deviation]:
     """Compare the runtime with the golden vectors and with ONNX's reference evaluator, on what the model itself draws.
 
     Tolerances are the manifest's: for the golden vectors their own, else the largest for images and latents as likely.
@@ -88,12 +90,12 @@ def alone(bundle: Bundle) -> list[Row]:
     """
     check_graphs(bundle)
     golden = verify.verify(bundle)
-    rows = [Row(f"{row.name}, golden", row.max_abs, row.tolerance) for row in golden]
+    rows = [Deviation(f"{row.name}, golden", row.max_abs, row.tolerance) for row in golden]
     tolerance = tolerances(bundle.manifest)
     for batch, expected, got in _references(bundle):
         for name in expected:
             off = np.abs(got[name].astype(np.float64) - expected[name]).max()
-            rows.append(Row(f"{name}, reference, batch {batch}", float(off), tolerance[name]))
+            rows.append(Deviation(f"{name}, reference, batch {batch}", float(off), tolerance[name]))
     return rows
 
 
@@ -113,7 +115,7 @@ def tolerances(manifest: dict[str, Any]) -> dict[str, float]:
     return largest
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Deviation]) -> str:
     """The rows for people."""
     lines = [f"  {'tensor':30}{'max abs':>11}{'tolerance':>11}"]
     lines += [f"{'✓' if row.passed else '✗'} {row.name:30}{row.max_abs:11.1e}{row.tolerance:11.1e}" for row in rows]
@@ -133,7 +135,7 @@ def check_graphs(bundle: Bundle) -> None:
             which = f"{bundle.path / name} ({type(error).__name__})"
             raise BundleError("graph damaged", which, "export it again") from None
         try:
-            graphs.check(model, opset)
+            onnx_graph.check(model, opset)
             if model.ir_version != ir_version:
                 raise BundleError(
                     f"ir_version {model.ir_version}", f"the manifest says {ir_version}", "export it again"

@@ -15,12 +15,12 @@ from vae_runtime.command import run
 from vae_runtime.errors import BundleError
 
 if TYPE_CHECKING:
-    from vae_export import bundle
-    from vae_export.gate import Row
+    from vae_export import exporter
+    from vae_export.gate import Comparison
     from vae_train.checkpoint import Run
     from vae_train.config import Place
 
-T = TypeVar("T", bound=summary.Row)
+T = TypeVar("T", bound=summary.Outcome)
 _MOST_NATS = 0.5  # per image
 _RUNS = Path("runs")  # where vae-train puts them
 _PATH = click.Path(path_type=Path)
@@ -100,7 +100,7 @@ def cli(
         if precision == "fp32" and value is not None:
             raise click.UsageError(f"{name} goes with another --precision than fp32")
     _require_extra()
-    from vae_export import bundle
+    from vae_export import exporter
     from vae_train import checkpoint
     from vae_train.config import Place
 
@@ -114,7 +114,7 @@ def cli(
         choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run_folder, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
     report = partial(judge, keep_failing=keep_failing, verbose=verbose)
-    published = bundle.export(run, out, opset, report, keep_failing, choose)
+    published = exporter.export(run, out, opset, report, keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {published}, {size / 1e6:.1f} MB")
 
@@ -179,7 +179,7 @@ def card(bundle: Path, output: Path | None) -> None:
     click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
 
 
-def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None, verbose: bool = False) -> None:
+def judge(rows: list["Comparison"], heading: str, keep_failing: Path | None = None, verbose: bool = False) -> None:
     """Print heading and summary, or all rows; raise BundleError, naming the worst row, where one failed."""
     from vae_export import gate
 
@@ -189,7 +189,7 @@ def judge(rows: list["Row"], heading: str, keep_failing: Path | None = None, ver
     _refuse(rows, f"nothing was published; see the table above{repeat}")
 
 
-def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place: "Place") -> "bundle.Pick":
+def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place: "Place") -> "exporter.Pick":
     """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those."""
     from vae_export import tradeoff
     from vae_train import results
@@ -214,7 +214,7 @@ def _show(rows: list[T], table: Callable[[list[T]], str], brief: Callable[[list[
     click.echo(table(rows) if verbose or summary.of_failed(rows) else brief(rows))
 
 
-def _refuse(rows: Sequence[summary.Row], todo: str) -> None:
+def _refuse(rows: Sequence[summary.Outcome], todo: str) -> None:
     """Raise BundleError, naming the worst row, if one failed."""
     if failed := summary.of_failed(rows):
         raise BundleError("numeric gate failed", failed, todo)

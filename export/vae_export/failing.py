@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_export import golden
-from vae_export.gate import Row
+from vae_export.gate import Comparison
 from vae_runtime.errors import ArgumentError
 from vae_runtime.files import folder_beside, write_errors
 
@@ -21,7 +21,7 @@ def check_new(folder: Path) -> None:
         raise ArgumentError("folder exists", folder, "choose another with --keep-failing")
 
 
-def keep(folder: Path, bundle: Path, rows: list[Row]) -> None:
+def keep(folder: Path, bundle: Path, rows: list[Comparison]) -> None:
     """Make `folder`: a copy of the files of the bundle that failed, failing.npz and rerun.txt.
 
     failing.npz: `rows`, the names of the failing rows; for row i of them `i/x` or `i/z`, the batch, for the ELBO its
@@ -45,7 +45,7 @@ def keep(folder: Path, bundle: Path, rows: list[Row]) -> None:
         made.rename(folder)
 
 
-def _rerun(failed: list[Row]) -> str:
+def _rerun(failed: list[Comparison]) -> str:
     """A line for the shell that says how far off one failing row is, a tensor's where there is one."""
     i, row = next(((i, row) for i, row in enumerate(failed) if "eps" not in row.evidence), (0, failed[0]))
     arrays = f"import numpy; f = numpy.load('{ARRAYS}')"

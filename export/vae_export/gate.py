@@ -46,7 +46,7 @@ Values = Mapping[str, NDArray[Any]]  # by tensor
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """One comparison. Its figures are those of the input that is furthest off, the one in row `worst`.
 
     max_abs, tolerance: how far it is off, and how far it may be, in the tensor's own unit (nats for the ELBO).
@@ -110,7 +110,7 @@ class Case:
     pytorch: dict[str, float]
 
 
-def compare(vae: VAE, runtime: RuntimeVAE, probe: Probe) -> list[Row]:
+def compare(vae: VAE, runtime: RuntimeVAE, probe: Probe) -> list[Comparison]:
     """Compare encoder, decoder and ELBO, on everything that `expect` lists, at all of its batch sizes.
 
     probe: 64 real images [64, C, H, W], uint8 levels or float32 in [0, 1].
@@ -145,7 +145,7 @@ def expect(vae: VAE, probe: Probe) -> list[Case]:
     return [*encoded, *decoded, *scored]
 
 
-def judge(cases: list[Case], runtime: RuntimeVAE) -> list[Row]:
+def judge(cases: list[Case], runtime: RuntimeVAE) -> list[Comparison]:
     """Compare the runtime's numbers with the expected ones."""
     numbers = sum(
         batch * values[0].size for case in cases for batch in case.batches for values in case.expected.values()
@@ -159,7 +159,7 @@ def standard_errors(numbers: int) -> float:
     return -NormalDist().inv_cdf(FALSE_ALARM / (2 * numbers))
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Comparison]) -> str:
     """The rows for people: a tick or a cross, and the figures of the worst input, which is named by its row."""
     heads = ("off", "tolerance", "ulps", "nats", "PyTorch")
     lines = [f"  {'tensor':11}{'inputs':12}{'batch':>5}{'worst':>6}" + "".join(f"{head:>10}" for head in heads)]
@@ -170,13 +170,13 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def brief(rows: list[Row]) -> str:
+def brief(rows: list[Comparison]) -> str:
     """The rows in a line, where all have passed."""
     nats = [row.max_abs for row in rows if (row.tensor, row.inputs) == ("ELBO", REAL)]
     return summary.of_passed(rows) + (f"; ELBO of real images within {max(nats):.1e} nats" if nats else "")
 
 
-def report(rows: list[Row], reference: str) -> dict[str, Any]:
+def report(rows: list[Comparison], reference: str) -> dict[str, Any]:
     """For the manifest: what the numbers were compared with, how far golden vectors may be off, why, and every row."""
     tolerance = {row.tensor.lower(): row.tolerance for row in rows if row.inputs == GOLDEN}
     named = ("tensor", "inputs", "batch", "worst", "max_abs", "tolerance", "ulps", "nats", "pytorch", "passed")
@@ -279,7 +279,7 @@ def allowed(error: float, factor: float, expected: NDArray[Any]) -> float:
     return max(factor * error, 2.0**-24 * largest if math.isfinite(largest) else 0.0)  # NaN stays NaN
 
 
-def _compare(case: Case, batch: int, runtime: RuntimeVAE, factor: float) -> Iterator[Row]:
+def _compare(case: Case, batch: int, runtime: RuntimeVAE, factor: float) -> Iterator[Comparison]:
     """The rows of one call of the runtime: one for each tensor."""
     inputs = {name: values[:batch] for name, values in case.inputs.items()}
     problem, results = "", list[NDArray[Any] | None]([None] * len(case.expected))
@@ -289,14 +289,14 @@ def _compare(case: Case, batch: int, runtime: RuntimeVAE, factor: float) -> Iter
         problem = f"{error.what}: {error.which}"
     for (name, values), got in zip(case.expected.items(), results, strict=True):
         tolerance, expected = allowed(case.errors[name], factor, values), values[:batch]
-        row = Row(name, case.kind, batch, tolerance, case.pytorch[name], problem=problem)
+        row = Comparison(name, case.kind, batch, tolerance, case.pytorch[name], problem=problem)
         evidence: dict[str, NDArray[Any]] = {**inputs, "expected": expected}
         if got is not None:
             row, evidence = _measure(row, case, np.asarray(got, np.float64)), {**evidence, "got": got}
         yield row if row.passed else replace(row, evidence=evidence)
 
 
-def _measure(row: Row, case: Case, got: Doubles) -> Row:
+def _measure(row: Comparison, case: Case, got: Doubles) -> Comparison:
     """The row with the figures of its worst input."""
     expected = case.expected[row.tensor][: row.batch]
     if got.shape != expected.shape:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from vae_export import source
-from vae_export.source import Owns, refusal
+from vae_export import code_lines
+from vae_export.code_lines import Owns, refusal
 
 _NOISE = "write the distribution's parameters as outputs instead; what samples draws the noise"
 _TRAINING = "write training=self.training instead"
@@ -25,18 +25,18 @@ def check(program: ExportedProgram, owns: Owns, names: str) -> None:
         operator = isinstance(node.target, torch._ops.OpOverload)
         matters = operator and (node in needed or node.target._schema.is_mutable)
         if matters and (broken := _draws_or_trains(node)):
-            raise refusal(source.of_node(node, owns), *broken, names)
+            raise refusal(code_lines.of_node(node, owns), *broken, names)
     (batch,) = (_sizes(node)[0] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     for node in output.all_input_nodes:
         if _sizes(node)[:1] != [batch]:
             reason = f"an output of shape [{', '.join(_sizes(node)).replace(batch, 'batch')}]"
             loses = (n for n in _made_from(node) if any(_sizes(of)[:1] == [batch] for of in n.all_input_nodes))
-            raise refusal(source.of_node(next(loses, node), owns), reason, _AXIS, names)
+            raise refusal(code_lines.of_node(next(loses, node), owns), reason, _AXIS, names)
     if (mixed := _mixes(program)) is not None:
         inputs = {n: {size for of in n.all_input_nodes for size in _sizes(of)} for n in _made_from(mixed)}
         loses = (n for n, sizes in inputs.items() if batch in sizes and batch not in _sizes(n))
         reason = "an image's numbers depend on the others of its batch"
-        raise refusal(source.of_node(next(loses, mixed), owns), reason, _EACH, names)
+        raise refusal(code_lines.of_node(next(loses, mixed), owns), reason, _EACH, names)
 
 
 def _draws_or_trains(node: fx.Node) -> tuple[str, str] | None:

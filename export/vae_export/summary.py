@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 
-class Row(Protocol):
+class Outcome(Protocol):
     """One comparison: what was compared, how far it is off and may be, and, if it was not possible, why."""
 
     @property
@@ -34,7 +34,7 @@ class Row(Protocol):
         ...
 
 
-def share(row: Row) -> float:
+def share(row: Outcome) -> float:
     """How far it is off as a fraction of its tolerance; infinite where that is no number."""
     if row.max_abs == 0:
         return 0.0
@@ -42,13 +42,13 @@ def share(row: Row) -> float:
     return math.inf if math.isnan(fraction) else fraction
 
 
-def of_passed(rows: Sequence[Row]) -> str:
+def of_passed(rows: Sequence[Outcome]) -> str:
     """The line where all have passed."""
     worst = max(rows, key=share)
     return f"✓ {len(rows)} comparisons passed; the worst is {worst.name}, at {share(worst):.0%} of its tolerance"
 
 
-def of_failed(rows: Sequence[Row]) -> str:
+def of_failed(rows: Sequence[Outcome]) -> str:
     """Which failed, for an error: counted, the worst by name; empty where none did."""
     failed = [row for row in rows if not row.passed]
     if not failed:

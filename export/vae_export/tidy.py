@@ -12,7 +12,7 @@ from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, ShapeInfer
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
-from vae_export import graphs
+from vae_export import onnx_graph
 from vae_runtime.errors import BundleError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch keeps a node's module
@@ -90,7 +90,7 @@ def _to_older(model: ir.Model, opset: int) -> None:
 
 def _newer(operator: str, opset: int) -> BundleError:
     which = f"{operator} is not in opset {opset}"
-    return BundleError("network has an operator newer than its opset", which, graphs.NEWER)
+    return BundleError("network has an operator newer than its opset", which, onnx_graph.NEWER)
 
 
 def _name_constants(model: ir.Model, weights: set[str]) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_export.candidate import Candidate
-from vae_export.precision import fp16, int8
+from vae_export.quantise import fp16, int8
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.vae import VAE
 from vae_train import data, pixels

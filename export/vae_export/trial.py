@@ -7,7 +7,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from vae_export import capture, graphs, source
+from vae_export import capture, code_lines, onnx_graph
 from vae_runtime.errors import BundleError
 from vae_train.mlp import Shape
 from vae_train.trial import LOGITS, Found
@@ -32,12 +32,12 @@ def try_out(vae: VAE, image_shape: Shape) -> Found:
         ("decoder", vae.decoder, z, "z", [vae.likelihood.output]),
     ):
         try:
-            graphs.to_onnx(module, example, input_name, outputs, graphs.OLDEST_OPSET)
+            onnx_graph.to_onnx(module, example, input_name, outputs, onnx_graph.OLDEST_OPSET)
         except BundleError as error:
             found[name] = f"vae-export would refuse the {name}: {error.which}; {error.todo}"
             continue
         program = capture.capture(module, example, name)
-        owns, ends = source.owner(module), program.graph.output_node().all_input_nodes
+        owns, ends = code_lines.owner(module), program.graph.output_node().all_input_nodes
         if name == "decoder" and vae.likelihood.binary and (end := _bounded(ends[0])):
             found["likelihood"] = f"the decoder ends in a sigmoid{_at(end, owns)}; {LOGITS}"
         if name == "encoder" and (named := _log_variance(ends[-1], program, owns)):
@@ -46,10 +46,10 @@ def try_out(vae: VAE, image_shape: Shape) -> Found:
     return found
 
 
-def _at(node: fx.Node, owns: source.Owns) -> str:
+def _at(node: fx.Node, owns: code_lines.Owns) -> str:
     """The line of a person's code, where it is known."""
-    line = source.of_node(node, owns)
-    return f": {source.shown(line)}" if line else ""
+    line = code_lines.of_node(node, owns)
+    return f": {code_lines.shown(line)}" if line else ""
 
 
 def _bounded(node: fx.Node) -> fx.Node | None:
@@ -59,13 +59,13 @@ def _bounded(node: fx.Node) -> fx.Node | None:
     return node if _operator(node) in _BOUNDED else None
 
 
-def _log_variance(node: fx.Node, program: ExportedProgram, owns: source.Owns) -> tuple[fx.Node, str] | None:
+def _log_variance(node: fx.Node, program: ExportedProgram, owns: code_lines.Owns) -> tuple[fx.Node, str] | None:
     """What calls an output a log variance, back to the layer that made it: a layer's name or a line; None if halved."""
     parameters, queue, found = program.graph_signature.inputs_to_parameters, [node], None
     for of in queue:
         if _operator(of) in ("mul", "div") and {0.5, 2} & {arg for arg in of.args if isinstance(arg, int | float)}:
             return None
-        line = source.of_node(of, owns)
+        line = code_lines.of_node(of, owns)
         for words in (capture.module_of(of), linecache.getline(*line) if line else ""):
             if _LOGVAR.search(words) and found is None:
                 found = of, next(word for word in re.findall(r"\w+", words) if _LOGVAR.search(word))

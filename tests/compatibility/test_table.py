@@ -21,8 +21,7 @@ import torch
 from onnx import numpy_helper
 
 from support.runs import make_run
-from vae_export import bundle as exporter
-from vae_export import graphs
+from vae_export import exporter, onnx_graph
 from vae_runtime import VAE, bundle, noise
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.likelihoods import from_contract
@@ -366,7 +365,7 @@ def test_networks_likelihoods_and_opsets_agree_everywhere(
 ) -> None:
     """MLPs and ResNets, under every likelihood, of the oldest and the newest opset: ticks in all runtimes but ARM's."""
     run, _ = make_run(preset, likelihood, (1, 28, 28))
-    opset = graphs.newest_opset() if newest else graphs.OLDEST_OPSET
+    opset = onnx_graph.newest_opset() if newest else onnx_graph.OLDEST_OPSET
     exporter.export(run, tmp_path / "bundle", opset, lambda rows, heading: None)
     check_reference(run.vae, table.make_job(str(tmp_path / "bundle"), tmp_path / "job"))
     only(*LOCAL, "onnxruntime-node", "onnxruntime-web")

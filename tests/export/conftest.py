@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from vae_export import bundle, graphs
+from vae_export import exporter, onnx_graph
 from vae_train import checkpoint, outputs, train
 from vae_train.config import PRESETS, Place
 
@@ -37,7 +37,7 @@ def after_export(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) ->
 
     Without arguments nothing is changed: only the exporter's time is saved. For the tiny run at opset 17 only.
     """
-    real = graphs.to_onnx
+    real = onnx_graph.to_onnx
 
     def apply(role: str = "", mutation: Mutation | None = None) -> None:
         def to_onnx(module: Any, example: Any, input_name: str, output_names: list[str], opset: int) -> Any:
@@ -51,7 +51,7 @@ def after_export(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) ->
                 assert model.SerializeToString() != exported[graph]
             return model
 
-        monkeypatch.setattr(graphs, "to_onnx", to_onnx)
+        monkeypatch.setattr(onnx_graph, "to_onnx", to_onnx)
 
     return apply
 
@@ -64,7 +64,7 @@ def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         for name, weight in run.vae.named_parameters():
             weight += name.endswith("bias")
     out = tmp_path_factory.mktemp("bundles") / "other"
-    bundle.export(run, out, opset=17, judge=lambda rows, heading: None)
+    exporter.export(run, out, opset=17, judge=lambda rows, heading: None)
     return out
 
 

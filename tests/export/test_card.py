@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vae_export import bundle, card
+from vae_export import card, exporter
 from vae_export.cli import main
 from vae_runtime.bundle import shipped
 from vae_runtime.errors import BundleError
@@ -32,7 +32,7 @@ def gaussian_bundle(digits_root: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("gaussian")
     config = PRESETS["tutorial"].replace(hidden=(16,), latent_dim=3, epochs=1, likelihood="gaussian")
     train.train(config, folder / "run", Place(digits_root, download=False), command="vae-train --likelihood gaussian")
-    bundle.export(checkpoint.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
+    exporter.export(checkpoint.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
     return folder / "bundle"
 
 

@@ -292,7 +292,7 @@ def test_rows_say_how_far_off_the_worst_input_is(
 @pytest.mark.parametrize("off", [1e-9, 1e-3, 1e30, np.inf])
 def test_columns_stay_apart(off: float) -> None:
     """However large the figures are, each stands below its heading."""
-    row = gate.Row("logsigma", gate.REAL, 64, 1e-5, 1e-6, worst=63, max_abs=off, ulps=off * 2**24, nats=off)
+    row = gate.Comparison("logsigma", gate.REAL, 64, 1e-5, 1e-6, worst=63, max_abs=off, ulps=off * 2**24, nats=off)
     head, line = gate.table([row]).splitlines()
     assert len(line) == len(head)
     for column in ("worst", "off", "tolerance", "ulps", "nats", "PyTorch"):

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from support.runs import PREPROCESSING, SHAPES, make_run, smooth_images
-from vae_export import bundle, graphs
+from vae_export import exporter, onnx_graph
 from vae_export.cli import judge
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
@@ -34,7 +34,7 @@ OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
     "resnet": (CONVOLUTIONAL, CONVOLUTIONAL | {"DepthToSpace"}),
     "resnet-colour": (CONVOLUTIONAL, CONVOLUTIONAL | {"DepthToSpace"}),
 }
-OPSETS = range(graphs.OLDEST_OPSET, graphs.newest_opset() + 1)
+OPSETS = range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1)
 PAIRS = [(preset, likelihood) for preset in SHAPES for likelihood in LIKELIHOODS]
 OWN = [pair for pair in PAIRS if pair[0] == "resnet-colour" or pair[1] == PRESETS[pair[0]].likelihood]
 FAST = {(OWN[i % len(OWN)], OPSETS[i % len(OPSETS)]) for i in range(max(len(OWN), len(OPSETS)))}  # 3 to 6 s each
@@ -54,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         if (preset, likelihood, opset) not in made:
             out = tmp_path_factory.mktemp("presets") / "bundle"
             run, x = make_run(preset, likelihood)
-            bundle.export(run, out, opset, judge)
+            exporter.export(run, out, opset, judge)
             made[preset, likelihood, opset] = run, x, out
         return made[preset, likelihood, opset]
 
@@ -200,7 +200,7 @@ def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
     )
     train.train(config, tmp_path / "run", Place(tmp_path, download=False, device="cpu"), command="vae-train")
     run = checkpoint.load(tmp_path / "run")
-    bundle.export(run, tmp_path / "bundle", 17, judge)
+    exporter.export(run, tmp_path / "bundle", 17, judge)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())
     assert manifest["contract"]["likelihood"] == {"name": "discretised-logistic"}
     assert manifest["preprocessing"] == run.settings.preprocessing
@@ -227,5 +227,5 @@ def test_encoder_may_return_a_list(tmp_path: Path) -> None:
     """A list of mu and logsigma passes the gate as a pair does."""
     run, _ = make_run("gated", "bernoulli")
     run.vae.encoder = Listed(run.vae.encoder)
-    bundle.export(run, tmp_path / "bundle", 17, judge)
+    exporter.export(run, tmp_path / "bundle", 17, judge)
     assert all(row.passed for row in verify(read(tmp_path / "bundle")))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from vae_export import graphs, source
+from vae_export import code_lines, onnx_graph
 from vae_runtime.errors import BundleError
 from vae_runtime.session import Session
 
@@ -425,7 +425,7 @@ REFUSED = [
 
 def export(module: nn.Module) -> None:
     """To the oldest opset; raises BundleError. The graph gives the module's numbers at another batch size."""
-    model = graphs.to_onnx(module, torch.zeros(2, 12), "x", ["y"], 17)
+    model = onnx_graph.to_onnx(module, torch.zeros(2, 12), "x", ["y"], 17)
     x = torch.rand(5, 12, generator=torch.Generator().manual_seed(0))
     (got,) = Session(model.SerializeToString(), "module").run(["y"], x.numpy())
     with torch.no_grad():
@@ -539,7 +539,7 @@ def test_line_is_a_persons_own_not_an_installed_packages(
     load: Callable[[Path, str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where an installed package's layer is at fault, the line is the person's that uses it, if there is one."""
-    monkeypatch.setattr(source, "_LIBRARIES", (*source._LIBRARIES, f"{tmp_path}/installed/"))
+    monkeypatch.setattr(code_lines, "_LIBRARIES", (*code_lines._LIBRARIES, f"{tmp_path}/installed/"))
     layer = load(tmp_path / "installed" / "layers_of_others.py", LIBRARY).Layer()
     network = load(tmp_path / "own_network.py", OWN).Network(layer)
     with pytest.raises(BundleError, match=r": own_network\.py:10 `return self\.layer\(h\)` \(randn_like is random\);"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_export import bundle
+from vae_export import exporter
 from vae_export.cli import judge
 from vae_runtime.bundle import FILES
 from vae_train import checkpoint
@@ -15,17 +15,17 @@ from vae_train.config import PRESETS
 
 GRAPHS = """
 import hashlib, torch
-from vae_export import graphs
+from vae_export import onnx_graph
 from vae_train import networks
 from vae_train.config import PRESETS
 config = PRESETS["{preset}"]
 shape = (3, 16, 16) if config.preset == "resnet-colour" else (1, 8, 8)
 torch.manual_seed(0)
 vae = networks.build(config, shape)
-encoder = graphs.to_onnx(vae.encoder, torch.zeros(2, *shape), "x", ["mu", "logsigma"], {opset})
-decoder = graphs.to_onnx(vae.decoder, torch.zeros(2, vae.latent_dim), "z", [vae.likelihood.output], {opset})
+encoder = onnx_graph.to_onnx(vae.encoder, torch.zeros(2, *shape), "x", ["mu", "logsigma"], {opset})
+decoder = onnx_graph.to_onnx(vae.decoder, torch.zeros(2, vae.latent_dim), "z", [vae.likelihood.output], {opset})
 for model in (encoder, decoder):
-    print(hashlib.sha256(graphs.stamp(model, {{}}, "encoder")).hexdigest())
+    print(hashlib.sha256(onnx_graph.stamp(model, {{}}, "encoder")).hexdigest())
 """
 
 
@@ -57,7 +57,7 @@ def test_exporting_again_in_another_process_gives_the_same_bytes(tiny_run: Path,
 def test_exporting_again_in_this_process_gives_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
     """So is every file of a bundle that this process exports once more."""
     for name in ("1", "2"):
-        bundle.export(checkpoint.load(tiny_run), tmp_path / name, 20, judge)
+        exporter.export(checkpoint.load(tiny_run), tmp_path / name, 20, judge)
     for name in (*FILES, "manifest.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 

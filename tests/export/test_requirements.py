@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from vae_export import bundle, graphs
+from vae_export import exporter, onnx_graph
 from vae_export.cli import judge, main
 from vae_train import checkpoint, networks
 from vae_train.checkpoint import Run
 from vae_train.config import PRESETS
 
 ROOT = Path(__file__).parents[2]
-OPSETS = range(graphs.OLDEST_OPSET, graphs.newest_opset() + 1)
+OPSETS = range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1)
 OLDEST_INSTALLABLE = "1.15.0"  # on Python 3.11: which graphs an older one would load cannot be seen there
 
 Installed = Callable[[str], Path]
@@ -49,7 +49,7 @@ def test_installed_onnxruntime_is_new_enough_for_every_opset(tiny_run: Path, tmp
     run = checkpoint.load(tiny_run)
     claimed = []
     for opset in OPSETS:
-        bundle.export(run, tmp_path / str(opset), opset, judge)
+        exporter.export(run, tmp_path / str(opset), opset, judge)
         manifest = json.loads((tmp_path / str(opset) / "manifest.json").read_bytes())
         assert manifest["onnx"]["opset"] == opset
         claimed.append(parts(manifest["onnx"]["min_onnxruntime"]))
@@ -107,7 +107,7 @@ def test_claimed_onnxruntime_runs_the_bundle_and_the_one_before_does_not(
 ) -> None:
     """In an environment with exactly the release named, golden vectors pass; in the one before, loading is refused."""
     out = tmp_path / "bundle"
-    bundle.export(run, out, opset, judge)
+    exporter.export(run, out, opset, judge)
     claimed = json.loads((out / "manifest.json").read_bytes())["onnx"]["min_onnxruntime"]
     python = installed(claimed)
     found = subprocess.run(

@@ -7,11 +7,11 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from vae_export import graphs
+from vae_export import onnx_graph
 from vae_runtime.errors import BundleError
 from vae_runtime.session import Session
 
-OPSETS = [graphs.OLDEST_OPSET, *(pytest.param(n, marks=pytest.mark.slow) for n in (18, graphs.newest_opset()))]
+OPSETS = [onnx_graph.OLDEST_OPSET, *(pytest.param(n, marks=pytest.mark.slow) for n in (18, onnx_graph.newest_opset()))]
 
 
 class Chunks(nn.Module):
@@ -99,7 +99,7 @@ class OnSphere(nn.Module):
 @torch.no_grad()
 def assert_exported(module: nn.Module, opset: int) -> onnx.ModelProto:
     """The graph has this opset and gives the module's numbers, for another batch size than the example's."""
-    model = graphs.to_onnx(module, torch.zeros(2, 12), "x", ["y"], opset)
+    model = onnx_graph.to_onnx(module, torch.zeros(2, 12), "x", ["y"], opset)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
     (got,) = Session(model.SerializeToString(), "module").run(["y"], x.numpy())
@@ -181,7 +181,7 @@ class Pads(nn.Module):
 def test_what_an_opset_lacks_is_refused_with_the_way_out(module: type[nn.Module], operator: str) -> None:
     """Where opset 17 has no such operator, one line says so and what to do, which then works."""
     with pytest.raises(BundleError) as caught:
-        graphs.to_onnx(module(), torch.zeros(2, 12), "x", ["y"], 17)
+        onnx_graph.to_onnx(module(), torch.zeros(2, 12), "x", ["y"], 17)
     line = f"network has an operator newer than its opset: {operator} is not in opset 17; choose --opset 18, or newer"
     assert str(caught.value) == line
     assert_exported(module(), 18)
@@ -198,6 +198,6 @@ class Foreign(nn.Module):
 def test_operators_outside_of_onnx_are_refused_by_name() -> None:
     """A graph that onnxruntime alone cannot run is not made."""
     with pytest.raises(BundleError) as caught:
-        graphs.to_onnx(Foreign(), torch.zeros(2, 12), "x", ["y"], 17)
+        onnx_graph.to_onnx(Foreign(), torch.zeros(2, 12), "x", ["y"], 17)
     advice = "write it with operators that ONNX has instead"
     assert str(caught.value) == f"network has operators outside of ONNX: mine::Special; {advice}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_export import bundle, candidate, check, gate, trained
+from vae_export import candidate, check, exporter, gate, trained
 from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
 from vae_train import checkpoint, networks, outputs, pixels, train
@@ -201,7 +201,7 @@ def test_nothing_is_published_of_another_network(tmp_path: Path) -> None:
     run = own()
     other_activation(run.vae)
     with pytest.raises(BundleError, match="not the network that was trained"):
-        bundle.export(run, tmp_path / "bundle", 17, judge=lambda rows, heading: None)
+        exporter.export(run, tmp_path / "bundle", 17, judge=lambda rows, heading: None)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
-from vae_export import graphs as exporter
+from vae_export import onnx_graph as exporter
 from vae_runtime import VAE, BundleError
 from vae_runtime.bundle import GRAPHS, shipped
 from vae_runtime.graph import check, metadata

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.commands import Command, Result
-from vae_export import bundle
+from vae_export import exporter
 from vae_export.cli import main as vae_export
 from vae_train import results
 from vae_train.cli import main
@@ -138,7 +138,7 @@ def test_a_precision_is_chosen_on_moved_images(
 ) -> None:
     """`vae-export --precision` takes --dataset, and has the images at hand before it exports."""
     seen = []
-    monkeypatch.setattr(bundle, "export", lambda *given: seen.append(given[-1].keywords["images"].shape) or "fp16")
+    monkeypatch.setattr(exporter, "export", lambda *given: seen.append(given[-1].keywords["images"].shape) or "fp16")
     moved = (project / "data" / "faces.npy").rename(tmp_path / "renamed.npy")
     Path("bundle").mkdir()
     words = (vae_export, project / "runs" / "faces", "--out", "bundle", "--precision", "fp16")

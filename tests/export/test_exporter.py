@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_export import bundle, gate, publish
+from vae_export import exporter, gate, publish
 from vae_export.cli import main
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import ArgumentError
@@ -155,7 +155,7 @@ def test_golden_vectors_hold_no_training_data(tiny_bundle: Path, tiny_run: Path)
 
 def test_exporting_twice_gives_the_same_bytes(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """A second export of the same run is the first, byte for byte, wherever it goes."""
-    bundle.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
+    exporter.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
     assert contents(tmp_path / "deep" / "er") == contents(tiny_bundle)
     assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o755
 
@@ -180,12 +180,12 @@ def test_a_failed_export_leaves_the_old_bundle(
     before = contents(old)
     after_export()
 
-    def judge(rows: list[gate.Row], heading: str) -> None:
+    def judge(rows: list[gate.Comparison], heading: str) -> None:
         assert len(rows) == 40
         raise error
 
     with pytest.raises(error):
-        bundle.export(checkpoint.load(tiny_run), old, opset=17, judge=judge)
+        exporter.export(checkpoint.load(tiny_run), old, opset=17, judge=judge)
     assert contents(old) == before
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
 

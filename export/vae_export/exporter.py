@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae_export import candidate, failing, gate, graphs, publish, requirements, trained
+from vae_export import candidate, failing, gate, onnx_graph, publish, requirements, trained
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Tradeoff
 from vae_runtime.bundle import MANIFEST, dump_manifest
@@ -15,7 +15,7 @@ from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.checkpoint import Run
 
-Judge = Callable[[list[gate.Row], str], None]
+Judge = Callable[[list[gate.Comparison], str], None]
 Pick = Callable[[Candidate], tuple[Candidate, Tradeoff | None]]
 
 
@@ -29,7 +29,7 @@ def export(
     keep_failing: a new folder for what repeats the failure, where `judge` raises BundleError. pick: returns what is
     published in place of the float32 graphs, which are judged first, and what it costs; it is judged too.
     """
-    graphs.check_opset(opset)
+    onnx_graph.check_opset(opset)
     if keep_failing:
         failing.check_new(keep_failing)
     out = out.resolve()  # a link is followed, so that its target is replaced

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from vae_export import candidate, gate, precision
+from vae_export import candidate, gate, quantise
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Tradeoff, best, pick, weigh
 from vae_runtime import graph, noise
@@ -55,13 +55,13 @@ def plain(run: Run) -> Candidate:
 @pytest.fixture(scope="module")
 def half(run: Run) -> Candidate:
     """The run's graphs of float16 weights."""
-    return precision.fp16(run, 17)
+    return quantise.fp16(run, 17)
 
 
 @pytest.fixture(scope="module")
 def quantised(plain: Candidate, images: data.Images) -> Candidate:
     """The run's graphs of 8-bit products."""
-    return precision.int8(plain, observed(images), most_nats=0.5)
+    return quantise.int8(plain, observed(images), most_nats=0.5)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
@@ -106,12 +106,12 @@ def test_float16_weights_halve_the_graphs_and_compute_as_float32(plain: Candidat
 
 def test_weights_too_large_for_float16_are_named(run: Run) -> None:
     """A weight beyond 65,504 is refused with its name instead of becoming infinite."""
-    large = precision.rounded(run.vae)
+    large = quantise.rounded(run.vae)
     with torch.no_grad():
         next(large.decoder.parameters())[0, 0] = 1e6
     name = next(name for name, _ in large.decoder.named_parameters())
     with pytest.raises(BundleError, match=rf"^fp16 refused: decoder\.{name} is too large for float16; choose fp32$"):
-        precision.rounded(large)
+        quantise.rounded(large)
 
 
 def test_quantised_graphs_multiply_integers(plain: Candidate, quantised: Candidate) -> None:
@@ -145,7 +145,7 @@ def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: dat
     """Nor do those of a decoder that resizes and convolves: each row of 64 is what it is alone, to the last bit."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed=False).eval(), LATENTS, run.vae.likelihood)
-    made = precision.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
     assert "decoder last/Conv" not in made.float32_layers
     decoder, z = Session(made.files["decoder.onnx"], "decoder"), random_latents(64)
     (together,) = decoder.run(("logits",), z)
@@ -171,13 +171,13 @@ def test_costliest_layers_are_left_out() -> None:
     """Layers go out, costliest first, until what is left costs no more than it may."""
     costs = {"a": 0.3, "b": 0.02, "c": 0.1, "d": 0.25}
 
-    def cost(nodes: precision.Nodes) -> float:
+    def cost(nodes: quantise.Nodes) -> float:
         return sum(costs[name] for part in nodes for name in part)
 
-    assert precision.choose((["a", "b"], ["c", "d"]), cost, 1.0) == (["a", "b"], ["c", "d"])
-    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.4) == (["b"], ["c", "d"])
-    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.13) == (["b"], ["c"])
-    assert precision.choose((["a", "b"], ["c", "d"]), cost, 0.01) == ([], [])
+    assert quantise.choose((["a", "b"], ["c", "d"]), cost, 1.0) == (["a", "b"], ["c", "d"])
+    assert quantise.choose((["a", "b"], ["c", "d"]), cost, 0.4) == (["b"], ["c", "d"])
+    assert quantise.choose((["a", "b"], ["c", "d"]), cost, 0.13) == (["b"], ["c"])
+    assert quantise.choose((["a", "b"], ["c", "d"]), cost, 0.01) == ([], [])
 
 
 @torch.no_grad()
@@ -192,7 +192,7 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     z = random_latents(64)
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
-    quantised = precision.int8(scaled, observed(images), most_nats=0.5)
+    quantised = quantise.int8(scaled, observed(images), most_nats=0.5)
     kept = {node.input[1] for node in quantised.decoder.graph.node if node.op_type == "Gemm"} & set(
         tensors(quantised.decoder)
     )
@@ -205,7 +205,7 @@ def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Im
         BundleError,
         match=r"^int8 refused: each layer alone costs more than 0.8 of -9 nats; allow more with --max-nats, or",
     ):
-        precision.int8(plain, observed(images), most_nats=-9)
+        quantise.int8(plain, observed(images), most_nats=-9)
 
 
 def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Candidate, x: Floats) -> None:
@@ -312,7 +312,7 @@ def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -
     """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed).eval(), LATENTS, run.vae.likelihood)
-    made = precision.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
     assert ("decoder last/ConvTranspose" in made.float32_layers) is transposed
     rows = gate.compare(made.vae, made.runtime(), run.probe)
     assert all(row.passed for row in rows)
@@ -325,7 +325,7 @@ def test_networks_without_products_of_numbers_are_told_so(run: Run, images: data
         for node in model.graph.node:
             node.op_type = "Identity" if node.op_type == "Gemm" else node.op_type
     with pytest.raises(BundleError, match=r"^int8 refused: the networks have no Conv, Gemm or MatMul; choose fp16$"):
-        precision.int8(bare, observed(images), most_nats=1e9)
+        quantise.int8(bare, observed(images), most_nats=1e9)
 
 
 def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +341,7 @@ def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(onnx_quantization, "quantize_static", quantize_static)
     z = random_latents(100)
-    precision.quantise(plain.decoder, precision.products(plain.decoder), z)
+    quantise.quantise(plain.decoder, quantise.products(plain.decoder), z)
     assert {len(batch) for batch in seen} == {64}
     assert {row.tobytes() for batch in seen for row in batch} == {row.tobytes() for row in z}
 
@@ -350,9 +350,9 @@ def test_a_quantiser_at_fault_is_noticed(
     plain: Candidate, images: data.Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One weight of the 8-bit graphs a step off: the export ends, whatever that does to the ELBO."""
-    real = precision.quantise
+    real = quantise.quantise
 
-    def quantise(*given: Any) -> onnx.ModelProto:
+    def faulty(*given: Any) -> onnx.ModelProto:
         model = real(*given)
         for tensor in model.graph.initializer:
             values = numpy_helper.to_array(tensor).copy()
@@ -362,11 +362,11 @@ def test_a_quantiser_at_fault_is_noticed(
                 break
         return model
 
-    monkeypatch.setattr(precision, "quantise", quantise)
+    monkeypatch.setattr(quantise, "quantise", faulty)
     with pytest.raises(
         BundleError, match=r"^int8 refused: onnxruntime's quantiser puts a weight [12](\.\d)? steps off; "
     ):
-        precision.int8(plain, observed(images), most_nats=0.5)
+        quantise.int8(plain, observed(images), most_nats=0.5)
 
 
 def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
@@ -374,15 +374,15 @@ def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
 ) -> None:
     """The encoder is calibrated on training images, the decoder on as many z of the prior as of their posteriors."""
     seen: dict[str, Floats] = {}
-    real = precision.quantise
+    real = quantise.quantise
 
-    def quantise(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.ModelProto:
+    def watched(model: onnx.ModelProto, nodes: list[str], inputs: Floats) -> onnx.ModelProto:
         seen[model.graph.input[0].name] = inputs
         return real(model, nodes, inputs)
 
-    monkeypatch.setattr(precision, "quantise", quantise)
+    monkeypatch.setattr(quantise, "quantise", watched)
     x = observed(images)
-    precision.int8(plain, x, most_nats=0.5)
+    quantise.int8(plain, x, most_nats=0.5)
     rows = {row.tobytes() for row in x}
     assert 200 < len(seen["x"]) <= 512
     assert all(row.tobytes() in rows for row in seen["x"])
@@ -397,12 +397,12 @@ def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
 def test_weights_are_counted_in_steps(plain: Candidate, quantised: Candidate) -> None:
     """Of its own float32 weights a graph is half a step off; of weights 2% larger more; of others infinitely far."""
     for its, of in ((quantised.encoder, plain.encoder), (quantised.decoder, plain.decoder)):
-        assert 0.4 < precision.steps_off(of, its) <= 0.5
+        assert 0.4 < quantise.steps_off(of, its) <= 0.5
         larger, missing = copy.deepcopy(of), copy.deepcopy(its)
         for tensor in larger.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.02), tensor.name))
-        assert precision.steps_off(larger, its) > 0.6
+        assert quantise.steps_off(larger, its) > 0.6
         del missing.graph.initializer[:]
         del missing.graph.node[:]
-        assert precision.steps_off(of, missing) == np.inf
+        assert quantise.steps_off(of, missing) == np.inf

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from vae_export import bundle, graphs, requirements
+from vae_export import exporter, onnx_graph, requirements
 from vae_export.cli import main
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.session import Session
@@ -67,15 +67,15 @@ def test_both_graphs_carry_one_contract_and_their_role(tiny_bundle: Path) -> Non
 def test_graph_holds_no_trace_of_the_exporting_machine(tiny_bundle: Path, role: str) -> None:
     """No path of this machine's files (the exporter's stack traces) is in the published graph."""
     raw = (tiny_bundle / f"{role}.onnx").read_bytes()
-    assert str(Path(graphs.__file__).parent).encode() not in raw
+    assert str(Path(onnx_graph.__file__).parent).encode() not in raw
     assert b".py" not in raw
 
 
-@pytest.mark.parametrize("opset", range(graphs.OLDEST_OPSET, graphs.newest_opset() + 1))
+@pytest.mark.parametrize("opset", range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1))
 def test_every_opset_arrives_and_gives_the_same_numbers(tiny_run: Path, opset: int) -> None:
     """The graph has exactly the opset asked for, and the runtime's session gives PyTorch's numbers for any batch."""
     run = checkpoint.load(tiny_run)
-    encoder = graphs.to_onnx(run.vae.encoder, torch.zeros(2, 1, 28, 28), "x", ["mu", "logsigma"], opset)
+    encoder = onnx_graph.to_onnx(run.vae.encoder, torch.zeros(2, 1, 28, 28), "x", ["mu", "logsigma"], opset)
     assert [(entry.domain, entry.version) for entry in encoder.opset_import] == [("", opset)]
     session = Session(encoder.SerializeToString(), "encoder")
     for batch in (1, 5):
@@ -86,11 +86,11 @@ def test_every_opset_arrives_and_gives_the_same_numbers(tiny_run: Path, opset: i
             np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("opset", [graphs.OLDEST_OPSET, graphs.newest_opset()])
+@pytest.mark.parametrize("opset", [onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset()])
 def test_decoder_arrives_at_the_oldest_and_newest_opset(tiny_run: Path, opset: int) -> None:
     """The decoder too has the opset asked for, and the same numbers."""
     run = checkpoint.load(tiny_run)
-    decoder = graphs.to_onnx(run.vae.decoder, torch.zeros(2, 4), "z", ["logits"], opset)
+    decoder = onnx_graph.to_onnx(run.vae.decoder, torch.zeros(2, 4), "z", ["logits"], opset)
     assert [(entry.domain, entry.version) for entry in decoder.opset_import] == [("", opset)]
     z = np.random.default_rng(0).standard_normal((5, 4), np.float32)
     with torch.no_grad():
@@ -104,9 +104,9 @@ def test_opsets_out_of_range_are_refused(
     command: Callable[..., Any], tiny_run: Path, tmp_path: Path, opset: int
 ) -> None:
     """An opset that cannot be had is wrong usage, and the message names the range."""
-    wanted = f"17 to {graphs.newest_opset()}"
+    wanted = f"17 to {onnx_graph.newest_opset()}"
     with pytest.raises(ArgumentError, match=wanted):
-        bundle.export(checkpoint.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
+        exporter.export(checkpoint.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
     result = command(main, tiny_run, "--opset", opset, "--out", tmp_path / "x")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("vae-export: error: ")
@@ -117,12 +117,12 @@ def test_opsets_out_of_range_are_refused(
 
 def test_newest_opset_is_one_that_all_sides_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """No opset without a known onnxruntime is offered, nor any but the first where torch no longer says its newest."""
-    assert 20 <= graphs.newest_opset() <= onnx.defs.onnx_opset_version()
+    assert 20 <= onnx_graph.newest_opset() <= onnx.defs.onnx_opset_version()
     with monkeypatch.context() as patch:
         patch.setattr(requirements, "NEWEST_OPSET", 19)
-        assert graphs.newest_opset() == 19
+        assert onnx_graph.newest_opset() == 19
     monkeypatch.delattr("torch.onnx._constants.ONNX_MAX_OPSET")
-    assert graphs.newest_opset() == 18
+    assert onnx_graph.newest_opset() == 18
 
 
 def valid_model(batch: str | int = "batch", operator: str = "Relu", opset: int = 17) -> onnx.ModelProto:
@@ -135,9 +135,9 @@ def valid_model(batch: str | int = "batch", operator: str = "Relu", opset: int =
 @pytest.mark.parametrize("operator", sorted({"RandomNormalLike", "RandomUniformLike", "Bernoulli"}))
 def test_check_finds_random_operators(operator: str) -> None:
     """A graph with a random operator is refused by the operator's name."""
-    graphs.check(valid_model(), 17)
+    onnx_graph.check(valid_model(), 17)
     with pytest.raises(BundleError, match=operator):
-        graphs.check(valid_model(operator=operator), 17)
+        onnx_graph.check(valid_model(operator=operator), 17)
 
 
 def test_check_finds_random_operators_inside_a_branch() -> None:
@@ -157,12 +157,12 @@ def test_check_finds_random_operators_inside_a_branch() -> None:
         onnx.helper.make_node("If", ["c"], [y.name], then_branch=branches[0], else_branch=branches[1])
     )
     with pytest.raises(BundleError, match="control flow, If"):
-        graphs.check(model, 17)
+        onnx_graph.check(model, 17)
 
 
 def test_check_finds_a_fixed_batch_and_another_opset() -> None:
     """A graph of batch 2, or of another opset than asked for, is refused."""
     with pytest.raises(BundleError, match="batch size fixed"):
-        graphs.check(valid_model(batch=2), 17)
+        onnx_graph.check(valid_model(batch=2), 17)
     with pytest.raises(BundleError, match="asked for 17"):
-        graphs.check(valid_model(opset=16), 17)
+        onnx_graph.check(valid_model(opset=16), 17)

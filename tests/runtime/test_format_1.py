@@ -1,0 +1,35 @@
+"""A bundle of format 1, which releases before 0.2 wrote: it is read, verified, and gives the numbers that it gave."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vae_runtime import VAE
+from vae_runtime.bundle import read
+from vae_runtime.verify import verify
+
+OLD = Path(__file__).parents[1] / "support" / "tiny_format_1"  # as it was when the format was the newest; never remade
+ELBO = [-311.21643894, -324.86278847, -317.84193959]  # of its own samples below, as release 0.1 printed them
+BOUND = [-308.09003046, -321.20744874, -315.32847159]
+
+
+def test_it_is_of_format_1() -> None:
+    """The committed file says so; otherwise nothing here would be tested."""
+    assert json.loads((OLD / "manifest.json").read_bytes())["contract"]["format"] == 1
+
+
+def test_it_is_verified() -> None:
+    """Its hashes are right, and its golden vectors within tolerance."""
+    rows = verify(read(OLD))
+    assert [row.name for row in rows] == ["z", "eps", "mu", "logsigma", "logits", "elbo"]
+    assert all(row.passed for row in rows)
+
+
+def test_its_numbers_are_as_they_were() -> None:
+    """Samples to the bit, ELBO and bound to float32's rounding, as processors differ."""
+    with VAE.load(OLD) as vae:
+        x = vae.sample(3, seed=7)
+        assert x.sum(axis=(1, 2, 3)).tolist() == [265, 235, 254]
+        np.testing.assert_allclose(vae.elbo(x, num_samples=4, seed=1), ELBO, atol=2e-4)
+        np.testing.assert_allclose(vae.log_likelihood(x, 5, seed=1), BOUND, atol=2e-4)
