@@ -28,9 +28,9 @@ from vae_export import candidate, gate
 from vae_export.candidate import Candidate
 from vae_runtime.bundle import DECODER, ENCODER, GRAPHS
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import checkpoint
-from vae_train.checkpoint import Run
+from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
+from vae_train.run_folder import Run
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from support.arithmetic import InOrder
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, nargs="+", help="trained runs in place of all that")
     given = parser.parse_args()
     runs: Iterable[tuple[str, Run]] = (
-        ((str(run), checkpoint.load(run)) for run in given.run) if given.run else made_up(given.only)
+        ((str(run), run_folder.load(run)) for run in given.run) if given.run else made_up(given.only)
     )
     print(machine())
     largest: dict[str, float] = {}

@@ -29,8 +29,8 @@ from vae_runtime.bundle import dump_manifest
 from vae_runtime.errors import VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import likelihoods, networks, pixels
-from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS, Config
+from vae_train.run_folder import Run, Settings
 from vae_train.vae import VAE
 
 OPSET, TEST, BATCH, NOISE_SEED = 17, 500, 64, 7

@@ -17,8 +17,8 @@ from torch import nn
 from vae_export import exporter
 from vae_runtime.doctor import describe
 from vae_train import evaluate, networks, pixels
-from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS
+from vae_train.run_folder import Run, Settings
 from vae_train.vae import VAE as TorchVAE
 
 _REST = 0.05  # seconds

@@ -33,7 +33,7 @@ from torchvision import datasets, transforms
 from vae_runtime import threads
 from vae_train import data, loop, networks, pixels, precision
 from vae_train.config import PRESETS, Config
-from vae_train.training import Training
+from vae_train.state import TrainingState
 
 BATCH, HIDDEN, LATENT = 128, 400, 20
 EPOCH = 60_000
@@ -145,7 +145,7 @@ def ours(root: Path, config: Config) -> Side:
     images = data.load(config, root, download=False)
     vae = networks.build(config, images.shape)
     networks.start_at_constant_image(vae, *pixels.moments(images.train))
-    training = Training(vae.to(memory_format=torch.channels_last), config, len(images.train), torch.device("cpu"))
+    training = TrainingState(vae.to(memory_format=torch.channels_last), config, len(images.train), torch.device("cpu"))
 
     def steps() -> Steps:
         while True:

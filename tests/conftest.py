@@ -117,10 +117,10 @@ def tiny_run(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def run_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_run`, published by the exporter."""
     from vae_export import exporter
-    from vae_train import checkpoint
+    from vae_train import run_folder
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    exporter.export(checkpoint.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
+    exporter.export(run_folder.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
     return out
 
 

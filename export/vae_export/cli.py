@@ -17,8 +17,8 @@ from vae_runtime.errors import BundleError
 if TYPE_CHECKING:
     from vae_export import exporter
     from vae_export.gate import Comparison
-    from vae_train.checkpoint import Run
     from vae_train.config import Place
+    from vae_train.run_folder import Run
 
 T = TypeVar("T", bound=summary.Outcome)
 _MOST_NATS = 0.5  # per image
@@ -101,11 +101,11 @@ def cli(
             raise click.UsageError(f"{name} goes with another --precision than fp32")
     _require_extra()
     from vae_export import exporter
-    from vae_train import checkpoint
     from vae_train.config import Place
+    from vae_train.run_folder import newest_run
 
     if run_folder is None:
-        run_folder = checkpoint.newest_run(_RUNS)
+        run_folder = newest_run(_RUNS)
         click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
     run = _load(run_folder, model, best)
     place = Place(data_root, not no_download, dataset=dataset)
@@ -200,10 +200,10 @@ def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place:
 
 def _load(run_folder: Path, model: str | None, best: bool) -> "Run":
     """The run; it is said where it cannot be held against its own training."""
-    from vae_train import checkpoint
+    from vae_train.run_folder import load
 
-    run = checkpoint.load(run_folder, model, best)
-    if run.outputs is None:
+    run = load(run_folder, model, best)
+    if run.fingerprint is None:
         missing = "the run is from before 0.2 and has kept no outputs: its network may be another than was trained"
         click.echo(f"vae-export: note: {missing}", err=True)
     return run

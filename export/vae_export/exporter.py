@@ -13,7 +13,7 @@ from vae_export.tradeoff import Tradeoff
 from vae_runtime.bundle import MANIFEST, dump_manifest
 from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train.checkpoint import Run
+from vae_train.run_folder import Run
 
 Judge = Callable[[list[gate.Comparison], str], None]
 Pick = Callable[[Candidate], tuple[Candidate, Tradeoff | None]]

@@ -22,7 +22,7 @@ from vae_runtime import noise
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train.checkpoint import Run
+from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
 _FEWEST = 64  # weights of a tensor for which a Cast is worth its bytes

@@ -17,7 +17,7 @@ from vae_export.quantise import fp16, int8
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.vae import VAE
 from vae_train import data, pixels
-from vae_train.checkpoint import Run
+from vae_train.run_folder import Run
 
 IMAGES = 1000
 BATCHES = (1, 64)

@@ -9,8 +9,8 @@ from torch import Tensor
 from vae_export import gate
 from vae_export.rounding import Precise
 from vae_runtime.errors import BundleError
-from vae_train import networks, outputs
-from vae_train.checkpoint import Run
+from vae_train import fingerprint, networks
+from vae_train.run_folder import Run
 from vae_train.vae import Pass
 
 MARGIN = 10  # times the gate's tolerance: another processor, release of PyTorch and code path computed what was kept
@@ -56,17 +56,17 @@ def compare(run: Run) -> list[Difference]:
 
     Allowed is MARGIN times what the numeric gate would, by the same model of rounding.
     """
-    if run.outputs is None:
+    if run.fingerprint is None:
         return []
     precise = Precise(run.vae.cpu().eval())
-    x, eps = outputs.inputs(run.vae, run.probe)
+    x, eps = fingerprint.inputs(run.vae, run.probe)
     expected = _outputs(precise, x, eps)
     at = torch.arange(max(gate.ROWS, len(x))) % len(x)
     drawn = _outputs(precise, x[at], eps[at], _SEED)
     factor = MARGIN * gate.standard_errors(sum(values.numel() for values in expected.values()))
     found = []
     for name, values in expected.items():
-        kept = torch.from_numpy(getattr(run.outputs, name.lower()))
+        kept = torch.from_numpy(getattr(run.fingerprint, name.lower()))
         off = (kept - values).abs().reshape(len(x), -1).amax(dim=1)
         error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
         found.append(Difference(name, int(off.argmax()), float(off.max()), gate.allowed(error, factor, values.numpy())))

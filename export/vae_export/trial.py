@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from vae_export import capture, code_lines, onnx_graph
 from vae_runtime.errors import BundleError
 from vae_train.mlp import Shape
-from vae_train.trial import LOGITS, Found
+from vae_train.pitfalls import LOGITS, Found
 from vae_train.vae import VAE
 
 _HALVE = "return 0.5 * logvar in its place, which is log sigma"

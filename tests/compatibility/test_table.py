@@ -25,7 +25,7 @@ from vae_export import exporter, onnx_graph
 from vae_runtime import VAE, bundle, noise
 from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.likelihoods import from_contract
-from vae_train import checkpoint
+from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
 
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def check_reference(vae: torch.nn.Module, job: Any) -> None:
 def test_reference_is_pytorchs_in_float64(tiny_run: Path, job: Any) -> None:
     """On 64 drawn images and 6 real ones, the graphs with weights in double give PyTorch's figures in double."""
     assert job.expected["elbo"].shape == (70,)
-    check_reference(checkpoint.load(tiny_run).vae, job)
+    check_reference(run_folder.load(tiny_run).vae, job)
 
 
 def test_runtimes_agree_and_the_table_says_how_far(job: Any, only: Callable[..., None], capsys: Any) -> None:

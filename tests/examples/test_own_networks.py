@@ -18,7 +18,7 @@ from vae_runtime import VAE
 from vae_runtime.bundle import read
 from vae_runtime.cli import main as vae_infer
 from vae_runtime.verify import verify
-from vae_train import checkpoint, data, pixels
+from vae_train import data, pixels, run_folder
 from vae_train.cli import main as vae_train
 
 Command = Callable[..., Any]
@@ -91,11 +91,11 @@ def test_bundle_gives_the_numbers_of_the_persons_networks(
 ) -> None:
     """The bundle verifies, and its means and latents are those of the run's own encoder and decoder."""
     monkeypatch.syspath_prepend(str(examples))
-    trained = checkpoint.load(run, NAME).vae
+    trained = run_folder.load(run, NAME).vae
     assert type(trained.encoder).__module__ == "own_networks"
     vae = VAE.load(bundle)
     assert all(row.passed for row in verify(read(bundle)))
-    digits = data.load(checkpoint.read_settings(run).config, Path("unused"))
+    digits = data.load(run_folder.read_settings(run).config, Path("unused"))
     x = pixels.unit(digits.test[:20]).round()
     for got, expected in zip(vae.encode(x.numpy()), trained.encoder(x), strict=True):
         np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
@@ -221,7 +221,7 @@ def test_a_run_without_outputs_is_published_with_a_note(
     """As older releases made them: nothing to hold the network against, which is said."""
     shutil.copy(examples / "own_networks.py", folder)
     copy = Path(shutil.copytree(run, folder / "run"))
-    (copy / "outputs.npz").unlink()
+    (copy / "fingerprint.npz").unlink()
     result = command(vae_export, copy, "--model", NAME, "--out", folder / "bundle")
     assert result.code == 0, result.err
     assert "note: " in result.err

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vae_export import exporter, onnx_graph
-from vae_train import checkpoint, outputs, train
+from vae_train import fingerprint, run_folder, train
 from vae_train.config import PRESETS, Place
 
 Mutation = Callable[[onnx.ModelProto], None]
@@ -59,7 +59,7 @@ def after_export(exported: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle like the tiny one whose every bias is larger, so that both graphs give other numbers."""
-    run = replace(checkpoint.load(tiny_run), outputs=None)  # else it is known for another network than was trained
+    run = replace(run_folder.load(tiny_run), fingerprint=None)  # else it is known for another network than was trained
     with torch.no_grad():
         for name, weight in run.vae.named_parameters():
             weight += name.endswith("bias")
@@ -72,12 +72,12 @@ def other_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def run_with_another_best(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of the tiny run whose best epoch has other weights than its last, and outputs and figures of them."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    best = checkpoint.load(run)
+    best = run_folder.load(run)
     with torch.no_grad():
         best.vae.decoder.last.bias += 1
-    checkpoint.save_weights(run, best.vae, best=True)
-    checkpoint.save_outputs(run, outputs.compute(best.vae, best.probe), best=True)
-    checkpoint.save_evaluation(run, {**best.evaluation, "split": "test of the best"}, best=True)
+    run_folder.save_weights(run, best.vae, best=True)
+    run_folder.save_fingerprint(run, fingerprint.compute(best.vae, best.probe), best=True)
+    run_folder.save_evaluation(run, {**best.evaluation, "split": "test of the best"}, best=True)
     return run
 
 

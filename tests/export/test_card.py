@@ -19,7 +19,7 @@ from vae_export import card, exporter
 from vae_export.cli import main
 from vae_runtime.bundle import shipped
 from vae_runtime.errors import BundleError
-from vae_train import checkpoint, train
+from vae_train import run_folder, train
 from vae_train.config import PRESETS, Place
 
 Command = Callable[..., Any]
@@ -32,7 +32,7 @@ def gaussian_bundle(digits_root: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("gaussian")
     config = PRESETS["tutorial"].replace(hidden=(16,), latent_dim=3, epochs=1, likelihood="gaussian")
     train.train(config, folder / "run", Place(digits_root, download=False), command="vae-train --likelihood gaussian")
-    exporter.export(checkpoint.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
+    exporter.export(run_folder.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
     return folder / "bundle"
 
 

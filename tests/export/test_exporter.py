@@ -22,7 +22,7 @@ from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import ArgumentError
 from vae_runtime.likelihoods import Bernoulli
 from vae_runtime.vae import VAE
-from vae_train import checkpoint
+from vae_train import run_folder
 
 Command = Callable[..., Any]
 
@@ -85,7 +85,7 @@ def test_manifest_says_where_the_bundle_comes_from(tiny_run: Path, manifest: Any
     for name in ("elbo", "reconstruction", "kl"):
         assert len(quantiles[name]) == len(quantiles["levels"]) == 105
         assert quantiles[name] == sorted(quantiles[name])
-    weights = sum(p.numel() for p in checkpoint.load(tiny_run).vae.parameters())
+    weights = sum(p.numel() for p in run_folder.load(tiny_run).vae.parameters())
     assert manifest["parameters"] == weights
 
 
@@ -148,14 +148,14 @@ def test_golden_vectors_hold_no_training_data(tiny_bundle: Path, tiny_run: Path)
     """The golden images are the model's own draws, none of them one of the run's real images."""
     with np.load(tiny_bundle / "golden.npz") as archive:
         x = archive["x"]
-    real = checkpoint.load(tiny_run).probe / 255
+    real = run_folder.load(tiny_run).probe / 255
     distance = np.abs(x[:, None] - real[None]).sum(axis=(2, 3, 4))
     assert distance.min() > 20
 
 
 def test_exporting_twice_gives_the_same_bytes(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """A second export of the same run is the first, byte for byte, wherever it goes."""
-    exporter.export(checkpoint.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
+    exporter.export(run_folder.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
     assert contents(tmp_path / "deep" / "er") == contents(tiny_bundle)
     assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o755
 
@@ -185,7 +185,7 @@ def test_a_failed_export_leaves_the_old_bundle(
         raise error
 
     with pytest.raises(error):
-        exporter.export(checkpoint.load(tiny_run), old, opset=17, judge=judge)
+        exporter.export(run_folder.load(tiny_run), old, opset=17, judge=judge)
     assert contents(old) == before
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
 

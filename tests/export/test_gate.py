@@ -25,7 +25,7 @@ from vae_export import gate
 from vae_export.cli import main
 from vae_export.rounding import Precise
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import checkpoint, networks
+from vae_train import networks, run_folder
 from vae_train.config import PRESETS
 
 Command = Callable[..., Any]
@@ -150,7 +150,7 @@ def failing_rows(result: Any) -> set[str]:
 @pytest.fixture(scope="module")
 def cases(tiny_run: Path) -> list[gate.Case]:
     """What the gate expects of the tiny run's graphs."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     return gate.expect(run.vae, run.probe)
 
 
@@ -162,7 +162,7 @@ def case_of(cases: list[gate.Case], tensor: str, kind: str) -> gate.Case:
 
 def test_gate_passes_the_tiny_run(tiny_run: Path, tiny_bundle: Path) -> None:
     """All 40 rows pass: 4 tensors, 2 likely kinds of inputs at 4 batch sizes, and 2 others."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     rows = gate.compare(run.vae, RuntimeVAE.load(tiny_bundle), run.probe)
     assert len(rows) == 40
     assert {row.name for row in rows} == MU | LOGSIGMA | LOGITS | ELBO
@@ -228,7 +228,7 @@ def test_a_run_with_a_nan_weight_is_never_published(
     if evaluated == "after":
         evaluation["figures"]["elbo"]["mean"] = float("nan")
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    (run / "outputs.npz").unlink()  # as in a run from before 0.2; else they are of other weights
+    (run / "fingerprint.npz").unlink()  # as in a run from before 0.2; else they are of other weights
     result = command(main, run, "--out", tmp_path / "bundle")
     assert result.code == 3
     assert re.fullmatch(r"(vae-export: note: [^\n]+\n)?vae-export: error: [^\n]+; [^\n]+\n", result.err)
@@ -306,7 +306,7 @@ def test_tolerances_hold_for_rounding_by_the_model(tiny_run: Path, cases: list[g
 
     Nor are tolerances of another size: the worst draw of 64 images is a third to three times the standard error.
     """
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     precise = Precise(run.vae)
     for tensor, kind, part in (("mu", gate.REAL, run.vae.encoder), ("logits", gate.PRIOR, run.vae.decoder)):
         case = case_of(cases, tensor, kind)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vae_train import networks
-from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS
+from vae_train.run_folder import Run, Settings
 
 
 @pytest.mark.parametrize("preset", ["tutorial", "resnet"])

@@ -10,7 +10,7 @@ import pytest
 
 from vae_export.cli import main
 from vae_runtime.cli import main as vae_infer
-from vae_train import checkpoint
+from vae_train import run_folder
 from vae_train.cli import main as vae_train
 
 Command = Callable[..., Any]
@@ -38,11 +38,11 @@ def test_the_newest_is_the_one_that_was_finished_last(
     monkeypatch.chdir(tmp_path)
     for seconds, name in ((30, "older"), (60, "newer"), (90, "stopped")):
         run = Path(shutil.copytree(tiny_run, tmp_path / "runs" / name))
-        os.utime(run / checkpoint.WEIGHTS, (seconds, seconds))
-    os.utime(tmp_path / "runs" / "older" / checkpoint.EVALUATION)
+        os.utime(run / run_folder.WEIGHTS, (seconds, seconds))
+    os.utime(tmp_path / "runs" / "older" / run_folder.EVALUATION)
     (tmp_path / "runs" / "stopped" / "checkpoints").mkdir()
     (tmp_path / "runs" / "stopped" / "checkpoints" / "000001-000000001-0.safetensors").touch()
-    assert checkpoint.newest_run(Path("runs")) == Path("runs/newer")
+    assert run_folder.newest_run(Path("runs")) == Path("runs/newer")
 
 
 @pytest.mark.parametrize("stopped", [False, True])

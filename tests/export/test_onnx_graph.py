@@ -14,7 +14,7 @@ from vae_export import exporter, onnx_graph, requirements
 from vae_export.cli import main
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.session import Session
-from vae_train import checkpoint
+from vae_train import run_folder
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 OUTPUTS = {"encoder": {"mu": [4], "logsigma": [4]}, "decoder": {"logits": [1, 28, 28]}}
@@ -74,7 +74,7 @@ def test_graph_holds_no_trace_of_the_exporting_machine(tiny_bundle: Path, role: 
 @pytest.mark.parametrize("opset", range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1))
 def test_every_opset_arrives_and_gives_the_same_numbers(tiny_run: Path, opset: int) -> None:
     """The graph has exactly the opset asked for, and the runtime's session gives PyTorch's numbers for any batch."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     encoder = onnx_graph.to_onnx(run.vae.encoder, torch.zeros(2, 1, 28, 28), "x", ["mu", "logsigma"], opset)
     assert [(entry.domain, entry.version) for entry in encoder.opset_import] == [("", opset)]
     session = Session(encoder.SerializeToString(), "encoder")
@@ -89,7 +89,7 @@ def test_every_opset_arrives_and_gives_the_same_numbers(tiny_run: Path, opset: i
 @pytest.mark.parametrize("opset", [onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset()])
 def test_decoder_arrives_at_the_oldest_and_newest_opset(tiny_run: Path, opset: int) -> None:
     """The decoder too has the opset asked for, and the same numbers."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     decoder = onnx_graph.to_onnx(run.vae.decoder, torch.zeros(2, 4), "z", ["logits"], opset)
     assert [(entry.domain, entry.version) for entry in decoder.opset_import] == [("", opset)]
     z = np.random.default_rng(0).standard_normal((5, 4), np.float32)
@@ -106,7 +106,7 @@ def test_opsets_out_of_range_are_refused(
     """An opset that cannot be had is wrong usage, and the message names the range."""
     wanted = f"17 to {onnx_graph.newest_opset()}"
     with pytest.raises(ArgumentError, match=wanted):
-        exporter.export(checkpoint.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
+        exporter.export(run_folder.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
     result = command(main, tiny_run, "--opset", opset, "--out", tmp_path / "x")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("vae-export: error: ")

@@ -17,7 +17,7 @@ from vae_export.cli import main
 from vae_runtime.bundle import read
 from vae_runtime.cli import main as vae_infer
 from vae_runtime.vae import VAE
-from vae_train import checkpoint
+from vae_train import run_folder
 
 Command = Callable[..., Any]
 ERROR = re.compile(r"vae-export: error: [^\n;]+: [^\n;]+; [^\n]+\n")
@@ -158,7 +158,7 @@ def test_without_its_images_a_run_is_not_weighed(
 def test_eight_bits_of_another_run_are_found(command: Command, mlp_of_digits: Path, tmp_path: Path) -> None:
     """Where one of the run's weights is 1% larger, the row of the decoder's weights fails, and no other."""
     assert command(main, mlp_of_digits, "--out", tmp_path / "int8", "--precision", "int8").code == 0
-    run = replace(checkpoint.load(mlp_of_digits), outputs=None)  # else it is known for another network than was trained
+    run = replace(run_folder.load(mlp_of_digits), fingerprint=None)  # else it is known for another network
     with torch.no_grad():
         weight = max(run.vae.decoder.parameters(), key=torch.numel).flatten()
         weight[weight.abs().argmax()] *= 1.01

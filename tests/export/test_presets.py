@@ -20,9 +20,9 @@ from vae_export.cli import judge
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.verify import verify
-from vae_train import checkpoint, train
-from vae_train.checkpoint import Run
+from vae_train import run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Place
+from vae_train.run_folder import Run
 
 Exported = Callable[[str, str, int], tuple[Run, torch.Tensor, Path]]
 PERCEPTRON = {"Gemm", "Reshape"}
@@ -199,7 +199,7 @@ def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
         dataset=str(tmp_path / "pictures"), image_size=8, hidden=(8, 8), dense=16, latent_dim=4, epochs=1, batch_size=16
     )
     train.train(config, tmp_path / "run", Place(tmp_path, download=False, device="cpu"), command="vae-train")
-    run = checkpoint.load(tmp_path / "run")
+    run = run_folder.load(tmp_path / "run")
     exporter.export(run, tmp_path / "bundle", 17, judge)
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())
     assert manifest["contract"]["likelihood"] == {"name": "discretised-logistic"}

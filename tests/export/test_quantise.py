@@ -18,8 +18,8 @@ from vae_export.tradeoff import Tradeoff, best, pick, weigh
 from vae_runtime import graph, noise
 from vae_runtime.errors import BundleError
 from vae_runtime.session import Session
-from vae_train import checkpoint, data, pixels
-from vae_train.checkpoint import Run
+from vae_train import data, pixels, run_folder
+from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
 LATENTS = 8
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 @pytest.fixture(scope="module")
 def run(mlp_of_digits: Path) -> Run:
     """An MLP trained for seconds on scikit-learn's digits."""
-    return checkpoint.load(mlp_of_digits)
+    return run_folder.load(mlp_of_digits)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import torch
 
 from vae_export import exporter, onnx_graph
 from vae_export.cli import judge, main
-from vae_train import checkpoint, networks
-from vae_train.checkpoint import Run
+from vae_train import networks, run_folder
 from vae_train.config import PRESETS
+from vae_train.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
 OPSETS = range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1)
@@ -46,7 +46,7 @@ def test_manifest_says_what_the_graphs_need(tiny_bundle: Path) -> None:
 @pytest.mark.slow
 def test_installed_onnxruntime_is_new_enough_for_every_opset(tiny_run: Path, tmp_path: Path) -> None:
     """What is claimed rises with the opset, and never above the release in which the gate has just passed."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     claimed = []
     for opset in OPSETS:
         exporter.export(run, tmp_path / str(opset), opset, judge)
@@ -92,7 +92,7 @@ def verify(python: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def run(tiny_run: Path) -> Run:
     """A run with convolutions too: all operators that presets have but the perceptrons' Relu."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     config = PRESETS["resnet"].replace(hidden=(4, 4), dense=8, latent_dim=run.vae.latent_dim)
     torch.manual_seed(0)
     vae = networks.build(config, run.image_shape)

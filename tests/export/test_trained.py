@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from vae_export import candidate, check, exporter, gate, trained
 from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
-from vae_train import checkpoint, networks, outputs, pixels, train
-from vae_train.checkpoint import Run, Settings
+from vae_train import fingerprint, networks, pixels, run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Config, Place
+from vae_train.run_folder import Run, Settings
 from vae_train.vae import VAE
 
 SHAPE = (1, 8, 8)
@@ -38,7 +38,7 @@ def run_of(vae: VAE, config: Config) -> Run:
     for weight in vae.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
     settings, probe = Settings(config, SHAPE, {}, "", {}), images().numpy()
-    return Run(vae, settings, {}, {}, probe, outputs.compute(vae, probe))
+    return Run(vae, settings, {}, {}, probe, fingerprint.compute(vae, probe))
 
 
 class Own(nn.Module):
@@ -88,7 +88,7 @@ def test_the_network_that_was_trained_is_known_again(preset: str, likelihood: st
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            again = replace(run, outputs=outputs.compute(vae, run.probe))
+            again = replace(run, fingerprint=fingerprint.compute(vae, run.probe))
             found = trained.compare(again)
             assert [difference.tensor for difference in found] == ["mu", "logsigma", "ELBO"]
             assert all(difference.off < difference.allowed / 4 for difference in found), found
@@ -107,9 +107,9 @@ def test_sums_in_another_order_are_the_same_network() -> None:
             axis = next((axis for axis, size in enumerate(weight.shape) if size == 32), None)
             if axis is not None:
                 weight.copy_(state[name].index_select(axis, order))
-    other = outputs.compute(turned, run.probe)
-    assert not np.array_equal(other.mu, run.outputs.mu)  # type: ignore[union-attr]
-    trained.check(replace(run, outputs=other))
+    other = fingerprint.compute(turned, run.probe)
+    assert not np.array_equal(other.mu, run.fingerprint.mu)  # type: ignore[union-attr]
+    trained.check(replace(run, fingerprint=other))
 
 
 class Fixed(Own):
@@ -207,8 +207,8 @@ def test_nothing_is_published_of_another_network(tmp_path: Path) -> None:
 
 def test_check_refuses_another_network(tiny_run: Path, tiny_bundle: Path) -> None:
     """So does the comparison of a bundle with its run."""
-    run = checkpoint.load(tiny_run)
-    assert run.outputs is not None
+    run = run_folder.load(tiny_run)
+    assert run.fingerprint is not None
     for module in run.vae.modules():
         for name, layer in module.named_children():
             if isinstance(layer, nn.ReLU):
@@ -219,7 +219,7 @@ def test_check_refuses_another_network(tiny_run: Path, tiny_bundle: Path) -> Non
 
 def test_a_run_from_before_has_nothing_to_be_held_against() -> None:
     """Without outputs nothing is compared."""
-    run = replace(own(), outputs=None)
+    run = replace(own(), fingerprint=None)
     other_activation(run.vae)
     assert trained.compare(run) == []
     trained.check(run)
@@ -230,12 +230,12 @@ def test_outputs_are_computed_outside_of_autocast_and_leave_the_network_as_it_wa
     config = SMALL["tutorial"].replace(dataset="digits", epochs=2, batch_size=512, lr=0.05, precision="bfloat16")
     train.train(config, tmp_path / "run", Place(tmp_path, device="cpu"), command="vae-train")
     for best in (False, True):
-        run = checkpoint.load(tmp_path / "run", best=best)
-        assert run.outputs is not None
+        run = run_folder.load(tmp_path / "run", best=best)
+        assert run.fingerprint is not None
         trained.check(run)
     vae = own().vae.train()
     before = torch.get_float32_matmul_precision()
-    outputs.compute(vae, images().numpy())
+    fingerprint.compute(vae, images().numpy())
     assert vae.training
     assert torch.get_float32_matmul_precision() == before
 
@@ -246,8 +246,8 @@ def test_outputs_of_other_weights_are_refused(tiny_run: Path, tmp_path: Path) ->
     folder.mkdir()
     for file in tiny_run.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    with np.load(folder / checkpoint.OUTPUTS) as stored:
+    with np.load(folder / run_folder.FINGERPRINT) as stored:
         arrays = dict(stored)
-    np.savez(folder / checkpoint.OUTPUTS, **{**arrays, "weights_sha256": np.array("0" * 64)})
-    with pytest.raises(BundleError, match=r"outputs\.npz"):
-        checkpoint.load(folder)
+    np.savez(folder / run_folder.FINGERPRINT, **{**arrays, "weights_sha256": np.array("0" * 64)})
+    with pytest.raises(BundleError, match=r"fingerprint\.npz"):
+        run_folder.load(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_export.trial import try_out
-from vae_train import networks, trial
+from vae_train import networks, pitfalls
 from vae_train.cli import main
 from vae_train.config import PRESETS
 from vae_train.likelihoods import Gaussian
@@ -101,10 +101,10 @@ def constant(values: Tensor) -> Tensor:
 def test_the_numbers_say_it_without_an_export(encoder: nn.Module, decoder: nn.Module, place: str, words: str) -> None:
     """A decoder's outputs in [0, 1] for z near and far, a second output never below 0; and no other network."""
     vae = VAE(encoder, decoder, LATENTS)
-    found = trial.signs(vae, SHAPE)
+    found = pitfalls.signs(vae, SHAPE)
     assert list(found) == ([place] if place else [])
     assert words in found.get(place, "")
-    assert trial.signs(VAE(Encoder(), decoder, LATENTS, Gaussian()), SHAPE) == {}  # a mean may be in [0, 1]
+    assert pitfalls.signs(VAE(Encoder(), decoder, LATENTS, Gaussian()), SHAPE) == {}  # a mean may be in [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_networks_that_are_right_are_not_spoken_of(preset: str) -> None:
     config = PRESETS[preset].replace(hidden=LOOSE[preset], latent_dim=LATENTS)
     vae = networks.build(config, SHAPE).train()
     state, before = torch.random.get_rng_state(), copy.deepcopy(vae.state_dict())
-    assert trial.try_out(vae, config, torch.randint(0, 256, (8, *SHAPE)).byte(), try_out) == {}
+    assert pitfalls.try_out(vae, config, torch.randint(0, 256, (8, *SHAPE)).byte(), try_out) == {}
     assert vae.training
     assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
     torch.randint(0, 256, (8, *SHAPE))

@@ -14,7 +14,7 @@ from vae_runtime import VAE, bundle, errors, sources
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
 from vae_train import cli as train_cli
-from vae_train import loop, mlp, train, training
+from vae_train import loop, mlp, state, train
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -127,7 +127,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "steps that were skipped": ("training.md", lambda: f"after {loop.MOST_SKIPPED} in a row the training stops"),
     "turns of a thread": ("benchmarks.md", lambda: f"lets them turn {train_cli.SPIN:,} times"),
     "checkpoints": ("training.md", lambda: {60: "each minute"}[int(train.SAVE_EVERY)]),
-    "measured gradients": ("training.md", lambda: {10: "every tenth step"}[training._NORM_EVERY]),
+    "measured gradients": ("training.md", lambda: {10: "every tenth step"}[state._NORM_EVERY]),
     "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
     "format of a bundle": ("bundle.md", lambda: f"`format` ({bundle.FORMAT})"),
     "the JavaScript module": ("compatibility.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),

@@ -7,7 +7,7 @@ import torch
 
 from vae_runtime import noise
 from vae_runtime.vae import VAE
-from vae_train import checkpoint, data, pixels
+from vae_train import data, pixels, run_folder
 from vae_train.config import PRESETS
 
 N, SEED = 1000, 3
@@ -23,7 +23,7 @@ def observed(data_root: Path, number: int) -> torch.Tensor:
 def test_elbo_of_real_images_agrees_with_pytorch(data_root: Path, tiny_run: Path, run_bundle: Path) -> None:
     """For 1,000 MNIST test images and the same noise, NumPy's ELBO is PyTorch's to 0.001 nats for every image."""
     bits = observed(data_root, N)
-    trained, runtime = checkpoint.load(tiny_run).vae, VAE.load(run_bundle, threads=1)
+    trained, runtime = run_folder.load(tiny_run).vae, VAE.load(run_bundle, threads=1)
     eps = noise.normal(SEED, noise.POSTERIOR, noise.index(bits.numpy()), trained.latent_dim)
     expected = trained.terms(bits, torch.from_numpy(eps))
     got = runtime.terms(bits.numpy(), seed=SEED)
@@ -42,7 +42,7 @@ def test_elbo_of_real_images_agrees_with_pytorch(data_root: Path, tiny_run: Path
 def test_importance_weighted_bound_agrees_with_pytorch(data_root: Path, tiny_run: Path, run_bundle: Path) -> None:
     """The bounds of both sides, each with its own noise at K = 200, have the same mean within their spread."""
     bits = observed(data_root, 50)
-    trained, runtime = checkpoint.load(tiny_run).vae, VAE.load(run_bundle, threads=1)
+    trained, runtime = run_folder.load(tiny_run).vae, VAE.load(run_bundle, threads=1)
     weights = trained.log_weights(bits, 200, torch.Generator().manual_seed(0)).double()
     bound = (torch.logsumexp(weights, dim=0) - np.log(200)).numpy()
     error = ((weights - torch.from_numpy(bound)).exp().std(dim=0) / 200**0.5).numpy()  # delta method, per image

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.bundles import TINY
 from support.runs import write_digits
 from vae_export import exporter
-from vae_train import checkpoint, train
+from vae_train import run_folder, train
 from vae_train.config import PRESETS, Place
 
 CONFIG = PRESETS["tutorial"].replace(hidden=(6,), latent_dim=4, epochs=40, batch_size=32)
@@ -27,7 +27,7 @@ def make(out: Path, epochs: int = CONFIG.epochs) -> None:
         config = CONFIG.replace(epochs=epochs)
         place = Place(digits, download=False, device="cpu", threads=1)
         train.train(config, run, place, command="python tests/support/make_tiny.py")
-        exporter.export(checkpoint.load(run), out, opset=17, judge=lambda rows, heading: None)
+        exporter.export(run_folder.load(run), out, opset=17, judge=lambda rows, heading: None)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vae_train import evaluate, networks, pixels, train
-from vae_train.checkpoint import Run, Settings
 from vae_train.config import PRESETS, Place
 from vae_train.mlp import Shape
+from vae_train.run_folder import Run, Settings
 
 TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
 NOISE = 0.02  # on weights; with more of it few draws of z carry all weight

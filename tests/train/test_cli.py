@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from vae_runtime import threads
-from vae_train import checkpoint, results
+from vae_train import results, run_folder
 from vae_train.cli import cli, main
 from vae_train.config import PRESETS, Config
 
@@ -174,8 +174,8 @@ def test_photos_may_be_fitted_to_another_shape_than_a_square(command: Command, p
     options = ("--preset", "tutorial", "--hidden", 4, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
     result = command(main, "--dataset", photos, "--image-size", "4x6", "--channels", 1, *options)
     assert result.code == 0, result.err
-    assert checkpoint.load(tmp_path / "run").image_shape == (1, 4, 6)
-    assert checkpoint.read_settings(tmp_path / "run").config.image_size == (4, 6)
+    assert run_folder.load(tmp_path / "run").image_shape == (1, 4, 6)
+    assert run_folder.read_settings(tmp_path / "run").config.image_size == (4, 6)
 
 
 @pytest.mark.parametrize("size", ["0", "-3", "4x", "x4", "4x0", "4x5x6", "1e3", "big", "4,6"])

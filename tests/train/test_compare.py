@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import checkpoint, data, evaluate, results, train
+from vae_train import data, evaluate, results, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Place
 
@@ -61,7 +61,7 @@ def compare(command: Command, a: Path, b: Path, *words: object) -> dict[str, lis
 @torch.no_grad()
 def per_image(run: Path, num_samples: int) -> dict[str, np.ndarray]:
     """Each test image's figures, float64, from the run's weights and torch.distributions alone."""
-    vae = checkpoint.load(run).vae
+    vae = run_folder.load(run).vae
     images = data.load(DIGITS, run, download=False)
     x = images.observed_test(binarise=True).double() / 255  # [n, 1, 8, 8]
     mu, logsigma = (part.double() for part in vae.encoder(x.float()))
@@ -122,7 +122,7 @@ def test_runs_of_grey_levels_are_compared_on_them(command: Command, runs: Path) 
     levels = data.load(DIGITS, runs, download=False).test
     line = result.out.splitlines()[0]
     assert line.startswith(f"{len(levels)} test images, 8-bit levels as they are, sha256 ")
-    evaluation = checkpoint.load(runs / "grey").evaluation
+    evaluation = run_folder.load(runs / "grey").evaluation
     assert evaluation["binarisation"] in line
     assert f"{evaluation['figures']['elbo']['mean']:.2f} +- " in result.out
 

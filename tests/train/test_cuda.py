@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_train import checkpoint, evaluate, networks, objectives, pixels, train
+from vae_train import evaluate, networks, objectives, pixels, run_folder, train
 from vae_train.config import PRESETS, Config, Place
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,7 +26,7 @@ def test_a_training_reaches_what_the_cpu_reaches(config: Config, tmp_path: Path)
     elbos = []
     for device in ("cpu", "cuda"):
         train.train(config, tmp_path / device, Place(tmp_path, download=False, device=device), "vae-train")
-        elbos.append(checkpoint.load(tmp_path / device).evaluation["figures"]["elbo"]["mean"])
+        elbos.append(run_folder.load(tmp_path / device).evaluation["figures"]["elbo"]["mean"])
     assert elbos[0] == pytest.approx(elbos[1], abs=0.8)
 
 

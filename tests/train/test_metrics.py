@@ -17,7 +17,7 @@ from vae_runtime.errors import ArgumentError
 from vae_train import data, loop, metrics, pixels, results, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
-from vae_train.training import Metrics, Training
+from vae_train.state import Metrics, TrainingState
 
 Command = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +37,7 @@ def digits() -> data.Images:
     return data.load(SMALL, Path("absent"), download=False)
 
 
-def begin(config: Config, images: data.Images) -> Training:
+def begin(config: Config, images: data.Images) -> TrainingState:
     """A training of these images that has not taken a step."""
     return train._prepare(config, images, CPU, None)
 
@@ -349,15 +349,15 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
 ) -> None:
     """Where the pass itself was fine: skipped where it is looked at, else the training ends, and --resume works."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
-    run, real, calls = tmp_path / "run", Training.step, iter(range(10**9))
+    run, real, calls = tmp_path / "run", TrainingState.step, iter(range(10**9))
 
-    def poisoned(training: Training, *given: Any) -> None:
+    def poisoned(training: TrainingState, *given: Any) -> None:
         if next(calls) == step:
             training.weights[0].grad[0, 0] = math.nan  # type: ignore[index]
         real(training, *given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "step", poisoned)
+        patched.setattr(TrainingState, "step", poisoned)
         patched.setattr(train, "SAVE_EVERY", 0.0)
         result = command(main, *command_line(run, 16))
     if step == STEPS:

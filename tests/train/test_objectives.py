@@ -16,7 +16,7 @@ from vae_train import evaluate, networks, objectives
 from vae_train.config import LIKELIHOODS, PRESETS, Config
 from vae_train.likelihoods import DiscretisedLogistic, Gaussian, Likelihood
 from vae_train.objectives import Objective
-from vae_train.training import Training
+from vae_train.state import TrainingState
 from vae_train.vae import VAE
 
 SHAPE, LATENT, SIGMA = (1, 2, 3), 2, 0.6
@@ -290,7 +290,7 @@ def test_no_free_bits_is_the_plain_kl(path: bool) -> None:
 
 def objectives_of(config: Config, steps_per_epoch: int = 4) -> Iterator[Objective]:
     """The objective of each step of a training with this many steps in an epoch."""
-    training = Training(mlp_vae(), config, steps_per_epoch * config.batch_size - 1, torch.device("cpu"))
+    training = TrainingState(mlp_vae(), config, steps_per_epoch * config.batch_size - 1, torch.device("cpu"))
     assert training.steps_per_epoch == steps_per_epoch
     for _ in range(config.epochs):
         for _ in range(steps_per_epoch):
@@ -438,7 +438,7 @@ def fit_encoder(vae: VAE, x: Tensor, config: Config, weights: list[nn.Parameter]
     trained = list(vae.encoder.parameters()) if weights is None else weights
     for weight in trained:
         weight.requires_grad_(True)
-    training = Training(vae, config, len(x), torch.device("cpu"))
+    training = TrainingState(vae, config, len(x), torch.device("cpu"))
     for _ in range(config.epochs):
         for rows in training.batches():
             eps = normal(config.samples, len(rows), LATENT, seed=training.progress.epoch)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from vae_export import cli as export_cli
 from vae_runtime import cli as runtime_cli
-from vae_train import checkpoint, cli, data, pictures, pixels, report, results, train
+from vae_train import cli, data, pictures, pixels, report, results, run_folder, train
 from vae_train.config import PRESETS, Place
 from vae_train.metrics import trouble
 
@@ -163,8 +163,8 @@ def test_headline_is_the_test_elbo(tiny_run: Path, page: Page) -> None:
     """The ELBO with its standard error, what it was measured on, the size of the model; bits per dimension too."""
     evaluation = read(tiny_run / "evaluation.json")
     elbo = evaluation["figures"]["elbo"]
-    weights = sum(np.prod(w.shape) for w in checkpoint.load(tiny_run).vae.state_dict().values())
-    seconds = round(sum(row["seconds"] for row in checkpoint.read_metrics(tiny_run)))
+    weights = sum(np.prod(w.shape) for w in run_folder.load(tiny_run).vae.state_dict().values())
+    seconds = round(sum(row["seconds"] for row in run_folder.read_metrics(tiny_run)))
     bits = f"{-elbo['mean'] / (784 * math.log(2)):.3f} bits per dimension"
     for text in (
         f"test ELBO{elbo['mean']:,.2f} ± {elbo['standard_error']:,.2f}nats per image; {bits}\n",
@@ -182,7 +182,7 @@ def test_tables_hold_the_runs_figures(tiny_run: Path, page: Page) -> None:
         bits = f"{-figures[key]['mean'] / (784 * math.log(2)):.3f}" if name == "ELBO" else ""  # of log p(x) alone
         rows.append([name, f"{figures[key]['mean']:,.3f}", f"{figures[key]['standard_error']:,.3f}", bits])
     assert page.rows[:4] == rows
-    for epoch, shown in zip(checkpoint.read_metrics(tiny_run), page.rows[5:], strict=True):
+    for epoch, shown in zip(run_folder.read_metrics(tiny_run), page.rows[5:], strict=True):
         named = dict(zip(page.rows[4], shown, strict=True))
         for name, key in {
             "epoch": "epoch", "train ELBO": "train_elbo", "test ELBO": "test_elbo", "±": "test_standard_error",
@@ -231,8 +231,8 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path) -> None:
     """
     settings = read(copied / "config.json")
     settings["config"]["epochs"] = 25
-    checkpoint.write_json(copied / "config.json", settings)
-    row = checkpoint.read_metrics(copied)[-1]
+    run_folder.write_json(copied / "config.json", settings)
+    row = run_folder.read_metrics(copied)[-1]
     bad, worse = {**row, "active_units": 0}, {**row, "skipped_steps": 3}
     for changed, expected in (
         ([row] * 25, []),
@@ -240,7 +240,7 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path) -> None:
         ([*[row] * 9, bad, *[row] * 15], [f"at epoch 10, passed since: {line}" for line in trouble([bad], 4)]),
         ([worse, *[row] * 23, bad], trouble([worse, bad], 4)),
     ):
-        checkpoint.write_metrics(copied, [{**each, "epoch": i} for i, each in enumerate(changed, 1)])
+        run_folder.write_metrics(copied, [{**each, "epoch": i} for i, each in enumerate(changed, 1)])
         results.report_run(copied, Place(digits_root, download=False))
         page = Page(copied / report.PAGE)
         assert page.texts["li"][: len(expected)] == expected
@@ -265,9 +265,9 @@ def test_what_a_training_said_of_its_images_is_in_the_report(
 
 def test_a_long_training_has_a_short_table(copied: Path, digits_root: Path) -> None:
     """Of 1,000 epochs at most 30 rows, among them the first, the last and the best, which is bold and named."""
-    row = checkpoint.read_metrics(copied)[-1]
+    row = run_folder.read_metrics(copied)[-1]
     rows = [{**row, "epoch": i, "test_elbo": -abs(i - 777) - 100.0} for i in range(1, 1001)]
-    checkpoint.write_metrics(copied, rows)
+    run_folder.write_metrics(copied, rows)
     results.report_run(copied, Place(digits_root, download=False))
     page = Page(copied / report.PAGE)
     epochs = [int(row[0]) for row in page.rows[5:]]
@@ -314,7 +314,7 @@ def test_pictures_lie_in_the_folder_too(tiny_run: Path, page: Page) -> None:
 
 def test_drawing_again_gives_the_same_page(copied: Path, tiny_run: Path, digits_root: Path) -> None:
     """Same run, same bytes of every picture and of the page but its commands; torch's generator is left alone."""
-    run, images = checkpoint.load(copied), data.load(PRESETS["tutorial"], digits_root, download=False)
+    run, images = run_folder.load(copied), data.load(PRESETS["tutorial"], digits_root, download=False)
     before = torch.get_rng_state()
     report.draw(copied, run, images)
     assert torch.equal(torch.get_rng_state(), before)
@@ -465,7 +465,7 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
     monkeypatch.setattr(pictures, "latents", lambda *given: seen.append(given) or draw(*given))
     results.report_run(copied, Place(digits_root, download=False))
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
-    vae, x = checkpoint.load(copied).vae, pixels.unit(images.observed_test(binarise=True))
+    vae, x = run_folder.load(copied).vae, pixels.unit(images.observed_test(binarise=True))
     mu, labels, _ = seen[0]
     assert len(mu) == 99
     np.testing.assert_allclose(mu, vae.encoder(x)[0].detach()[::3], atol=1e-5)
@@ -475,7 +475,7 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
 @pytest.mark.parametrize("first", [-1e5, math.nan])
 def test_the_first_epochs_do_not_squeeze_the_charts(tiny_run: Path, first: float) -> None:
     """Where the ELBO begins far below, its later epochs still take most of the chart's height."""
-    row = checkpoint.read_metrics(tiny_run)[0]
+    row = run_folder.read_metrics(tiny_run)[0]
     elbos = [first, *np.linspace(-120, -100, 29)]
     rows = [{**row, "epoch": i, "train_elbo": elbo, "test_elbo": elbo - 1} for i, elbo in enumerate(elbos, 1)]
     elbo_chart = pictures.curves(rows, 4)[0]
@@ -533,7 +533,7 @@ def test_commands_run_as_printed(
 
 def test_commands_name_a_runs_own_networks(copied: Path, digits_root: Path) -> None:
     """A run with networks of its own needs `--model` to be evaluated, reported on and exported, and not to be used."""
-    run = checkpoint.load(copied)
+    run = run_folder.load(copied)
     own = dataclasses.replace(run.settings, config=run.config.replace(model="my nets:make"))
     images = data.load(run.config, digits_root, download=False)
     report.draw(copied, dataclasses.replace(run, settings=own), images)

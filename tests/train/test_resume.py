@@ -31,7 +31,7 @@ CHILD = """
 import glob, os, random, shutil, signal, sys, time
 import numpy, safetensors.torch, sklearn.manifold, torch, torchvision
 from matplotlib.figure import Figure
-from vae_train import checkpoint, report, results, train
+from vae_train import checkpoints, run_folder, report, results, train
 from vae_train.cli import main
 def start(out, data, settings, prepare=lambda: None):
     resumed = os.path.isdir(os.path.join(out, "checkpoints"))
@@ -81,7 +81,7 @@ while True:
 
 # Trains once for each of POINTS, in a child that kills itself there, and in another that goes on to the end.
 POINTS = {
-    "a checkpoint, whose epoch's best weights are written": ("checkpoint.save", 2),
+    "a checkpoint, whose epoch's best weights are written": ("checkpoints.save", 2),
     "the best weights, written but not in their place": ("best.safetensors", 2),
     "a checkpoint, written but not in its place": ("checkpoints/", 2),
     "the metrics": ("metrics.jsonl", 2),
@@ -89,7 +89,7 @@ POINTS = {
     "the figures of the best": ("best.json", 1),
     "the figures of the last": ("evaluation.json", 1),
     "the report": ("report.draw", 1),
-    "the removal of the checkpoints": ("checkpoint.remove_checkpoints", 1),
+    "the removal of the checkpoints": ("checkpoints.remove", 1),
 }
 SUICIDE = (
     CHILD

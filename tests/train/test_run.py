@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
-from vae_train import checkpoint, data, evaluate, metrics, results, train
+from vae_train import checkpoints, data, evaluate, metrics, results, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 
@@ -48,7 +48,7 @@ def place(root: Path) -> Place:
 def test_run_folder_has_what_it_promises(tiny_run: Path) -> None:
     """Settings, weights, metrics, test figures, probe, report and pictures, and no temporary file."""
     expected = {"config.json", "model.safetensors", "metrics.jsonl", "evaluation.json", "probe.npy", "report.html"}
-    expected |= {"best.safetensors", "best.json", "outputs.npz", "best.npz"}
+    expected |= {"best.safetensors", "best.json", "fingerprint.npz", "best.npz"}
     found = {path.name for path in tiny_run.iterdir()}
     assert {name for name in found if not name.endswith(".png")} == expected
     assert found >= set(PICTURES)
@@ -81,7 +81,7 @@ def test_metrics_have_one_line_per_epoch(tiny_run: Path) -> None:
 
 def test_training_improves_the_elbo(tiny_run: Path) -> None:
     """The second epoch's test and train ELBO are higher than the first's."""
-    first, second = checkpoint.read_metrics(tiny_run)
+    first, second = run_folder.read_metrics(tiny_run)
     assert second["test_elbo"] > first["test_elbo"]
     assert second["train_elbo"] > first["train_elbo"]
 
@@ -93,7 +93,7 @@ def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: 
     assert (evaluation["split"], evaluation["images"], evaluation["prior"]) == ("test", 297, "standard-normal")
     assert "fixed draw" in evaluation["binarisation"]
     drawn = load(digits_root).observed_test(binarise=True)
-    terms = evaluate.measure(checkpoint.load(tiny_run).vae, drawn).terms
+    terms = evaluate.measure(run_folder.load(tiny_run).vae, drawn).terms
     for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
         figure = evaluation["figures"][name]
         assert figure["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
@@ -114,19 +114,19 @@ def test_pictures_open(tiny_run: Path, name: str) -> None:
 
 def test_probe_is_the_first_test_images(tiny_run: Path, digits_root: Path) -> None:
     """The probe keeps 64 real test images, as they are."""
-    np.testing.assert_array_equal(checkpoint.load(tiny_run).probe, load(digits_root).test[:64].numpy())
+    np.testing.assert_array_equal(run_folder.load(tiny_run).probe, load(digits_root).test[:64].numpy())
 
 
 def test_load_gives_the_weights_back_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
     """Weights survive reading, and writing them again gives the same file."""
-    run = checkpoint.load(tiny_run)
+    run = run_folder.load(tiny_run)
     stored = safetensors.torch.load_file(tiny_run / "model.safetensors")
     state = run.vae.state_dict()
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[name], stored[name]) for name in state)
     assert run.config == TINY
     assert run.image_shape == (1, 28, 28)
-    checkpoint.save_weights(tmp_path, run.vae)
+    run_folder.save_weights(tmp_path, run.vae)
     assert (tmp_path / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
 
 
@@ -137,7 +137,7 @@ def test_a_flipped_bit_in_the_weights_is_refused(copied: Path, position: int) ->
     weights[position] ^= 1
     (copied / "model.safetensors").write_bytes(weights)
     with pytest.raises(BundleError, match=r"damaged.*model\.safetensors"):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "evaluation.json", "probe.npy"])
@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
     """A run without one of its files is refused by that file's name."""
     (copied / name).unlink()
     with pytest.raises(BundleError, match=name.replace(".", r"\.")):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 @pytest.mark.parametrize("name", ["config.json", "evaluation.json", "probe.npy"])
@@ -154,7 +154,7 @@ def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
     """Whatever stands in a file that should be settings, figures or images: a BundleError, no other exception."""
     (copied / name).write_bytes(content)
     with pytest.raises(BundleError):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_settings_that_do_not_fit_the_weights_are_refused(copied: Path, change: 
     settings["config"].update(change)
     (copied / "config.json").write_text(json.dumps(settings))
     with pytest.raises(BundleError):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_a_probe_that_is_not_64_images_of_the_model_is_refused(copied: Path, pro
     """The kept images must be levels, or float32 values, of the model's shape, else the run is damaged."""
     np.save(copied / "probe.npy", probe)
     with pytest.raises(BundleError):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 def test_a_pickled_probe_is_never_executed(copied: Path) -> None:
     """A probe that holds pickled objects is refused."""
     np.save(copied / "probe.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(BundleError):
-        checkpoint.load(copied)
+        run_folder.load(copied)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "absent", tmp_path / "file"):
         with pytest.raises(BundleError) as caught:
-            checkpoint.load(folder)
+            run_folder.load(folder)
         assert str(folder) in str(caught.value)
 
 
@@ -252,9 +252,9 @@ def test_the_best_epoch_is_kept_beside_the_last(
     """best.safetensors has the weights of the epoch with the highest test ELBO, best.json its figures; both load."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
     run = falling(TINY, digits_root, tmp_path / "run", monkeypatch)
-    rows = checkpoint.read_metrics(run)
+    rows = run_folder.read_metrics(run)
     assert metrics.best(rows)["epoch"] == 2
-    best, last = checkpoint.load(run, best=True), checkpoint.load(run)
+    best, last = run_folder.load(run, best=True), run_folder.load(run)
     assert not torch.equal(best.vae.state_dict()["decoder.last.bias"], last.vae.state_dict()["decoder.last.bias"])
     drawn = load(digits_root).observed_test(binarise=True)
     for loaded, row, fallen in ((best, rows[1], 0), (last, rows[2], 100)):
@@ -285,11 +285,11 @@ def test_a_best_epoch_that_is_damaged_leaves_the_last_as_it_is(copied: Path, nam
     weights[5000] ^= 1
     (copied / "best.safetensors").write_bytes(weights)
     with pytest.raises(BundleError, match=r"damaged.*best\.safetensors"):
-        checkpoint.load(copied, best=True)
+        run_folder.load(copied, best=True)
     (copied / name).unlink()
     with pytest.raises(BundleError, match=name.replace(".", r"\.")):
-        checkpoint.load(copied, best=True)
-    assert checkpoint.load(copied).config == TINY
+        run_folder.load(copied, best=True)
+    assert run_folder.load(copied).config == TINY
 
 
 def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path) -> None:
@@ -299,7 +299,7 @@ def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path)
     (copied / "config.json").write_text(json.dumps(settings))
     for trusted in (None, "other:fly"):
         with pytest.raises(ArgumentError) as caught:
-            checkpoint.load(copied, trusted)
+            run_folder.load(copied, trusted)
         what = f"other networks than {trusted}" if trusted else "networks of its own"
         assert str(caught.value) == (
             f"run has {what}: antigravity:fly; if you trust that module, add --model antigravity:fly"
@@ -309,7 +309,7 @@ def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path)
 
 def test_loaded_networks_are_in_evaluation_mode(tiny_run: Path) -> None:
     """Dropout of a person's networks is off in reports, figures and exports."""
-    assert not any(module.training for module in checkpoint.load(tiny_run).vae.modules())
+    assert not any(module.training for module in run_folder.load(tiny_run).vae.modules())
 
 
 def test_a_finished_run_outlives_what_fails_after_it(
@@ -322,10 +322,10 @@ def test_a_finished_run_outlives_what_fails_after_it(
         raise BrokenPipeError
 
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
-    monkeypatch.setattr(checkpoint, "remove_checkpoints", remove)
+    monkeypatch.setattr(checkpoints, "remove", remove)
     with pytest.raises(BrokenPipeError):
         train.train(TINY, tmp_path / "run", place(digits_root), command="vae-train")
-    assert checkpoint.load(tmp_path / "run").config == TINY
+    assert run_folder.load(tmp_path / "run").config == TINY
 
 
 def test_own_images_are_named_without_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_own_images_are_named_without_their_folders(tmp_path: Path, monkeypatch:
     np.save(path, np.random.default_rng(0).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
     config = TINY.replace(dataset=str(path), likelihood="gaussian")
     train.train(config, tmp_path / "run", place(tmp_path), command="vae-train")
-    run = checkpoint.load(tmp_path / "run")
+    run = run_folder.load(tmp_path / "run")
     assert run.evaluation["dataset"] == "images.npy"
     assert "secret" not in json.dumps([run.evaluation, run.provenance, run.settings.preprocessing])
     results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from vae_runtime.errors import ArgumentError
-from vae_train import checkpoint, data, networks, pictures, pixels, train
+from vae_train import checkpoints, data, networks, pictures, pixels, run_folder, train
 from vae_train.config import PRESETS, Place
-from vae_train.training import Training
+from vae_train.state import TrainingState
 
 pytest.importorskip("tensorboard", reason="needs TensorBoard: pip install tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -41,9 +41,9 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def killed_after(epoch: int, saved: bool) -> Iterator[None]:
     """Let a training die at the end of this epoch, before or after the epoch's checkpoint is written."""
-    save = checkpoint.save
+    save = checkpoints.save
 
-    def dying(folder: Path, training: Training) -> None:
+    def dying(folder: Path, training: TrainingState) -> None:
         ended = training.progress.epoch - 1 == epoch and training.progress.step == 0
         if saved or not ended:
             save(folder, training)
@@ -51,7 +51,7 @@ def killed_after(epoch: int, saved: bool) -> Iterator[None]:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "save", dying)
+        patch.setattr(checkpoints, "save", dying)
         yield
 
 
@@ -71,7 +71,7 @@ def scalars(run: Path) -> dict[str, dict[int, float]]:
 
 def expected(run: Path) -> dict[str, dict[int, float]]:
     """The same curves from metrics.jsonl."""
-    rows = checkpoint.read_metrics(run)
+    rows = run_folder.read_metrics(run)
     tags = {name: re.sub("^(train|test)_", r"\1/", name) for name in rows[0] if name != "epoch"}
     tags = {name: tag if "/" in tag else f"epoch/{tag}" for name, tag in tags.items()}
     return {tag: {int(row["epoch"]): float(np.float32(row[name])) for row in rows} for name, tag in tags.items()}
@@ -91,7 +91,7 @@ def test_samples_and_reconstructions_are_images_of_each_epoch(tmp_path: Path) ->
     train.train(SMALL, tmp_path / "run", HERE, command="vae-train", tensorboard=True)
     found = events(tmp_path / "run")
     assert found.Tags()["images"] == ["samples", "reconstructions"]
-    vae = checkpoint.load(tmp_path / "run").vae
+    vae = run_folder.load(tmp_path / "run").vae
     observed = pixels.unit(data.load(SMALL, HERE.data_root).observed_test(SMALL.binarise))[:16]
     for name, last in {
         "samples": pictures.samples(vae, 16),

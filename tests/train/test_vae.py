@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from vae_train import data, evaluate, loop, mlp, networks, pixels
 from vae_train.config import PRESETS
-from vae_train.training import Training
+from vae_train.state import TrainingState
 from vae_train.vae import VAE, kl_per_dimension, log_ratio
 
 SHAPE = (1, 4, 4)
@@ -196,7 +196,7 @@ def test_five_lines_train_as_the_loop_does() -> None:
         networks.start_at_constant_image(vae, *pixels.moments(images.train))
         return vae
 
-    training = Training(begin(), config, len(images.train), torch.device("cpu"))
+    training = TrainingState(begin(), config, len(images.train), torch.device("cpu"))
     loop.fit(training, images.train, lambda: training.end_epoch({}), quiet=True)
     vae = begin()
     before, expected = (evaluate.measure(each, test).terms.elbo.mean().item() for each in (vae, training.vae))

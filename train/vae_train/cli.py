@@ -19,7 +19,7 @@ from vae_train.config import DATASETS, FULL_SCALE, GRADIENTS, LIKELIHOODS, PRECI
 if TYPE_CHECKING:
     import torch
 
-    from vae_train import trial
+    from vae_train import pitfalls
 
 # How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
 # use; docs/benchmarks.md has what that costs.
@@ -299,7 +299,7 @@ def require_extra(tensorboard: bool = False) -> None:
         extras.require("tensorboard", "--tensorboard")
 
 
-def _export() -> "trial.Export | None":
+def _export() -> "pitfalls.Export | None":
     """What tries an export, where its packages are installed."""
     if any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript")):
         return None

@@ -17,9 +17,9 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.likelihoods import DiscretisedLogistic as RuntimeDiscretisedLogistic
 from vae_train import own_images, pixels
-from vae_train.checkpoint import Settings
 from vae_train.config import DATASETS, FULL_SCALE, Config, Place
 from vae_train.likelihoods import DiscretisedLogistic
+from vae_train.run_folder import Settings
 
 _CLASSES = {
     "mnist": torchvision.datasets.MNIST,

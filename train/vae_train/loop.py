@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vae_runtime.errors import ArgumentError
 from vae_train import distributed, objectives, own_networks, pixels
-from vae_train.training import Training
+from vae_train.state import TrainingState
 from vae_train.vae import Pass
 
 LOOK_EVERY = 50  # steps between looks at the running ELBO and at trouble; each look waits for the device
@@ -18,7 +18,7 @@ MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a tra
 
 
 def fit(
-    training: Training,
+    training: TrainingState,
     levels: Tensor,
     end_epoch: Callable[[], None],
     after_step: Callable[[], None] = lambda: None,
@@ -43,7 +43,7 @@ def fit(
             end_epoch()
 
 
-def _epoch(training: Training, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
+def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
     config, progress = training.config, training.progress
     bar.set_description_str(f"epoch {progress.epoch}/{config.epochs}")
     start = time.perf_counter() - progress.seconds
@@ -56,7 +56,7 @@ def _epoch(training: Training, levels: Tensor, after_step: Callable[[], None], b
         after_step()
 
 
-def step(training: Training, levels: Tensor) -> tuple[Tensor, Pass]:
+def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:
     """One step on a batch of stored images [batch, C, H, W]: what the likelihood saw, and the pass."""
     x, eps = batch(training, levels)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.config.precision == "bfloat16"):
@@ -70,7 +70,7 @@ def step(training: Training, levels: Tensor) -> tuple[Tensor, Pass]:
     return x, out
 
 
-def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
+def _forward(training: TrainingState, x: Tensor, eps: Tensor) -> Pass:
     """The pass; a process that has no image of a small batch sends a blank one through, and keeps none of it.
 
     Not every layer takes no images, and its weights need a gradient, of zero, for the other processes.
@@ -90,7 +90,7 @@ def _forward(training: Training, x: Tensor, eps: Tensor) -> Pass:
     return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])
 
 
-def batch(training: Training, levels: Tensor) -> tuple[Tensor, Tensor]:
+def batch(training: TrainingState, levels: Tensor) -> tuple[Tensor, Tensor]:
     """What a likelihood sees of stored images [batch, C, H, W], and noise eps [K, batch, latent_dim] for them.
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
@@ -103,7 +103,7 @@ def batch(training: Training, levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _look(training: Training, x: Tensor, out: Pass, bar: "tqdm[None]") -> None:
+def _look(training: TrainingState, x: Tensor, out: Pass, bar: "tqdm[None]") -> None:
     """Show the ELBO of this batch."""
     _check(training)
     if bar.disable or not len(x):
@@ -115,7 +115,7 @@ def _look(training: Training, x: Tensor, out: Pass, bar: "tqdm[None]") -> None:
         bar.set_postfix_str("ELBO {} = {} - {}".format(*terms))
 
 
-def _check(training: Training) -> None:
+def _check(training: TrainingState) -> None:
     """Raise ArgumentError where no step has been possible for long, or in the whole of a short training."""
     most = min(MOST_SKIPPED, training.config.epochs * training.steps_per_epoch)
     if training.skipped_in_a_row >= most:

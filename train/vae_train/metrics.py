@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vae_train import evaluate
 from vae_train.config import Config
-from vae_train.training import Metrics, Training
+from vae_train.state import Metrics, TrainingState
 
 ACTIVE = (
     0.01  # variance of mu over the images, above which a latent dimension is active (Burda et al. 2016, section 5.2)
@@ -43,7 +43,7 @@ class Epoch:
     images_per_second: float
 
 
-def measure(training: Training, train: Tensor, test: Tensor) -> Metrics:
+def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
     """The metrics of the epoch that has just ended; train, test: levels as the likelihood sees them."""
     on_train, on_test = (evaluate.measure(training.vae, levels) for levels in (train, test))
     total, steps, largest = training.norms.tolist()

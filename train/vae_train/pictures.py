@@ -20,9 +20,9 @@ from torch import Tensor
 from vae_runtime import outputs
 from vae_runtime.files import replacing
 from vae_train import pixels
-from vae_train.checkpoint import Run, read_metrics
 from vae_train.data import Images
-from vae_train.training import Metrics
+from vae_train.run_folder import Run, read_metrics
+from vae_train.state import Metrics
 from vae_train.vae import VAE
 
 WIDTH = 800  # pixels of a grid, at most: a page shows it as it is

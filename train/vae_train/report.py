@@ -13,11 +13,11 @@ from vae_runtime import outputs
 from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_train import metrics, pictures
-from vae_train.checkpoint import Run, read_metrics
 from vae_train.data import Images
 from vae_train.evaluate import bits_per_dimension
 from vae_train.pictures import Picture
-from vae_train.training import Metrics
+from vae_train.run_folder import Run, read_metrics
+from vae_train.state import Metrics
 
 PAGE = "report.html"
 _MOST_ROWS = 30  # of the table of epochs

@@ -11,36 +11,36 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
-from vae_train import checkpoint, data, evaluate, metrics, networks, outputs, pixels, report
-from vae_train.checkpoint import Run
+from vae_train import checkpoints, data, evaluate, fingerprint, metrics, networks, pixels, report, run_folder
 from vae_train.config import Config, Place
 from vae_train.evaluate import Measured
 from vae_train.mlp import Shape
-from vae_train.training import Training
+from vae_train.run_folder import Run
+from vae_train.state import TrainingState
 from vae_train.vae import VAE
 
 _SAME = 0.1  # of its standard error, by which a test ELBO may differ from one that was measured with the same noise
 _ROUNDING = 1e-4  # of the ELBO, or by so much where that is more
 
 
-def finish(out: Path, training: Training, images: data.Images) -> None:
+def finish(out: Path, training: TrainingState, images: data.Images) -> None:
     """Write weights, test figures and the report of a training that has come to its end."""
     config, vae = training.config, training.vae
     test = images.observed_test(config.binarise)
     measured_on = protocol(config, test)
-    checkpoint.save_weights(out, vae)
-    checkpoint.save_probe(out, images.test[:64])
+    run_folder.save_weights(out, vae)
+    run_folder.save_probe(out, images.test[:64])
     last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     try:
-        checkpoint.read_weights(out, vae, best=True)  # into the network that was trained, not into one made anew
+        run_folder.read_weights(out, vae, best=True)  # into the network that was trained, not into one made anew
     except BundleError as error:  # damaged since: what was trained must not be lost with it
         click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
         vae.load_state_dict(last)
-        checkpoint.save_weights(out, vae, best=True)
+        run_folder.save_weights(out, vae, best=True)
     for best in (True, False):  # the last ones' file says that the run is finished
-        checkpoint.save_outputs(out, outputs.compute(vae, images.test[:64].numpy()), best)
+        run_folder.save_fingerprint(out, fingerprint.compute(vae, images.test[:64].numpy()), best)
         summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)))
-        checkpoint.save_evaluation(out, {**measured_on, **summary}, best)
+        run_folder.save_evaluation(out, {**measured_on, **summary}, best)
         vae.load_state_dict(last)
     figure = summary["figures"]["elbo"]
     dimensions = bits(vae, figure["mean"], images.shape)
@@ -48,11 +48,11 @@ def finish(out: Path, training: Training, images: data.Images) -> None:
     top = metrics.best(training.progress.metrics)
     if top["epoch"] < config.epochs:
         click.echo(
-            f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {checkpoint.BEST_WEIGHTS}"
+            f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {run_folder.BEST_WEIGHTS}"
         )
     click.echo(f"{out}: weights and figures are saved; now the report, which takes some seconds", err=True)
-    report.draw(out, checkpoint.load(out, config.model), images)
-    checkpoint.remove_checkpoints(out)  # last, so that a run killed before its pictures goes on to them
+    report.draw(out, run_folder.load(out, config.model), images)
+    checkpoints.remove(out)  # last, so that a run killed before its pictures goes on to them
     click.echo(f"{out}: weights, metrics, {report.PAGE}")
 
 
@@ -62,7 +62,7 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     Raises InputError where the images are not those that the run was measured on; BundleError, and keeps nothing, where
     the network is not the one that was trained.
     """
-    run = checkpoint.load(folder, place.trusted, best)
+    run = run_folder.load(folder, place.trusted, best)
     images = load_images(folder, run, place)
     test = images.observed_test(run.config.binarise).to(device)
     vae = run.vae.to(device)
@@ -72,7 +72,7 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
     measured_on = {**protocol(run.config, test), "dataset": run.evaluation.get("dataset")}
-    checkpoint.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
+    run_folder.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
         click.echo(name.ljust(26) + describe(figure) + bits(vae, figure["mean"], images.shape))
@@ -80,7 +80,7 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
 
 def report_run(folder: Path, place: Place) -> None:
     """Draw the report of a finished run. Raises InputError where its images are not found, BundleError as above."""
-    run = checkpoint.load(folder, place.trusted)
+    run = run_folder.load(folder, place.trusted)
     images = load_images(folder, run, place)
     measure(folder, run, images.observed_test(run.config.binarise))
     report.draw(folder, run, images)
@@ -122,8 +122,8 @@ def compare(
 
 
 def _load(folder: Path, models: Sequence[str]) -> Run:
-    own = checkpoint.read_settings(folder).config.model
-    return checkpoint.load(folder, own if own in models else next(iter(models), None))
+    own = run_folder.read_settings(folder).config.model
+    return run_folder.load(folder, own if own in models else next(iter(models), None))
 
 
 def load_images(folder: Path, run: Run, place: Place) -> data.Images:
@@ -142,7 +142,7 @@ def measure(folder: Path, run: Run, test: Tensor) -> Measured:
     """
     found = evaluate.measure(run.vae, test)
     now, then = evaluate.figure(found.terms.elbo), run.evaluation["figures"]["elbo"]
-    share = _SAME if run.outputs else 1.0  # before those were kept, a GPU had noise of its own
+    share = _SAME if run.fingerprint else 1.0  # before those were kept, a GPU had noise of its own
     allowed = max(share * (then["standard_error"] or 0), _ROUNDING * abs(then["mean"]))
     if not abs(now["mean"] - then["mean"]) <= allowed:
         which = f"{folder} (test ELBO {now['mean']:.2f} now, {then['mean']:.2f} when its training ended)"

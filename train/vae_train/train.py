@@ -15,9 +15,22 @@ from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
-from vae_train import checkpoint, data, distributed, loop, metrics, networks, pixels, precision, results, signals, trial
+from vae_train import (
+    checkpoints,
+    data,
+    distributed,
+    loop,
+    metrics,
+    networks,
+    pitfalls,
+    pixels,
+    precision,
+    results,
+    run_folder,
+    signals,
+)
 from vae_train.config import DATASETS, Config, Place
-from vae_train.training import Metrics, Training
+from vae_train.state import Metrics, TrainingState
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
 _AGREE_EVERY = 10  # steps between the processes' questions to each other whether to stop
@@ -29,7 +42,7 @@ def train(
     place: Place,
     command: str,
     tensorboard: bool = False,
-    export: trial.Export | None = None,
+    export: pitfalls.Export | None = None,
 ) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
 
@@ -49,8 +62,8 @@ def train(
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
         path = None if config.dataset in DATASETS else str(Path(config.dataset).absolute())
-        settings = checkpoint.Settings(config, images.shape, images.preprocessing, digest, provenance, path)
-        with checkpoint.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
+        settings = run_folder.Settings(config, images.shape, images.preprocessing, digest, provenance, path)
+        with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
             if products:
@@ -73,18 +86,18 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
     Raises ArgumentError where the run is finished or another training is at work in it.
     """
     with machine(place) as where:
-        settings = distributed.from_first(lambda: checkpoint.read_settings(out))
+        settings = distributed.from_first(lambda: run_folder.read_settings(out))
         _compare(settings.provenance, where)
-        with checkpoint.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
+        with run_folder.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
             state = distributed.from_first(lambda: _unfinished(out))
             config = data.located(settings, out, place)
             images = _load(config, place)
             if settings.data_sha256 != images.digest():
                 raise InputError("images are not the run's", *data.origin(config, place.data_root))
             training = _prepare(settings.config, images, where, place.trusted)
-            checkpoint.restore(out, training, state)
+            checkpoints.restore(out, training, state)
             if distributed.rank() == 0:
-                checkpoint.write_metrics(out, training.progress.metrics)
+                run_folder.write_metrics(out, training.progress.metrics)
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
             _run(training, images, out, tensorboard)
@@ -103,7 +116,7 @@ def _compare(begun: dict[str, Any], where: torch.device) -> None:
 
 def _begin(out: Path, config: Config) -> Config:
     """The settings, where the run folder is free."""
-    checkpoint.check_new(out)
+    run_folder.check_new(out)
     return config
 
 
@@ -119,10 +132,10 @@ def _settle(config: Config, where: torch.device) -> tuple[Config, str]:
 
 def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The state of a run that has not ended yet."""
-    left = any((out / checkpoint.CHECKPOINTS).glob("*"))  # an empty folder stays where their removal was cut short
-    if (out / checkpoint.EVALUATION).exists() and not left:
+    left = any((out / checkpoints.FOLDER).glob("*"))  # an empty folder stays where their removal was cut short
+    if (out / run_folder.EVALUATION).exists() and not left:
         raise ArgumentError("run is finished", out, "train anew with another --out")
-    return checkpoint.newest(out, _warn)
+    return checkpoints.newest(out, _warn)
 
 
 def _load(config: Config, place: Place) -> data.Images:
@@ -135,7 +148,7 @@ def _load(config: Config, place: Place) -> data.Images:
     return images
 
 
-def _prepare(config: Config, images: data.Images, where: torch.device, trusted: str | None) -> Training:
+def _prepare(config: Config, images: data.Images, where: torch.device, trusted: str | None) -> TrainingState:
     torch.manual_seed(config.seed)
     with memory_errors():
         vae = networks.build(config, images.shape, trusted)
@@ -143,20 +156,20 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
         if config.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
-        return Training(vae, config, len(images.train), where)
+        return TrainingState(vae, config, len(images.train), where)
 
 
-def _try_out(training: Training, images: data.Images, export: trial.Export | None) -> None:
+def _try_out(training: TrainingState, images: data.Images, export: pitfalls.Export | None) -> None:
     """Say what looks wrong in a person's own networks; nothing that happens there ends a training."""
     try:
-        found = trial.try_out(training.vae, training.config, images.train[:64], export)
+        found = pitfalls.try_out(training.vae, training.config, images.train[:64], export)
     except Exception as error:  # whatever the networks, or torch on them, may raise
         found = {"trial": f"the networks could not be tried out ({type(error).__name__}: {error})"}
     for text in found.values():
         _warn(" ".join(text.split()))
 
 
-def _run(training: Training, images: data.Images, out: Path, tensorboard: bool) -> None:
+def _run(training: TrainingState, images: data.Images, out: Path, tensorboard: bool) -> None:
     """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure."""
     config, where, first = training.config, training.device, distributed.rank() == 0
     seen = [
@@ -184,7 +197,7 @@ class _Between:
     """
 
     def __init__(
-        self, training: Training, out: Path, seen: list[Tensor], record: Callable[..., None], received: list[int]
+        self, training: TrainingState, out: Path, seen: list[Tensor], record: Callable[..., None], received: list[int]
     ) -> None:
         self.training, self.out, self.seen, self.record, self.received = training, out, seen, record, received
         self.first = distributed.rank() == 0
@@ -198,10 +211,10 @@ class _Between:
             return
         past = training.progress.metrics
         if metrics.best(past) is past[-1]:
-            checkpoint.save_weights(self.out, training.vae, best=True)
+            run_folder.save_weights(self.out, training.vae, best=True)
         self.record(past[-1], training.vae, self.seen[1])
         self._save()
-        checkpoint.write_metrics(self.out, past)
+        run_folder.write_metrics(self.out, past)
         click.echo(metrics.describe(past[-1]))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_images))
@@ -222,7 +235,7 @@ class _Between:
         return found
 
     def _save(self) -> None:
-        checkpoint.save(self.out, self.training)
+        checkpoints.save(self.out, self.training)
         self.saved = time.monotonic()
 
     def _signal(self) -> int:
@@ -277,7 +290,7 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def _describe(training: Training, images: data.Images) -> str:
+def _describe(training: TrainingState, images: data.Images) -> str:
     config, (channels, height, width) = training.config, images.shape
     values = "levels / 255" if images.train.dtype == torch.uint8 else "values as they are"
     drawn = "drawn as binary in every batch" if config.binarise else values

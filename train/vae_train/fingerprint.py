@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Fingerprint:
     """Float32, each row an observation's: mu and logsigma [n, latent_dim], elbo [n] of one draw of z, nats."""
 
     mu: Floats
@@ -27,8 +27,8 @@ class Outputs:
 
 
 @torch.no_grad()
-def compute(vae: VAE, observations: NDArray[Any]) -> Outputs:
-    """The outputs of `vae` in evaluation mode, in float32 on the CPU, where no product is of fewer bits.
+def compute(vae: VAE, observations: NDArray[Any]) -> Fingerprint:
+    """The fingerprint of `vae` in evaluation mode: computed in float32 on the CPU, where no product is of fewer bits.
 
     observations: as a run keeps them, [n, C, H, W]. The VAE is left on its device and in its mode.
     """
@@ -38,7 +38,7 @@ def compute(vae: VAE, observations: NDArray[Any]) -> Outputs:
     try:
         with evaluate.evaluating(vae.cpu()):
             out = vae(x, eps[None])
-            return Outputs(out.mu.numpy(), out.logsigma.numpy(), vae.terms_of(x, out).elbo.numpy())
+            return Fingerprint(out.mu.numpy(), out.logsigma.numpy(), vae.terms_of(x, out).elbo.numpy())
     finally:
         vae.to(device)
         torch.set_float32_matmul_precision(precision)

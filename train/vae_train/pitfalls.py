@@ -1,4 +1,4 @@
-"""A person's networks tried out before their first step: what would train for hours and be wrong is said at once."""
+"""Pitfalls of a person's own networks: what would train for hours and be wrong is said before the first step."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vae_runtime import noise
-from vae_train import networks, outputs
+from vae_train import fingerprint, networks
 from vae_train.config import Config
 from vae_train.evaluate import evaluating
 from vae_train.mlp import Shape
@@ -62,10 +62,11 @@ def signs(vae: VAE, image_shape: Shape) -> Found:
 def _made_anew(vae: VAE, config: Config, levels: Tensor) -> Found:
     """Whether the weights alone make the network: what loads the run makes it anew, and gives it the weights."""
     probe = levels[:_ROWS].numpy()
-    first, again = (outputs.compute(vae, probe).elbo for _ in range(2))
+    first, again = (fingerprint.compute(vae, probe).elbo for _ in range(2))
     anew = networks.build(config, tuple(levels.shape[1:]), config.model)  # type: ignore[arg-type]
     anew.load_state_dict(vae.state_dict())
-    if np.allclose(first, again) and not np.allclose(first, outputs.compute(anew, probe).elbo, rtol=1e-4, atol=1e-4):
+    elbo = fingerprint.compute(anew, probe).elbo
+    if np.allclose(first, again) and not np.allclose(first, elbo, rtol=1e-4, atol=1e-4):
         todo = "keep with register_buffer what is drawn or counted when they are made"
         return {"weights": f"networks that are made anew with the same weights give other numbers; {todo}"}
     return {}

@@ -1,12 +1,11 @@
-"""The run folder: settings, checkpoints, weights, metrics and test figures of one training run."""
+"""The run folder: settings, weights, metrics, test figures and the network's fingerprint of one training run."""
 
 import fcntl
 import hashlib
 import json
 import platform
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,18 +20,17 @@ from safetensors import SafetensorError
 from vae_runtime.bundle import MANIFEST, RUN_CONFIG
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
-from vae_train import networks, signals
+from vae_train import checkpoints, networks, signals
+from vae_train.checkpoints import unreadable
 from vae_train.config import Config
+from vae_train.fingerprint import Fingerprint
 from vae_train.mlp import Shape
-from vae_train.outputs import Outputs
-from vae_train.training import Training
 from vae_train.vae import VAE
 
-CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+TENSORBOARD = "tensorboard"
 CONFIG, METRICS, PROBE = RUN_CONFIG, "metrics.jsonl", "probe.npy"
-WEIGHTS, EVALUATION, OUTPUTS = "model.safetensors", "evaluation.json", "outputs.npz"
-BEST_WEIGHTS, BEST_EVALUATION, BEST_OUTPUTS = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
-_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing` gives to files that it writes
+WEIGHTS, EVALUATION, FINGERPRINT = "model.safetensors", "evaluation.json", "fingerprint.npz"
+BEST_WEIGHTS, BEST_EVALUATION, BEST_FINGERPRINT = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Settings:
 class Run:
     """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images.
 
-    probe: these images [64, C, H, W], uint8 levels or float32 in [0, 1]. outputs: what the network gave for them when
-    its training ended; None of a run that was made before 0.2.
+    probe: these images [64, C, H, W], uint8 levels or float32 in [0, 1]. fingerprint: what the network gave for them
+    when its training ended; None of a run that was made before 0.2.
     """
 
     vae: VAE
@@ -64,7 +62,7 @@ class Run:
     provenance: dict[str, Any]
     evaluation: dict[str, Any]
     probe: NDArray[Any]
-    outputs: Outputs | None = None
+    fingerprint: Fingerprint | None = None
 
     @property
     def config(self) -> Config:
@@ -82,7 +80,7 @@ def check_new(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         todo = (
             "go on with --resume, or choose another with --out"
-            if _checkpoints(folder)
+            if checkpoints.found(folder)
             else "choose another with --out, or remove it"
         )
         raise ArgumentError("run folder exists", folder, todo)
@@ -110,12 +108,12 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
         with locked(folder):
             yield
     except BaseException:
-        if not _checkpoints(folder) and not (folder / EVALUATION).exists():  # a finished run has no checkpoints either
-            for name in (CONFIG, METRICS, WEIGHTS, PROBE, OUTPUTS, BEST_WEIGHTS, BEST_OUTPUTS, BEST_EVALUATION):
+        if not checkpoints.found(folder) and not (folder / EVALUATION).exists():  # a finished run has none either
+            for name in (CONFIG, METRICS, WEIGHTS, PROBE, FINGERPRINT, BEST_WEIGHTS, BEST_FINGERPRINT, BEST_EVALUATION):
                 with suppress(OSError):  # the folder could not be made
                     (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-            for place in (folder / CHECKPOINTS, folder):
+            for place in (folder / checkpoints.FOLDER, folder):
                 with suppress(OSError):  # it was never made, or holds what this run did not write
                     place.rmdir()
         raise
@@ -152,73 +150,19 @@ def read_settings(folder: Path) -> Settings:
             raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None
         raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
     except (OSError, ValueError, LookupError, TypeError, ArgumentError) as error:
-        raise _unreadable(folder, error) from None
+        raise unreadable(folder, error) from None
 
 
 def newest_run(folder: Path) -> Path:
     """The run in a folder of runs that was finished last. Raises BundleError where there is none."""
     files = (EVALUATION, WEIGHTS)
     finished = [run for run in folder.glob("*/") if all((run / name).is_file() for name in files)]
-    finished = [run for run in finished if not _checkpoints(run)]
+    finished = [run for run in finished if not checkpoints.found(run)]
     if not finished:
-        stopped = next((run for run in sorted(folder.glob("*/")) if _checkpoints(run)), None)
+        stopped = next((run for run in sorted(folder.glob("*/")) if checkpoints.found(run)), None)
         todo = f"go on with: vae-train --resume {stopped}" if stopped else "make one with vae-train, or name its folder"
         raise BundleError("no finished run", folder, todo)
     return max(finished, key=lambda run: (run / WEIGHTS).stat().st_mtime)  # evaluate writes the figures anew
-
-
-def save(folder: Path, training: Training) -> None:
-    """Write a checkpoint in one step, and keep the one before it. Its name carries the sha256 of its bytes."""
-    tensors, rest = training.state()
-    data = safetensors.torch.save(tensors, metadata={"rest": rest})
-    place = folder / CHECKPOINTS
-    with write_errors(place):
-        place.mkdir(exist_ok=True)
-    progress = training.progress
-    name = f"{progress.epoch:06d}-{progress.step:09d}-{hashlib.sha256(data).hexdigest()}.safetensors"
-    with replacing(place / name) as file:
-        file.write(data)
-    for old in (*_checkpoints(folder)[2:], *place.glob(".*")):  # and what killed saves have left
-        old.unlink()
-
-
-def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, torch.Tensor], str]:
-    """A training's state in the newest checkpoint that is whole; `warn` is told about a damaged one.
-
-    Raises BundleError where there is none. Nothing is executed, and nothing read before its hash is right.
-    """
-    for path in _checkpoints(folder):
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != path.stem.split("-")[-1]:
-            warn(f"checkpoint damaged (its sha256 differs): {path}; using the one before it")
-            continue
-        try:
-            size = int.from_bytes(data[:8], "little")
-            return safetensors.torch.load(data), json.loads(data[8 : 8 + size])["__metadata__"]["rest"]
-        except (ValueError, LookupError, TypeError, SafetensorError) as error:
-            raise _unreadable(path, error) from None
-    raise BundleError("no checkpoint to resume from", folder / CHECKPOINTS, "train anew with another --out")
-
-
-def restore(folder: Path, training: Training, state: tuple[dict[str, torch.Tensor], str]) -> None:
-    """Let a training go on from such a state. Raises BundleError where it is another network's."""
-    try:
-        training.restore(*state)
-    except (ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise _unreadable(folder / CHECKPOINTS, error) from None
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run that is finished, and what killed trainings have left of files half written."""
-    for path in folder.glob(".*"):
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, the newest first."""
-    return sorted((folder / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True)
 
 
 def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
@@ -239,20 +183,20 @@ def save_evaluation(folder: Path, evaluation: dict[str, Any], best: bool = False
     write_json(folder / name, {**evaluation, "weights_sha256": _sha256(folder / weights)})
 
 
-def save_outputs(folder: Path, outputs: Outputs, best: bool = False) -> None:
+def save_fingerprint(folder: Path, fingerprint: Fingerprint, best: bool = False) -> None:
     """Write what the trained network gave for the probe, tied by hash to its weights."""
-    weights, name = (BEST_WEIGHTS, BEST_OUTPUTS) if best else (WEIGHTS, OUTPUTS)
+    weights, name = (BEST_WEIGHTS, BEST_FINGERPRINT) if best else (WEIGHTS, FINGERPRINT)
     with replacing(folder / name) as file:
-        np.savez(file, weights_sha256=np.array(_sha256(folder / weights)), **asdict(outputs))
+        np.savez(file, weights_sha256=np.array(_sha256(folder / weights)), **asdict(fingerprint))
 
 
-def _read_outputs(folder: Path, rows: int, best: bool) -> Outputs | None:
-    """The outputs for the probe's rows, where the run has kept them."""
-    weights, name = (BEST_WEIGHTS, BEST_OUTPUTS) if best else (WEIGHTS, OUTPUTS)
+def _read_fingerprint(folder: Path, rows: int, best: bool) -> Fingerprint | None:
+    """The network's fingerprint on the probe's rows, where the run has kept it."""
+    weights, name = (BEST_WEIGHTS, BEST_FINGERPRINT) if best else (WEIGHTS, FINGERPRINT)
     if not (folder / name).exists():
         return None
     with np.load(folder / name, allow_pickle=False) as stored:
-        found = Outputs(**{field.name: stored[field.name] for field in fields(Outputs)})
+        found = Fingerprint(**{field.name: stored[field.name] for field in fields(Fingerprint)})
         if stored["weights_sha256"] != _sha256(folder / weights) or len(found.elbo) != rows:
             raise ValueError(f"{name} is of other weights")
     return found
@@ -284,16 +228,16 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
             raise ValueError(f"{PROBE} does not hold images of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
-        return Run(vae, settings, provenance, figures, probe, _read_outputs(folder, len(probe), best))
+        return Run(vae, settings, provenance, figures, probe, _read_fingerprint(folder, len(probe), best))
     except FileNotFoundError as error:
-        if _checkpoints(folder):
+        if checkpoints.found(folder):
             raise BundleError("run not finished", folder, signals.go_on(folder, settings.config.model)) from None
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except ArgumentError:  # a ValueError too, but it has its own advice
         raise
     except (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(folder, error) from None
+        raise unreadable(folder, error) from None
 
 
 def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bool) -> VAE:
@@ -315,12 +259,7 @@ def read_weights(folder: Path, vae: VAE, best: bool) -> None:
     try:
         vae.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> BundleError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-    return BundleError("run cannot be read", f"{path} ({reason})", "train again, or restore its files")
+        raise unreadable(path, error) from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -27,7 +27,7 @@ class Progress:
     metrics: list[Metrics] = field(default_factory=list)
 
 
-class Training:
+class TrainingState:
     """Weights, optimiser, schedule, random generator and position of one run.
 
     Two trainings with equal state take equal steps, bit for bit, on the same machine with the same number of threads.
