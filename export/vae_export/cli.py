@@ -12,7 +12,7 @@ import click
 from vae_export import summary
 from vae_runtime import extras
 from vae_runtime.command import run
-from vae_runtime.errors import BundleError
+from vae_runtime.errors import BundleError, InputError, printable
 
 if TYPE_CHECKING:
     from vae_export import exporter
@@ -114,9 +114,12 @@ def cli(
         choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run_folder, run, place)
     out = out or Path("bundles") / run_folder.resolve().name
     report = partial(judge, keep_failing=keep_failing, verbose=verbose)
+    before = _described(out)
     published = exporter.export(run, out, opset, report, keep_failing, choose)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {opset}, {published}, {size / 1e6:.1f} MB")
+    if before and before != _described(out):
+        click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)
 
 
 @click.group()
@@ -156,7 +159,8 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None, 
         compared = checks.with_run(read, _load(run_folder, model, best))
         _show(compared, gate.table, gate.brief, verbose)
         _refuse(compared, "do not use this bundle, or name its own run (add --best where it was exported so)")
-    click.echo(f"{bundle}: fine")
+    against = f"against {run_folder}" if run_folder else "against its golden vectors and ONNX's reference evaluator"
+    click.echo(f"{bundle}: fine, {against}")
 
 
 @on_bundles.command()
@@ -190,12 +194,32 @@ def judge(rows: list["Comparison"], heading: str, keep_failing: Path | None = No
 
 
 def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place: "Place") -> "exporter.Pick":
-    """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those."""
+    """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those.
+
+    Its training images count as much as its test images: with them the ranges of 8-bit graphs are measured.
+    """
     from vae_export import tradeoff
-    from vae_train import results
+    from vae_train import data, results
 
     images = results.load_images(run_folder, run, place)
+    if (now := images.digest()) != (then := run.settings.data_sha256):
+        where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root)
+        which = f"{where} (sha256 {now[:16]}, and {then[:16]} in {run_folder})"
+        raise InputError("training images are not the run's", which, todo)
     return partial(tradeoff.pick, precision, run=run, images=images, most_nats=max_nats, say=click.echo)
+
+
+def _described(out: Path) -> str:
+    """Of what precision and by which training the bundle at `out` is; empty where none can be read there."""
+    from vae_runtime import bundle as bundles
+
+    try:
+        manifest = bundles.read(out).manifest
+        precision = manifest.get("precision", {}).get("precision", "fp32")
+        pair, command = manifest["contract"]["pair"], manifest["provenance"]["command"]
+        return printable(f"opset {manifest['onnx']['opset']}, {precision}, pair {pair}, of the run by {command}")
+    except (BundleError, AttributeError, LookupError, TypeError):
+        return ""
 
 
 def _load(run_folder: Path, model: str | None, best: bool) -> "Run":
@@ -206,6 +230,8 @@ def _load(run_folder: Path, model: str | None, best: bool) -> "Run":
     if run.fingerprint is None:
         missing = "the run is from before 0.2 and has kept no outputs: its network may be another than was trained"
         click.echo(f"vae-export: note: {missing}", err=True)
+    for warning in run.settings.warnings:
+        click.echo(printable(f"vae-export: note: its training began with the warning: {warning}"), err=True)
     return run
 
 

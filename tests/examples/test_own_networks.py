@@ -245,7 +245,8 @@ def test_a_run_without_outputs_is_published_with_a_note(
         (
             "def networks(*sizes):\n    raise ValueError('too small\\nfor me')",
             "here:networks",
-            "networks fail (ValueError: too small for me, line 2 of here.py): {}; see examples/own_networks.py",
+            "networks fail (ValueError: too small for me, line 2 of here.py): {}; "
+            "see examples/own_networks.py of the project's source",
         ),
         (
             "from torch import nn\n\ndef networks(image_shape, latent_dim, out):\n"
@@ -278,7 +279,9 @@ def test_images_that_the_example_cannot_halve_end_in_its_own_words(
     result = command(vae_train, "--dataset", "images.npy", "--model", NAME, "--device", "cpu", "--out", folder / "run")
     assert result.code == 2
     reason = "ValueError: images of 6x6 cannot be halved twice, line [0-9]+ of own_networks.py"
-    line = rf"vae-train: error: networks fail \({reason}\): {NAME}; see examples/own_networks.py\n"
+    line = (
+        rf"vae-train: error: networks fail \({reason}\): {NAME}; see examples/own_networks.py of the project's source\n"
+    )
     assert re.fullmatch(line, result.err), result.err
 
 

@@ -58,7 +58,7 @@ def test_a_bundle_is_checked_without_its_run(
     tensors = ["mu", "logsigma", "logits", "elbo"]
     assert names[:6] == [f"✓ {name}, golden" for name in ("z", "eps", *tensors)]
     assert names[6:] == [f"✓ {name}, reference, batch {batch}" for batch in (1, 2, 7, 64) for name in tensors]
-    assert last == f"{tiny_bundle}: fine"
+    assert last == f"{tiny_bundle}: fine, against its golden vectors and ONNX's reference evaluator"
     brief, fine = command(main, "check", tiny_bundle).out.splitlines()
     assert brief.startswith(f"✓ {len(rows)} comparisons passed")
     assert fine == last
@@ -225,7 +225,7 @@ def test_a_check_with_the_run_repeats_the_gate(command: Command, tiny_run: Path,
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[:-1] == exported.out.splitlines()[1:-1]
     assert result.out.count("✓") > 20
-    assert result.out.splitlines()[-1] == f"{out}: fine"
+    assert result.out.splitlines()[-1] == f"{out}: fine, against {tiny_run}"
     assert (contents(out), sorted(tiny_run.iterdir())) == before
 
 

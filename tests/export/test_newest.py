@@ -68,3 +68,11 @@ def test_a_file_is_told_apart_from_a_run(command: Command, tmp_path: Path, name:
     assert (result.code, result.out) == (3, "")
     assert ("a graph" if name.endswith(".onnx") else "weights") in result.err
     assert "docs/training.md" in result.err
+
+
+@pytest.mark.parametrize("name", ["some.pt", "some.safetensors", "decoder.onnx"])
+def test_a_file_that_is_not_there_is_named(command: Command, tmp_path: Path, name: str) -> None:
+    """It is the file that is missing, not a run's settings in a folder of its name."""
+    result = command(main, tmp_path / name)
+    assert (result.code, result.out) == (3, "")
+    assert result.err == f"vae-export: error: file not found: {tmp_path / name}; check the path\n"

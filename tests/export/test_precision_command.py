@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,9 +70,10 @@ def test_a_smaller_precision_is_published_with_its_cost(
     assert cost["nats"] <= 0.5
     assert manifest["parity"]["reference"] == reference[precision]
 
-    for arguments in ((out,), (out, mlp_of_digits)):
+    itself = "its golden vectors and ONNX's reference evaluator"
+    for against, arguments in ((itself, (out,)), (mlp_of_digits, (out, mlp_of_digits))):
         checked = command(main, "check", *arguments)
-        assert (checked.code, checked.err, checked.out.splitlines()[-1]) == (0, "", f"{out}: fine")
+        assert (checked.code, checked.err, checked.out.splitlines()[-1]) == (0, "", f"{out}: fine, against {against}")
     assert f"The graphs are {precision}." in command(main, "card", out).out
     verified = command(vae_infer, "--bundle", out, "verify")
     assert (verified.code, verified.out.count("✓")) == (0, 6)
@@ -151,6 +153,26 @@ def test_without_its_images_a_run_is_not_weighed(
     assert (done.code, done.out) == (4, "")
     assert ERROR.fullmatch(done.err)
     assert "--data-root" in done.err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "auto"])
+def test_other_training_images_are_not_calibrated_on(
+    command: Command, tiny_run: Path, digits_root: Path, tmp_path: Path, precision: str
+) -> None:
+    """The test images are the run's and the training images are not: exit code 4, and both are named."""
+    root = Path(shutil.copytree(digits_root, tmp_path / "root"))
+    file = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    raw = bytearray(file.read_bytes())
+    raw[1000] ^= 1
+    file.write_bytes(raw)
+    words = ("--precision", precision, "--data-root", root, "--no-download")
+    done = command(main, tiny_run, "--out", tmp_path / "bundle", *words)
+    assert (done.code, done.out) == (4, "")
+    assert ERROR.fullmatch(done.err)
+    before = json.loads((tiny_run / "config.json").read_bytes())["data_sha256"]
+    assert "training images are not the run's" in done.err
+    assert all(name in done.err for name in (str(root), str(tiny_run), before[:16]))
     assert not (tmp_path / "bundle").exists()
 
 

@@ -1,6 +1,7 @@
 """What is wrong in a person's networks is said before their first step, by what they do and by their graphs."""
 
 import copy
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vae_export.cli import main as vae_export
 from vae_export.trial import try_out
 from vae_train import networks, pitfalls
 from vae_train.cli import main
@@ -170,14 +172,22 @@ def masked(image_shape, latent_dim, out):
 def test_a_training_says_it_and_goes_on(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Warnings come before the first epoch; without the export's check those by numbers alone stay."""
+    """Warnings come before the first epoch, stand in the report, and are repeated by the export; without its check
+    those by numbers alone stay.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("tried_out.py").write_text(MODULE)
     words = ("--dataset", "digits", "--device", "cpu", "--epochs", 1, "--batch-size", 512)
     noisy = command(main, *words, "--model", "tried_out:noisy", "--out", "noisy")
     assert noisy.code == 0, noisy.err
-    assert "warning: vae-export would refuse the encoder: tried_out.py:9 " in noisy.err
+    (line,) = (line for line in noisy.err.splitlines() if "warning: vae-export would refuse the encoder" in line)
+    said = line.removeprefix("vae-train: warning: ")
+    assert said.startswith("vae-export would refuse the encoder: tried_out.py:9 ")
+    assert html.escape(said) in Path("noisy/report.html").read_text()
+    refused = command(vae_export, "noisy", "--model", "tried_out:noisy")
+    assert refused.code == 3
+    assert f"vae-export: note: its training began with the warning: {said}\n" in refused.err
     masked = command(main, *words, "--model", "tried_out:masked", "--out", "masked", "--no-export-check")
     assert masked.code == 0, masked.err
     assert "register_buffer" in masked.err

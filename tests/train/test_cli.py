@@ -413,6 +413,8 @@ def test_missing_data_without_a_network(command: Command, tmp_path: Path, monkey
     assert result.code == 4
     assert_one_line(result.err)
     assert str(tmp_path / "data" / "MNIST" / "raw") in result.err
+    assert "refused" in result.err  # why
+    assert "--dataset digits" in result.err
     assert result.out == ""
     assert not (tmp_path / "run").exists()
 

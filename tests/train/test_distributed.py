@@ -29,6 +29,7 @@ from vae_train import data, distributed, loop, metrics, train
 from vae_train.config import PRESETS, Config, Place
 
 PAGE = Path(__file__).parents[2] / "docs" / "multi-node.md"
+STOPPED = "training stopped, its state saved: run; go on with: vae-train --resume run --device cpu"
 LAST = re.compile("vae-train: (error|interrupted|terminated): ")
 PATIENCE = 600  # seconds, for the slowest and busiest machine
 
@@ -272,7 +273,7 @@ def test_a_training_goes_on_with_another_number_of_processes(nursery: Nursery, p
         ended = nursery.end()
         assert ended.codes == [128 + number] * processes, ended.errs
         word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-        line = f"vae-train: {word}: training stopped, its state saved: run; go on with: vae-train --resume run"
+        line = f"vae-train: {word}: {STOPPED}"
         assert ended.errors == [line]
         assert ended.errs[0].endswith(f"{line}\n")
         assert ended.outs[1:] == [""] * (processes - 1)
@@ -658,7 +659,9 @@ def test_a_training_ends_with_torchrun(tmp_path: Path, number: int) -> None:
     assert len(children) >= 2
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
-    line = "vae-train: terminated: training stopped, its state saved: run; go on with: vae-train --resume run"
+    line = (
+        "vae-train: terminated: training stopped, its state saved: run; go on with: vae-train --resume run --device cpu"
+    )
     assert [said for said in own_lines(err) if LAST.match(said)] == [line]
     assert "vae_train/" not in err  # no traceback of ours
     psutil.wait_procs(children, timeout=PATIENCE)

@@ -106,10 +106,18 @@ def test_trouble_in_words(past: list[Metrics], expected: list[str]) -> None:
     assert metrics.trouble(past, latent_dim=20) == expected
 
 
-def test_of_few_steps_more_are_the_first_advice() -> None:
-    """A posterior that has not had 300 steps may yet open; with so many, the objective is what to change."""
-    (line,) = metrics.trouble(rows({"active_units": 0.0}), latent_dim=20, few=True)
-    assert line == COLLAPSE.format(0, 20).replace(HELP, f"more --epochs first, then {HELP}")
+def test_in_few_steps_no_posterior_collapses() -> None:
+    """A posterior that has not had 300 steps may yet open: what is to be said then is that they are few."""
+    assert metrics.trouble(rows({"active_units": 0.0}), latent_dim=20, few=True) == []
+
+
+def test_a_collapse_points_to_what_was_said_of_the_networks() -> None:
+    """Where a person's own networks were warned of, that is the first thing to mend."""
+    (line,) = metrics.trouble(rows({"active_units": 0.0}), latent_dim=20, warned=True)
+    first = "mend first what was said of the networks before their first step; then "
+    assert line == COLLAPSE.format(0, 20).replace(HELP, first + HELP)
+    past = [{**row, "epoch": 5.0} for row in rows({"active_units": 0.0})]
+    assert metrics.news(past, 5, 20, warned=True) == metrics.told(past, 5, 20, warned=True) == [line]
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ class Decoder(nn.Module):
 def networks(image_shape, latent_dim, out):
     return Encoder(image_shape, latent_dim), Decoder(latent_dim, (out, *image_shape[1:]))
 """
-ADVICE = "see examples/own_networks.py"
+ADVICE = "see examples/own_networks.py of the project's source"
 
 
 @pytest.fixture

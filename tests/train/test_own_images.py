@@ -110,6 +110,21 @@ def test_a_folder_is_fitted_to_32_pixels_of_colour_unless_said(photos: Path) -> 
     assert load(photos, image_size=16).shape == (3, 16, 16)
 
 
+def test_how_a_folder_was_fitted_is_said(tmp_path: Path) -> None:
+    """In a line, with how many of them, of how many sizes, and one by name; nothing where all have the size."""
+    for i in range(40):
+        save(tmp_path / f"{i:02}.png", "RGB", 8 + i, 8, seed=i)
+    config = PRESETS["resnet-colour"].replace(dataset=str(tmp_path), image_size=8)
+    said: list[str] = []
+    data.load(config, Path("absent"), False, pytest.fail, said.append)
+    (line,) = said
+    assert line.startswith("39 of 40 image files of 39 sizes or modes, 01.png first, fitted from 9x8 RGB to 8x8 RGB, ")
+    assert "--image-size" in line
+    for i in range(40):
+        save(tmp_path / f"{i:02}.png", "RGB", 8, 8, seed=i)
+    data.load(config, Path("absent"), False, pytest.fail, pytest.fail)
+
+
 def test_folders_inside_are_classes(photos: Path) -> None:
     """The first folder's name is the class; files beside the folders are a class of their own, "all"."""
     save(photos / "stray.png", "RGB", seed=99)

@@ -164,9 +164,10 @@ def stopped(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
-    assert re.search(
-        rf"vae-train: terminated: training stopped, its state saved: {out}; go on with: .*--resume {out}\n$", err
+    going_on = shlex.join(
+        ["vae-train", "--resume", str(out), "--data-root", str(digits_root), "--device", "cpu", "--threads", "1"]
     )
+    assert err.endswith(f"vae-train: terminated: training stopped, its state saved: {out}; go on with: {going_on}\n")
     return out
 
 
@@ -253,7 +254,7 @@ def assert_resumes_the_same(
     whole, run = folder / "whole", folder / "run"
     assert command(main, *words, "--out", whole).code == 0
     err = interrupted(command, monkeypatch, step, *words, "--out", run, number=number)
-    going_on = shlex.join(["vae-train", "--resume", str(run), *trust])
+    going_on = shlex.join(["vae-train", "--resume", str(run), *trust, "--device", "cpu"])
     assert err.endswith(f"training stopped, its state saved: {run}; go on with: {going_on}\n")
     assert not (run / "evaluation.json").exists()
     result = command(main, "--resume", run, "--device", "cpu", *trust)
@@ -316,7 +317,7 @@ def test_a_report_that_is_interrupted_is_drawn_by_resume(
         patch.setattr(results.report, "draw", lambda *given: signal.raise_signal(number))
         stopped = command(main, "--dataset", "digits", *small, "--out", run)
     assert stopped.code == code
-    line = f"training stopped, its state saved: {run}; go on with: vae-train --resume {run}"
+    line = f"training stopped, its state saved: {run}; go on with: vae-train --resume {run} --device cpu"
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert stopped.err.splitlines()[-1] == f"vae-train: {word}: {line}"
     weights = (run / "model.safetensors").read_bytes()

@@ -1,6 +1,7 @@
 """What defines a training run: one frozen dataclass, and the named presets that fill it."""
 
 import math
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,16 @@ class Place:
     threads: int | None = None
     trusted: str | None = None
     dataset: Path | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """What names this place on a command line, but for what is so by default."""
+        usual = (None, "auto", "data", os.environ.get("VAE_EDGE_DATA"))
+        named = {
+            "--model": self.trusted, "--dataset": self.dataset, "--data-root": str(self.data_root),
+            "--device": self.device, "--threads": self.threads,
+        }  # fmt: skip
+        return [word for name, value in named.items() if value not in usual for word in (name, str(value))]
 
 
 PRESETS = {

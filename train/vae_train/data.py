@@ -72,13 +72,20 @@ class Images:
         return pixels.fixed_draw(some) if binarise else some
 
 
-def load(config: Config, root: Path, download: bool = True, warn: Callable[[str], None] = lambda text: None) -> Images:
+def load(
+    config: Config,
+    root: Path,
+    download: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Images:
     """The images of `config.dataset`; named sets lie under `root`, and may be downloaded where missing.
 
+    warn is told what is left out or lost, say how a folder's images were fitted.
     Raises InputError when files are missing and cannot be had, or are damaged; ArgumentError where the likelihood is
     not one of such pixels.
     """
-    images = _named(config, root, download) if config.dataset in DATASETS else _own(config, warn)
+    images = _named(config, root, download) if config.dataset in DATASETS else _own(config, warn, say)
     if config.likelihood == "bernoulli" and not config.binarise and is_grey(images):
         todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
         raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
@@ -173,7 +180,9 @@ def _torchvision(dataset: str, root: Path, download: bool) -> Images:
             with contextlib.redirect_stdout(sys.stderr):  # torchvision reports its downloads with print
                 cls(str(root), download=True)
         except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            first, *rest = str(error).strip().splitlines()  # torchvision's last line has the reason
+            reason = " ".join([first, *rest[-1:]])
+            todo += "; or begin with --dataset digits, which needs no files"
             raise InputError(f"data not found, and its download failed ({reason})", folder, todo) from None
     try:
         train, test = (cls(str(root), train=part) for part in (True, False))
@@ -186,13 +195,13 @@ def _torchvision(dataset: str, root: Path, download: bool) -> Images:
     return Images(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names, preprocessing)
 
 
-def _own(config: Config, warn: Callable[[str], None]) -> Images:
+def _own(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Images:
     path = Path(config.dataset)
     if not config.dataset or not path.exists():
         which = config.dataset or "an empty name"
         raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
     shape = own_images.shape(path, config.image_size, config.channels)
-    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.levels)
+    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.levels, say)
     if found.pixels.dtype == np.uint8 and found.pixels.max() == 1:
         warn("no level above 1 of 255: nearly black images; where 1 means white, save booleans or levels 0 and 255")
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"

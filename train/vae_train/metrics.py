@@ -80,15 +80,16 @@ def few_steps(config: Config, images: int) -> str:
     return f"few steps: {config.epochs * each} in the whole run; give more --epochs, {-(-FEW_STEPS // each)} at least"
 
 
-def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False) -> list[str]:
+def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:
     """What the figures warn of, in words: posterior collapse, steps skipped so far, jumps, over-fitting, a fall.
 
-    few: whether the run has few steps, which is then the likelier reason of a collapse.
+    few: whether the run has few steps, in which a posterior has no time to open: no collapse is told. warned: whether
+    something was said of the networks before their first step, which is then the likelier reason of a collapse.
     """
     last, found = metrics[-1], []
-    if last["active_units"] <= _COLLAPSED * latent_dim:
+    if last["active_units"] <= _COLLAPSED * latent_dim and not few:
         active = f"{last['active_units']:.0f} of {latent_dim} latent dimensions are active"
-        first = "more --epochs first, then " if few else ""
+        first = "mend first what was said of the networks before their first step; then " if warned else ""
         found.append(f"posterior collapse: {active}; {first}a --warm-up, --free-bits or a lower --lr may help")
     if (skipped := sum(row["skipped_steps"] for row in metrics)) > 0:
         found.append(f"steps skipped: {skipped:.0f}, which were not finite; a lower --lr may help")
@@ -106,27 +107,27 @@ def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False) -> list[
     return found
 
 
-def news(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False) -> list[str]:
+def news(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:
     """What the last epoch's figures warn of and the one before did not; all of it after the last of the `epochs`.
 
     Nothing while the learning rate still grows, in the first tenth of the training: trouble of that time often passes.
     """
-    epoch, found = metrics[-1]["epoch"], trouble(metrics, latent_dim, few)
+    epoch, found = metrics[-1]["epoch"], trouble(metrics, latent_dim, few, warned)
     if epoch == epochs:
         return found
     if epoch <= epochs / 10:
         return []
-    before = trouble(metrics[:-1], latent_dim, few) if epoch - 1 > epochs / 10 else []
+    before = trouble(metrics[:-1], latent_dim, few, warned) if epoch - 1 > epochs / 10 else []
     known = set(map(_kind, before))
     return [line for line in found if _kind(line) not in known]
 
 
-def told(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False) -> list[str]:
+def told(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:
     """What the last epoch's figures warn of, and what `news` said before that has passed since."""
-    found = trouble(metrics, latent_dim, few)
+    found = trouble(metrics, latent_dim, few, warned)
     known = set(map(_kind, found))
     for i in range(1, len(metrics)):
-        for line in news(metrics[:i], epochs, latent_dim, few):
+        for line in news(metrics[:i], epochs, latent_dim, few, warned):
             if _kind(line) not in known:
                 known.add(_kind(line))
                 found.append(f"at epoch {i}, passed since: {line}")

@@ -82,14 +82,20 @@ def full_scale(largest: int) -> int:
 
 
 def load(
-    path: Path, wanted: Shape, warn: Callable[[str], None], workers: int = 1, full_scale: int | None = None
+    path: Path,
+    wanted: Shape,
+    warn: Callable[[str], None],
+    workers: int = 1,
+    full_scale: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Read all images at the shape `wanted`; `warn` is told which files could not be read, and how many.
 
-    full_scale: the 16-bit level that is 1.0; None for 65535. Raises InputError where none can be read.
+    full_scale: the 16-bit level that is 1.0; None for 65535. say: is told how many of a folder's images were fitted.
+    Raises InputError where none can be read.
     """
     if path.is_dir():
-        return _folder(path, wanted, warn, workers, full_scale)
+        return _folder(path, wanted, warn, workers, full_scale, say)
     return _array(path, wanted, full_scale)
 
 
@@ -118,7 +124,14 @@ def _classes(y: NDArray[Any], images: int, path: Path) -> tuple[NDArray[np.int64
     return labels.astype(np.int64), [str(name) for name in found]
 
 
-def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int, full_scale: int | None) -> Found:
+def _folder(
+    path: Path,
+    wanted: Shape,
+    warn: Callable[[str], None],
+    workers: int,
+    full_scale: int | None,
+    say: Callable[[str], None],
+) -> Found:
     """The images in a folder and the folders inside; the name of the first folder inside is the class."""
     everything = sorted(sources.walk(path))
     files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
@@ -127,27 +140,33 @@ def _folder(path: Path, wanted: Shape, warn: Callable[[str], None], workers: int
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
         warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
     classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
-    found, bad, halved = [], [], 0
+    found, bad = [], []
+    fitted: dict[Path, str] = {}
 
-    def read(file: Path) -> tuple[Pixels, bool] | InputError:
+    def read(file: Path) -> tuple[Pixels, str] | InputError:
         try:
             batch = sources.load([file], wanted, full_scale)
         except InputError as error:
             return error
-        return kept(batch.x), any(images.READ_AS_8_BITS in note for note in batch.fitted.values())
+        return kept(batch.x), batch.fitted.get(str(file), "")
 
     for file, label, result in zip(files, classes, threads.ordered_map(workers, read, files), strict=True):
         if isinstance(result, InputError):
             bad.append(f"{file.relative_to(path)} ({result.what})")
         else:
             found.append((result[0], label))
-            halved += result[1]
+            fitted[file] = result[1]
     if not found:
         which = f"{path} ({bad[0]})" if bad else path
         raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
     if bad:
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
-    if halved:
+    if changed := [(file, change) for file, change in fitted.items() if change]:
+        (first, change), ways = changed[0], len({change for _, change in changed})
+        of = f" of {ways} sizes or modes" if ways > 1 else ""
+        which = f"{len(changed):,} of {len(files):,} image files{of}, {first.relative_to(path)} first,"
+        say(f"{which} fitted {change}, cut at the centre where needed; --image-size and --channels set another size")
+    if halved := sum(images.READ_AS_8_BITS in change for change in fitted.values()):
         warn(f"{halved} of {len(files)} image files have colours of 16 bits, of which 8 are read")
     names = sorted({label for _, label in found})
     number = {name: i for i, name in enumerate(names)}

@@ -94,7 +94,9 @@ def _inside(error: Exception) -> bool:
     return any(f.filename != __file__ and "importlib" not in f.filename for f in frames)
 
 
-def failed(error: Exception, name: str, todo: str = "see examples/own_networks.py") -> ArgumentError:
+def failed(
+    error: Exception, name: str, todo: str = "see examples/own_networks.py of the project's source"
+) -> ArgumentError:
     """What a person's networks raised, and in which line of their module."""
     module = name.partition(":")[0].rpartition(".")[2]
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem == module]

@@ -160,7 +160,9 @@ def _trouble(run: Run, rows: list[Metrics], images: int) -> str:
     """All that the training warned of; `images` is the number that it was trained on."""
     few, unreadable = metrics.few_steps(run.config, images), run.settings.preprocessing.get("unreadable")
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
-    found = [*filter(None, found), *metrics.told(rows, run.config.epochs, run.config.latent_dim, bool(few))]
+    said = run.settings.warnings
+    told = metrics.told(rows, run.config.epochs, run.config.latent_dim, bool(few), bool(said))
+    found = [*filter(None, found), *said, *told]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
 
 

@@ -31,6 +31,7 @@ TENSORBOARD = "tensorboard"
 CONFIG, METRICS, PROBE = RUN_CONFIG, "metrics.jsonl", "probe.npy"
 WEIGHTS, EVALUATION, FINGERPRINT = "model.safetensors", "evaluation.json", "fingerprint.npz"
 BEST_WEIGHTS, BEST_EVALUATION, BEST_FINGERPRINT = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx")  # what a person may give for a run
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Settings:
     """What a run folder says of a training before it ends.
 
     dataset_path: where a person's own images were then, absolute; it is for this run alone and never published. None of
-    a named set, and of a run that was made before 0.2.
+    a named set, and of a run that was made before 0.2. warnings: what was said of a person's own networks before their
+    first step.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Settings:
     data_sha256: str
     provenance: dict[str, Any]
     dataset_path: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def read_settings(folder: Path) -> Settings:
     if folder.is_file():
         graph, todo = folder.suffix == ".onnx", "name the run that it is from, or see 'Weights from elsewhere' in"
         what = "a graph, not a training run" if graph else "weights or the like, not a training run"
-        raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md")
+        raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md of the project's source")
     try:
         stored = _read_json(folder / CONFIG)
         values = stored["config"]
@@ -144,10 +147,13 @@ def read_settings(folder: Path) -> Settings:
         config = Config(**given)
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
         provenance, path = dict(stored["provenance"]), stored.get("dataset_path")
-        return Settings(config, (channels, height, width), preprocessing, sha256, provenance, path and str(path))
+        shape, warnings = (channels, height, width), tuple(map(str, stored.get("warnings", ())))
+        return Settings(config, shape, preprocessing, sha256, provenance, path and str(path), warnings)
     except FileNotFoundError:
         if (folder / MANIFEST).exists():
             raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None
+        if folder.suffix in _WEIGHTS and not folder.exists():
+            raise BundleError("file not found", folder, "check the path") from None
         raise BundleError("run not found", folder / CONFIG, "name a folder that vae-train wrote") from None
     except (OSError, ValueError, LookupError, TypeError, ArgumentError) as error:
         raise unreadable(folder, error) from None
@@ -231,7 +237,8 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
         return Run(vae, settings, provenance, figures, probe, _read_fingerprint(folder, len(probe), best))
     except FileNotFoundError as error:
         if checkpoints.found(folder):
-            raise BundleError("run not finished", folder, signals.go_on(folder, settings.config.model)) from None
+            own = ("--model", settings.config.model) if settings.config.model else ()
+            raise BundleError("run not finished", folder, signals.go_on(folder, own)) from None
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None
     except ArgumentError:  # a ValueError too, but it has its own advice

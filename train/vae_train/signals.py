@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,29 +12,28 @@ from vae_runtime.command import Terminated
 from vae_runtime.errors import VaeError
 
 
-def go_on(folder: Path, model: str | None) -> str:
-    """What to do with a run that has not ended, whose networks are a person's own `model` or a preset's."""
-    own = ["--model", model] if model else []
-    return f"go on with: {shlex.join(['vae-train', '--resume', str(folder), *own])}"
+def go_on(folder: Path, options: Sequence[str]) -> str:
+    """What to do with a run that has not ended, with the options that name where it is at work."""
+    return f"go on with: {shlex.join(['vae-train', '--resume', str(folder), *options])}"
 
 
 class Stopped(VaeError):
     """A training was stopped by a signal, with its state saved; the exit code is 128 + the signal's number."""
 
-    def __init__(self, number: int, folder: Path, model: str | None) -> None:
-        super().__init__("training stopped, its state saved", folder, go_on(folder, model))
+    def __init__(self, number: int, folder: Path, options: Sequence[str]) -> None:
+        super().__init__("training stopped, its state saved", folder, go_on(folder, options))
         self.exit_code = 128 + number
 
 
 @contextmanager
-def told(folder: Path, model: str | None) -> Iterator[None]:
+def told(folder: Path, options: Sequence[str]) -> Iterator[None]:
     """Let what SIGINT or SIGTERM ends name the run folder `folder`, which has all that it takes to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, folder, model) from None
+        raise Stopped(signal.SIGINT, folder, options) from None
     except Terminated:
-        raise Stopped(signal.SIGTERM, folder, model) from None
+        raise Stopped(signal.SIGTERM, folder, options) from None
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def train(
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
         path = None if config.dataset in DATASETS else str(Path(config.dataset).absolute())
-        settings = run_folder.Settings(config, images.shape, images.preprocessing, digest, provenance, path)
+        tried = _try_out(training, images, export) if config.model and distributed.rank() == 0 else ()
+        settings = run_folder.Settings(config, images.shape, images.preprocessing, digest, provenance, path, tried)
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
@@ -75,9 +76,9 @@ def train(
                 _say(f"vae-train: note: grey levels are drawn as binary, P(1) = {what}; {keep}")
             if few := metrics.few_steps(config, len(images.train)):
                 _warn(few)
-            if config.model and distributed.rank() == 0:
-                _try_out(training, images, export)
-            _run(training, images, out, tensorboard)
+            for line in tried:
+                _warn(line)
+            _run(training, images, out, place, tensorboard, bool(tried))
 
 
 def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
@@ -100,7 +101,7 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
                 run_folder.write_metrics(out, training.progress.metrics)
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
-            _run(training, images, out, tensorboard)
+            _run(training, images, out, place, tensorboard, bool(settings.warnings))
 
 
 def _compare(begun: dict[str, Any], where: torch.device) -> None:
@@ -141,7 +142,7 @@ def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
 def _load(config: Config, place: Place) -> data.Images:
     """The images: the first process may download them, the others find them then."""
     if distributed.rank() == 0:
-        images = data.load(config, place.data_root, place.download, _warn)
+        images = data.load(config, place.data_root, place.download, _warn, _note)
     distributed.from_first(lambda: None)
     if distributed.rank() > 0:
         images = data.load(config, place.data_root, download=False)
@@ -159,18 +160,22 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
         return TrainingState(vae, config, len(images.train), where)
 
 
-def _try_out(training: TrainingState, images: data.Images, export: pitfalls.Export | None) -> None:
-    """Say what looks wrong in a person's own networks; nothing that happens there ends a training."""
+def _try_out(training: TrainingState, images: data.Images, export: pitfalls.Export | None) -> tuple[str, ...]:
+    """What looks wrong in a person's own networks; nothing that happens there ends a training."""
     try:
         found = pitfalls.try_out(training.vae, training.config, images.train[:64], export)
     except Exception as error:  # whatever the networks, or torch on them, may raise
         found = {"trial": f"the networks could not be tried out ({type(error).__name__}: {error})"}
-    for text in found.values():
-        _warn(" ".join(text.split()))
+    return tuple(" ".join(text.split()) for text in found.values())
 
 
-def _run(training: TrainingState, images: data.Images, out: Path, tensorboard: bool) -> None:
-    """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure."""
+def _run(
+    training: TrainingState, images: data.Images, out: Path, place: Place, tensorboard: bool, warned: bool
+) -> None:
+    """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure.
+
+    warned: whether something was said of the networks before their first step.
+    """
     config, where, first = training.config, training.device, distributed.rank() == 0
     seen = [
         levels.to(where) for levels in (images.observed_train(config.binarise), images.observed_test(config.binarise))
@@ -181,11 +186,11 @@ def _run(training: TrainingState, images: data.Images, out: Path, tensorboard: b
 
         recording = recorder(out, training.progress.metrics)
     with recording as record, signals.deferred() as received, memory_errors():
-        between = _Between(training, out, seen, record, received)
+        between = _Between(training, out, place, seen, record, received, warned)
         loop.fit(training, images.train.to(where), between.epochs, between.steps, quiet=not first)
         between.steps()  # a signal may have come while the last epoch was measured
     if first:
-        with signals.told(out, config.model), memory_errors():
+        with signals.told(out, place.options), memory_errors():
             results.finish(out, training, images)
 
 
@@ -197,9 +202,17 @@ class _Between:
     """
 
     def __init__(
-        self, training: TrainingState, out: Path, seen: list[Tensor], record: Callable[..., None], received: list[int]
+        self,
+        training: TrainingState,
+        out: Path,
+        place: Place,
+        seen: list[Tensor],
+        record: Callable[..., None],
+        received: list[int],
+        warned: bool,
     ) -> None:
-        self.training, self.out, self.seen, self.record, self.received = training, out, seen, record, received
+        self.training, self.out, self.place, self.warned = training, out, place, warned
+        self.seen, self.record, self.received = seen, record, received
         self.first = distributed.rank() == 0
         self.saved, self.parent = time.monotonic(), os.getppid()
 
@@ -218,7 +231,7 @@ class _Between:
         click.echo(metrics.describe(past[-1]))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_images))
-        for line in metrics.news(past, config.epochs, config.latent_dim, few):
+        for line in metrics.news(past, config.epochs, config.latent_dim, few, self.warned):
             _warn(line)
 
     def steps(self) -> None:
@@ -251,7 +264,7 @@ class _Between:
 
     def _stop(self, number: int) -> None:
         self._save()
-        raise signals.Stopped(number, self.out, self.training.config.model)
+        raise signals.Stopped(number, self.out, self.place.options)
 
 
 @contextlib.contextmanager
@@ -292,13 +305,16 @@ def memory_errors() -> Iterator[None]:
 
 def _describe(training: TrainingState, images: data.Images) -> str:
     config, (channels, height, width) = training.config, images.shape
-    values = "levels / 255" if images.train.dtype == torch.uint8 else "values as they are"
+    values = "values as they are"
+    if images.train.dtype == torch.uint8:
+        values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
     drawn = "drawn as binary in every batch" if config.binarise else values
     weights, steps = sum(weight.numel() for weight in training.weights), config.epochs * training.steps_per_epoch
     return (
         f"{config.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
         f"{len(images.test):,} to test, {channels}x{height}x{width}, {drawn}\n"
-        f"{config.made_by}: {weights:,} weights, {config.likelihood} likelihood"
+        f"{config.made_by}: {weights:,} weights, {config.likelihood} likelihood, seed {config.seed}; "
+        f"ELBO = reconstruction - KL, nats per image{'' if training.vae.likelihood.discrete else ' (log density)'}"
     )
 
 
