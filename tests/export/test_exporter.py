@@ -275,6 +275,7 @@ def test_a_link_is_followed(
     assert {path.name for path in old.parent.iterdir()} == {"bundle", "current"}
 
 
+@pytest.mark.slow
 def test_a_terminated_export_leaves_the_old_bundle(tiny_run: Path, old: Path) -> None:
     """SIGTERM while the new bundle is judged: exit code 143, one line, the old bundle as it was, nothing beside it."""
     before = contents(old)

@@ -12,7 +12,7 @@ from vae_train.config import PRESETS
 from vae_train.run_folder import Run, Settings
 
 
-@pytest.mark.parametrize("preset", ["tutorial", "resnet"])
+@pytest.mark.parametrize("preset", ["tutorial", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_every_arithmetic_is_well_within_tolerance(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runtimes, PyTorch and sums strictly in order are off, but by less than two thirds of what they may be."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")

@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 
-from vae_export import check
-from vae_export.cli import main
+from vae_export import check, exporter
+from vae_export.cli import judge, main
 from vae_runtime.bundle import read
 from vae_runtime.cli import main as vae_infer
 from vae_runtime.vae import VAE
@@ -34,11 +34,11 @@ def manifest_of(folder: Path) -> Any:
     return json.loads((folder / "manifest.json").read_bytes())
 
 
-@pytest.fixture
-def plain(command: Command, mlp_of_digits: Path, tmp_path: Path) -> Path:
-    """The bundle of the digits' MLP as it is."""
-    out = tmp_path / "plain"
-    assert command(main, mlp_of_digits, "--out", out).code == 0
+@pytest.fixture(scope="module")
+def plain(mlp_of_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the digits' MLP as it is; nobody changes it."""
+    out = tmp_path_factory.mktemp("bundles") / "plain"
+    exporter.export(run_folder.load(mlp_of_digits), out, 17, judge)
     return out
 
 

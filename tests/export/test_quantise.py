@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from vae_export import candidate, gate, quantise
+from vae_export import tradeoff as tradeoff_of
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Tradeoff, best, pick, weigh
 from vae_runtime import graph, noise
@@ -272,8 +273,11 @@ def test_the_best_is_what_pays_most() -> None:
     assert best([]) is None
 
 
-def test_auto_says_what_it_tried_and_takes_the_best(plain: Candidate, run: Run, images: data.Images) -> None:
+def test_auto_says_what_it_tried_and_takes_the_best(
+    plain: Candidate, half: Candidate, run: Run, images: data.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With half a nat to lose, one that is smaller; with none, float32, and the reasons."""
+    monkeypatch.setattr(tradeoff_of, "fp16", lambda *given: half)  # as `pick` makes it, but once
     said: list[str] = []
     chosen, weighed = pick("auto", plain, run, images, 0.5, said.append)
     assert weighed is not None
@@ -318,9 +322,9 @@ def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -
     assert all(row.passed for row in rows)
 
 
-def test_networks_without_products_of_numbers_are_told_so(run: Run, images: data.Images) -> None:
+def test_networks_without_products_of_numbers_are_told_so(plain: Candidate, images: data.Images) -> None:
     """Where there is nothing to quantise, the reason is that, and not the bound."""
-    bare = candidate.fp32(run.vae, run.image_shape, 17)
+    bare = copy.deepcopy(plain)
     for model in (bare.encoder, bare.decoder):
         for node in model.graph.node:
             node.op_type = "Identity" if node.op_type == "Gemm" else node.op_type

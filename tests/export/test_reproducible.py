@@ -45,6 +45,7 @@ def twice(*arguments: object) -> tuple[str, str]:
     return first, second
 
 
+@pytest.mark.slow
 def test_exporting_again_in_another_process_gives_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
     """Every file of a bundle, the manifest too, is byte for byte that of a process with another hash seed."""
     first, second = twice("-m", "vae_export", tiny_run, "--out", tmp_path / "SEED" / "bundle")
