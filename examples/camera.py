@@ -1,17 +1,23 @@
 """Watch frames as from a camera, in constant memory, and flag the odd ones: `python examples/camera.py FOLDER`."""
 
 import argparse
+import shlex
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
 
-from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
-from vae_runtime.images import Floats, Shape
-from vae_runtime.sources import SUFFIXES, load
+    from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
+    from vae_runtime.images import Floats, Shape
+    from vae_runtime.sources import SUFFIXES, load
+except ImportError as error:
+    todo = shlex.join([sys.executable, "-m", "pip", "install", str(Path(__file__).resolve().parents[1])])
+    print(f"camera.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
+    sys.exit(6)
 
 DRAWS, SEED = 16, 0  # of z for each frame, and of the binary image where it is grey
 RECENT = 100  # frames that the last line sums up

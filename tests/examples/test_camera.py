@@ -1,6 +1,9 @@
 """The camera example: its figures, the frames that it flags, and how it ends."""
 
 import csv
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,17 @@ def test_a_stream_that_ends_within_a_frame_is_refused(start):
     code, out, err = camera.end()
     assert (code, out.count("\n")) == (4, 1)
     assert err == "camera.py: error: stream ends within a frame: frame 2; send 28x28, 784 bytes\n"
+
+
+def test_without_the_package_it_says_how_to_install_it(examples: Path):
+    """In a Python that has neither NumPy nor the package: one line, exit code 6, and a command that works here."""
+    command = [sys.executable, "-I", "-S", str(examples / "camera.py"), "digits"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (6, "", 1)
+    assert done.stderr.startswith("camera.py: error: No module named ")
+    *_, program, m, pip, install, source = shlex.split(done.stderr)
+    assert [program, m, pip, install] == [sys.executable, "-m", "pip", "install"]
+    assert (Path(source) / "pyproject.toml").exists()
 
 
 @pytest.mark.parametrize(

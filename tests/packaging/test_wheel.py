@@ -38,12 +38,18 @@ def wheel(checkout: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a virtual environment with the wheel and its base dependencies."""
-    venv = tmp_path_factory.mktemp("light") / "venv"
-    run(sys.executable, "-m", "venv", venv)
-    run(venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
-    return venv / "bin"
+def demo(checkout: Path) -> str:
+    """What `make demo` prints in a fresh copy, with no environment active."""
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout)}
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    python = Path(getattr(sys, "_base_executable", sys.executable))
+    return run("make", "demo", f"PYTHON={python}", cwd=checkout, env=environment)
+
+
+@pytest.fixture(scope="module")
+def light(demo: str, checkout: Path) -> Path:
+    """The bin folder of the virtual environment that it makes, with the package and its base dependencies."""
+    return checkout / ".venv-demo" / "bin"
 
 
 def test_the_wheel_holds_packages_types_and_the_bundles(wheel: Path) -> None:
@@ -126,13 +132,9 @@ def test_an_example_without_its_extra_ends_in_one_line(light: Path, checkout: Pa
     assert shlex.split(done.stderr)[-5:] == [str(light / "python"), "-m", "pip", "install", f"{checkout}[examples]"]
 
 
-def test_make_demo_needs_only_python(checkout: Path) -> None:
-    """`make demo` in a fresh copy, with no environment active, draws, reconstructs and scores digits."""
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout)}
-    environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    python = Path(getattr(sys, "_base_executable", sys.executable))
-    output = run("make", "demo", f"PYTHON={python}", cwd=checkout, env=environment)
-    assert "not-a-digit.png" in output
+def test_make_demo_needs_only_python(demo: str, checkout: Path) -> None:
+    """It draws, reconstructs and scores digits."""
+    assert "not-a-digit.png" in demo
     for picture in ("samples.png", "reconstructions.png"):
         assert (checkout / "demo" / picture).read_bytes().startswith(b"\x89PNG")
 
