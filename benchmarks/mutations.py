@@ -149,9 +149,9 @@ def train(name: str, levels: Tensor, steps: int) -> VAE:
     torch.manual_seed(0)
     shape = (levels.shape[1], levels.shape[2], levels.shape[3])
     if name.startswith("norms"):
-        likelihood = likelihoods.BY_NAME[config.likelihood]()
-        parts = NormedEncoder(config.latent_dim), NormedDecoder(config.latent_dim, likelihood.parameters_per_pixel)
-        vae = VAE(*parts, config.latent_dim, likelihood)
+        likelihood, latent_dim = likelihoods.BY_NAME[config.network.likelihood](), config.network.latent_dim
+        parts = NormedEncoder(latent_dim), NormedDecoder(latent_dim, likelihood.parameters_per_pixel)
+        vae = VAE(*parts, latent_dim, likelihood)
         likelihood.constant(*pixels.moments(levels))
     else:
         vae = networks.build(config, shape)

@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,8 +181,8 @@ def epoch_seconds(steps: Steps, seconds: float, clock: Callable[[], float] = tim
 def print_precisions(root: Path, preset: str, rounds: int, seconds: float) -> None:
     """Print the speed of a preset in both precisions, which take turns, and what `auto` is here."""
     torch.set_num_threads(1)  # so that processor time is that of the work, whoever else is at work
-    config = replace(PRESETS[preset], dataset="mnist", epochs=1000)
-    sides = {name: ours(root, replace(config, precision=name)).steps for name in ("float32", "bfloat16")}
+    config = PRESETS[preset].replace(dataset="mnist", epochs=1000)
+    sides = {name: ours(root, config.replace(precision=name)).steps for name in ("float32", "bfloat16")}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, steps in sides.items():
@@ -197,7 +196,7 @@ def print_precisions(root: Path, preset: str, rounds: int, seconds: float) -> No
 
 def print_elbos(root: Path, sides: dict[str, Side], epochs: int) -> None:
     """Train each side and print the ELBO of the fixed draw of the test images, one z each."""
-    x = pixels.unit(data.load(PRESETS["tutorial"], root, download=False).observed_test(True))
+    x = pixels.unit(data.load(PRESETS["tutorial"], root, download=False).observed_test(binary=True))
     for name, (steps, elbo) in sides.items():
         images = 0
         while images < epochs * EPOCH:
@@ -221,12 +220,12 @@ def main() -> None:
     if given.preset:
         print_precisions(given.data, given.preset, given.rounds, given.seconds)
         return
-    config = replace(PRESETS["tutorial"], epochs=given.elbo or 1000)
+    config = PRESETS["tutorial"].replace(epochs=given.elbo or 1000)
     sides: dict[str, Side] = {"DataLoader tutorial": tutorial(given.data)}
     if given.pythae:
         sides["pythae"] = pythae(given.data, given.pythae)
     sides["vae-train"] = ours(given.data, config)
-    sides["vae-train --precision bfloat16"] = ours(given.data, replace(config, precision="bfloat16"))
+    sides["vae-train --precision bfloat16"] = ours(given.data, config.replace(precision="bfloat16"))
     if given.elbo:
         print_elbos(given.data, sides, given.elbo)
         return

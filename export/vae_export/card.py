@@ -190,7 +190,10 @@ def _training(facts: Facts) -> Iterator[str]:
         yield ""
         yield f"It took {provenance['training_seconds'] / 60:.1f} minutes{f' ({machine})' * bool(machine)}."
     versions = {name: value for name, value in provenance.items() if name not in (*_TRAINING, *_MACHINE)}
-    for title, named in (("Settings", facts.manifest.get("settings", {})), ("Versions", versions)):
+    settings: dict[str, Any] = {}
+    for name, value in facts.manifest.get("settings", {}).items():  # in parts, but for those of release 0.1
+        settings |= value if isinstance(value, dict) else {name: value}
+    for title, named in (("Settings", settings), ("Versions", versions)):
         if words := [f"{_text(name)} {_setting(value)}" for name, value in named.items() if value is not None]:
             yield ""
             yield f"{title}: {', '.join(words)}."

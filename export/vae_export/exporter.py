@@ -74,7 +74,7 @@ def describe(run: Run, made: Candidate) -> dict[str, Any]:
         "onnx": requirements.describe(made.encoder, made.decoder),
         "parameters": sum(weight.numel() for weight in run.vae.parameters()),
         "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
-        "settings": {**asdict(run.config), "dataset": run.evaluation.get("dataset")},  # without the folders above it
+        "settings": asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without the folders above
         "preprocessing": run.settings.preprocessing,
         "evaluation": run.evaluation,
     }

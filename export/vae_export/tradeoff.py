@@ -100,8 +100,8 @@ def pick(
     That is the one with the smallest product of size and time among those that lose at most `most_nats`.
     Raises BundleError where the precision asked for costs more, cannot be had, or is slower and not smaller.
     """
-    binarise, opset = run.config.binarise, plain.encoder.opset_import[0].version
-    train, test = (_floats(part(binarise)) for part in (images.observed_train, images.observed_test))
+    binary, opset = run.vae.likelihood.binary, plain.encoder.opset_import[0].version
+    train, test = (_floats(part(binary)) for part in (images.observed_train, images.observed_test))
     make = {"fp16": lambda: fp16(run, opset), "int8": lambda: int8(plain, train, most_nats)}
     made: list[tuple[Candidate, Tradeoff]] = []
     for name in make if precision == "auto" else [precision]:

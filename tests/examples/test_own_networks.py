@@ -84,7 +84,7 @@ def foreign(run: Path, folder: Path) -> Path:
     """A run that names a module of the working directory, which leaves a file behind when it is imported."""
     copy = Path(shutil.copytree(run, folder / "run"))
     settings = json.loads((copy / "config.json").read_text())
-    settings["config"]["model"] = "trap:networks"
+    settings["config"]["network"]["model"] = "trap:networks"
     (copy / "config.json").write_text(json.dumps(settings))
     (folder / "trap.py").write_text("from pathlib import Path\n\nPath('imported').touch()\n")
     return copy
@@ -92,7 +92,7 @@ def foreign(run: Path, folder: Path) -> Path:
 
 def test_run_keeps_the_name_and_no_code(run: Path, examples: Path) -> None:
     """The settings name the module and function; none of its code is in the run folder."""
-    assert json.loads((run / "config.json").read_text())["config"]["model"] == NAME
+    assert json.loads((run / "config.json").read_text())["config"]["network"]["model"] == NAME
     for file in run.rglob("*"):
         assert file.is_dir() or b"ConvTranspose2d" not in file.read_bytes()
 
@@ -177,7 +177,7 @@ def test_runs_of_two_modules_are_compared(command: Command, run: Path, folder: P
         (folder / f"{name}.py").write_text(source)
         copy = Path(shutil.copytree(run, folder / name))
         settings = json.loads((copy / "config.json").read_text())
-        settings["config"]["model"] = f"{name}:networks"
+        settings["config"]["network"]["model"] = f"{name}:networks"
         (copy / "config.json").write_text(json.dumps(settings))
     words = ("compare", folder / "first", folder / "second", "--model", "first:networks")
     result = command(vae_train, *words)
@@ -194,7 +194,7 @@ def test_other_networks_than_the_runs_are_refused(command: Command, run: Path, f
     (folder / "changed.py").write_text(source.replace("32, kernel_size", "24, kernel_size").replace("32", "24"))
     copy = Path(shutil.copytree(run, folder / "run"))
     settings = json.loads((copy / "config.json").read_text())
-    settings["config"]["model"] = "changed:networks"
+    settings["config"]["network"]["model"] = "changed:networks"
     (copy / "config.json").write_text(json.dumps(settings))
     result = command(vae_export, copy, "--model", "changed:networks", "--out", folder / "bundle")
     assert result.code == 3
@@ -207,7 +207,7 @@ def test_networks_edited_since_the_training_are_not_published(command: Command, 
     (folder / "edited.py").write_text(source.replace("SiLU", "Tanh"))
     copy = Path(shutil.copytree(run, folder / "run"))
     settings = json.loads((copy / "config.json").read_text())
-    settings["config"]["model"] = "edited:networks"
+    settings["config"]["network"]["model"] = "edited:networks"
     (copy / "config.json").write_text(json.dumps(settings))
     before = {path: path.read_bytes() for path in copy.iterdir()}
     trust = ("--model", "edited:networks")

@@ -115,7 +115,7 @@ def test_networks_that_are_not_trusted_are_not_exported(command: Command, tiny_r
     """A run that names a module is exported only with --model: exit code 2, the module named, not imported."""
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     settings = json.loads((run / "config.json").read_bytes())
-    settings["config"]["model"] = "antigravity:fly"
+    settings["config"]["network"]["model"] = "antigravity:fly"
     (run / "config.json").write_text(json.dumps(settings))
     result = command(main, run, "--out", tmp_path / "bundle")
     assert (result.code, result.out) == (2, "")

@@ -196,7 +196,13 @@ def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
     for i, image in enumerate(smooth_images(60, (3, 20, 16)).permute(0, 2, 3, 1).numpy()):
         Image.fromarray(image).save(tmp_path / "pictures" / f"{i}.png")
     config = PRESETS["resnet-colour"].replace(
-        dataset=str(tmp_path / "pictures"), image_size=8, hidden=(8, 8), dense=16, latent_dim=4, epochs=1, batch_size=16
+        dataset=str(tmp_path / "pictures"),
+        image_size=(8, 8),
+        hidden=(8, 8),
+        dense=16,
+        latent_dim=4,
+        epochs=1,
+        batch_size=16,
     )
     train.train(config, tmp_path / "run", Place(tmp_path, download=False, device="cpu"), command="vae-train")
     run = run_folder.load(tmp_path / "run")

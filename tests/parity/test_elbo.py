@@ -15,7 +15,7 @@ N, SEED = 1000, 3
 
 def observed(data_root: Path, number: int) -> torch.Tensor:
     """The first binary test images of MNIST, float32 [number, 1, 28, 28]."""
-    levels = data.load(PRESETS["tutorial"], data_root, download=False).observed_test(binarise=True)
+    levels = data.load(PRESETS["tutorial"], data_root, download=False).observed_test(binary=True)
     return pixels.unit(levels[:number])
 
 

@@ -214,9 +214,11 @@ def test_what_torch_exports_for_the_presets_passes(preset: str, opset: int):
     """Encoder and decoder of each preset, at the oldest and newest opset, are made of operators that pass."""
     config = PRESETS[preset]
     shape = (3, 32, 32) if preset == "resnet-colour" else (1, 28, 28)
-    vae = networks.build(config.replace(hidden=(4,) * len(config.hidden)), shape)  # as deep, but narrow
+    vae = networks.build(config.replace(hidden=(4,) * len(config.network.hidden)), shape)  # as deep, but narrow
     encoder = exporter.to_onnx(vae.encoder, torch.zeros(2, *shape), "x", ["mu", "logsigma"], opset)
-    decoder = exporter.to_onnx(vae.decoder, torch.zeros(2, config.latent_dim), "z", [vae.likelihood.output], opset)
+    decoder = exporter.to_onnx(
+        vae.decoder, torch.zeros(2, config.network.latent_dim), "z", [vae.likelihood.output], opset
+    )
     for exported in (encoder, decoder):
         assert len(exported.graph.node) > 3
         check(exported.SerializeToString(), preset)

@@ -19,7 +19,7 @@ def bound(info):
 def test_the_shipped_bundles_have_their_manifests_figures(name, data_root):
     """The bound on 500 test images within 4 standard errors; K = 1 on all 10,000 within 4 of the noise in z."""
     images = data.load(PRESETS["tutorial"].replace(dataset=name), data_root, download=False)
-    x = pixels.unit(images.observed_test(binarise=True)).numpy()
+    x = pixels.unit(images.observed_test(binary=True)).numpy()
     vae = VAE.load(name)
     some = vae.log_likelihood(x[::20], num_samples=500)
     assert abs(some.mean() - bound(vae.info)["mean"]) < 4 * some.std(ddof=1) / np.sqrt(len(some))

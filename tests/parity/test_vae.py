@@ -73,7 +73,7 @@ def test_the_shipped_bundle_has_its_manifests_elbo(data_root):
     from vae_train.config import PRESETS
 
     images = data.load(PRESETS["tutorial"], data_root, download=False)
-    x = images.observed_test(binarise=True)[::10].numpy() // 255
+    x = images.observed_test(binary=True)[::10].numpy() // 255
     vae = VAE.load(shipped())
     elbo = vae.elbo(x.astype(np.float32))
     figure = vae.info["evaluation"]["figures"]["elbo"]

@@ -19,7 +19,7 @@ from vae_train.config import PRESETS, Place
 CONFIG = PRESETS["tutorial"].replace(hidden=(6,), latent_dim=4, epochs=40, batch_size=32)
 
 
-def make(out: Path, epochs: int = CONFIG.epochs) -> None:
+def make(out: Path, epochs: int = CONFIG.optimiser.epochs) -> None:
     """Train and export it: the bundle `out`, of the oldest opset."""
     with tempfile.TemporaryDirectory() as folder:
         digits, run = Path(folder) / "digits", Path(folder) / "run"

@@ -66,7 +66,7 @@ def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[
     networks.start_at_constant_image(vae, *pixels.moments(levels))
     for weight in vae.parameters():
         weight.add_(NOISE * torch.randn_like(weight))
-    seen = pixels.fixed_draw(levels) if config.binarise else levels
+    seen = pixels.fixed_draw(levels) if vae.likelihood.binary else levels
     settings = Settings(config, shape, PREPROCESSING, "0" * 64, {"command": "vae-train"})
     figures = evaluate.summary(evaluate.measure(vae, seen))
     return Run(vae, settings, {"command": "vae-train"}, figures, levels.numpy()), pixels.unit(seen)

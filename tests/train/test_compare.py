@@ -63,7 +63,7 @@ def per_image(run: Path, num_samples: int) -> dict[str, np.ndarray]:
     """Each test image's figures, float64, from the run's weights and torch.distributions alone."""
     vae = run_folder.load(run).vae
     images = data.load(DIGITS, run, download=False)
-    x = images.observed_test(binarise=True).double() / 255  # [n, 1, 8, 8]
+    x = images.observed_test(binary=True).double() / 255  # [n, 1, 8, 8]
     mu, logsigma = (part.double() for part in vae.encoder(x.float()))
     q, prior = torch.distributions.Normal(mu, logsigma.exp()), torch.distributions.Normal(0.0, 1.0)
 

@@ -12,16 +12,22 @@ from vae_runtime import images
 from vae_runtime.errors import ArgumentError
 from vae_train.config import (
     ACTIVATIONS,
+    ARCHITECTURES,
     GRADIENTS,
     LIKELIHOODS,
-    NETWORKS,
+    PART_OF,
     PRECISIONS,
     PRESETS,
     Config,
+    DataConfig,
+    NetworkConfig,
+    ObjectiveConfig,
+    OptimiserConfig,
     default_preset,
+    parse,
 )
 
-SIZES = ["latent_dim", "samples", "blocks", "dense", "epochs", "batch_size", "image_size"]
+SIZES = ["latent_dim", "samples", "blocks", "dense", "epochs", "batch_size"]
 WEIGHTS = ["beta", "warm_up", "free_bits"]
 
 
@@ -33,24 +39,26 @@ WEIGHTS = ["beta", "warm_up", "free_bits"]
         *(("lr", lr) for lr in (0.0, -1.0, math.inf, math.nan)),
         *(("channels", channels) for channels in (0, 2, 4)),
         *(("levels", levels) for levels in (0, -1, images.FULL_SCALE + 1)),
+        *(("image_size", size) for size in ((0, 8), (8, -1), (8, 1_000_001), (8,))),
         ("hidden", ()),
-        *((name, "other") for name in ("likelihood", "network", "activation", "gradient", "precision")),
+        *((name, "other") for name in ("likelihood", "architecture", "activation", "gradient", "precision")),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting: str, value: Any) -> None:
     """Wrong usage, with the setting and its value in one line that ends in advice."""
     with pytest.raises(ArgumentError) as caught:
-        Config("tutorial", **{setting: value})
+        PRESETS["tutorial"].replace(**{setting: value})
     what, which = {"lr": ("learning rate", value), "hidden": ("hidden", value)}.get(setting, (setting, value))
     message = str(caught.value)
     assert what in message.split(":")[0]
+    which = next((side for side in which if not 1 <= side <= 1_000_000), which) if setting == "image_size" else which
     assert f": {which}; give " in message
 
 
 def test_a_hidden_layer_out_of_range_is_named() -> None:
     """The message counts the layers from 0."""
     with pytest.raises(ArgumentError, match="hidden layer 1 out of range: 0; give 1 to"):
-        Config("tutorial", hidden=(8, 0))
+        PRESETS["tutorial"].replace(hidden=(8, 0))
 
 
 @pytest.mark.parametrize(
@@ -60,10 +68,10 @@ def test_a_hidden_layer_out_of_range_is_named() -> None:
         *((name, [0.0, 3.5]) for name in WEIGHTS),
         ("lr", [1e-30, 1e30]),
         ("channels", [1, 3, None]),
-        ("image_size", [None]),
+        ("image_size", [None, (1, 1_000_000)]),
         ("levels", [1, 65535, None]),
         ("likelihood", LIKELIHOODS),
-        ("network", NETWORKS),
+        ("architecture", ARCHITECTURES),
         ("activation", ACTIVATIONS),
         ("gradient", GRADIENTS),
         ("precision", PRECISIONS),
@@ -72,14 +80,8 @@ def test_a_hidden_layer_out_of_range_is_named() -> None:
 def test_the_ends_of_each_range_are_allowed(setting: str, values: list[Any]) -> None:
     """What the messages offer is taken."""
     for value in values:
-        assert getattr(Config("tutorial", binarise=False, **{setting: value}), setting) == value
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
-def test_binary_pixels_need_bernoulli(likelihood: str) -> None:
-    """Drawing pixels as 0 or 1 contradicts a likelihood of grey levels, and the message says how to settle it."""
-    with pytest.raises(ArgumentError, match=rf"grey levels: {likelihood}; leave --binarise out, or .* bernoulli"):
-        PRESETS["tutorial"].replace(likelihood=likelihood, binarise=True)
+        part = getattr(PRESETS["tutorial"].replace(**{setting: value}), PART_OF[setting])
+        assert getattr(part, setting) == value
 
 
 @pytest.mark.parametrize("setting", [{"beta": 0.5}, {"warm_up": 1.0}, {"free_bits": 0.1}])
@@ -90,23 +92,18 @@ def test_a_weighted_kl_is_for_one_sample(setting: dict[str, float]) -> None:
         PRESETS["tutorial"].replace(samples=3, **setting)
 
 
-def test_pixels_follow_the_likelihood_unless_said() -> None:
-    """A likelihood that is named brings its pixels along; --no-binarise stands beside Bernoulli."""
-    tutorial, colour = PRESETS["tutorial"], PRESETS["resnet-colour"]
-    assert (tutorial.binarise, colour.binarise) == (True, False)
-    assert tutorial.replace(likelihood="gaussian").binarise is False
-    assert colour.replace(likelihood="bernoulli").binarise is True
-    assert tutorial.replace(likelihood="bernoulli", binarise=False).binarise is False
-    assert tutorial.replace(epochs=3).binarise is True
-
-
 def test_replace_changes_what_is_given_alone() -> None:
     """None means not given; the preset stays as it was."""
     before = PRESETS["deep"]
     changed = before.replace(epochs=9, lr=None, hidden=(7,), beta=0.0)
-    assert changed == dataclasses.replace(before, epochs=9, hidden=(7,), beta=0.0)
+    assert changed == dataclasses.replace(
+        before,
+        network=dataclasses.replace(before.network, hidden=(7,)),
+        objective=dataclasses.replace(before.objective, beta=0.0),
+        optimiser=dataclasses.replace(before.optimiser, epochs=9),
+    )
     assert PRESETS["deep"] is before
-    assert before.hidden == (512, 512)
+    assert before.network.hidden == (512, 512)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -114,8 +111,25 @@ def test_presets_know_their_name_and_survive_json(name: str) -> None:
     """Each preset is a valid config under its own name, and comes back from JSON."""
     config = PRESETS[name]
     assert config.preset == name
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
-    assert Config(**{**values, "hidden": tuple(values["hidden"])}) == config
+    assert parse(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_settings_of_the_first_release_are_read() -> None:
+    """They lay in one list, a square's size was one number, and `binarise` stood beside the likelihood."""
+    values = {
+        "preset": "resnet", "dataset": "photos", "image_size": 16, "channels": 3, "likelihood": "bernoulli",
+        "binarise": True, "network": "resnet", "hidden": [8, 4], "activation": "silu", "blocks": 2, "dense": 9,
+        "model": None, "latent_dim": 3, "samples": 1, "gradient": "total", "beta": 0.5, "warm_up": 1.0,
+        "free_bits": 0.1, "epochs": 7, "batch_size": 5, "lr": 0.01, "precision": "float32", "seed": 4,
+    }  # fmt: skip
+    assert parse(values) == Config(
+        "resnet",
+        DataConfig("photos", (16, 16), 3),
+        NetworkConfig("resnet", (8, 4), "silu", 2, 9, latent_dim=3),
+        ObjectiveConfig(gradient="total", beta=0.5, warm_up=1.0, free_bits=0.1),
+        OptimiserConfig(7, 5, 0.01, seed=4),
+    )
+    assert parse({**values, "image_size": [4, 6]}).data.image_size == (4, 6)
 
 
 def test_the_documentation_has_the_presets() -> None:
@@ -123,11 +137,12 @@ def test_the_documentation_has_the_presets() -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     shown = {row[0]: [*map(float, row[2:6]), row[6]] for row in rows if row[0] in PRESETS}
-    assert shown == {name: [p.latent_dim, p.epochs, p.batch_size, p.lr, p.precision] for name, p in PRESETS.items()}
+    sizes = {name: (p.network.latent_dim, p.optimiser) for name, p in PRESETS.items()}
+    assert shown == {name: [dim, o.epochs, o.batch_size, o.lr, o.precision] for name, (dim, o) in sizes.items()}
 
 
 def test_the_default_preset_depends_on_the_channels() -> None:
     """Grey images: tutorial. Colour: a network and a likelihood of colours."""
     assert default_preset(1) == "tutorial"
-    colour = PRESETS[default_preset(3)]
-    assert (colour.network, colour.likelihood, colour.binarise) == ("resnet", "discretised-logistic", False)
+    colour = PRESETS[default_preset(3)].network
+    assert (colour.architecture, colour.likelihood) == ("resnet", "discretised-logistic")

@@ -343,7 +343,8 @@ def fit(config: Config, where: torch.device) -> tuple[list[dict[str, float]], di
     training = train._prepare(config, images, where, None)
 
     def end_epoch() -> None:
-        levels = images.observed_train(config.binarise), images.observed_test(config.binarise)
+        binary = training.vae.likelihood.binary
+        levels = images.observed_train(binary), images.observed_test(binary)
         training.end_epoch(metrics.measure(training, *levels))
 
     loop.fit(training, images.train, end_epoch, quiet=True)
@@ -392,7 +393,7 @@ def train_on_unlike_processors() -> None:
     """Run by each process: begin a training where only the first has instructions for bfloat16, and leave its word."""
     rank = os.environ["RANK"]
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": rank == "0"}  # type: ignore[assignment]
-    train._run = lambda training, *rest: Path(f"precision-{rank}").write_text(training.config.precision)  # type: ignore
+    train._run = lambda training, *rest: Path(f"precision-{rank}").write_text(training.config.optimiser.precision)  # type: ignore
     config = PRESETS["resnet"].replace(dataset="digits", hidden=(4,), dense=8)
     train.train(config, Path("run"), Place(Path(), False, "cpu", threads=1), "vae-train")
 

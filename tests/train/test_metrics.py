@@ -45,7 +45,8 @@ def begin(config: Config, images: data.Images) -> TrainingState:
 def fit(config: Config, images: data.Images) -> list[Metrics]:
     """A whole training's metrics."""
     training = begin(config, images)
-    seen = images.observed_train(config.binarise), images.observed_test(config.binarise)
+    binary = training.vae.likelihood.binary
+    seen = images.observed_train(binary), images.observed_test(binary)
     loop.fit(training, images.train, lambda: training.end_epoch(metrics.measure(training, *seen)), quiet=True)
     return training.progress.metrics
 

@@ -51,7 +51,7 @@ def test_the_working_directory_may_be_another(command: Command, project: Path) -
     assert result.out.startswith("faces.npy test, ")
     assert command(main, "report", run, "--device", "cpu").code == 0
     assert command(main, "compare", run, run, "--device", "cpu").code == 0
-    assert json.loads((run / "config.json").read_bytes())["config"]["dataset"] == "data/faces.npy"
+    assert json.loads((run / "config.json").read_bytes())["config"]["data"]["dataset"] == "data/faces.npy"
 
 
 def test_run_and_images_may_move_together(command: Command, project: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_stopped_training_goes_on_with_moved_images(
     run = project / "runs" / "stopped"
 
     def stop(out: Path, *given: object) -> None:
-        raise Stopped(15, out, None)
+        raise Stopped(15, out, ())
 
     with monkeypatch.context() as patched:
         patched.chdir(project)
@@ -130,7 +130,7 @@ def test_what_is_published_has_no_folders(command: Command, project: Path) -> No
     assert result.code == 0, result.err
     manifest = Path("bundle/manifest.json").read_text()
     assert "secret" not in manifest
-    assert json.loads(manifest)["settings"]["dataset"] == "faces.npy"
+    assert json.loads(manifest)["settings"]["data"]["dataset"] == "faces.npy"
 
 
 def test_a_precision_is_chosen_on_moved_images(

@@ -58,7 +58,7 @@ def test_presets_build_for_their_images(preset: str, shape: tuple[int, int, int]
 def test_shapes_and_types(preset: str, shape: tuple[int, int, int], likelihood: str) -> None:
     """Encoders give mu and logsigma, decoders the likelihood's parameters, all float32, for K draws of each image."""
     vae = build(preset, shape, likelihood=likelihood)
-    latent_dim = PRESETS[preset].latent_dim
+    latent_dim = PRESETS[preset].network.latent_dim
     out = vae(torch.rand(3, *shape), torch.randn(2, 3, latent_dim))
     channels, *sides = shape
     assert out.mu.shape == out.logsigma.shape == (3, latent_dim)
@@ -323,11 +323,11 @@ def test_own_networks_are_those_of_the_function(own: Callable[[str], Path], like
     """
     own(OWN)
     config = own_config(likelihood=likelihood)
-    vae = networks.build(config, (3, 4, 5), config.model)
+    vae = networks.build(config, (3, 4, 5), config.network.model)
     assert type(vae.encoder).__module__ == "own_networks_here"
     out = vae(torch.rand(2, 3, 4, 5), torch.randn(1, 2, 3))
     assert out.parameters.shape == (1, 2, 3 * vae.likelihood.parameters_per_pixel, 4, 5)
-    again = networks.build(config, (3, 4, 5), config.model)
+    again = networks.build(config, (3, 4, 5), config.network.model)
     assert again.training
     assert again.encoder.norm.training
     assert again.encoder.norm.num_batches_tracked == 0
@@ -505,9 +505,9 @@ def test_own_networks_that_fail_say_so_in_one_line(
     own(OWN.replace(old, new))
     config = own_config(likelihood="discretised-logistic")
     with pytest.raises(ArgumentError) as caught:
-        networks.build(config, (1, 4, 4), config.model)
-    start, dots, end = message.format(config.model).partition("...")  # which stand for torch's own words
-    assert str(caught.value) == message.format(config.model) or (dots and str(caught.value).startswith(start))
+        networks.build(config, (1, 4, 4), config.network.model)
+    start, dots, end = message.format(config.network.model).partition("...")  # which stand for torch's own words
+    assert str(caught.value) == message.format(config.network.model) or (dots and str(caught.value).startswith(start))
     assert str(caught.value).endswith(end)
 
 

@@ -290,9 +290,9 @@ def test_no_free_bits_is_the_plain_kl(path: bool) -> None:
 
 def objectives_of(config: Config, steps_per_epoch: int = 4) -> Iterator[Objective]:
     """The objective of each step of a training with this many steps in an epoch."""
-    training = TrainingState(mlp_vae(), config, steps_per_epoch * config.batch_size - 1, torch.device("cpu"))
+    training = TrainingState(mlp_vae(), config, steps_per_epoch * config.optimiser.batch_size - 1, torch.device("cpu"))
     assert training.steps_per_epoch == steps_per_epoch
-    for _ in range(config.epochs):
+    for _ in range(config.optimiser.epochs):
         for _ in range(steps_per_epoch):
             yield training.objective()
             training.progress.step += 1
@@ -439,9 +439,9 @@ def fit_encoder(vae: VAE, x: Tensor, config: Config, weights: list[nn.Parameter]
     for weight in trained:
         weight.requires_grad_(True)
     training = TrainingState(vae, config, len(x), torch.device("cpu"))
-    for _ in range(config.epochs):
+    for _ in range(config.optimiser.epochs):
         for rows in training.batches():
-            eps = normal(config.samples, len(rows), LATENT, seed=training.progress.epoch)
+            eps = normal(config.objective.samples, len(rows), LATENT, seed=training.progress.epoch)
             out = vae(x[rows], eps)
             objectives.backward(training.objective(), vae.likelihood, x[rows], out, len(rows))
             training.step(out)

@@ -88,8 +88,11 @@ def test_a_gpu_is_asked_for_what_it_does_itself(
 
 def test_only_the_resnets_leave_it_open() -> None:
     """Small matrix products gain little, so that the other presets are the same on all machines."""
-    assert {name for name, preset in PRESETS.items() if preset.precision == "auto"} == {"resnet", "resnet-colour"}
-    assert {preset.precision for preset in PRESETS.values()} == {"auto", "float32"}
+    assert {name for name, preset in PRESETS.items() if preset.optimiser.precision == "auto"} == {
+        "resnet",
+        "resnet-colour",
+    }
+    assert {preset.optimiser.precision for preset in PRESETS.values()} == {"auto", "float32"}
 
 
 def test_a_run_says_records_and_keeps_it(
@@ -121,7 +124,7 @@ def test_a_run_says_records_and_keeps_it(
     assert command(main, "--resume", tmp_path / "run", *HERE).code == 0
 
     recorded = {
-        name: json.loads((tmp_path / name / "config.json").read_text())["config"]["precision"]
+        name: json.loads((tmp_path / name / "config.json").read_text())["config"]["optimiser"]["precision"]
         for name in ("plain", "fast", "run")
     }
     assert recorded == {"plain": "float32", "fast": "bfloat16", "run": "float32"}
@@ -141,4 +144,4 @@ def test_slow_products_are_said(
     done = command(main, *SMALL.split(), *HERE, "--precision", "bfloat16", "--out", tmp_path / "run")
     assert done.code == 0
     assert "vae-train: note: products in bfloat16, but the processor has no instructions for " in done.err
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["precision"] == "bfloat16"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["optimiser"]["precision"] == "bfloat16"

@@ -198,7 +198,8 @@ def test_settings_say_how_the_run_was_made(tiny_run: Path, page: Page) -> None:
     """Every setting, the images and their preprocessing, the command, device, threads and version."""
     facts = page.facts()
     settings = read(tiny_run / "config.json")
-    for name, value in settings["config"].items():
+    preset, parts = settings["config"].pop("preset"), settings["config"].values()
+    for name, value in {"preset": preset, **{name: value for part in parts for name, value in part.items()}}.items():
         if value is not None:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             assert facts[name.replace("_", " ")] == shown
@@ -230,7 +231,7 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path) -> None:
     As many epochs are asked for as are steps enough.
     """
     settings = read(copied / "config.json")
-    settings["config"]["epochs"] = 25
+    settings["config"]["optimiser"]["epochs"] = 25
     run_folder.write_json(copied / "config.json", settings)
     row = run_folder.read_metrics(copied)[-1]
     bad, worse = {**row, "active_units": 0}, {**row, "skipped_steps": 3}
@@ -255,7 +256,7 @@ def test_what_a_training_said_of_its_images_is_in_the_report(
     for i, levels in enumerate(noise(60, 8, 8)):
         Image.fromarray(levels).save(tmp_path / "photos" / f"{i}.png")
     (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
-    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "photos"), image_size=8, hidden=(4,), latent_dim=2)
+    config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "photos"), image_size=(8, 8), hidden=(4,), latent_dim=2)
     train.train(config, tmp_path / "run", Place(tmp_path), "vae-train")
     line = "few steps: 5 in the whole run; give more --epochs, 300 at least"
     assert f"vae-train: warning: {line}\n" in capsys.readouterr().err
@@ -354,7 +355,7 @@ def test_pictures_show_the_models_images_with_hard_pixels(likelihood: str, chann
     from vae_train import networks
 
     torch.manual_seed(1)
-    config = PRESETS["tutorial"].replace(likelihood=likelihood, binarise=likelihood == "bernoulli", latent_dim=3)
+    config = PRESETS["tutorial"].replace(likelihood=likelihood, latent_dim=3)
     vae = networks.build(config, (channels, side, side))
     if likelihood == "gaussian":
         vae.decoder.load_state_dict({k: 4 * w for k, w in vae.decoder.state_dict().items()})  # means outside [0, 1]
@@ -402,10 +403,8 @@ def test_traversals_name_their_rows(tiny_run: Path, page: Page) -> None:
     [
         pytest.param((30, 1, 8, 8), 1, {"latent_dim": 1}, id="one class, one latent"),
         pytest.param((60, 1, 9, 5), 25, {"lr": 1e-9}, id="more classes than a legend holds, nothing learned"),
-        pytest.param((60, 3, 8, 8), 2, {"binarise": False, "likelihood": "gaussian"}, id="colour, a density"),
-        pytest.param(
-            (40, 3, 64, 64), 3, {"binarise": False, "likelihood": "discretised-logistic"}, id="colour, 64x64, levels"
-        ),
+        pytest.param((60, 3, 8, 8), 2, {"likelihood": "gaussian"}, id="colour, a density"),
+        pytest.param((40, 3, 64, 64), 3, {"likelihood": "discretised-logistic"}, id="colour, 64x64, levels"),
     ],
 )
 def test_odd_runs_have_whole_reports(
@@ -465,7 +464,7 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
     monkeypatch.setattr(pictures, "latents", lambda *given: seen.append(given) or draw(*given))
     results.report_run(copied, Place(digits_root, download=False))
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
-    vae, x = run_folder.load(copied).vae, pixels.unit(images.observed_test(binarise=True))
+    vae, x = run_folder.load(copied).vae, pixels.unit(images.observed_test(binary=True))
     mu, labels, _ = seen[0]
     assert len(mu) == 99
     np.testing.assert_allclose(mu, vae.encoder(x)[0].detach()[::3], atol=1e-5)
@@ -594,6 +593,6 @@ def test_nothing_is_wider_than_the_screen(tiny_run: Path, tmp_path: Path, width:
 def test_the_images_of_the_page_are_those_the_run_was_measured_on(tiny_run: Path, digits_root: Path) -> None:
     """The left images of the reconstructions are the fixed binary draw of the first test images."""
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
-    observed = pixels.unit(images.observed_test(binarise=True))[:32]
+    observed = pixels.unit(images.observed_test(binary=True))[:32]
     left, _ = pairs(np.asarray(Image.open(tiny_run / "reconstructions.png"))[..., None], 32, 28, 3)
     np.testing.assert_array_equal(left, as_levels(observed))

@@ -430,7 +430,8 @@ def test_what_cannot_be_resumed_is_refused(
             path.write_bytes(path.read_bytes()[:-1])
     if "network" in damage:
         settings = json.loads((run / "config.json").read_text())
-        settings["config"] |= {"hidden": [25]} if damage == "other network" else {"activation": "tanh"}
+        change = {"hidden": [25]} if damage == "other network" else {"activation": "tanh"}
+        settings["config"]["network"] |= change
         (run / "config.json").write_text(json.dumps(settings))
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     result = command(main, "--resume", run, "--data-root", digits_root, "--device", "cpu")

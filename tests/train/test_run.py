@@ -57,7 +57,7 @@ def test_run_folder_has_what_it_promises(tiny_run: Path) -> None:
 def test_config_says_how_to_repeat_the_run(tiny_run: Path, digits_root: Path) -> None:
     """config.json holds every setting, the images' shape and sha256, how they were read, and the command."""
     settings = read(tiny_run / "config.json")
-    assert settings["config"] == {**dataclasses.asdict(TINY), "hidden": [32]}
+    assert settings["config"] == json.loads(json.dumps(dataclasses.asdict(TINY)))
     assert settings["image_shape"] == [1, 28, 28]
     assert settings["preprocessing"] == {"levels": "as they are", "split": "the set's own"}
     assert settings["data_sha256"] == load(digits_root).digest()
@@ -92,7 +92,7 @@ def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: 
     assert evaluation["dataset"] == "mnist"
     assert (evaluation["split"], evaluation["images"], evaluation["prior"]) == ("test", 297, "standard-normal")
     assert "fixed draw" in evaluation["binarisation"]
-    drawn = load(digits_root).observed_test(binarise=True)
+    drawn = load(digits_root).observed_test(binary=True)
     terms = evaluate.measure(run_folder.load(tiny_run).vae, drawn).terms
     for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
         figure = evaluation["figures"][name]
@@ -169,9 +169,8 @@ def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
         {"latent_dim": "x"},
         {"activation": "tanh"},
         {"activation": "gated"},
-        {"network": "transformer"},
-        {"network": "resnet"},
-        {"likelihood": "gaussian", "binarise": False},
+        {"architecture": "transformer"},
+        {"architecture": "resnet"},
         {"likelihood": "gaussian"},
         {"likelihood": 3},
         {"surprise": 1},
@@ -180,7 +179,7 @@ def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
 def test_settings_that_do_not_fit_the_weights_are_refused(copied: Path, change: dict[str, Any]) -> None:
     """A config that cannot be, or that describes other networks than the weights, is a BundleError."""
     settings = read(copied / "config.json")
-    settings["config"].update(change)
+    settings["config"]["network"].update(change)
     (copied / "config.json").write_text(json.dumps(settings))
     with pytest.raises(BundleError):
         run_folder.load(copied)
@@ -219,7 +218,7 @@ def test_the_seed_decides_the_weights(tiny_run: Path, digits_root: Path, tmp_pat
     """The same seed gives the same weights and figures again, to the last bit; another seed gives others."""
     out = tmp_path / "again"
     train.train(TINY.replace(seed=seed), out, place(digits_root), command="vae-train")
-    same = seed == TINY.seed
+    same = seed == TINY.optimiser.seed
     for name in ("model.safetensors", "evaluation.json", "best.safetensors", "best.json", "samples.png"):
         assert ((out / name).read_bytes() == (tiny_run / name).read_bytes()) is same
 
@@ -256,7 +255,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
     assert metrics.best(rows)["epoch"] == 2
     best, last = run_folder.load(run, best=True), run_folder.load(run)
     assert not torch.equal(best.vae.state_dict()["decoder.last.bias"], last.vae.state_dict()["decoder.last.bias"])
-    drawn = load(digits_root).observed_test(binarise=True)
+    drawn = load(digits_root).observed_test(binary=True)
     for loaded, row, fallen in ((best, rows[1], 0), (last, rows[2], 100)):
         measured = evaluate.measure(loaded.vae, drawn).terms.elbo.mean().item()
         assert loaded.evaluation["figures"]["elbo"]["mean"] == pytest.approx(measured, rel=1e-6)
@@ -295,7 +294,7 @@ def test_a_best_epoch_that_is_damaged_leaves_the_last_as_it_is(copied: Path, nam
 def test_networks_of_ones_own_are_made_only_where_they_are_trusted(copied: Path) -> None:
     """A run that names a module has it imported only where the caller names it too, and the error says how."""
     settings = read(copied / "config.json")
-    settings["config"]["model"] = "antigravity:fly"
+    settings["config"]["network"]["model"] = "antigravity:fly"
     (copied / "config.json").write_text(json.dumps(settings))
     for trusted in (None, "other:fly"):
         with pytest.raises(ArgumentError) as caught:

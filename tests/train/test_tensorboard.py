@@ -92,7 +92,7 @@ def test_samples_and_reconstructions_are_images_of_each_epoch(tmp_path: Path) ->
     found = events(tmp_path / "run")
     assert found.Tags()["images"] == ["samples", "reconstructions"]
     vae = run_folder.load(tmp_path / "run").vae
-    observed = pixels.unit(data.load(SMALL, HERE.data_root).observed_test(SMALL.binarise))[:16]
+    observed = pixels.unit(data.load(SMALL, HERE.data_root).observed_test(binary=True))[:16]
     for name, last in {
         "samples": pictures.samples(vae, 16),
         "reconstructions": pictures.reconstructions(vae, observed),

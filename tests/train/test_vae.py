@@ -188,7 +188,7 @@ def test_five_lines_train_as_the_loop_does() -> None:
     """Adam on -vae.elbo(x).mean(), at the loop's settings: the test ELBO is within 0.5 nats of the loop's."""
     config = PRESETS["tutorial"].replace(dataset="digits", epochs=20)
     images = data.load(config, Path())
-    test = images.observed_test(config.binarise)
+    test = images.observed_test(binary=True)
 
     def begin() -> VAE:
         torch.manual_seed(0)
@@ -202,10 +202,10 @@ def test_five_lines_train_as_the_loop_does() -> None:
     before, expected = (evaluate.measure(each, test).terms.elbo.mean().item() for each in (vae, training.vae))
 
     optimizer = torch.optim.Adam(vae.parameters())
-    steps = config.epochs * config.steps_per_epoch(len(images.train))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.1)
-    for _ in range(config.epochs):
-        for levels in images.train[torch.randperm(len(images.train))].split(config.batch_size):
+    steps = config.optimiser.epochs * config.optimiser.steps_per_epoch(len(images.train))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.optimiser.lr, total_steps=steps, pct_start=0.1)
+    for _ in range(config.optimiser.epochs):
+        for levels in images.train[torch.randperm(len(images.train))].split(config.optimiser.batch_size):
             loss = -vae.elbo(torch.bernoulli(levels / 255)).mean()
             loss.backward()
             optimizer.step()

@@ -14,7 +14,17 @@ from click.core import ParameterSource
 from vae_runtime import extras
 from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
-from vae_train.config import DATASETS, FULL_SCALE, GRADIENTS, LIKELIHOODS, PRECISIONS, PRESETS, Place, default_preset
+from vae_train.config import (
+    DATASETS,
+    FULL_SCALE,
+    GRADIENTS,
+    LIKELIHOODS,
+    PART_OF,
+    PRECISIONS,
+    PRESETS,
+    Place,
+    default_preset,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -70,20 +80,20 @@ def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _setting(name: str, *, help: str, **attributes: Any) -> Callable[[Any], Any]:
     """An option whose default is the preset's; the help has it where all presets have the same."""
-    values = {getattr(preset, name.partition("/")[0][2:].replace("-", "_")) for preset in PRESETS.values()}
+    setting = name[2:].replace("-", "_")
+    values = {getattr(getattr(preset, PART_OF[setting]), setting) for preset in PRESETS.values()}
     default = values.pop() if len(values) == 1 else "of the preset"
     return click.option(name, help=f"{help}  [default: {default}]", **attributes)
 
 
-def _sides(context: click.Context, parameter: click.Parameter, text: str | None) -> int | tuple[int, int] | None:
-    """A square's side, or height and width: 32, or 16x24. Raises click.BadParameter for anything else."""
+def _sides(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Height and width, of a square's side too: 16x24, or 32. Raises click.BadParameter for anything else."""
     if text is None:
         return None
     sides = text.lower().split("x")
     if not (len(sides) <= 2 and all(side.isdecimal() and len(side) < 8 and int(side) for side in sides)):
         raise click.BadParameter(f"{text!r} is no size; give a side such as 32, or height x width such as 16x24")
-    first, *second = map(int, sides)
-    return (first, second[0]) if second else first
+    return int(sides[0]), int(sides[-1])
 
 
 _machine = section(
@@ -152,7 +162,6 @@ _images = click.option("--dataset", type=_PATH, help="Where the run's own images
         help="The level of 16-bit files that is 1.0, such as 4095.  [default: told from the files]",
     ),
     _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
-    _setting("--binarise/--no-binarise", default=None, help="Draw pixels as 0 or 1 with P(1) = level / 255."),
 )
 @section(
     "Networks",
@@ -218,12 +227,13 @@ def cli(
         return
     preset = preset or default_preset(_channels(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
-    if (config.model or config.network != "resnet") and (unused := sorted({"blocks", "dense"} & given)):
+    resnet = config.network.model is None and config.network.architecture == "resnet"
+    if not resnet and (unused := sorted({"blocks", "dense"} & given)):
         raise click.UsageError(f"--{unused[0]} is for a resnet's layers; leave it out, or add --preset resnet")
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
     from vae_train.train import train
 
-    export = _export() if config.model and not no_export_check else None
+    export = _export() if config.network.model and not no_export_check else None
     train(config, out, place, as_typed("vae-train"), tensorboard, export)
 
 

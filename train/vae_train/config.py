@@ -1,15 +1,16 @@
-"""What defines a training run: one frozen dataclass, and the named presets that fill it."""
+"""What defines a training run: frozen dataclasses of settings, and the named presets that fill them."""
 
 import math
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vae_runtime.errors import ArgumentError
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
-NETWORKS = ("mlp", "resnet")
+ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
 GRADIENTS = ("path", "total")
@@ -18,40 +19,98 @@ _LARGEST = 1_000_000
 FULL_SCALE = 65535  # of 16-bit levels
 
 
-@dataclass(frozen=True)
-class Config:
-    """All settings of a run. Raises ArgumentError for what cannot be.
+def _check_sizes(sizes: Iterable[tuple[str, int]]) -> None:
+    for name, size in sizes:
+        if not 1 <= size <= _LARGEST:
+            raise ArgumentError(f"{name} out of range", size, f"give 1 to {_LARGEST:,}")
 
-    dataset: one of DATASETS, or the path of a folder of images or of an array. image_size (a square's side, or height
-    and width) and channels are for folders. levels: the 16-bit level that is 1.0, such as 4095 of a 12-bit camera.
-    binarise: draw pixels as 0 or 1 with P(1) = level / 255, anew in every batch.
-    network: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
-    image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
-    model: a person's own networks, "package.module:function".
-    samples, gradient, beta, free_bits: see `vae_train.objectives`. warm_up: epochs in which beta grows from 0.
-    lr: the peak of the one-cycle schedule. precision: in which products are computed; weights are always float32.
-    "auto" is settled when a training begins, and a run records what it was.
+
+def _check_choices(part: object, **choices: tuple[str, ...]) -> None:
+    for name, known in choices.items():
+        if getattr(part, name) not in known:
+            raise ArgumentError(f"{name} not known", getattr(part, name), f"give one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is observed.
+
+    dataset: one of DATASETS, or the path of a folder of images or of an array. image_size (height and width) and
+    channels are for folders. levels: the 16-bit level that is 1.0, such as 4095 of a 12-bit camera.
     """
 
-    preset: str
     dataset: str = "mnist"
-    image_size: int | tuple[int, int] | None = None
+    image_size: tuple[int, ...] | None = None
     channels: int | None = None
     levels: int | None = None
-    likelihood: str = "bernoulli"
-    binarise: bool = True
-    network: str = "mlp"
+
+    def __post_init__(self) -> None:
+        _check_sizes(("image_size", side) for side in self.image_size or ())
+        if self.image_size is not None and len(self.image_size) != 2:
+            raise ArgumentError("image_size out of range", self.image_size, "give height and width")
+        if self.levels is not None and not 1 <= self.levels <= FULL_SCALE:
+            raise ArgumentError("levels out of range", self.levels, f"give 1 to {FULL_SCALE}")
+        if self.channels not in (None, 1, 3):
+            raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The encoder, the decoder and the likelihood between them.
+
+    architecture: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
+    image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
+    model: a person's own networks in its place, "package.module:function".
+    likelihood: that of the observations; where it is one of binary values, grey pixels are drawn as such, anew in every
+    batch, with P(1) = level / 255.
+    """
+
+    architecture: str = "mlp"
     hidden: tuple[int, ...] = (400,)
     activation: str = "relu"
     blocks: int = 1
     dense: int = 256
     model: str | None = None
     latent_dim: int = 20
+    likelihood: str = "bernoulli"
+
+    def __post_init__(self) -> None:
+        _check_sizes((name, getattr(self, name)) for name in ("latent_dim", "blocks", "dense"))
+        _check_sizes((f"hidden layer {i}", width) for i, width in enumerate(self.hidden))
+        if not self.hidden:
+            raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
+        _check_choices(self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=LIKELIHOODS)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training descends; `vae_train.objectives` explains it. warm_up: epochs in which beta grows from 0."""
+
     samples: int = 1
     gradient: str = "path"
     beta: float = 1.0
     warm_up: float = 0.0
     free_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_sizes([("samples", self.samples)])
+        for name in ("beta", "warm_up", "free_bits"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise ArgumentError(f"{name} out of range", value, "give 0 or more")
+        _check_choices(self, gradient=GRADIENTS)
+        if self.samples > 1 and (self.beta != 1 or self.warm_up or self.free_bits):
+            todo = "leave out --beta, --warm-up and --free-bits, or --samples"
+            raise ArgumentError("a weighted KL in the importance-weighted bound", f"--samples {self.samples}", todo)
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How training descends it: Adam under a one-cycle schedule, whose peak is `lr`.
+
+    precision: in which products are computed; weights are always float32. "auto" is settled when a training begins, and
+    a run records what it was.
+    """
+
     epochs: int = 5
     batch_size: int = 128
     lr: float = 7e-3
@@ -59,60 +118,62 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: getattr(self, name) for name in ("latent_dim", "samples", "blocks", "dense", "epochs", "batch_size")
-        }
-        if self.channels is not None:
-            sizes["channels"] = self.channels
-        if self.image_size is not None:
-            sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
-            sizes |= {f"image_size {i}" if i else "image_size": side for i, side in enumerate(sides)}
-        sizes |= {f"hidden layer {i}": width for i, width in enumerate(self.hidden)}
-        for name, size in sizes.items():
-            if not 1 <= size <= _LARGEST:
-                raise ArgumentError(f"{name} out of range", size, f"give 1 to {_LARGEST:,}")
-        if self.levels is not None and not 1 <= self.levels <= FULL_SCALE:
-            raise ArgumentError("levels out of range", self.levels, f"give 1 to {FULL_SCALE}")
-        if self.channels not in (None, 1, 3):
-            raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
-        if not self.hidden:
-            raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
+        _check_sizes((name, getattr(self, name)) for name in ("epochs", "batch_size"))
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ArgumentError("learning rate out of range", self.lr, "give a positive --lr")
-        for name in ("beta", "warm_up", "free_bits"):
-            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
-                raise ArgumentError(f"{name} out of range", value, "give 0 or more")
-        choices = {"network": NETWORKS, "activation": ACTIVATIONS, "likelihood": LIKELIHOODS}
-        for name, known in (choices | {"gradient": GRADIENTS, "precision": PRECISIONS}).items():
-            if getattr(self, name) not in known:
-                raise ArgumentError(f"{name} not known", getattr(self, name), f"give one of {', '.join(known)}")
-        self._check_pairs()
+        _check_choices(self, precision=PRECISIONS)
 
-    def _check_pairs(self) -> None:
-        """Raise ArgumentError for settings that contradict each other."""
-        if self.binarise and self.likelihood != "bernoulli":
-            todo = "leave --binarise out, or choose --likelihood bernoulli"
-            raise ArgumentError("binary pixels under a likelihood of grey levels", self.likelihood, todo)
-        if self.samples > 1 and (self.beta != 1 or self.warm_up or self.free_bits):
-            todo = "leave out --beta, --warm-up and --free-bits, or --samples"
-            raise ArgumentError("a weighted KL in the importance-weighted bound", f"--samples {self.samples}", todo)
+    def steps_per_epoch(self, observations: int) -> int:
+        """For so many observations to train on; the last batch may be smaller."""
+        return -(-observations // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; each part raises ArgumentError for what cannot be. preset: what filled them."""
+
+    preset: str
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
 
     @property
     def made_by(self) -> str:
         """What made the networks: the preset, or a person's own function."""
-        return f"networks {self.model}" if self.model else f"preset {self.preset}"
-
-    def steps_per_epoch(self, images: int) -> int:
-        """For so many training images; the last batch may be smaller."""
-        return -(-images // self.batch_size)
+        return f"networks {self.network.model}" if self.network.model else f"preset {self.preset}"
 
     def replace(self, **given: Any) -> "Config":
-        """A copy with those settings in `given` that are not None; pixels are binary where the likelihood's are."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {name: value for name, value in given.items() if value is not None}
-        if "likelihood" in changed:
-            values["binarise"] = changed["likelihood"] == "bernoulli"
-        return Config(**{**values, **changed})
+        """A copy with those settings in `given` that are not None, each by its name in the part that has it."""
+        changed: dict[str, dict[str, Any]] = {}
+        for name, value in given.items():
+            if value is not None:
+                changed.setdefault(PART_OF[name], {})[name] = value
+        return replace(self, **{part: replace(getattr(self, part), **values) for part, values in changed.items()})
+
+
+_PARTS = {"data": DataConfig, "network": NetworkConfig, "objective": ObjectiveConfig, "optimiser": OptimiserConfig}
+PART_OF = {field.name: part for part, kind in _PARTS.items() for field in fields(kind)}  # of each setting by its name
+
+
+def parse(values: dict[str, Any]) -> Config:
+    """The settings in a run's config.json or a bundle's manifest; those of release 0.1 lie in one list.
+
+    Raises ArgumentError for what cannot be, LookupError, TypeError or ValueError for what are no settings.
+    """
+    if "data" not in values:
+        known = {name: value for name, value in values.items() if name in PART_OF and name != "network"}
+        size = known.get("image_size")
+        known |= {"architecture": values["network"], "image_size": [size, size] if isinstance(size, int) else size}
+        values = {"preset": values["preset"]}
+        for name, value in known.items():
+            values.setdefault(PART_OF[name], {})[name] = value
+    parts = {part: kind(**{name: _frozen(it) for name, it in values[part].items()}) for part, kind in _PARTS.items()}
+    return Config(values["preset"], **parts)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -144,20 +205,25 @@ class Place:
 
 PRESETS = {
     "tutorial": Config("tutorial"),
-    "deep": Config("deep", hidden=(512, 512), activation="silu", latent_dim=32, batch_size=64, lr=3e-3),
-    "gated": Config("gated", hidden=(300, 300), activation="gated", latent_dim=40, batch_size=64, lr=3e-3),
-    "resnet": Config("resnet", network="resnet", hidden=(32, 32), latent_dim=40, lr=2e-3, precision="auto"),
+    "deep": Config(
+        "deep",
+        network=NetworkConfig(hidden=(512, 512), activation="silu", latent_dim=32),
+        optimiser=OptimiserConfig(batch_size=64, lr=3e-3),
+    ),
+    "gated": Config(
+        "gated",
+        network=NetworkConfig(hidden=(300, 300), activation="gated", latent_dim=40),
+        optimiser=OptimiserConfig(batch_size=64, lr=3e-3),
+    ),
+    "resnet": Config(
+        "resnet",
+        network=NetworkConfig("resnet", hidden=(32, 32), latent_dim=40),
+        optimiser=OptimiserConfig(lr=2e-3, precision="auto"),
+    ),
     "resnet-colour": Config(
         "resnet-colour",
-        likelihood="discretised-logistic",
-        binarise=False,
-        network="resnet",
-        hidden=(32, 64, 128),
-        latent_dim=64,
-        batch_size=64,
-        lr=1e-3,
-        epochs=20,
-        precision="auto",
+        network=NetworkConfig("resnet", hidden=(32, 64, 128), latent_dim=64, likelihood="discretised-logistic"),
+        optimiser=OptimiserConfig(epochs=20, batch_size=64, lr=1e-3, precision="auto"),
     ),
 }
 

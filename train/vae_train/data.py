@@ -58,18 +58,18 @@ class Images:
             sha256.update(part.numpy().tobytes())
         return sha256.hexdigest()
 
-    def observed_test(self, binarise: bool) -> Tensor:
+    def observed_test(self, binary: bool) -> Tensor:
         """The test images as a likelihood sees them: as they are, or the literature's binary draw, levels 0 and 255."""
-        return self._drawn_test if binarise else self.test
+        return self._drawn_test if binary else self.test
 
     @cached_property
     def _drawn_test(self) -> Tensor:
         return pixels.literature_draw(self.train, self.test)
 
-    def observed_train(self, binarise: bool) -> Tensor:
+    def observed_train(self, binary: bool) -> Tensor:
         """As many training images, as a likelihood sees them; from all over, since files lie in order of class."""
         some = self.train[:: max(1, len(self.train) // len(self.test))][: len(self.test)]
-        return pixels.fixed_draw(some) if binarise else some
+        return pixels.fixed_draw(some) if binary else some
 
 
 def load(
@@ -79,17 +79,12 @@ def load(
     warn: Callable[[str], None] = lambda text: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Images:
-    """The images of `config.dataset`; named sets lie under `root`, and may be downloaded where missing.
+    """The images of `config.data`; named sets lie under `root`, and may be downloaded where missing.
 
     warn is told what is left out or lost, say how a folder's images were fitted.
-    Raises InputError when files are missing and cannot be had, or are damaged; ArgumentError where the likelihood is
-    not one of such pixels.
+    Raises InputError when files are missing and cannot be had, or are damaged.
     """
-    images = _named(config, root, download) if config.dataset in DATASETS else _own(config, warn, say)
-    if config.likelihood == "bernoulli" and not config.binarise and is_grey(images):
-        todo = "leave --no-binarise out, or choose --likelihood discretised-logistic"
-        raise ArgumentError("grey pixels under a Bernoulli likelihood", config.dataset, todo)
-    return images
+    return _named(config, root, download) if config.data.dataset in DATASETS else _own(config, warn, say)
 
 
 def fitted(config: Config, say: Callable[[str], None] = lambda text: None) -> Config:
@@ -98,17 +93,17 @@ def fitted(config: Config, say: Callable[[str], None] = lambda text: None) -> Co
     Those are a folder's size and channels, and the full scale of 16-bit levels, told from the largest one, which `say`
     is told. Raises ArgumentError where levels are given and no file has 16 bits.
     """
-    path = Path(config.dataset)
-    if config.dataset in DATASETS or not path.exists():
+    path = Path(config.data.dataset)
+    if config.data.dataset in DATASETS or not path.exists():
         return config
     if path.is_dir():
-        channels, height, width = own_images.shape(path, config.image_size, config.channels)
-        config = config.replace(image_size=height if height == width else (height, width), channels=channels)
+        channels, height, width = own_images.shape(path, config.data.image_size, config.data.channels)
+        config = config.replace(image_size=(height, width), channels=channels)
     if (largest := own_images.largest_level(path, torch.get_num_threads())) is None:
-        if config.levels:
-            raise ArgumentError("no 16-bit levels, which --levels is for", config.dataset, "leave it out")
+        if config.data.levels:
+            raise ArgumentError("no 16-bit levels, which --levels is for", config.data.dataset, "leave it out")
         return config
-    if config.levels is None:
+    if config.data.levels is None:
         scale = own_images.full_scale(largest)
         config = config.replace(levels=scale)
         if scale < FULL_SCALE:
@@ -131,12 +126,12 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
     where a named set is given a path.
     """
     config, given = settings.config, place.dataset
-    if config.dataset in DATASETS:
+    if config.data.dataset in DATASETS:
         if given is not None:
             todo = "leave out --dataset; --data-root names the folder of such sets"
-            raise ArgumentError("the run's images are a named set", config.dataset, todo)
+            raise ArgumentError("the run's images are a named set", config.data.dataset, todo)
         return config
-    typed = Path(config.dataset)
+    typed = Path(config.data.dataset)
     beside = (parent / typed for parent in folder.absolute().parents)
     tried = (Path(settings.dataset_path or typed), typed, *beside) if given is None else (given,)
     found = next((path for path in tried if path.exists()), None)
@@ -147,16 +142,17 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
 
 def origin(config: Config, root: Path) -> tuple[object, str]:
     """Where images come from that are not those of a run, and what to do: the end of an error message."""
-    if config.dataset in _CLASSES:
+    if config.data.dataset in _CLASSES:
         return root, "name the --data-root that the run was trained on"
-    return config.dataset, "install the scikit-learn that the run used" if config.dataset in DATASETS else _NAME_THEM
+    todo = "install the scikit-learn that the run used" if config.data.dataset in DATASETS else _NAME_THEM
+    return config.data.dataset, todo
 
 
 def _named(config: Config, root: Path, download: bool) -> Images:
-    if config.image_size or config.channels or config.levels:
+    if config.data.image_size or config.data.channels or config.data.levels:
         todo = "leave out --image-size, --channels and --levels"
-        raise ArgumentError("images of a fixed size and levels", config.dataset, todo)
-    if config.dataset == "digits":
+        raise ArgumentError("images of a fixed size and levels", config.data.dataset, todo)
+    if config.data.dataset == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -166,7 +162,7 @@ def _named(config: Config, root: Path, download: bool) -> Images:
             own_images.Found(levels, digits.target.astype(np.int64), names, 0),
             {"levels": "scikit-learn's 17 levels as 8-bit levels"},
         )
-    return _torchvision(config.dataset, root, download)
+    return _torchvision(config.data.dataset, root, download)
 
 
 def _torchvision(dataset: str, root: Path, download: bool) -> Images:
@@ -196,25 +192,25 @@ def _torchvision(dataset: str, root: Path, download: bool) -> Images:
 
 
 def _own(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Images:
-    path = Path(config.dataset)
-    if not config.dataset or not path.exists():
-        which = config.dataset or "an empty name"
+    path = Path(config.data.dataset)
+    if not config.data.dataset or not path.exists():
+        which = config.data.dataset or "an empty name"
         raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
-    shape = own_images.shape(path, config.image_size, config.channels)
-    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.levels, say)
+    shape = own_images.shape(path, config.data.image_size, config.data.channels)
+    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.data.levels, say)
     if found.pixels.dtype == np.uint8 and found.pixels.max() == 1:
         warn("no level above 1 of 255: nearly black images; where 1 means white, save booleans or levels 0 and 255")
     fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
     read: dict[str, Any] = {"levels": fitted.format(*shape) if path.is_dir() else "as they are"}
-    if config.levels:
-        read["full_scale"] = config.levels
-    if config.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
+    if config.data.levels:
+        read["full_scale"] = config.data.levels
+    if config.network.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
         return _split(found, read)
     rounded = own_images.to_levels(found.pixels)
     if RuntimeDiscretisedLogistic().on_level(found.pixels).all():  # levels but for what float32 rounds
         return _split(found._replace(pixels=rounded), read)
     left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
-    warn(f"{config.likelihood}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps them all")
+    warn(f"{DiscretisedLogistic.name}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps all")
     return _split(found._replace(pixels=rounded), {**read, "rounded": f"to 8-bit levels, {left}"})
 
 

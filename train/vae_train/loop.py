@@ -30,13 +30,13 @@ def fit(
     `after_step` may raise to stop. Raises ArgumentError where the training diverges.
     """
     config, progress = training.config, training.progress
-    done = (progress.epoch - 1) * training.num_images + progress.step * config.batch_size
-    total = config.epochs * training.num_images
+    done = (progress.epoch - 1) * training.num_images + progress.step * config.optimiser.batch_size
+    total = config.optimiser.epochs * training.num_images
     with tqdm(
         total=total, initial=done, unit=" images", unit_scale=True, disable=quiet or None, leave=False,
         dynamic_ncols=True, bar_format="{desc} |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}",
     ) as bar:  # fmt: skip
-        while training.progress.epoch <= config.epochs:
+        while training.progress.epoch <= config.optimiser.epochs:
             _epoch(training, levels, after_step, bar)
             _check(training)
             bar.clear()  # what it prints stands on a line of its own
@@ -45,7 +45,7 @@ def fit(
 
 def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
     config, progress = training.config, training.progress
-    bar.set_description_str(f"epoch {progress.epoch}/{config.epochs}")
+    bar.set_description_str(f"epoch {progress.epoch}/{config.optimiser.epochs}")
     start = time.perf_counter() - progress.seconds
     for rows in training.batches():
         x, out = step(training, levels.index_select(0, rows))
@@ -59,13 +59,14 @@ def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], Non
 def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:
     """One step on a batch of stored images [batch, C, H, W]: what the likelihood saw, and the pass."""
     x, eps = batch(training, levels)
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.config.precision == "bfloat16"):
+    narrow = training.config.optimiser.precision == "bfloat16"
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=narrow):
         out = _forward(training, x, eps)
     share = len(levels) / distributed.size()  # the processes' gradients are averaged afterwards
     objectives.backward(training.objective(), training.vae.likelihood, x, out, share)
     if distributed.size() > 1 and any(w.grad is None for w in training.weights if w.requires_grad):
         todo = "leave them out, or train with one process"  # DistributedDataParallel waits for them
-        raise ArgumentError("weights without a gradient", training.config.model, todo)
+        raise ArgumentError("weights without a gradient", training.config.network.model, todo)
     training.step(out)
     return x, out
 
@@ -79,12 +80,12 @@ def _forward(training: TrainingState, x: Tensor, eps: Tensor) -> Pass:
         try:
             return training.model(x, eps)  # type: ignore[no-any-return]
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # but not PyTorch's own
-            if training.config.model is None:
+            if training.config.network.model is None:
                 raise
             if len(x) > 1:
-                raise own_networks.failed(error, training.config.model) from None
+                raise own_networks.failed(error, training.config.network.model) from None
             todo = "if it needs several images, as BatchNorm does, choose another --batch-size: this batch has one"
-            raise own_networks.failed(error, training.config.model, todo) from None
+            raise own_networks.failed(error, training.config.network.model, todo) from None
     blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, eps.shape[2])
     out = training.model(blank, noise)
     return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])
@@ -95,9 +96,9 @@ def batch(training: TrainingState, levels: Tensor) -> tuple[Tensor, Tensor]:
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
     """
-    config, generator = training.config, training.generator
-    shape = (len(levels), config.samples, config.latent_dim)
-    x = pixels.binarise(levels, generator) if config.binarise else pixels.unit(levels)
+    vae, generator = training.vae, training.generator
+    shape = (len(levels), training.config.objective.samples, vae.latent_dim)
+    x = pixels.binarise(levels, generator) if vae.likelihood.binary else pixels.unit(levels)
     eps = torch.randn(shape, generator=generator, device=levels.device)
     return distributed.part(x), distributed.part(eps).transpose(0, 1)
 
@@ -117,7 +118,7 @@ def _look(training: TrainingState, x: Tensor, out: Pass, bar: "tqdm[None]") -> N
 
 def _check(training: TrainingState) -> None:
     """Raise ArgumentError where no step has been possible for long, or in the whole of a short training."""
-    most = min(MOST_SKIPPED, training.config.epochs * training.steps_per_epoch)
+    most = min(MOST_SKIPPED, training.config.optimiser.epochs * training.steps_per_epoch)
     if training.skipped_in_a_row >= most:
         which = f"{most} steps in a row without a finite gradient, epoch {training.progress.epoch}"
         raise ArgumentError("training diverged", which, "choose a lower --lr or --precision float32")

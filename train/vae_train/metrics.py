@@ -74,10 +74,10 @@ def best(metrics: list[Metrics]) -> Metrics:
 
 def few_steps(config: Config, images: int) -> str:
     """A warning where a run on so many training images has too few steps to learn much; else nothing."""
-    each = config.steps_per_epoch(images)
-    if config.epochs * each >= FEW_STEPS:
+    each = config.optimiser.steps_per_epoch(images)
+    if (steps := config.optimiser.epochs * each) >= FEW_STEPS:
         return ""
-    return f"few steps: {config.epochs * each} in the whole run; give more --epochs, {-(-FEW_STEPS // each)} at least"
+    return f"few steps: {steps} in the whole run; give more --epochs, {-(-FEW_STEPS // each)} at least"
 
 
 def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:

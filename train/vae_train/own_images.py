@@ -37,14 +37,13 @@ class Found(NamedTuple):
     unreadable: int
 
 
-def shape(path: Path, image_size: int | tuple[int, int] | None, channels: int | None) -> Shape:
+def shape(path: Path, image_size: tuple[int, ...] | None, channels: int | None) -> Shape:
     """The images' shape (C, H, W): as asked for where `path` is a folder, as it is where it is an array.
 
     Raises InputError where there is nothing, or no images; ArgumentError where an array would need resizing.
     """
     if path.is_dir():
-        size = image_size or DEFAULT_SIZE
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
         return (channels or DEFAULT_CHANNELS, height, width)
     if image_size or channels:
         raise ArgumentError("an array's images are not resized", path, "leave out --image-size and --channels")

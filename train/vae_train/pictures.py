@@ -54,7 +54,7 @@ class Pictures(NamedTuple):
 def draw(folder: Path, run: Run, images: Images) -> Pictures:
     """Draw a run and write the pictures into its folder, each as a PNG; curves.png holds all charts of the training."""
     vae, kl = run.vae.cpu(), run.evaluation["kl_per_dimension"]
-    observed = images.observed_test(run.config.binarise)
+    observed = images.observed_test(vae.likelihood.binary)
     every = math.ceil(len(observed) / _MAPPED)
     mu = torch.cat([vae.encoder(pixels.unit(some))[0] for some in observed[::every].split(_ENCODED)])
     drawn = Pictures(
@@ -63,7 +63,7 @@ def draw(folder: Path, run: Run, images: Images) -> Pictures:
         *traversals(vae, kl, mu[0]),
         latents(mu.numpy(), images.test_labels[::every].numpy(), images.names),
         _chart((5.5, 2.8), lambda axes: _kl(axes, kl)),
-        curves(read_metrics(folder), run.config.latent_dim),
+        curves(read_metrics(folder), vae.latent_dim),
     )
     rows = [np.concatenate(drawn.curves[i : i + 2], axis=1) for i in range(0, len(drawn.curves), 2)]
     files = {name: getattr(drawn, name) for name in ("samples", "reconstructions", "traversals", "latents", "kl")}

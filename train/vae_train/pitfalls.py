@@ -25,7 +25,7 @@ _ROWS = 64
 
 
 def try_out(vae: VAE, config: Config, levels: Tensor, export: Export | None) -> Found:
-    """What looks wrong in the networks of `config.model`, in seconds; the VAE and all generators stay as they are.
+    """What looks wrong in the networks of `network.model`, in seconds; the VAE and all generators stay as they are.
 
     levels: some images [n, C, H, W], as the training holds them. export: tries the export of a VAE on the CPU, if
     given; where it says more of a place than the numbers do, that is kept.
@@ -63,7 +63,7 @@ def _made_anew(vae: VAE, config: Config, levels: Tensor) -> Found:
     """Whether the weights alone make the network: what loads the run makes it anew, and gives it the weights."""
     probe = levels[:_ROWS].numpy()
     first, again = (fingerprint.compute(vae, probe).elbo for _ in range(2))
-    anew = networks.build(config, tuple(levels.shape[1:]), config.model)  # type: ignore[arg-type]
+    anew = networks.build(config, tuple(levels.shape[1:]), config.network.model)  # type: ignore[arg-type]
     anew.load_state_dict(vae.state_dict())
     elbo = fingerprint.compute(anew, probe).elbo
     if np.allclose(first, again) and not np.allclose(first, elbo, rtol=1e-4, atol=1e-4):

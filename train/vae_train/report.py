@@ -98,7 +98,8 @@ def draw(folder: Path, run: Run, images: Images) -> None:
         _section("Settings", _settings(run, images)),
         _section("Go on", _commands(folder, run, rows)),
     ]
-    page = _TEMPLATE.substitute(title=escape(f"{run.config.dataset}, {run.config.made_by}"), body="\n".join(sections))
+    title = escape(f"{run.config.data.dataset}, {run.config.made_by}")
+    page = _TEMPLATE.substitute(title=title, body="\n".join(sections))
     with replacing(folder / PAGE) as file:
         file.write(page.encode(errors="replace"))  # a path may hold bytes that are no text
 
@@ -116,10 +117,11 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
         f"binarisation: {evaluation['binarisation']}; {evaluation['prior']} prior"
     )
     weights = sum(weight.numel() for weight in run.vae.parameters())
-    model = f"{weights:,} weights, {_number(config.latent_dim, 'latent dimension')}, {config.likelihood} likelihood"
+    latents = _number(run.vae.latent_dim, "latent dimension")
+    model = f"{weights:,} weights, {latents}, {run.vae.likelihood.name} likelihood"
     trained = f"{_number(len(rows), 'epoch')} in {_duration(run.provenance['training_seconds'])}"
     return (
-        f"<header>\n<h1>{escape(Path(config.dataset).name)}, {escape(config.made_by)}</h1>\n"
+        f"<header>\n<h1>{escape(Path(config.data.dataset).name)}, {escape(config.made_by)}</h1>\n"
         f'<div class="headline">\n{shown}\n</div>\n'
         f'<p class="soft">{escape(measured)}. {escape(model)}; {trained}.</p>\n</header>'
     )
@@ -161,7 +163,7 @@ def _trouble(run: Run, rows: list[Metrics], images: int) -> str:
     few, unreadable = metrics.few_steps(run.config, images), run.settings.preprocessing.get("unreadable")
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
     said = run.settings.warnings
-    told = metrics.told(rows, run.config.epochs, run.config.latent_dim, bool(few), bool(said))
+    told = metrics.told(rows, run.config.optimiser.epochs, run.vae.latent_dim, bool(few), bool(said))
     found = [*filter(None, found), *said, *told]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
 
@@ -273,7 +275,9 @@ def _epochs(rows: list[Metrics]) -> str:
 
 
 def _settings(run: Run, images: Images) -> str:
-    config = {name: value for name, value in vars(run.config).items() if value is not None}
+    config = {"preset": run.config.preset}
+    for part in (run.config.data, run.config.network, run.config.objective, run.config.optimiser):
+        config |= {name: value for name, value in vars(part).items() if value is not None}
     channels, height, width = run.image_shape
     shape = {"shape": f"{channels} x {height} x {width}", "training images": f"{len(images.train):,}"}
     shape |= {"test images": f"{len(images.test):,}", "classes": f"{len(images.names):,}"}
@@ -296,7 +300,7 @@ def _list(values: dict[str, Any]) -> str:
 
 def _commands(folder: Path, run: Run, rows: list[Metrics]) -> str:
     at, bundle = shlex.quote(str(folder)), shlex.quote(f"bundles/{folder.resolve().name}")
-    own = f" --model {shlex.quote(run.config.model)}" if run.config.model else ""
+    own = f" --model {shlex.quote(run.config.network.model)}" if run.config.network.model else ""
     lines = [
         f"vae-train evaluate {at} --samples 500{own}",
         f"vae-train report {at}{own}",

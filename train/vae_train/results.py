@@ -12,8 +12,9 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
 from vae_train import checkpoints, data, evaluate, fingerprint, metrics, networks, pixels, report, run_folder
-from vae_train.config import Config, Place
+from vae_train.config import Place
 from vae_train.evaluate import Measured
+from vae_train.likelihoods import Likelihood
 from vae_train.mlp import Shape
 from vae_train.run_folder import Run
 from vae_train.state import TrainingState
@@ -26,8 +27,8 @@ _ROUNDING = 1e-4  # of the ELBO, or by so much where that is more
 def finish(out: Path, training: TrainingState, images: data.Images) -> None:
     """Write weights, test figures and the report of a training that has come to its end."""
     config, vae = training.config, training.vae
-    test = images.observed_test(config.binarise)
-    measured_on = protocol(config, test)
+    test = images.observed_test(vae.likelihood.binary)
+    measured_on = protocol(config.data.dataset, vae.likelihood, test)
     run_folder.save_weights(out, vae)
     run_folder.save_probe(out, images.test[:64])
     last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
@@ -46,12 +47,12 @@ def finish(out: Path, training: TrainingState, images: data.Images) -> None:
     dimensions = bits(vae, figure["mean"], images.shape)
     click.echo(f"test ELBO {describe(figure)} nats per image{dimensions}, {measured_on['binarisation']}")
     top = metrics.best(training.progress.metrics)
-    if top["epoch"] < config.epochs:
+    if top["epoch"] < config.optimiser.epochs:
         click.echo(
             f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {run_folder.BEST_WEIGHTS}"
         )
     click.echo(f"{out}: weights and figures are saved; now the report, which takes some seconds", err=True)
-    report.draw(out, run_folder.load(out, config.model), images)
+    report.draw(out, run_folder.load(out, config.network.model), images)
     checkpoints.remove(out)  # last, so that a run killed before its pictures goes on to them
     click.echo(f"{out}: weights, metrics, {report.PAGE}")
 
@@ -64,14 +65,14 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     """
     run = run_folder.load(folder, place.trusted, best)
     images = load_images(folder, run, place)
-    test = images.observed_test(run.config.binarise).to(device)
+    test = images.observed_test(run.vae.likelihood.binary).to(device)
     vae = run.vae.to(device)
     summary = evaluate.summary(measure(folder, run, test))
     bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples))
     bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
-    measured_on = {**protocol(run.config, test), "dataset": run.evaluation.get("dataset")}
+    measured_on = protocol(str(run.evaluation.get("dataset")), vae.likelihood, test)
     run_folder.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     click.echo(f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per image")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
@@ -82,7 +83,7 @@ def report_run(folder: Path, place: Place) -> None:
     """Draw the report of a finished run. Raises InputError where its images are not found, BundleError as above."""
     run = run_folder.load(folder, place.trusted)
     images = load_images(folder, run, place)
-    measure(folder, run, images.observed_test(run.config.binarise))
+    measure(folder, run, images.observed_test(run.vae.likelihood.binary))
     report.draw(folder, run, images)
     click.echo(f"{folder / report.PAGE}")
 
@@ -99,10 +100,10 @@ def compare(
     """
     runs = [_load(folder, models) for folder in folders]
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
-        which = " and ".join(run.config.likelihood for run in runs)
+        which = " and ".join(run.config.network.likelihood for run in runs)
         raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
-    test = load_images(folders[0], runs[0], place).observed_test(runs[0].config.binarise)
-    if not _measured_on(runs[1], runs[0].config, test):
+    test = load_images(folders[0], runs[0], place).observed_test(runs[0].vae.likelihood.binary)
+    if not _measured_on(runs[1], test):
         raise ArgumentError("runs of different test images cannot be compared", folders[1], "name runs of one data set")
     test = test.to(device)
     for run in runs:
@@ -122,7 +123,7 @@ def compare(
 
 
 def _load(folder: Path, models: Sequence[str]) -> Run:
-    own = run_folder.read_settings(folder).config.model
+    own = run_folder.read_settings(folder).config.network.model
     return run_folder.load(folder, own if own in models else next(iter(models), None))
 
 
@@ -130,7 +131,7 @@ def load_images(folder: Path, run: Run, place: Place) -> data.Images:
     """The run's images, wherever they are now. Raises InputError where the test images are not those of its figures."""
     config = data.located(run.settings, folder, place)
     images = data.load(config, place.data_root, place.download)
-    if not _measured_on(run, run.config, images.observed_test(run.config.binarise)):
+    if not _measured_on(run, images.observed_test(run.vae.likelihood.binary)):
         raise InputError("test images are not the run's", *data.origin(config, place.data_root))
     return images
 
@@ -150,18 +151,18 @@ def measure(folder: Path, run: Run, test: Tensor) -> Measured:
     return found
 
 
-def _measured_on(run: Run, config: Config, test: Tensor) -> bool:
+def _measured_on(run: Run, test: Tensor) -> bool:
     """Whether the run's figures are of these images, by their number and hash: a path may have another name now."""
-    found = protocol(config, test)
-    return all(run.evaluation.get(name) == found[name] for name in ("images", "binarisation"))
+    values = str(run.evaluation.get("binarisation"))
+    return run.evaluation.get("images") == len(test) and values.endswith(f"sha256 {pixels.digest(test)[:16]}")
 
 
-def protocol(config: Config, test: Tensor) -> dict[str, Any]:
+def protocol(dataset: str, likelihood: Likelihood, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
     values = "8-bit levels" if test.dtype == torch.uint8 else "values"
-    kind = "fixed draw, seed 777" if config.binarise else f"{values} as they are"
+    kind = "fixed draw, seed 777" if likelihood.binary else f"{values} as they are"
     return {
-        "dataset": Path(config.dataset).absolute().name,  # without the folders above: it goes into what is published
+        "dataset": Path(dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",
         "images": len(test),
         "binarisation": f"{kind}, sha256 {pixels.digest(test)[:16]}",

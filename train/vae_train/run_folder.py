@@ -22,7 +22,7 @@ from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
 from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
-from vae_train.config import Config
+from vae_train.config import Config, parse
 from vae_train.fingerprint import Fingerprint
 from vae_train.mlp import Shape
 from vae_train.vae import VAE
@@ -141,10 +141,8 @@ def read_settings(folder: Path) -> Settings:
         raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md of the project's source")
     try:
         stored = _read_json(folder / CONFIG)
-        values = stored["config"]
+        config = parse(stored["config"])
         channels, height, width = stored["image_shape"]
-        given: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in values.items()}
-        config = Config(**given)
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
         provenance, path = dict(stored["provenance"]), stored.get("dataset_path")
         shape, warnings = (channels, height, width), tuple(map(str, stored.get("warnings", ())))
@@ -237,7 +235,7 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
         return Run(vae, settings, provenance, figures, probe, _read_fingerprint(folder, len(probe), best))
     except FileNotFoundError as error:
         if checkpoints.found(folder):
-            own = ("--model", settings.config.model) if settings.config.model else ()
+            own = ("--model", settings.config.network.model) if settings.config.network.model else ()
             raise BundleError("run not finished", folder, signals.go_on(folder, own)) from None
         missing = error.filename or folder
         raise BundleError("run not found or not finished", missing, "name a folder that vae-train finished") from None

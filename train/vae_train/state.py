@@ -35,15 +35,16 @@ class TrainingState:
 
     def __init__(self, vae: VAE, config: Config, num_images: int, device: torch.device) -> None:
         self.vae, self.num_images, self.device = vae, num_images, device
-        self.config = config.replace(precision=precision.resolved(config.precision, device))
+        self.config = config.replace(precision=precision.resolved(config.optimiser.precision, device))
+        adam = self.config.optimiser
         self.model = distributed.parallel(vae)
         self.weights = list(vae.parameters())
-        self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.optimizer = torch.optim.Adam(self.weights, lr=config.lr, fused=True)
-        self.steps_per_epoch = config.steps_per_epoch(num_images)
+        self.generator = torch.Generator(device).manual_seed(adam.seed)
+        self.optimizer = torch.optim.Adam(self.weights, lr=adam.lr, fused=True)
+        self.steps_per_epoch = adam.steps_per_epoch(num_images)
         # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=max(config.epochs * self.steps_per_epoch, 11), pct_start=0.1
+            self.optimizer, adam.lr, total_steps=max(adam.epochs * self.steps_per_epoch, 11), pct_start=0.1
         )
         self.progress = Progress()
         self.norms = torch.zeros(3, device=device)  # of this epoch's gradients: their sum, how many, the largest
@@ -60,14 +61,14 @@ class TrainingState:
         order = torch.randperm(self.num_images, generator=self.generator, device=self.device)
         if self.progress.step:
             self.generator.set_state(now)
-        return list(order.split(self.config.batch_size)[self.progress.step :])
+        return list(order.split(self.config.optimiser.batch_size)[self.progress.step :])
 
     def objective(self) -> Objective:
         """What the next step descends: beta grows from 0 in the epochs of the warm-up."""
-        config = self.config
+        asked = self.config.objective
         done = self.progress.epoch - 1 + (self.progress.step + 1) / self.steps_per_epoch
-        beta = config.beta * min(1.0, done / config.warm_up if config.warm_up else 1.0)
-        return Objective(config.samples, config.gradient == "path", beta, config.free_bits)
+        beta = asked.beta * min(1.0, done / asked.warm_up if asked.warm_up else 1.0)
+        return Objective(asked.samples, asked.gradient == "path", beta, asked.free_bits)
 
     @torch.no_grad()
     def step(self, out: Pass) -> None:

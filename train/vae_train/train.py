@@ -58,18 +58,19 @@ def train(
             todo = "give every machine the same"
             raise InputError("images are not the first process's", place.data_root, todo)
         config, products = distributed.from_first(lambda: _settle(config, where))
-        training = _prepare(config, images, where, config.model)
+        training = _prepare(config, images, where, config.network.model)
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
-        path = None if config.dataset in DATASETS else str(Path(config.dataset).absolute())
-        tried = _try_out(training, images, export) if config.model and distributed.rank() == 0 else ()
+        path = None if config.data.dataset in DATASETS else str(Path(config.data.dataset).absolute())
+        tried = _try_out(training, images, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(config, images.shape, images.preprocessing, digest, provenance, path, tried)
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, images))
             if products:
                 _say(products)
-            if config.binarise and config.dataset not in DATASETS and data.is_grey(images):
+            binary = training.vae.likelihood.binary
+            if binary and config.data.dataset not in DATASETS and data.is_grey(images):
                 levels = images.train.dtype == torch.uint8
                 what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
                 keep = f"--likelihood {other} keeps them"
@@ -124,9 +125,9 @@ def _begin(out: Path, config: Config) -> Config:
 def _settle(config: Config, where: torch.device) -> tuple[Config, str]:
     """The settings with the precision that `auto` is on this device, and what is to be said of it."""
     chosen, why = precision.choose(where)
-    if config.precision == "auto":
+    if config.optimiser.precision == "auto":
         return config.replace(precision=chosen), f"products in {chosen}: {why}"
-    if config.precision == "bfloat16" and chosen == "float32":
+    if config.optimiser.precision == "bfloat16" and chosen == "float32":
         return config, f"vae-train: note: products in bfloat16, but {why}; --precision auto may be far faster"
     return config, ""
 
@@ -150,11 +151,11 @@ def _load(config: Config, place: Place) -> data.Images:
 
 
 def _prepare(config: Config, images: data.Images, where: torch.device, trusted: str | None) -> TrainingState:
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.optimiser.seed)
     with memory_errors():
         vae = networks.build(config, images.shape, trusted)
         networks.start_at_constant_image(vae, *pixels.moments(images.train))
-        if config.model is None:  # a person's own layers may rely on the order
+        if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
         return TrainingState(vae, config, len(images.train), where)
@@ -176,10 +177,9 @@ def _run(
 
     warned: whether something was said of the networks before their first step.
     """
-    config, where, first = training.config, training.device, distributed.rank() == 0
-    seen = [
-        levels.to(where) for levels in (images.observed_train(config.binarise), images.observed_test(config.binarise))
-    ]
+    where, first = training.device, distributed.rank() == 0
+    binary = training.vae.likelihood.binary
+    seen = [levels.to(where) for levels in (images.observed_train(binary), images.observed_test(binary))]
     recording: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda *epoch: None)
     if tensorboard and first:
         from vae_train.tensorboard import recorder
@@ -231,7 +231,7 @@ class _Between:
         click.echo(metrics.describe(past[-1]))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_images))
-        for line in metrics.news(past, config.epochs, config.latent_dim, few, self.warned):
+        for line in metrics.news(past, config.optimiser.epochs, config.network.latent_dim, few, self.warned):
             _warn(line)
 
     def steps(self) -> None:
@@ -308,12 +308,13 @@ def _describe(training: TrainingState, images: data.Images) -> str:
     values = "values as they are"
     if images.train.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
-    drawn = "drawn as binary in every batch" if config.binarise else values
-    weights, steps = sum(weight.numel() for weight in training.weights), config.epochs * training.steps_per_epoch
+    drawn = "drawn as binary in every batch" if training.vae.likelihood.binary else values
+    weights = sum(weight.numel() for weight in training.weights)
+    steps = config.optimiser.epochs * training.steps_per_epoch
     return (
-        f"{config.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
+        f"{config.data.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
         f"{len(images.test):,} to test, {channels}x{height}x{width}, {drawn}\n"
-        f"{config.made_by}: {weights:,} weights, {config.likelihood} likelihood, seed {config.seed}; "
+        f"{config.made_by}: {weights:,} weights, {config.network.likelihood} likelihood, seed {config.optimiser.seed}; "
         f"ELBO = reconstruction - KL, nats per image{'' if training.vae.likelihood.discrete else ' (log density)'}"
     )
 
