@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -30,14 +31,16 @@ from vae_runtime.bundle import DECODER, ENCODER, GRAPHS
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
-from vae_train.run_folder import Run
+from vae_train.mlp import Shape
+from vae_train.vae import VAE
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from support.arithmetic import InOrder
-from support.runs import SHAPES, make_run
+from support.runs import SHAPES, make_vae
 
 Floats = NDArray[np.float32]
 Runner = Callable[[Floats], list[Floats]]
+Subject = tuple[VAE, Shape, NDArray[Any]]  # with the shape of its images, and some
 
 
 class Session:
@@ -97,14 +100,14 @@ def sides(made: Candidate) -> dict[str, RuntimeVAE]:
     return found
 
 
-def measure(run: Run) -> dict[str, float]:
+def measure(vae: VAE, image_shape: Shape, probe: NDArray[Any]) -> dict[str, float]:
     """The largest difference over its tolerance, by side; then of real images the tolerance of the ELBO and its size.
 
     Last, the processor's seconds that the gate takes.
     """
-    computed = sides(candidate.fp32(run.vae, run.image_shape, 17))
+    computed = sides(candidate.fp32(vae, image_shape, 17))
     start = time.process_time()
-    cases = gate.expect(run.vae, run.probe)
+    cases = gate.expect(vae, probe)
     gate.judge(cases, computed["onnxruntime"])
     seconds = time.process_time() - start
     found = {}
@@ -117,12 +120,20 @@ def measure(run: Run) -> dict[str, float]:
     return {**found, "nats": nats, "of": float(np.abs(scored.expected["ELBO"]).mean()), "seconds": seconds}
 
 
-def made_up(only: str | None) -> Iterator[tuple[str, Run]]:
-    """A run of every preset under every likelihood, and two of large images, by name."""
+def made_up(only: str | None) -> Iterator[tuple[str, Subject]]:
+    """A VAE of every preset under every likelihood, and two of large images, by name."""
     large = [] if only else [(preset, "gaussian", (3, 64, 64)) for preset in ("tutorial", "resnet-colour")]
     presets = [only] if only else list(SHAPES)
     for preset, likelihood, shape in [*((p, like, SHAPES[p]) for p in presets for like in LIKELIHOODS), *large]:
-        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", make_run(preset, likelihood, shape)[0]
+        vae, levels = make_vae(preset, likelihood, shape)
+        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", (vae, shape, levels.numpy())
+
+
+def trained(folders: Iterable[Path]) -> Iterator[tuple[str, Subject]]:
+    """The VAEs of runs, by their folders."""
+    for folder in folders:
+        run = run_folder.load(folder)
+        yield str(folder), (run.vae, run.image_shape, run.probe)
 
 
 def main() -> None:
@@ -131,13 +142,10 @@ def main() -> None:
     parser.add_argument("--only", choices=SHAPES, help="one of the presets")
     parser.add_argument("--run", type=Path, nargs="+", help="trained runs in place of all that")
     given = parser.parse_args()
-    runs: Iterable[tuple[str, Run]] = (
-        ((str(run), run_folder.load(run)) for run in given.run) if given.run else made_up(given.only)
-    )
     print(machine())
     largest: dict[str, float] = {}
-    for name, run in runs:
-        found = measure(run)
+    for name, subject in trained(given.run) if given.run else made_up(given.only):
+        found = measure(*subject)
         if not largest:
             print(f"{'':45}" + "".join(f"{column:>12}" for column in found))
         print(line(name, found), flush=True)

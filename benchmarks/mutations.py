@@ -30,7 +30,6 @@ from vae_runtime.errors import VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import likelihoods, networks, pixels
 from vae_train.config import PRESETS, Config
-from vae_train.run_folder import Run, Settings
 from vae_train.vae import VAE
 
 OPSET, TEST, BATCH, NOISE_SEED = 17, 500, 64, 7
@@ -182,10 +181,8 @@ class Subject:
         trained, self.test = digits()
         self.name, self.folder = name, folder
         self.vae = train(name, trained, steps)
-        settings = Settings(MODELS[name], (1, 8, 8), {}, "", {})
         probe = self.test[: gate.BATCHES[-1]].numpy()
-        run = Run(self.vae, settings, {}, {}, probe)
-        made = candidate.fp32(self.vae, run.image_shape, OPSET)
+        made = candidate.fp32(self.vae, (1, 8, 8), OPSET)
         self.contract, self.encoder, self.decoder = made.contract, made.encoder, made.decoder
         self.cases = gate.expect(self.vae, probe)
         good = self.load(self.contract, self.encoder, self.decoder)

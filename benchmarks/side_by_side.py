@@ -18,7 +18,6 @@ from vae_export import exporter
 from vae_runtime.doctor import describe
 from vae_train import evaluate, networks, pixels
 from vae_train.config import PRESETS
-from vae_train.run_folder import Run, Settings
 from vae_train.vae import VAE as TorchVAE
 
 _REST = 0.05  # seconds
@@ -71,13 +70,11 @@ def exported() -> Path:
     """The same networks as a bundle, in a folder that is removed at exit."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
-    settings = Settings(_CONFIG, _SHAPE, {}, "", {"command": "none", "training_seconds": 0})
     probe = np.random.default_rng(0).integers(0, 256, (64, *_SHAPE), dtype=np.uint8)
     measured_on = {"dataset": "none", "split": "none", "images": len(probe), "binarisation": "fixed draw"}
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
-    run = Run(in_pytorch(), settings, settings.provenance, {**measured_on, **summary}, probe)
     out = Path(folder) / "deep"
-    exporter.export(run, out, 17, lambda rows, heading: None)
+    exporter.export(in_pytorch(), _SHAPE, probe, out, evaluation={**measured_on, **summary})
     return out
 
 

@@ -120,7 +120,7 @@ def run_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from vae_train import run_folder
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    exporter.export(run_folder.load(tiny_run), out, opset=17, judge=lambda rows, heading: None)
+    exporter.export_run(run_folder.load(tiny_run), out)
     return out
 
 

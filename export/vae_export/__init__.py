@@ -1,1 +1,31 @@
-"""Turn a training run into a bundle of ONNX graphs, and publish it only if its numbers match PyTorch's."""
+"""Turn a VAE into a bundle of ONNX graphs, and publish it only if its numbers match PyTorch's.
+
+Example:
+    import vae_export
+
+    exported = vae_export.export(vae, (1, 28, 28), x_test, "bundles/mine")  # x_test [n, 1, 28, 28]
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_export.exporter import Exported as Exported
+    from vae_export.exporter import export as export
+    from vae_export.exporter import export_run as export_run
+    from vae_export.gate import GateFailed as GateFailed
+
+_API = {"Exported": "exporter", "GateFailed": "gate", "export": "exporter", "export_run": "exporter"}  # its module
+__all__ = [*_API]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that a model card needs no PyTorch."""
+    if name in _API:
+        from importlib import import_module
+
+        return getattr(import_module(f"vae_export.{_API[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

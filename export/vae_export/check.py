@@ -63,7 +63,9 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     if different := [f"{name} {here}, not {there}" for name, (here, there) in facts.items() if here != there]:
         todo = "name the run that it was exported from"
         raise BundleError("bundle of another run", f"{bundle.path} ({'; '.join(different)})", todo)
-    trained.check(run)
+    if run.fingerprint is not None:
+        with trained.named(run.config):
+            trained.check(run.vae, run.probe, run.fingerprint)
     runtime, smaller = VAE(bundle), bundle.manifest.get("precision")
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)

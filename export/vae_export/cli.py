@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,13 +14,12 @@ from vae_runtime.command import run
 from vae_runtime.errors import BundleError, InputError, printable
 
 if TYPE_CHECKING:
-    from vae_export import exporter
-    from vae_export.gate import Comparison
+    from vae_export.gate import Verdict
     from vae_train.config import Place
+    from vae_train.data import Images
     from vae_train.run_folder import Run
 
 T = TypeVar("T", bound=summary.Outcome)
-_MOST_NATS = 0.5  # per image
 _RUNS = Path("runs")  # where vae-train puts them
 _PATH = click.Path(path_type=Path)
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
@@ -64,7 +62,7 @@ A run folder of such a name is ./check or ./card.
     "--max-nats",
     type=float,
     callback=_number,
-    help=f"What a precision may cost, nats per image.  [default: {_MOST_NATS}]",
+    help="What a precision may cost, nats per image.  [default: 0.5]",
 )
 @click.option(
     "--data-root",
@@ -100,7 +98,7 @@ def cli(
         if precision == "fp32" and value is not None:
             raise click.UsageError(f"{name} goes with another --precision than fp32")
     _require_extra()
-    from vae_export import exporter
+    from vae_export import exporter, failing, gate, tradeoff
     from vae_train.config import Place
     from vae_train.run_folder import newest_run
 
@@ -109,15 +107,33 @@ def cli(
         click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
     run = _load(run_folder, model, best)
     place = Place(data_root, not no_download, dataset=dataset)
-    choose = None
-    if precision != "fp32":
-        choose = picker(precision, _MOST_NATS if max_nats is None else max_nats, run_folder, run, place)
+    images = _images(run_folder, run, place) if precision != "fp32" else None
     out = out or Path("bundles") / run_folder.resolve().name
-    report = partial(judge, keep_failing=keep_failing, verbose=verbose)
     before = _described(out)
-    published = exporter.export(run, out, opset, report, keep_failing, choose)
+    try:
+        exported = exporter.export_run(
+            run,
+            out,
+            opset=opset,
+            precision=precision,
+            max_nats=exporter.MAX_NATS if max_nats is None else max_nats,
+            images=images,
+            keep_failing=keep_failing,
+        )
+    except gate.GateFailed as failed:
+        _print_verdict(failed.verdict, verbose)
+        repeat = f", and {keep_failing / failing.LINE}, which repeats it" if keep_failing else ""
+        raise BundleError(failed.what, failed.which, f"nothing was published; see the table above{repeat}") from None
+    first, *smaller = exported.verdicts
+    _print_verdict(first, verbose)
+    for tried in exported.tried:
+        click.echo(tried.table())
+    if precision == "auto":
+        click.echo(tradeoff.choice(exported.precision, exported.tried))
+    for verdict in smaller:
+        _print_verdict(verdict, verbose)
     size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"published {out}: opset {opset}, {published}, {size / 1e6:.1f} MB")
+    click.echo(f"published {out}: opset {opset}, {exported.precision}, {size / 1e6:.1f} MB")
     if before and before != _described(out):
         click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)
 
@@ -183,22 +199,19 @@ def card(bundle: Path, output: Path | None) -> None:
     click.echo(f"{output}: model card of {bundle}" if output else text, nl=bool(output))
 
 
-def judge(rows: list["Comparison"], heading: str, keep_failing: Path | None = None, verbose: bool = False) -> None:
-    """Print heading and summary, or all rows; raise BundleError, naming the worst row, where one failed."""
+def _print_verdict(verdict: "Verdict", verbose: bool) -> None:
+    """Print heading and summary, or all rows."""
     from vae_export import gate
 
-    click.echo(heading)
-    _show(rows, gate.table, gate.brief, verbose)
-    repeat = f", and {keep_failing / 'rerun.txt'}, which repeats it" if keep_failing else ""
-    _refuse(rows, f"nothing was published; see the table above{repeat}")
+    click.echo(verdict.heading)
+    _show(verdict.comparisons, gate.table, gate.brief, verbose)
 
 
-def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place: "Place") -> "exporter.Pick":
-    """What chooses the graphs of a precision, by their cost on the run's images. Raises InputError without those.
+def _images(run_folder: Path, run: "Run", place: "Place") -> "Images":
+    """The run's images, to make and weigh a precision with. Raises InputError without them.
 
     Its training images count as much as its test images: with them the ranges of 8-bit graphs are measured.
     """
-    from vae_export import tradeoff
     from vae_train import data, results
 
     images = results.load_images(run_folder, run, place)
@@ -206,7 +219,7 @@ def picker(precision: str, max_nats: float, run_folder: Path, run: "Run", place:
         where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root)
         which = f"{where} (sha256 {now[:16]}, and {then[:16]} in {run_folder})"
         raise InputError("training images are not the run's", which, todo)
-    return partial(tradeoff.pick, precision, run=run, images=images, most_nats=max_nats, say=click.echo)
+    return images
 
 
 def _described(out: Path) -> str:

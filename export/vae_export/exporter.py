@@ -1,86 +1,188 @@
-"""Make a bundle of a run: graphs, golden vectors and manifest, judged before they are published."""
+"""Make a bundle of a VAE: graphs, golden vectors and manifest, published only if they pass the numeric gate."""
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vae_export import candidate, failing, gate, onnx_graph, publish, requirements, trained
-from vae_export.candidate import Candidate
-from vae_export.tradeoff import Tradeoff
-from vae_runtime.bundle import MANIFEST, dump_manifest
-from vae_runtime.errors import BundleError
-from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train.run_folder import Run
+import torch
+from numpy.typing import NDArray
 
-Judge = Callable[[list[gate.Comparison], str], None]
-Pick = Callable[[Candidate], tuple[Candidate, Tradeoff | None]]
+from vae_export import candidate, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
+from vae_export.candidate import Candidate
+from vae_export.gate import Comparison, GateFailed, Verdict
+from vae_export.tradeoff import Samples, Tradeoff, Tried
+from vae_runtime.bundle import MANIFEST, dump_manifest
+from vae_runtime.errors import ArgumentError
+from vae_runtime.vae import VAE as RuntimeVAE
+from vae_train import data, evaluate
+from vae_train.fingerprint import Fingerprint
+from vae_train.mlp import Shape
+from vae_train.run_folder import Run
+from vae_train.vae import VAE
+
+PRECISIONS = ("fp32", "fp16", "int8", "auto")
+MAX_NATS = 0.5  # per observation
+GATED = 64  # observations that go through the gate
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was published, and how.
+
+    path: its folder. verdicts: the gate's on the float32 graphs and, where smaller ones took their place, on those.
+    tried: the smaller precisions that were weighed against float32; cost: of the published one, None of float32.
+    """
+
+    path: Path
+    verdicts: list[Verdict]
+    tried: list[Tried]
+    cost: Tradeoff | None
+
+    @property
+    def precision(self) -> str:
+        """Of the published graphs: "fp32", "fp16" or "int8"."""
+        return self.verdicts[-1].precision
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """What the gate compared of the published graphs; all have passed."""
+        return self.verdicts[-1].comparisons
 
 
 def export(
-    run: Run, out: Path, opset: int, judge: Judge, keep_failing: Path | None = None, pick: Pick | None = None
-) -> str:
-    """Export `run`, compare it with PyTorch, publish it as the folder `out` if `judge` does not raise; its precision.
+    vae: VAE,
+    image_shape: Shape,
+    observations: NDArray[Any],
+    out: str | PathLike[str],
+    *,
+    opset: int = onnx_graph.OLDEST_OPSET,
+    precision: str = "fp32",
+    max_nats: float = MAX_NATS,
+    samples: Samples | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    fingerprint: Fingerprint | None = None,
+    keep_failing: Path | None = None,
+) -> Exported:
+    """Export `vae`, compare its graphs with it in float64, and publish them as the folder `out` if all numbers agree.
 
-    Raises BundleError where the network is not the one that was trained, or not one that a bundle can hold.
-    A failed or killed export leaves what was at `out` as it was. judge: is given the comparisons and a heading.
-    keep_failing: a new folder for what repeats the failure, where `judge` raises BundleError. pick: returns what is
-    published in place of the float32 graphs, which are judged first, and what it costs; it is judged too.
+    observations: real ones [n, *image_shape], uint8 levels or float32 in [0, 1]; the first 64 go through the gate.
+    precision: one of PRECISIONS; what one costs, at most `max_nats` per observation, is measured on `samples`, or on
+    all observations. provenance, settings, preprocessing, evaluation: what the manifest says of the training, if there
+    was one (docs/bundle.md). fingerprint: what the trained network gave for the first observations. keep_failing: a new
+    folder for what repeats a failure of the gate. The VAE is left on its device and in its mode.
+
+    Raises GateFailed where a number is further off than rounding explains; BundleError where the network is not one
+    that a bundle can hold, not the one that was trained, or a precision costs too much; ArgumentError. A failed or
+    killed export leaves what was at `out` as it was.
     """
     onnx_graph.check_opset(opset)
+    if precision not in PRECISIONS:
+        raise ArgumentError("unknown precision", precision, f"choose {', '.join(PRECISIONS)}")
     if keep_failing:
         failing.check_new(keep_failing)
-    out = out.resolve()  # a link is followed, so that its target is replaced
+    out = Path(out).resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
-    made, cost = candidate.fp32(run.vae, run.image_shape, opset), None
-    trained.check(run)
-    with publish.staging(out) as staging:
-        manifest = _stage(staging, run, made, judge, keep_failing)
-        if pick:
-            plain = made
-            made, cost = pick(plain)
-            if made is not plain:
-                manifest = _stage(staging, run, made, judge, keep_failing)
-        if cost:
-            publish.write(staging, {MANIFEST: dump_manifest({**manifest, "precision": cost.report()})})
-        publish.swap(staging, out)
+    about: Json = {
+        "parameters": sum(weight.numel() for weight in vae.parameters()),
+        "provenance": {**(provenance or {}), **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
+        "settings": settings,
+        "preprocessing": preprocessing,
+        "evaluation": evaluation,
+    }
+    about = {key: value for key, value in about.items() if value is not None}
+    probe = observations[:GATED]
+    with _at_rest(vae):
+        made = candidate.fp32(vae, image_shape, opset)
+        if fingerprint is not None:
+            trained.check(vae, probe, fingerprint)
+        with publish.staging(out) as staging:
+            verdicts = [_stage(staging, made, about, probe, keep_failing)]
+            smaller, cost, tried = None, None, list[Tried]()
+            if precision != "fp32":
+                samples = samples or tradeoff.samples_of(vae, observations)
+                smaller, cost, tried = tradeoff.pick(precision, made, samples, max_nats)
+            if smaller and cost:
+                about["precision"] = cost.report()
+                verdicts.append(_stage(staging, smaller, about, probe, keep_failing))
+            publish.swap(staging, out)
     publish.remove_leftovers(out)
-    return made.precision
+    return Exported(out, verdicts, tried, cost)
 
 
-def _stage(staging: Path, run: Run, made: Candidate, judge: Judge, keep_failing: Path | None) -> dict[str, Any]:
-    """Write the candidate's bundle into the folder `staging`, judge it there, and return its manifest."""
-    manifest = describe(run, made)
-    publish.write(staging, {**made.files, MANIFEST: dump_manifest(manifest)})
-    rows = gate.compare(made.vae, RuntimeVAE.load(staging), run.probe)
-    try:
-        judge(rows, f"{made.precision} in onnxruntime against {made.reference}")
-    except BundleError:
-        if keep_failing:
-            failing.keep(keep_failing, staging, rows)
-        raise
-    manifest["parity"] = gate.report(rows, made.reference)
-    publish.write(staging, {MANIFEST: dump_manifest(manifest)})
-    return manifest
+def export_run(
+    run: Run,
+    out: str | PathLike[str],
+    *,
+    opset: int = onnx_graph.OLDEST_OPSET,
+    precision: str = "fp32",
+    max_nats: float = MAX_NATS,
+    images: data.Images | None = None,
+    keep_failing: Path | None = None,
+) -> Exported:
+    """`export` of a finished run, with all that the run knows of its VAE. images: its own, to weigh a precision on."""
+    with trained.named(run.config):
+        return export(
+            run.vae,
+            run.image_shape,
+            run.probe,
+            out,
+            opset=opset,
+            precision=precision,
+            max_nats=max_nats,
+            samples=tradeoff.samples_of_run(run, images) if images else None,
+            provenance=run.provenance,
+            settings=asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without folders above
+            preprocessing=run.settings.preprocessing,
+            evaluation=run.evaluation,
+            fingerprint=run.fingerprint,
+            keep_failing=keep_failing,
+        )
 
 
-def describe(run: Run, made: Candidate) -> dict[str, Any]:
-    """The manifest of a candidate, but for what the gate has to say; docs/bundle.md has its fields."""
-    return {
+def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], keep_failing: Path | None) -> Verdict:
+    """Write the candidate's bundle into the folder `staging`, let it pass the gate there, and keep the gate's report.
+
+    Raises GateFailed where it does not pass.
+    """
+    manifest = {
         "contract": made.contract,
         "files": {name: _fingerprint(data) for name, data in made.files.items()},
         "onnx": requirements.describe(made.encoder, made.decoder),
-        "parameters": sum(weight.numel() for weight in run.vae.parameters()),
-        "provenance": {**run.provenance, **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
-        "settings": asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without the folders above
-        "preprocessing": run.settings.preprocessing,
-        "evaluation": run.evaluation,
+        **about,
     }
+    publish.write(staging, {**made.files, MANIFEST: dump_manifest(manifest)})
+    comparisons = gate.compare(made.vae, RuntimeVAE.load(staging), probe)
+    verdict = Verdict(made.precision, made.reference, comparisons)
+    if not all(comparison.passed for comparison in comparisons):
+        if keep_failing:
+            failing.keep(keep_failing, staging, comparisons)
+        raise GateFailed(verdict)
+    publish.write(staging, {MANIFEST: dump_manifest({**manifest, "parity": gate.report(comparisons, made.reference)})})
+    return verdict
 
 
-def _fingerprint(data: bytes) -> dict[str, Any]:
+@contextmanager
+def _at_rest(vae: VAE) -> Iterator[None]:
+    """The VAE on the CPU and in evaluation mode; afterwards where and as it was."""
+    device = next((weight.device for weight in vae.parameters()), torch.device("cpu"))
+    try:
+        with evaluate.evaluating(vae.cpu()):
+            yield
+    finally:
+        vae.to(device)
+
+
+def _fingerprint(data: bytes) -> Json:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -19,7 +19,7 @@ from vae_export import golden, summary
 from vae_export.rounding import Precise
 from vae_runtime import noise
 from vae_runtime.elbo import kl_per_dimension
-from vae_runtime.errors import VaeError
+from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.likelihoods import from_contract
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_runtime.verify import ulps
@@ -76,6 +76,29 @@ class Comparison:
     def name(self) -> str:
         """For people: which tensor, on what, at which batch size."""
         return f"{self.tensor} on {self.inputs} at batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All comparisons of the graphs of one precision with a reference, which is named for people."""
+
+    precision: str
+    reference: str
+    comparisons: list[Comparison]
+
+    @property
+    def heading(self) -> str:
+        """What was compared with what."""
+        return f"{self.precision} in onnxruntime against {self.reference}"
+
+
+class GateFailed(BundleError):
+    """Numbers are further off than rounding explains, and nothing was published. verdict: with the comparisons."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        failed = summary.of_failed(verdict.comparisons)
+        super().__init__("numeric gate failed", failed, "nothing was published; see the comparisons")
+        self.verdict = verdict
 
 
 @dataclass(frozen=True)

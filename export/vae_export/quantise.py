@@ -22,7 +22,6 @@ from vae_runtime import noise
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.errors import BundleError
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
 _FEWEST = 64  # weights of a tensor for which a Cast is worth its bytes
@@ -40,23 +39,23 @@ Floats = NDArray[np.float32]
 Nodes = tuple[list[str], list[str]]  # of the encoder, of the decoder
 
 
-def fp16(run: Run, opset: int) -> Candidate:
-    """The VAE with its weights rounded to float16 and stored so; products stay float32.
+def fp16(plain: Candidate) -> Candidate:
+    """The VAE with its weights rounded to float16 and stored so; products stay float32. plain: its float32 graphs.
 
     Raises BundleError where a weight is too large for float16.
     """
-    vae = rounded(run.vae)
-    encoder, decoder = candidate.export(vae, run.image_shape, opset)
+    vae, opset = rounded(plain.vae), plain.encoder.opset_import[0].version
+    encoder, decoder = candidate.export(vae, plain.image_shape, opset)
     reference = "the network in float64, its weights rounded to float16"
-    return candidate.assemble("fp16", reference, vae, run.image_shape, store_half(encoder), store_half(decoder))
+    return candidate.assemble("fp16", reference, vae, plain.image_shape, store_half(encoder), store_half(decoder))
 
 
-def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
+def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
     """The VAE with products of 8-bit integers, but for the layers that would cost too many nats so.
 
     plain: its float32 graphs. x: training images [n, C, H, W] as the likelihood takes them, from which the steps come.
     The reference of the gate is what ONNX's own evaluator makes of these graphs.
-    Raises BundleError where no layer can be quantised within `most_nats`.
+    Raises BundleError where no layer can be quantised within `max_nats`.
     """
     if not products(plain.encoder) + products(plain.decoder):
         raise BundleError("int8 refused", "the networks have no Conv, Gemm or MatMul", "choose fp16")
@@ -74,9 +73,9 @@ def int8(plain: Candidate, x: Floats, most_nats: float) -> Candidate:
         runtime = RuntimeVAE(Bundle(Path("int8"), {"contract": plain.contract}, files), num_threads=1)
         return float(exact - runtime.elbo(x, seed=_SEED).mean())
 
-    chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * most_nats)
+    chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * max_nats)
     if not any(chosen):
-        which = f"each layer alone costs more than {_SHARE:g} of {most_nats:g} nats"
+        which = f"each layer alone costs more than {_SHARE:g} of {max_nats:g} nats"
         raise BundleError("int8 refused", which, "allow more with --max-nats, or choose fp16")
     encoder, decoder = quantised(chosen)
     if (off := max(steps_off(plain.encoder, encoder), steps_off(plain.decoder, decoder))) > ROUNDED:

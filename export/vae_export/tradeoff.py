@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from operator import methodcaller
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_export.candidate import Candidate
 from vae_export.quantise import fp16, int8
 from vae_runtime.errors import BundleError, VaeError
-from vae_runtime.vae import VAE
+from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, pixels
 from vae_train.run_folder import Run
+from vae_train.vae import VAE
 
 IMAGES = 1000
 BATCHES = (1, 64)
@@ -63,10 +65,10 @@ class Tradeoff:
         """Size times time as a fraction of fp32's: below 1 it pays."""
         return self.smaller * self.time
 
-    def refusal(self, most_nats: float) -> str | None:
+    def refusal(self, max_nats: float) -> str | None:
         """Why it should not be published, or None."""
-        if not self.nats <= most_nats:
-            return f"it costs {self.nats:.3f} nats per image, more than {most_nats:g}"
+        if not self.nats <= max_nats:
+            return f"it costs {self.nats:.3f} nats per image, more than {max_nats:g}"
         if self.time > SLOWER and self.smaller >= 1:
             return f"it is {self.time:.2f} times as slow and not smaller"
         return None
@@ -92,37 +94,60 @@ class Tradeoff:
         return "\n".join(lines)
 
 
-def pick(
-    precision: str, plain: Candidate, run: Run, images: data.Images, most_nats: float, say: Callable[[str], None]
-) -> tuple[Candidate, Tradeoff | None]:
-    """The graphs of the precision asked for, and what they cost; for "auto", of the one that pays most, if any does.
+class Samples(NamedTuple):
+    """Observations float32 [n, *shape] as the likelihood takes them: to make a precision with, and to weigh it on."""
 
-    That is the one with the smallest product of size and time among those that lose at most `most_nats`.
-    Raises BundleError where the precision asked for costs more, cannot be had, or is slower and not smaller.
+    train: Floats
+    test: Floats
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A smaller precision that was weighed: what it costs, if it could be made, and why it is refused, if it is."""
+
+    precision: str
+    cost: Tradeoff | None
+    refusal: str = ""
+
+    def table(self) -> str:
+        """All that is known of it, for people."""
+        return "\n".join(filter(None, (self.cost.table() if self.cost else "", self.refusal)))
+
+
+def pick(
+    precision: str, plain: Candidate, samples: Samples, max_nats: float
+) -> tuple[Candidate | None, Tradeoff | None, list[Tried]]:
+    """The graphs of the precision asked for, what they cost, and what was tried; for "auto", of the one that pays most.
+
+    That is the one with the smallest product of size and time among those that lose at most `max_nats`, or None where
+    that is float32. Raises BundleError where the precision asked for costs more, cannot be had, or is slower and not
+    smaller.
     """
-    binary, opset = run.vae.likelihood.binary, plain.encoder.opset_import[0].version
-    train, test = (_floats(part(binary)) for part in (images.observed_train, images.observed_test))
-    make = {"fp16": lambda: fp16(run, opset), "int8": lambda: int8(plain, train, most_nats)}
+    make = {"fp16": lambda: fp16(plain), "int8": lambda: int8(plain, samples.train, max_nats)}
     made: list[tuple[Candidate, Tradeoff]] = []
+    tried: list[Tried] = []
     for name in make if precision == "auto" else [precision]:
+        cost = None
         try:
             candidate = _made(name, make[name])
-            weighed = weigh(candidate, plain, test)
-            say(weighed.table())
-            if refusal := weighed.refusal(most_nats):
+            cost = weigh(candidate, plain, samples.test)
+            if refusal := cost.refusal(max_nats):
                 raise BundleError(f"{name} refused", refusal, "choose another --precision, or another --max-nats")
         except BundleError as error:
             if precision != "auto":
                 raise
-            say(f"{error.what}: {error.which}")
+            tried.append(Tried(name, cost, f"{error.what}: {error.which}"))
         else:
-            made.append((candidate, weighed))
-    if precision != "auto":
-        return made[0]
-    chosen = best([weighed for _, weighed in made])
-    products = "".join(f", {weighed.worth:.2f} for {weighed.precision}" for _, weighed in made)
-    say(f"auto takes {chosen.precision if chosen else 'fp32'}: size times time is 1 for fp32{products}")
-    return next((pair for pair in made if pair[1] is chosen), (plain, None))
+            made.append((candidate, cost))
+            tried.append(Tried(name, cost))
+    chosen = best([cost for _, cost in made]) if precision == "auto" else made[0][1]
+    return next((candidate for candidate, cost in made if cost is chosen), None), chosen, tried
+
+
+def choice(chosen: str, tried: list[Tried]) -> str:
+    """Which one "auto" takes, and why, for people."""
+    products = "".join(f", {one.cost.worth:.2f} for {one.precision}" for one in tried if one.cost and not one.refusal)
+    return f"auto takes {chosen}: size times time is 1 for fp32{products}"
 
 
 def _made(name: str, make: Callable[[], Candidate]) -> Candidate:
@@ -165,12 +190,26 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
     )
 
 
+def samples_of(vae: VAE, observations: NDArray[Any]) -> Samples:
+    """All observations, uint8 levels or floats [n, *shape], to make a precision with and to weigh it on."""
+    levels = torch.from_numpy(observations)
+    x = _floats(pixels.fixed_draw(levels) if vae.likelihood.binary else levels)
+    return Samples(x, x)
+
+
+def samples_of_run(run: Run, images: data.Images) -> Samples:
+    """Training and test images of a run, by which its figures were measured."""
+    return Samples(
+        *(_floats(part(run.vae.likelihood.binary)) for part in (images.observed_train, images.observed_test))
+    )
+
+
 def _floats(levels: Tensor) -> Floats:
-    """Up to 1,000 images of a set, from all over it, as the runtime takes them."""
+    """Up to 1,000 observations of a set, from all over it, as the runtime takes them."""
     return pixels.unit(levels[:: math.ceil(len(levels) / IMAGES)]).numpy()
 
 
-def _side_by_side(work: Callable[[VAE], object], *vaes: VAE) -> tuple[float, float]:
+def _side_by_side(work: Callable[[RuntimeVAE], object], *vaes: RuntimeVAE) -> tuple[float, float]:
     """Seconds of the work with each VAE, the median of rounds in which each has its turn.
 
     They are of this thread, in which all work is done, so that other programs on a busy machine do not count.

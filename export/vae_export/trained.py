@@ -1,17 +1,22 @@
 """Whether a network is the one that was trained: by the outputs that its run has kept from the end of the training."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_export import gate
 from vae_export.rounding import Precise
 from vae_runtime.errors import BundleError
 from vae_train import fingerprint, networks
-from vae_train.run_folder import Run
-from vae_train.vae import Pass
+from vae_train.config import Config
+from vae_train.fingerprint import Fingerprint
+from vae_train.vae import VAE, Pass
 
 MARGIN = 10  # times the gate's tolerance: another processor, release of PyTorch and code path computed what was kept
 _SEED = 0  # of the draws of rounding errors
@@ -35,39 +40,51 @@ class Difference:
         return self.off <= self.allowed
 
 
-def check(run: Run) -> None:
-    """Raise BundleError where the run's network gives other numbers than it did when its training ended.
+class OtherNetwork(BundleError):
+    """The network is not the one that was trained."""
 
-    A run from before 0.2, which has not kept them, passes.
+    def __init__(self, which: str, todo: str) -> None:
+        super().__init__("not the network that was trained", which, todo)
+
+
+@contextmanager
+def named(config: Config) -> Iterator[None]:
+    """Let an OtherNetwork from inside say who makes the networks of a run, and what to do."""
+    try:
+        yield
+    except OtherNetwork as error:
+        raise OtherNetwork(f"{config.made_by} ({error.which})", networks.to_restore(config)) from None
+
+
+def check(vae: VAE, observations: NDArray[Any], kept: Fingerprint) -> None:
+    """Raise OtherNetwork where the VAE gives other numbers than it did when its training ended.
+
+    kept: what it gave then for the first of the observations.
     """
-    wrong = [difference for difference in compare(run) if not difference.passed]
+    wrong = [difference for difference in compare(vae, observations, kept) if not difference.passed]
     if wrong:
         most = max(wrong, key=lambda one: one.off / one.allowed if one.allowed else math.inf)
         others = f", {len(wrong)} of 3 tensors differ" if len(wrong) > 1 else ""
         off = f"{most.tensor} of kept image {most.row} is {most.off:.2g} off, {most.allowed:.1g} is allowed{others}"
-        raise BundleError(
-            "not the network that was trained", f"{run.config.made_by} ({off})", networks.to_restore(run.config)
-        )
+        raise OtherNetwork(off, "export the network that the fingerprint is of")
 
 
 @torch.no_grad()
-def compare(run: Run) -> list[Difference]:
-    """mu, logsigma and ELBO that the run has kept, float32, against its network in float64; empty where it has none.
+def compare(vae: VAE, observations: NDArray[Any], kept: Fingerprint) -> list[Difference]:
+    """mu, logsigma and ELBO that were kept, float32, against the VAE in float64.
 
     Allowed is MARGIN times what the numeric gate would, by the same model of rounding.
     """
-    if run.fingerprint is None:
-        return []
-    precise = Precise(run.vae.cpu().eval())
-    x, eps = fingerprint.inputs(run.vae, run.probe)
+    precise = Precise(vae.cpu().eval())
+    x, eps = fingerprint.inputs(vae, observations[: len(kept.elbo)])
     expected = _outputs(precise, x, eps)
     at = torch.arange(max(gate.ROWS, len(x))) % len(x)
     drawn = _outputs(precise, x[at], eps[at], _SEED)
     factor = MARGIN * gate.standard_errors(sum(values.numel() for values in expected.values()))
     found = []
     for name, values in expected.items():
-        kept = torch.from_numpy(getattr(run.fingerprint, name.lower()))
-        off = (kept - values).abs().reshape(len(x), -1).amax(dim=1)
+        then = torch.from_numpy(getattr(kept, name.lower()))
+        off = (then - values).abs().reshape(len(x), -1).amax(dim=1)
         error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
         found.append(Difference(name, int(off.argmax()), float(off.max()), gate.allowed(error, factor, values.numpy())))
     return found

@@ -32,7 +32,7 @@ def gaussian_bundle(digits_root: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("gaussian")
     config = PRESETS["tutorial"].replace(hidden=(16,), latent_dim=3, epochs=1, likelihood="gaussian")
     train.train(config, folder / "run", Place(digits_root, download=False), command="vae-train --likelihood gaussian")
-    exporter.export(run_folder.load(folder / "run"), folder / "bundle", 17, judge=lambda rows, heading: None)
+    exporter.export_run(run_folder.load(folder / "run"), folder / "bundle")
     return folder / "bundle"
 
 

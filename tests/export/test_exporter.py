@@ -155,7 +155,7 @@ def test_golden_vectors_hold_no_training_data(tiny_bundle: Path, tiny_run: Path)
 
 def test_exporting_twice_gives_the_same_bytes(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """A second export of the same run is the first, byte for byte, wherever it goes."""
-    exporter.export(run_folder.load(tiny_run), tmp_path / "deep" / "er", opset=17, judge=lambda rows, heading: None)
+    exporter.export_run(run_folder.load(tiny_run), tmp_path / "deep" / "er")
     assert contents(tmp_path / "deep" / "er") == contents(tiny_bundle)
     assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o755
 
@@ -193,18 +193,22 @@ def test_what_another_run_has_made_is_not_replaced_without_a_word(
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failed_export_leaves_the_old_bundle(
-    tiny_run: Path, old: Path, after_export: Callable[..., None], error: type[BaseException]
+    tiny_run: Path,
+    old: Path,
+    after_export: Callable[..., None],
+    error: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever interrupts the gate: the old bundle stays byte for byte, and nothing is left beside it."""
     before = contents(old)
     after_export()
 
-    def judge(rows: list[gate.Comparison], heading: str) -> None:
-        assert len(rows) == 40
+    def interrupted(*given: object) -> None:
         raise error
 
+    monkeypatch.setattr(gate, "compare", interrupted)
     with pytest.raises(error):
-        exporter.export(run_folder.load(tiny_run), old, opset=17, judge=judge)
+        exporter.export_run(run_folder.load(tiny_run), old)
     assert contents(old) == before
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
 

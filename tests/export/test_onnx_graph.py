@@ -106,7 +106,7 @@ def test_opsets_out_of_range_are_refused(
     """An opset that cannot be had is wrong usage, and the message names the range."""
     wanted = f"17 to {onnx_graph.newest_opset()}"
     with pytest.raises(ArgumentError, match=wanted):
-        exporter.export(run_folder.load(tiny_run), tmp_path / "x", opset, judge=lambda rows, heading: None)
+        exporter.export_run(run_folder.load(tiny_run), tmp_path / "x", opset=opset)
     result = command(main, tiny_run, "--opset", opset, "--out", tmp_path / "x")
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("vae-export: error: ")

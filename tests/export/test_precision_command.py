@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from vae_export import check, exporter
-from vae_export.cli import judge, main
+from vae_export.cli import main
 from vae_runtime.bundle import read
 from vae_runtime.cli import main as vae_infer
 from vae_runtime.vae import VAE
@@ -38,7 +38,7 @@ def manifest_of(folder: Path) -> Any:
 def plain(mlp_of_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the digits' MLP as it is; nobody changes it."""
     out = tmp_path_factory.mktemp("bundles") / "plain"
-    exporter.export(run_folder.load(mlp_of_digits), out, 17, judge)
+    exporter.export_run(run_folder.load(mlp_of_digits), out)
     return out
 
 

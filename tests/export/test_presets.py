@@ -14,17 +14,17 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
-from support.runs import PREPROCESSING, SHAPES, make_run, smooth_images
-from vae_export import exporter, onnx_graph
-from vae_export.cli import judge
+from support.runs import SHAPES, make_vae, smooth_images
+from vae_export import exporter, onnx_graph, tradeoff
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.verify import verify
 from vae_train import run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Place
-from vae_train.run_folder import Run
+from vae_train.vae import VAE as TorchVAE
 
-Exported = Callable[[str, str, int], tuple[Run, torch.Tensor, Path]]
+PREPROCESSING = {"levels": "made up", "split": "none", "unreadable": 3}
+Exported = Callable[[str, str, int], tuple[TorchVAE, torch.Tensor, Path]]
 PERCEPTRON = {"Gemm", "Reshape"}
 CONVOLUTIONAL = {"Conv", "Gemm", "Reshape", "Sigmoid", "Mul", "Add"}
 OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
@@ -47,15 +47,17 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported(preset, likelihood, opset)`: such a run, its test images and its bundle, which has passed the gate."""
-    made: dict[tuple[str, str, int], tuple[Run, torch.Tensor, Path]] = {}
+    """`exported(preset, likelihood, opset)`: such a VAE, what its likelihood sees of images, and its bundle."""
+    made: dict[tuple[str, str, int], tuple[TorchVAE, torch.Tensor, Path]] = {}
 
-    def get(preset: str, likelihood: str, opset: int) -> tuple[Run, torch.Tensor, Path]:
+    def get(preset: str, likelihood: str, opset: int) -> tuple[TorchVAE, torch.Tensor, Path]:
         if (preset, likelihood, opset) not in made:
             out = tmp_path_factory.mktemp("presets") / "bundle"
-            run, x = make_run(preset, likelihood)
-            exporter.export(run, out, opset, judge)
-            made[preset, likelihood, opset] = run, x, out
+            vae, levels = make_vae(preset, likelihood)
+            told = {"preprocessing": PREPROCESSING}
+            exporter.export(vae, SHAPES[preset], levels.numpy(), out, opset=opset, **told)
+            x = torch.from_numpy(tradeoff.samples_of(vae, levels.numpy()).test)
+            made[preset, likelihood, opset] = vae, x, out
         return made[preset, likelihood, opset]
 
     return get
@@ -74,35 +76,35 @@ def test_default_cases_have_each_preset_likelihood_and_opset() -> None:
 @torch.no_grad()
 def test_bundle_gives_pytorchs_numbers(exported: Exported, preset: str, likelihood: str, opset: int) -> None:
     """The graphs pass the gate, verify, and give PyTorch's posterior, parameters, means and terms of the ELBO."""
-    run, x, out = exported(preset, likelihood, opset)
-    shape, latent_dim = run.image_shape, run.vae.latent_dim
+    vae, x, out = exported(preset, likelihood, opset)
+    shape, latent_dim = SHAPES[preset], vae.latent_dim
 
     loaded = read(out)
     assert all(row.passed for row in verify(loaded))
     manifest = loaded.manifest
     assert manifest["onnx"]["opset"] == opset
     assert manifest["preprocessing"] == PREPROCESSING
-    assert manifest["parameters"] == sum(weight.numel() for weight in run.vae.parameters())
+    assert manifest["parameters"] == sum(weight.numel() for weight in vae.parameters())
     assert manifest["contract"]["latent_dim"] == latent_dim
     sides = dict(zip(("channels", "height", "width"), shape, strict=True))
     assert manifest["contract"]["image"] == {**sides, "range": [0, 1]}
     contract: dict[str, Any] = {"name": likelihood}
     if likelihood == "gaussian":
-        contract["logsigma"] = run.vae.likelihood.logsigma.item()
+        contract["logsigma"] = vae.likelihood.logsigma.item()
     assert manifest["contract"]["likelihood"] == contract
 
     runtime = VAE.load(out, threads=1)
-    mu, logsigma = run.vae.encoder(x)
+    mu, logsigma = vae.encoder(x)
     assert mu.std(dim=0).max() > 1e-3  # the encoder tells images apart, so that equal numbers mean something
     for got, expected in zip(runtime.encode(x.numpy()), (mu, logsigma), strict=True):
         np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
     z = noise.normal(5, noise.PRIOR, np.arange(9), latent_dim)
-    parameters = run.vae.decoder(torch.from_numpy(z))
+    parameters = vae.decoder(torch.from_numpy(z))
     np.testing.assert_allclose(runtime.parameters(z), parameters.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(runtime.decode(z), run.vae.likelihood.mean(parameters).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(runtime.decode(z), vae.likelihood.mean(parameters).numpy(), rtol=1e-4, atol=1e-4)
 
     eps = noise.normal(3, noise.POSTERIOR, noise.index(x.numpy()), latent_dim)
-    expected = run.vae.terms(x, torch.from_numpy(eps))
+    expected = vae.terms(x, torch.from_numpy(eps))
     got = runtime.terms(x.numpy(), seed=3)
     for name in ("elbo", "reconstruction", "kl"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name).numpy(), rtol=1e-5, atol=1e-3)
@@ -115,10 +117,10 @@ def test_bundle_gives_pytorchs_numbers(exported: Exported, preset: str, likeliho
 @pytest.mark.parametrize(("preset", "likelihood", "opset"), CASES)
 def test_graphs_are_short_and_readable(exported: Exported, preset: str, likelihood: str, opset: int) -> None:
     """Nothing in a graph is unused or left from torch, its operators are few, and its names are the network's."""
-    run, _, out = exported(preset, likelihood, opset)
+    vae, _, out = exported(preset, likelihood, opset)
     manifest = json.loads((out / "manifest.json").read_bytes())
     for role, network, operators in zip(
-        ("encoder", "decoder"), (run.vae.encoder, run.vae.decoder), OPERATORS[preset], strict=True
+        ("encoder", "decoder"), (vae.encoder, vae.decoder), OPERATORS[preset], strict=True
     ):
         model = onnx.load(out / f"{role}.onnx")
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": opset}
@@ -180,14 +182,14 @@ def assert_names_are_the_networks(graph: onnx.GraphProto, network: nn.Module) ->
 def test_importance_weighted_bounds_agree(exported: Exported) -> None:
     """For a colour model of 8-bit levels, both sides' bounds of log p(x), each with its own noise, have one mean."""
     (opset,) = (opset for pair, opset in FAST if pair == ("resnet-colour", "discretised-logistic"))
-    run, x, out = exported("resnet-colour", "discretised-logistic", opset)
-    weights = run.vae.log_weights(x[:20], 100, torch.Generator().manual_seed(0)).double()
+    vae, x, out = exported("resnet-colour", "discretised-logistic", opset)
+    weights = vae.log_weights(x[:20], 100, torch.Generator().manual_seed(0)).double()
     bound = torch.logsumexp(weights, dim=0) - np.log(100)
     error = ((weights - bound).exp().std(dim=0) / 10).square().sum().sqrt().item() / 20  # delta method
     got = VAE.load(out, threads=1).log_likelihood(x[:20].numpy(), 100, seed=2)
     assert error < 0.1
     assert abs((got - bound.numpy()).mean()) < 5 * np.sqrt(2) * error
-    assert (bound - run.vae.elbo(x[:20])).mean() > 0
+    assert (bound - vae.elbo(x[:20])).mean() > 0
 
 
 def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
     )
     train.train(config, tmp_path / "run", Place(tmp_path, download=False, device="cpu"), command="vae-train")
     run = run_folder.load(tmp_path / "run")
-    exporter.export(run, tmp_path / "bundle", 17, judge)
+    exporter.export_run(run, tmp_path / "bundle")
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())
     assert manifest["contract"]["likelihood"] == {"name": "discretised-logistic"}
     assert manifest["preprocessing"] == run.settings.preprocessing
@@ -231,7 +233,7 @@ class Listed(nn.Module):
 
 def test_encoder_may_return_a_list(tmp_path: Path) -> None:
     """A list of mu and logsigma passes the gate as a pair does."""
-    run, _ = make_run("gated", "bernoulli")
-    run.vae.encoder = Listed(run.vae.encoder)
-    exporter.export(run, tmp_path / "bundle", 17, judge)
+    vae, levels = make_vae("gated", "bernoulli")
+    vae.encoder = Listed(vae.encoder)
+    exporter.export(vae, SHAPES["gated"], levels.numpy(), tmp_path / "bundle")
     assert all(row.passed for row in verify(read(tmp_path / "bundle")))

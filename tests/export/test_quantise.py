@@ -15,7 +15,7 @@ from torch import nn
 from vae_export import candidate, gate, quantise
 from vae_export import tradeoff as tradeoff_of
 from vae_export.candidate import Candidate
-from vae_export.tradeoff import Tradeoff, best, pick, weigh
+from vae_export.tradeoff import Samples, Tradeoff, best, choice, pick, samples_of_run, weigh
 from vae_runtime import graph, noise
 from vae_runtime.errors import BundleError
 from vae_runtime.session import Session
@@ -54,15 +54,15 @@ def plain(run: Run) -> Candidate:
 
 
 @pytest.fixture(scope="module")
-def half(run: Run) -> Candidate:
+def half(plain: Candidate) -> Candidate:
     """The run's graphs of float16 weights."""
-    return quantise.fp16(run, 17)
+    return quantise.fp16(plain)
 
 
 @pytest.fixture(scope="module")
 def quantised(plain: Candidate, images: data.Images) -> Candidate:
     """The run's graphs of 8-bit products."""
-    return quantise.int8(plain, observed(images), most_nats=0.5)
+    return quantise.int8(plain, observed(images), max_nats=0.5)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
@@ -146,7 +146,7 @@ def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: dat
     """Nor do those of a decoder that resizes and convolves: each row of 64 is what it is alone, to the last bit."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed=False).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), max_nats=100)
     assert "decoder last/Conv" not in made.float32_layers
     decoder, z = Session(made.files["decoder.onnx"], "decoder"), random_latents(64)
     (together,) = decoder.run(("logits",), z)
@@ -193,7 +193,7 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     z = random_latents(64)
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
-    quantised = quantise.int8(scaled, observed(images), most_nats=0.5)
+    quantised = quantise.int8(scaled, observed(images), max_nats=0.5)
     kept = {node.input[1] for node in quantised.decoder.graph.node if node.op_type == "Gemm"} & set(
         tensors(quantised.decoder)
     )
@@ -206,7 +206,7 @@ def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Im
         BundleError,
         match=r"^int8 refused: each layer alone costs more than 0.8 of -9 nats; allow more with --max-nats, or",
     ):
-        quantise.int8(plain, observed(images), most_nats=-9)
+        quantise.int8(plain, observed(images), max_nats=-9)
 
 
 def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Candidate, x: Floats) -> None:
@@ -273,28 +273,35 @@ def test_the_best_is_what_pays_most() -> None:
     assert best([]) is None
 
 
+@pytest.fixture(scope="module")
+def samples(run: Run, images: data.Images) -> Samples:
+    """Of the run's images, to make and weigh precisions with."""
+    return samples_of_run(run, images)
+
+
 def test_auto_says_what_it_tried_and_takes_the_best(
-    plain: Candidate, half: Candidate, run: Run, images: data.Images, monkeypatch: pytest.MonkeyPatch
+    plain: Candidate, half: Candidate, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With half a nat to lose, one that is smaller; with none, float32, and the reasons."""
     monkeypatch.setattr(tradeoff_of, "fp16", lambda *given: half)  # as `pick` makes it, but once
-    said: list[str] = []
-    chosen, weighed = pick("auto", plain, run, images, 0.5, said.append)
-    assert weighed is not None
-    assert chosen.precision == weighed.precision != "fp32"
-    assert [line.split(" against")[0] for line in said[:2]] == ["fp16", "int8"]
-    assert said[2].startswith(f"auto takes {chosen.precision}: size times time is 1 for fp32, 0.")
-    chosen, weighed = pick("auto", plain, run, images, -1, said.append)
-    assert (chosen, weighed) == (plain, None)
-    assert said[-3].startswith("fp16 refused: it costs ")
-    assert said[-2] == "int8 refused: each layer alone costs more than 0.8 of -1 nats"
-    assert said[-1] == "auto takes fp32: size times time is 1 for fp32"
+    chosen, cost, tried = pick("auto", plain, samples, 0.5)
+    assert chosen is not None
+    assert cost is not None
+    assert chosen.precision == cost.precision != "fp32"
+    assert [one.table().split(" against")[0] for one in tried] == ["fp16", "int8"]
+    words = choice(chosen.precision, tried)
+    assert words.startswith(f"auto takes {chosen.precision}: size times time is 1 for fp32, 0.")
+    chosen, cost, tried = pick("auto", plain, samples, -1)
+    assert (chosen, cost) == (None, None)
+    assert tried[0].table().splitlines()[-1].startswith("fp16 refused: it costs ")
+    assert tried[1].table() == "int8 refused: each layer alone costs more than 0.8 of -1 nats"
+    assert choice("fp32", tried) == "auto takes fp32: size times time is 1 for fp32"
 
 
-def test_a_precision_asked_for_is_refused_with_the_reason(plain: Candidate, run: Run, images: data.Images) -> None:
+def test_a_precision_asked_for_is_refused_with_the_reason(plain: Candidate, samples: Samples) -> None:
     """Where float16 costs more than allowed, one line says how much."""
     with pytest.raises(BundleError, match=r"^fp16 refused: it costs -?0\.\d{3} nats per image, more than -1; choose"):
-        pick("fp16", plain, run, images, -1, lambda text: None)
+        pick("fp16", plain, samples, -1)
 
 
 class Doubled(nn.Module):
@@ -316,7 +323,7 @@ def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -
     """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), most_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), max_nats=100)
     assert ("decoder last/ConvTranspose" in made.float32_layers) is transposed
     rows = gate.compare(made.vae, made.runtime(), run.probe)
     assert all(row.passed for row in rows)
@@ -329,7 +336,7 @@ def test_networks_without_products_of_numbers_are_told_so(plain: Candidate, imag
         for node in model.graph.node:
             node.op_type = "Identity" if node.op_type == "Gemm" else node.op_type
     with pytest.raises(BundleError, match=r"^int8 refused: the networks have no Conv, Gemm or MatMul; choose fp16$"):
-        quantise.int8(bare, observed(images), most_nats=1e9)
+        quantise.int8(bare, observed(images), max_nats=1e9)
 
 
 def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +377,7 @@ def test_a_quantiser_at_fault_is_noticed(
     with pytest.raises(
         BundleError, match=r"^int8 refused: onnxruntime's quantiser puts a weight [12](\.\d)? steps off; "
     ):
-        quantise.int8(plain, observed(images), most_nats=0.5)
+        quantise.int8(plain, observed(images), max_nats=0.5)
 
 
 def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
@@ -386,7 +393,7 @@ def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
 
     monkeypatch.setattr(quantise, "quantise", watched)
     x = observed(images)
-    quantise.int8(plain, x, most_nats=0.5)
+    quantise.int8(plain, x, max_nats=0.5)
     rows = {row.tobytes() for row in x}
     assert 200 < len(seen["x"]) <= 512
     assert all(row.tobytes() in rows for row in seen["x"])

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from vae_export import exporter
-from vae_export.cli import judge
 from vae_runtime.bundle import FILES
 from vae_train import run_folder
 from vae_train.config import PRESETS
@@ -58,7 +57,7 @@ def test_exporting_again_in_another_process_gives_the_same_bytes(tiny_run: Path,
 def test_exporting_again_in_this_process_gives_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
     """So is every file of a bundle that this process exports once more."""
     for name in ("1", "2"):
-        exporter.export(run_folder.load(tiny_run), tmp_path / name, 20, judge)
+        exporter.export_run(run_folder.load(tiny_run), tmp_path / name, opset=20)
     for name in (*FILES, "manifest.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_export import candidate, check, exporter, gate, trained
+from vae_export import candidate, exporter, gate, trained
+from vae_export.check import with_run
+from vae_export.trained import OtherNetwork
 from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
 from vae_train import fingerprint, networks, pixels, run_folder, train
-from vae_train.config import LIKELIHOODS, PRESETS, Config, Place
-from vae_train.run_folder import Run, Settings
+from vae_train.config import LIKELIHOODS, PRESETS, Place
+from vae_train.fingerprint import Fingerprint
 from vae_train.vae import VAE
 
 SHAPE = (1, 8, 8)
@@ -32,13 +33,12 @@ def images(shape: tuple[int, int, int] = SHAPE) -> Tensor:
 
 
 @torch.no_grad()
-def run_of(vae: VAE, config: Config) -> Run:
-    """A run as a training of `vae` would leave it."""
+def with_noise(vae: VAE) -> VAE:
+    """The VAE with noise on all weights, in place of a training."""
     torch.manual_seed(0)
     for weight in vae.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
-    settings, probe = Settings(config, SHAPE, {}, "", {}), images().numpy()
-    return Run(vae, settings, {}, {}, probe, fingerprint.compute(vae, probe))
+    return vae
 
 
 class Own(nn.Module):
@@ -72,44 +72,52 @@ class OwnDecoder(nn.Module):
         return self.body(z).unflatten(1, SHAPE)
 
 
-def own() -> Run:
-    """A run of such networks."""
-    return run_of(VAE(Own(), OwnDecoder(), 4), PRESETS["tutorial"].replace(latent_dim=4, model="mine:networks"))
+def own() -> VAE:
+    """A VAE of such networks."""
+    return with_noise(VAE(Own(), OwnDecoder(), 4)).eval()
+
+
+def check(vae: VAE, kept: Fingerprint) -> None:
+    """Hold the VAE against what was kept for the images."""
+    trained.check(vae, images().numpy(), kept)
+
+
+def kept_of(vae: VAE) -> Fingerprint:
+    """What a training would keep."""
+    return fingerprint.compute(vae, images().numpy())
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("preset", SMALL)
 def test_the_network_that_was_trained_is_known_again(preset: str, likelihood: str) -> None:
     """PyTorch's float32, with one thread and with two, is well within what is allowed, under every likelihood."""
-    config = SMALL[preset].replace(likelihood=likelihood)
-    vae = networks.build(config, SHAPE)
+    vae = networks.build(SMALL[preset].replace(likelihood=likelihood), SHAPE)
     networks.start_at_constant_image(vae, *pixels.moments(images()))
-    run, threads = run_of(vae, config), torch.get_num_threads()
+    vae, threads = with_noise(vae), torch.get_num_threads()
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            again = replace(run, fingerprint=fingerprint.compute(vae, run.probe))
-            found = trained.compare(again)
+            found = trained.compare(vae, images().numpy(), kept_of(vae))
             assert [difference.tensor for difference in found] == ["mu", "logsigma", "ELBO"]
             assert all(difference.off < difference.allowed / 4 for difference in found), found
     finally:
         torch.set_num_threads(threads)
-    trained.check(run)
+    check(vae, kept_of(vae))
 
 
 def test_sums_in_another_order_are_the_same_network() -> None:
     """Hidden units in another order: every sum is added otherwise, as on another processor, and passes."""
-    run = run_of(networks.build(SMALL["tutorial"], SHAPE), SMALL["tutorial"])
-    state, order = run.vae.state_dict(), torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    turned = copy.deepcopy(run.vae)
+    vae = with_noise(networks.build(SMALL["tutorial"], SHAPE))
+    state, order = vae.state_dict(), torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    turned = copy.deepcopy(vae)
     with torch.no_grad():
         for name, weight in turned.named_parameters():
             axis = next((axis for axis, size in enumerate(weight.shape) if size == 32), None)
             if axis is not None:
                 weight.copy_(state[name].index_select(axis, order))
-    other = fingerprint.compute(turned, run.probe)
-    assert not np.array_equal(other.mu, run.fingerprint.mu)  # type: ignore[union-attr]
-    trained.check(replace(run, fingerprint=other))
+    other = kept_of(turned)
+    assert not np.array_equal(other.mu, kept_of(vae).mu)
+    check(vae, other)
 
 
 class Fixed(Own):
@@ -125,13 +133,14 @@ class Fixed(Own):
 
 def test_a_constant_is_its_float32_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """No operation rounds it, but being float32 does; the numeric gate allows as much, and another constant is told."""
-    run = run_of(VAE(Fixed(), OwnDecoder(), 4), PRESETS["tutorial"].replace(latent_dim=4, model="mine:networks"))
-    trained.check(run)
-    made = candidate.fp32(run.vae, SHAPE, 17)
-    assert all(row.passed for row in gate.compare(run.vae, made.runtime(), run.probe))
+    vae = with_noise(VAE(Fixed(), OwnDecoder(), 4)).eval()
+    kept = kept_of(vae)
+    check(vae, kept)
+    made = candidate.fp32(vae, SHAPE, 17)
+    assert all(row.passed for row in gate.compare(vae, made.runtime(), images().numpy()))
     monkeypatch.setattr(Fixed, "spread", -1.11)
-    with pytest.raises(BundleError, match="not the network that was trained"):
-        trained.check(run)
+    with pytest.raises(OtherNetwork):
+        check(vae, kept)
 
 
 def other_activation(vae: VAE) -> None:
@@ -187,21 +196,24 @@ EDITS = (other_activation, other_decoder, dropped, constant, slope, buffer, attr
 @pytest.mark.parametrize("edit", EDITS)
 def test_another_network_is_refused(edit: Callable[[VAE], None]) -> None:
     """Same weights or nearly, same shapes, other numbers: the tensor and what to do are named."""
-    run = own()
-    trained.check(run)
-    edit(run.vae)
-    with pytest.raises(BundleError, match="not the network that was trained: networks mine:networks") as caught:
-        trained.check(run)
+    vae = own()
+    kept = kept_of(vae)
+    check(vae, kept)
+    edit(vae)
+    refused = pytest.raises(OtherNetwork, match="not the network that was trained: networks mine:networks")
+    with refused as caught, trained.named(PRESETS["tutorial"].replace(model="mine:networks")):
+        check(vae, kept)
     assert "restore mine" in caught.value.todo
     assert ("ELBO" if edit is other_decoder else " of kept image ") in caught.value.which
 
 
 def test_nothing_is_published_of_another_network(tmp_path: Path) -> None:
     """The library itself refuses it."""
-    run = own()
-    other_activation(run.vae)
-    with pytest.raises(BundleError, match="not the network that was trained"):
-        exporter.export(run, tmp_path / "bundle", 17, judge=lambda rows, heading: None)
+    vae = own()
+    kept = kept_of(vae)
+    other_activation(vae)
+    with pytest.raises(OtherNetwork, match="not the network that was trained"):
+        exporter.export(vae, SHAPE, images().numpy(), tmp_path / "bundle", fingerprint=kept)
     assert not list(tmp_path.iterdir())
 
 
@@ -214,15 +226,7 @@ def test_check_refuses_another_network(tiny_run: Path, tiny_bundle: Path) -> Non
             if isinstance(layer, nn.ReLU):
                 setattr(module, name, nn.Tanh())
     with pytest.raises(BundleError, match="not the network that was trained"):
-        check.with_run(bundles.read(tiny_bundle), run)
-
-
-def test_a_run_from_before_has_nothing_to_be_held_against() -> None:
-    """Without outputs nothing is compared."""
-    run = replace(own(), fingerprint=None)
-    other_activation(run.vae)
-    assert trained.compare(run) == []
-    trained.check(run)
+        with_run(bundles.read(tiny_bundle), run)
 
 
 def test_outputs_are_computed_outside_of_autocast_and_leave_the_network_as_it_was(tmp_path: Path) -> None:
@@ -232,8 +236,8 @@ def test_outputs_are_computed_outside_of_autocast_and_leave_the_network_as_it_wa
     for best in (False, True):
         run = run_folder.load(tmp_path / "run", best=best)
         assert run.fingerprint is not None
-        trained.check(run)
-    vae = own().vae.train()
+        trained.check(run.vae, run.probe, run.fingerprint)
+    vae = own().train()
     before = torch.get_float32_matmul_precision()
     fingerprint.compute(vae, images().numpy())
     assert vae.training

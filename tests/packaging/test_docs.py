@@ -9,7 +9,7 @@ import click
 import pytest
 
 from vae_export import cli as export_cli
-from vae_export import gate, requirements, tradeoff, trained
+from vae_export import exporter, gate, requirements, tradeoff, trained
 from vae_runtime import VAE, bundle, errors, sources
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
@@ -139,7 +139,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "z that is far": ("numeric-gate.md", lambda: f"{gate._FAR:g} along its axis, {-gate._FAR / 2:g} along the next"),
     "margin of a run's own outputs": ("numeric-gate.md", lambda: f"is {trained.MARGIN} times the tolerance"),
     "images that say what a precision costs": ("precision.md", lambda: f"up to {tradeoff.IMAGES:,} test images"),
-    "what a precision may cost": ("precision.md", lambda: f"`--max-nats`, {export_cli._MOST_NATS} nats per image by"),
+    "what a precision may cost": ("precision.md", lambda: f"`--max-nats`, {exporter.MAX_NATS} nats per image by"),
     "files of a bundle": ("bundle.md", lambda: {4: "one folder with four files"}[len(bundle.FILES) + 1]),
 }
 

@@ -27,7 +27,7 @@ def make(out: Path, epochs: int = CONFIG.optimiser.epochs) -> None:
         config = CONFIG.replace(epochs=epochs)
         place = Place(digits, download=False, device="cpu", threads=1)
         train.train(config, run, place, command="python tests/support/make_tiny.py")
-        exporter.export(run_folder.load(run), out, opset=17, judge=lambda rows, heading: None)
+        exporter.export_run(run_folder.load(run), out)
 
 
 if __name__ == "__main__":

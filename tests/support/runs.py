@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vae_train import evaluate, networks, pixels, train
+from vae_train import networks, pixels, train
 from vae_train.config import PRESETS, Place
 from vae_train.mlp import Shape
-from vae_train.run_folder import Run, Settings
+from vae_train.vae import VAE
 
 TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
 NOISE = 0.02  # on weights; with more of it few draws of z carry all weight
@@ -21,7 +21,6 @@ SHAPES = {
     "resnet": (1, 12, 8),
     "resnet-colour": (3, 16, 16),
 }
-PREPROCESSING = {"levels": "made up", "split": "none", "unreadable": 3}
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -56,8 +55,8 @@ def smooth_images(n: int, shape: Shape) -> torch.Tensor:
 
 
 @torch.no_grad()
-def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[Run, torch.Tensor]:
-    """A run as a training would leave it, with noise on all weights in place of one, and its test images."""
+def make_vae(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[VAE, torch.Tensor]:
+    """A VAE with noise on all weights in place of a training, and 64 images, uint8 [64, C, H, W]."""
     config = PRESETS[preset].replace(likelihood=likelihood)
     shape = shape or SHAPES[preset]
     levels = smooth_images(64, shape)
@@ -66,7 +65,4 @@ def make_run(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[
     networks.start_at_constant_image(vae, *pixels.moments(levels))
     for weight in vae.parameters():
         weight.add_(NOISE * torch.randn_like(weight))
-    seen = pixels.fixed_draw(levels) if vae.likelihood.binary else levels
-    settings = Settings(config, shape, PREPROCESSING, "0" * 64, {"command": "vae-train"})
-    figures = evaluate.summary(evaluate.measure(vae, seen))
-    return Run(vae, settings, {"command": "vae-train"}, figures, levels.numpy()), pixels.unit(seen)
+    return vae.eval(), levels

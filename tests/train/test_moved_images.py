@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from support.commands import Command, Result
-from vae_export import exporter
+from vae_export import exporter, gate
 from vae_export.cli import main as vae_export
 from vae_train import results
 from vae_train.cli import main
+from vae_train.data import Images
 from vae_train.signals import Stopped
 
 SMALL = ("--hidden", 4, "--latent-dim", 2, "--epochs", 1, "--likelihood", "gaussian", "--device", "cpu")
+PASSED = gate.Comparison("mu", gate.REAL, 1, tolerance=1.0, pytorch=0.0, max_abs=0.0, ulps=0.0, nats=0.0)
 
 
 def write(path: Path, seed: int = 0) -> Path:
@@ -138,7 +140,12 @@ def test_a_precision_is_chosen_on_moved_images(
 ) -> None:
     """`vae-export --precision` takes --dataset, and has the images at hand before it exports."""
     seen = []
-    monkeypatch.setattr(exporter, "export", lambda *given: seen.append(given[-1].keywords["images"].shape) or "fp16")
+
+    def export_run(*given: object, images: Images, **options: object) -> exporter.Exported:
+        seen.append(images.shape)
+        return exporter.Exported(Path("bundle"), [gate.Verdict("fp16", "made up", [PASSED])], [], None)
+
+    monkeypatch.setattr(exporter, "export_run", export_run)
     moved = (project / "data" / "faces.npy").rename(tmp_path / "renamed.npy")
     Path("bundle").mkdir()
     words = (vae_export, project / "runs" / "faces", "--out", "bundle", "--precision", "fp16")
