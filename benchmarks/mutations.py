@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vae_export import candidate, gate, onnx_graph
-from vae_runtime.bundle import dump_manifest
+from vae_runtime import manifest as manifests
 from vae_runtime.errors import VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import likelihoods, networks, pixels
@@ -199,7 +199,7 @@ class Subject:
             onnx_graph.check(model, OPSET)
             files[f"{role}.onnx"] = onnx_graph.stamp(model, contract, role)
         listed = {n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in files.items()}
-        manifest = dump_manifest({"contract": contract, "files": listed})
+        manifest = manifests.dump({"contract": contract, "files": listed})
         for file, data in {**files, "manifest.json": manifest}.items():
             (self.folder / file).write_bytes(data)
         return RuntimeVAE.load(self.folder, threads=1)

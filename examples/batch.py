@@ -14,7 +14,7 @@ try:
     from vae_runtime import VAE, BundleError, InputError, VaeError, score
     from vae_runtime.files import check_output, write_lines
     from vae_runtime.scores import NUM_SAMPLES
-    from vae_runtime.sources import SUFFIXES, load
+    from vae_runtime.sources import SUFFIXES
 except ImportError as error:
     root = Path(__file__).resolve().parents[1]
     todo = shlex.join([sys.executable, "-m", "pip", "install", f"{root}[examples]"])
@@ -29,7 +29,7 @@ def score_part(vae: VAE, files: list[Path], samples: int) -> list[Row | VaeError
     results: list[Row | VaeError] = []
     for file in files:
         try:
-            x = load([file], vae.image_shape, vae.full_scale).x
+            x = vae.read([file]).load().x
         except VaeError as error:
             results.append(error)
         else:

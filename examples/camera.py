@@ -12,8 +12,9 @@ try:
     import numpy as np
 
     from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
-    from vae_runtime.images import Floats, Shape
-    from vae_runtime.sources import SUFFIXES, load
+    from vae_runtime.draws import Floats
+    from vae_runtime.observation import Shape
+    from vae_runtime.sources import SUFFIXES
 except ImportError as error:
     todo = shlex.join([sys.executable, "-m", "pip", "install", str(Path(__file__).resolve().parents[1])])
     print(f"camera.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
@@ -27,14 +28,14 @@ RECENT = 100  # frames that the last line sums up
 Frames = Iterator[tuple[str, Floats]]
 
 
-def folder(path: Path, shape: Shape, full_scale: int | None = None) -> Frames:
+def folder(path: Path, vae: VAE) -> Frames:
     """The images of a folder in the order of their names, passing over those that cannot be read."""
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError("no images in the folder", path, "put PNG or JPEG files there")
     for file in files:
         try:
-            yield str(file), load([file], shape, full_scale).x
+            yield str(file), vae.read([file]).load().x
         except VaeError as error:
             print(f"camera.py: {error}", file=sys.stderr)
 
@@ -58,7 +59,7 @@ def watch(vae: VAE, frames: Frames, threshold: float) -> None:
     """
     ranks = vae.ranks
     if threshold <= ranks.lowest:
-        which = f"a threshold of {threshold:g}%, where the {ranks.images} test images rank no lower"
+        which = f"a threshold of {threshold:g}%, where the {ranks.observations} test images rank no lower"
         raise ArgumentError("no frame can be odd", which, f"give --threshold above {ranks.lowest:.3g}")
     seen = odd = 0
     recent: deque[float] = deque(maxlen=RECENT)  # nats
@@ -69,7 +70,7 @@ def watch(vae: VAE, frames: Frames, threshold: float) -> None:
             is_odd = percentile < threshold
             seen, odd = seen + 1, odd + is_odd
             recent.append(elbo)
-            print(f"{name}  {elbo:.2f} nats  {ranks.describe(percentile)}{'  ODD' * is_odd}", flush=True)
+            print(f"{name}  {elbo:.2f} nats  {ranks.describe(percentile, 'image')}{'  ODD' * is_odd}", flush=True)
     except KeyboardInterrupt:
         pass
     mean = f", mean ELBO of the last {len(recent)}: {np.mean(recent):.2f} nats" if recent else ""
@@ -88,7 +89,7 @@ def main() -> None:
         vae = VAE.load(arguments.bundle)
         source = Path(arguments.frames)
         piped = source == Path("-")
-        frames = stream(vae.image_shape) if piped else folder(source, vae.image_shape, vae.full_scale)
+        frames = stream(vae.observation.shape) if piped else folder(source, vae)
         watch(vae, frames, arguments.threshold)
     except VaeError as error:
         print(f"camera.py: error: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ import argparse
 import shlex
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 try:
@@ -13,7 +14,6 @@ try:
 
     from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
     from vae_runtime.outputs import grid, png
-    from vae_runtime.sources import Images
 except ImportError as error:
     root = Path(__file__).resolve().parents[1]
     todo = shlex.join([sys.executable, "-m", "pip", "install", f"{root}[examples]"])
@@ -34,18 +34,18 @@ def make_app(vae: VAE) -> Flask:
 
     @app.get("/health")
     def health() -> dict[str, object]:
-        return {"status": "ok", "image_shape": vae.image_shape}
+        return {"status": "ok", "observation": asdict(vae.observation)}
 
     @app.get("/sample")
     def sample() -> Response:
         n, seed = integer("n", 16, 1, MOST_IMAGES), integer("seed", 0)
         x = vae.sample(n, seed)  # float32 [n, C, H, W]
-        return Response(png(grid(n, vae.image_shape, [x]), scale=1), mimetype="image/png")
+        return Response(png(grid(n, vae.observation.shape, [x]), scale=1), mimetype="image/png")
 
     @app.post("/score")
     def scores() -> dict[str, object]:
         draws, seed = integer("samples", 16, 1, MOST_DRAWS), integer("seed", 0)
-        images = Images([request.get_data()], vae.image_shape, vae.full_scale)
+        images = vae.read([request.get_data()])
         if len(images) > MOST_IMAGES:
             raise InputError("too many images", f"{len(images):,}", f"send at most {MOST_IMAGES} at a time")
         columns = score(vae, images.batches(MOST_IMAGES), draws, seed).columns()

@@ -83,7 +83,7 @@ def loaded(request: pytest.FixtureRequest) -> Loaded:
     path = bundles.TINY if request.param == "tiny" else shipped()
     vae = VAE.load(path)
     samples = vae.sample(100, seed=5)
-    pixels = noise.uniform(6, noise.PIXELS, np.arange(30), samples[0].size).reshape(30, *vae.image_shape)
+    pixels = noise.uniform(6, noise.PIXELS, np.arange(30), samples[0].size).reshape(30, *vae.observation.shape)
     return Loaded(path, vae, np.concatenate([samples, (pixels < 0.2).astype(np.float32)]))
 
 

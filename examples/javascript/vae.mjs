@@ -1,12 +1,12 @@
 // Score images with a bundle of vae-edge: the same module in Node.js, with onnxruntime-node, and in a browser, with
-// onnxruntime-web. Arrays are flat: n images are a Float32Array [n * C * H * W] with values in [0, 1], n latents one of
-// [n * latent_dim]. Every figure is in nats, computed in double precision from what the graphs return.
+// onnxruntime-web. Arrays are flat: n images are a Float32Array [n * C * H * W] with values in [0, 1], rows one of
+// [n * D], n latents one of [n * latent_dim]. Every figure is in nats, computed in double precision from what the graphs return.
 
 export class VAE {
   constructor(ort, contract, encoder, decoder) {
     Object.assign(this, { ort, contract, encoder, decoder });
     this.likelihood = LIKELIHOODS[contract.likelihood.name];
-    if (contract.format !== 1 || contract.prior !== "standard-normal" || !this.likelihood) {
+    if (contract.format !== 2 || contract.prior.name !== "standard-normal" || !this.likelihood) {
       throw new Error(`bundle not understood: ${JSON.stringify(contract)}; use a newer release of this module`);
     }
   }
@@ -27,14 +27,13 @@ export class VAE {
 
   /** q(z|x) of each image: mu and logsigma, Float32Array [n * latent_dim] each. */
   async encode(x) {
-    const { channels, height, width } = this.contract.image;
-    const { mu, logsigma } = await this.encoder.run({ x: this.#tensor(x, [channels, height, width]) });
+    const { mu, logsigma } = await this.encoder.run({ x: this.#tensor(x, this.contract.observation.shape) });
     return { mu: mu.data, logsigma: logsigma.data };
   }
 
   /** The likelihood's parameters of each latent, for Bernoulli the logits: Float32Array [n * parameters of an image]. */
   async decode(z) {
-    const outputs = await this.decoder.run({ z: this.#tensor(z, [this.contract.latent_dim]) });
+    const outputs = await this.decoder.run({ z: this.#tensor(z, this.contract.latent_shape) });
     return outputs[this.likelihood.output].data;
   }
 
@@ -48,12 +47,12 @@ export class VAE {
     const { mu, logsigma } = await this.encode(x);
     const z = Float32Array.from(eps, (e, i) => mu[i] + Math.exp(logsigma[i]) * e);
     const parameters = await this.decode(z);
-    const n = eps.length / this.contract.latent_dim;
+    const n = eps.length / this.contract.latent_shape.reduce((a, b) => a * b);
     const reconstruction = new Float64Array(n);
     const kl = new Float64Array(n);
     for (let i = 0; i < n; i++) {
       const [xi, pi, mi, li] = [x, parameters, mu, logsigma].map((array) => row(array, i, n));
-      reconstruction[i] = this.likelihood.logProb(xi, pi, this.contract.likelihood);
+      reconstruction[i] = this.likelihood.logProb(xi, pi, this.contract.likelihood.settings);
       kl[i] = sum(mi, (m, j) => 0.5 * (Math.exp(2 * li[j]) + m * m - 2 * li[j] - 1));
     }
     return { elbo: reconstruction.map((r, i) => r - kl[i]), reconstruction, kl, mu, logsigma, parameters };

@@ -3,13 +3,14 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 
+from vae_export import contract as contracts
 from vae_export import golden, onnx_graph
-from vae_runtime.bundle import DECODER, ENCODER, FORMAT, Bundle
+from vae_runtime.bundle import DECODER, ENCODER, Bundle
+from vae_runtime.manifest import Contract, Manifest
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.mlp import Shape
 from vae_train.vae import VAE
@@ -29,7 +30,7 @@ class Candidate:
     reference: str
     vae: VAE
     image_shape: Shape
-    contract: dict[str, Any]
+    contract: Contract
     encoder: onnx.ModelProto
     decoder: onnx.ModelProto
     files: dict[str, bytes]
@@ -42,7 +43,7 @@ class Candidate:
 
     def runtime(self) -> RuntimeVAE:
         """The graphs in the shipped runtime, on one thread."""
-        return RuntimeVAE(Bundle(Path(self.precision), {"contract": self.contract}, self.files), num_threads=1)
+        return RuntimeVAE(Bundle(Path(self.precision), Manifest("", self.contract, {}), self.files), num_threads=1)
 
 
 def fp32(vae: VAE, image_shape: Shape, opset: int) -> Candidate:
@@ -61,19 +62,11 @@ def assemble(
     precision: str, reference: str, vae: VAE, image_shape: Shape, encoder: onnx.ModelProto, decoder: onnx.ModelProto
 ) -> Candidate:
     """Give both graphs the contract that they must share, and golden vectors, which are the reference's."""
-    channels, height, width = image_shape
     pair = hashlib.sha256(b"".join(m.SerializeToString(deterministic=True) for m in (encoder, decoder))).hexdigest()
-    contract = {
-        "format": FORMAT,
-        "pair": pair[:16],
-        "image": {"channels": channels, "height": height, "width": width, "range": [0, 1]},
-        "latent_dim": vae.latent_dim,
-        "prior": "standard-normal",
-        "likelihood": vae.likelihood.contract(),
-    }
+    contract = contracts.of(vae, image_shape, pair[:16])
     files = {
-        ENCODER: onnx_graph.stamp(encoder, contract, "encoder"),
-        DECODER: onnx_graph.stamp(decoder, contract, "decoder"),
+        ENCODER: onnx_graph.stamp(encoder, contract.json(), "encoder"),
+        DECODER: onnx_graph.stamp(decoder, contract.json(), "decoder"),
         GOLDEN: golden.archive(vae, image_shape),
     }
     return Candidate(precision, reference, vae, image_shape, contract, encoder, decoder, files)

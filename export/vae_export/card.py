@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from vae_export import facts as of_manifest
 from vae_export import front_matter
@@ -10,6 +9,7 @@ from vae_export.facts import Facts
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import BundleError, printable
 from vae_runtime.figures import plus_minus
+from vae_runtime.manifest import Manifest
 
 _ABOUT = """\
 A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as two ONNX graphs that run
@@ -81,7 +81,7 @@ _BURDA = """\
 }"""
 
 
-def write(manifest: dict[str, Any]) -> str:
+def write(manifest: Manifest) -> str:
     """The card of the bundle that has this manifest. What the manifest does not say is left out.
 
     Raises BundleError where an entry is not of the kind that the exporter writes.
@@ -103,7 +103,7 @@ def _model(facts: Facts) -> Iterator[str]:
     yield ""
     rows = [
         ("images", f"{facts.images} (channels, height, width), values in [0, 1]"),
-        ("latents", f"{facts.latent_dim} dimensions, {_text(facts.manifest['contract']['prior'])} prior"),
+        ("latents", f"{facts.latent_dim} dimensions, {_text(facts.prior)} prior"),
         ("likelihood", _PIXELS[facts.likelihood_name]),
     ]
     if "parameters" in facts.manifest:
@@ -233,7 +233,7 @@ def _limits(facts: Facts) -> Iterator[str]:
 
 def _files(facts: Facts) -> Iterator[str]:
     channels, height, width = facts.shape
-    outputs = channels * facts.likelihood.parameters_per_pixel
+    outputs = channels * facts.likelihood.parameters_per_value
     inside = {
         "encoder.onnx": f"`x` [n, {channels}, {height}, {width}] to `mu`, `logsigma` [n, {facts.latent_dim}]",
         "decoder.onnx": f"`z` [n, {facts.latent_dim}] to `{facts.likelihood.output}` [n, {outputs}, {height}, {width}]",

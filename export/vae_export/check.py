@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from vae_export import onnx_graph, reference
 from vae_runtime import noise, verify
 from vae_runtime.bundle import GRAPHS, Bundle
-from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import BundleError
-from vae_runtime.likelihoods import from_contract
+from vae_runtime.manifest import Graphs, Manifest
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
@@ -50,30 +49,30 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     Raises BundleError where the graphs are not what the manifest says, or the bundle is of another model, or
     the run's network is not the one that was trained.
     """
-    from vae_export import candidate, gate, quantise, trained
+    from vae_export import candidate, contract, gate, quantise, trained
 
     check_graphs(bundle)
-    image = bundle.contract["image"]
+    here, there = bundle.manifest.contract, contract.of(run.vae, run.image_shape)
     facts = {
-        "image shape": (tuple(image[side] for side in ("channels", "height", "width")), run.image_shape),
-        "latent_dim": (bundle.contract["latent_dim"], run.vae.latent_dim),
-        "likelihood": (bundle.contract["likelihood"], run.vae.likelihood.contract()),
-        "parameters": (bundle.manifest.get("parameters"), sum(weight.numel() for weight in run.vae.parameters())),
+        "shape": (here.observation.shape, there.observation.shape),
+        "latent shape": (here.latent_shape, there.latent_shape),
+        "likelihood": (here.likelihood, there.likelihood),
+        "parameters": (bundle.manifest.parameters, sum(weight.numel() for weight in run.vae.parameters())),
     }
-    if different := [f"{name} {here}, not {there}" for name, (here, there) in facts.items() if here != there]:
+    if different := [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in facts.items() if ours != theirs]:
         todo = "name the run that it was exported from"
         raise BundleError("bundle of another run", f"{bundle.path} ({'; '.join(different)})", todo)
     if run.fingerprint is not None:
         with trained.named(run.config):
             trained.check(run.vae, run.probe, run.fingerprint)
-    runtime, smaller = VAE(bundle), bundle.manifest.get("precision")
+    runtime, smaller = VAE(bundle), bundle.manifest.precision
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)
-    if smaller.get("precision") == "fp16":
+    if smaller.precision == "fp16":
         return gate.compare(quantise.rounded(run.vae), runtime, run.probe)
     quantised = [onnx.load_from_string(bundle.files[name]) for name in GRAPHS]
     rows = gate.compare(quantise.evaluated(run.vae, *quantised), runtime, run.probe)
-    plain = candidate.export(run.vae, run.image_shape, bundle.manifest["onnx"]["opset"])
+    plain = candidate.export(run.vae, run.image_shape, graphs_of(bundle).opset)
     for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
         steps = quantise.steps_off(*pair)
         rows.append(
@@ -93,7 +92,7 @@ def alone(bundle: Bundle) -> list[Deviation]:
     check_graphs(bundle)
     golden = verify.verify(bundle)
     rows = [Deviation(f"{row.name}, golden", row.max_abs, row.tolerance) for row in golden]
-    tolerance = tolerances(bundle.manifest)
+    tolerance = tolerances(bundle.manifest, VAE(bundle).likelihood.output)
     for batch, expected, got in _references(bundle):
         for name in expected:
             off = np.abs(got[name].astype(np.float64) - expected[name]).max()
@@ -101,17 +100,13 @@ def alone(bundle: Bundle) -> list[Deviation]:
     return rows
 
 
-def tolerances(manifest: dict[str, Any]) -> dict[str, float]:
+def tolerances(manifest: Manifest, output: str) -> dict[str, float]:
     """How far each tensor may be off, on what is likely under the model. Raises BundleError where that is missing."""
     largest: dict[str, float] = {}
-    try:
-        for row in manifest["parity"]["rows"]:
-            if row["inputs"] in _LIKELY:
-                name = row["tensor"].lower()
-                largest[name] = max(largest.get(name, 0.0), float(row["tolerance"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError("bundle's manifest lacks what is checked", error, "export it again") from None
-    output = from_contract(manifest["contract"]["likelihood"]).output
+    for row in manifest.parity.rows if manifest.parity else ():
+        if row.inputs in _LIKELY:
+            name = row.tensor.lower()
+            largest[name] = max(largest.get(name, 0.0), row.tolerance)
     if missing := [tensor for tensor in ("mu", "logsigma", output, "elbo") if tensor not in largest]:
         raise BundleError("bundle's manifest lacks what is checked", f"parity of {missing[0]}", "export it again")
     return largest
@@ -126,10 +121,7 @@ def table(rows: list[Deviation]) -> str:
 
 def check_graphs(bundle: Bundle) -> None:
     """Raise BundleError unless both graphs are valid, deterministic, self-contained, and of the manifest's opset."""
-    try:
-        opset, ir_version = (bundle.manifest["onnx"][name] for name in ("opset", "ir_version"))
-    except (KeyError, TypeError) as error:
-        raise BundleError("bundle's manifest lacks what is checked", error, "export it again") from None
+    said = graphs_of(bundle)
     for name in GRAPHS:
         try:
             model = onnx.load_from_string(bundle.files[name])
@@ -137,14 +129,20 @@ def check_graphs(bundle: Bundle) -> None:
             which = f"{bundle.path / name} ({type(error).__name__})"
             raise BundleError("graph damaged", which, "export it again") from None
         try:
-            onnx_graph.check(model, opset)
-            if model.ir_version != ir_version:
-                raise BundleError(
-                    f"ir_version {model.ir_version}", f"the manifest says {ir_version}", "export it again"
-                )
+            onnx_graph.check(model, said.opset)
+            if model.ir_version != said.ir_version:
+                which = f"the manifest says {said.ir_version}"
+                raise BundleError(f"ir_version {model.ir_version}", which, "export it again")
         except BundleError as error:
             which = f"{bundle.path / name} ({error.what}: {error.which})"
             raise BundleError("graph is not what the manifest says", which, "export it again") from None
+
+
+def graphs_of(bundle: Bundle) -> Graphs:
+    """What the manifest says of the graphs. Raises BundleError where that is missing."""
+    if bundle.manifest.onnx is None:
+        raise BundleError("bundle's manifest lacks what is checked", f"{bundle.path} (onnx)", "export it again")
+    return bundle.manifest.onnx
 
 
 def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
@@ -161,7 +159,7 @@ def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
         mu, logsigma = encode(images)
         of_posterior = (mu + np.exp(logsigma) * eps[:batch]).astype(np.float32)
         log_likelihood = vae.likelihood.log_prob(images, decode(of_posterior)[0])
-        elbo = log_likelihood - kl_per_dimension(mu, logsigma).sum(axis=1)
+        elbo = log_likelihood - vae.prior.kl(mu, logsigma).sum(axis=1)
         expected = {"mu": mu, "logsigma": logsigma, output: decode(z[:batch])[0], "elbo": elbo}
         got = dict(zip(("mu", "logsigma"), vae.encode(images), strict=True))
         yield batch, expected, {**got, output: vae.parameters(z[:batch]), "elbo": vae.elbo(images, seed=SEED)}

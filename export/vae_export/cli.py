@@ -228,11 +228,12 @@ def _described(out: Path) -> str:
 
     try:
         manifest = bundles.read(out).manifest
-        precision = manifest.get("precision", {}).get("precision", "fp32")
-        pair, command = manifest["contract"]["pair"], manifest["provenance"]["command"]
-        return printable(f"opset {manifest['onnx']['opset']}, {precision}, pair {pair}, of the run by {command}")
-    except (BundleError, AttributeError, LookupError, TypeError):
+    except BundleError:
         return ""
+    opset = f"opset {manifest.onnx.opset}, " if manifest.onnx else ""
+    precision = manifest.precision.precision if manifest.precision else "fp32"
+    of = f", of the run by {command}" if (command := manifest.provenance.get("command")) else ""
+    return printable(f"{opset}{precision}, pair {manifest.contract.pair}{of}")
 
 
 def _load(run_folder: Path, model: str | None, best: bool) -> "Run":

@@ -16,7 +16,8 @@ from vae_export import candidate, failing, gate, onnx_graph, publish, requiremen
 from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.tradeoff import Samples, Tradeoff, Tried
-from vae_runtime.bundle import MANIFEST, dump_manifest
+from vae_runtime import manifest as manifests
+from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, evaluate
@@ -143,7 +144,7 @@ def export_run(
             provenance=run.provenance,
             settings=asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without folders above
             preprocessing=run.settings.preprocessing,
-            evaluation=run.evaluation,
+            evaluation={"observations" if name == "images" else name: it for name, it in run.evaluation.items()},
             fingerprint=run.fingerprint,
             keep_failing=keep_failing,
         )
@@ -155,19 +156,19 @@ def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], kee
     Raises GateFailed where it does not pass.
     """
     manifest = {
-        "contract": made.contract,
+        "contract": made.contract.json(),
         "files": {name: _fingerprint(data) for name, data in made.files.items()},
         "onnx": requirements.describe(made.encoder, made.decoder),
         **about,
     }
-    publish.write(staging, {**made.files, MANIFEST: dump_manifest(manifest)})
+    publish.write(staging, {**made.files, MANIFEST: manifests.dump(manifest)})
     comparisons = gate.compare(made.vae, RuntimeVAE.load(staging), probe)
     verdict = Verdict(made.precision, made.reference, comparisons)
     if not all(comparison.passed for comparison in comparisons):
         if keep_failing:
             failing.keep(keep_failing, staging, comparisons)
         raise GateFailed(verdict)
-    publish.write(staging, {MANIFEST: dump_manifest({**manifest, "parity": gate.report(comparisons, made.reference)})})
+    publish.write(staging, {MANIFEST: manifests.dump({**manifest, "parity": gate.report(comparisons, made.reference)})})
     return verdict
 
 

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from vae_runtime.likelihoods import Likelihood, from_contract
+from vae_runtime import likelihoods
+from vae_runtime.likelihoods import Likelihood
+from vae_runtime.manifest import Manifest
+from vae_runtime.observation import Shape
 
 _LABELS = {"elbo": "ELBO", "reconstruction": "reconstruction term", "kl": "KL to the prior"}
 _USED = 0.01  # nats of KL from which on a latent is counted as used
@@ -30,7 +33,7 @@ class Facts:
     """A manifest's parts. shape: channels, height, width. quantiles: of the test images' ELBO, by level."""
 
     manifest: dict[str, Any]
-    shape: tuple[int, int, int]
+    shape: Shape
     latent_dim: int
     likelihood: Likelihood
     evaluation: dict[str, Any]
@@ -48,6 +51,12 @@ class Facts:
         return str(self.manifest["contract"]["likelihood"]["name"])
 
     @property
+    def prior(self) -> str:
+        """The name of the prior."""
+        prior = self.manifest["contract"]["prior"]
+        return str(prior["name"] if isinstance(prior, dict) else prior)
+
+    @property
     def images(self) -> str:
         """Their shape, for people."""
         return " x ".join(map(str, self.shape))
@@ -59,17 +68,18 @@ class Facts:
         return None if per_dimension is None else sum(nats > _USED for nats in per_dimension)
 
 
-def read(manifest: dict[str, Any]) -> Facts:
+def read(manifest: Manifest) -> Facts:
     """The facts of a manifest. Raises KeyError, TypeError and their like where it is not as the exporter writes it."""
-    contract, evaluation = manifest["contract"], manifest.get("evaluation", {})
-    channels, height, width = (int(contract["image"][side]) for side in ("channels", "height", "width"))
-    likelihood = from_contract(contract["likelihood"])
-    to_bits = -1 / (channels * height * width * math.log(2)) if likelihood.discrete else None
+    contract, evaluation = manifest.contract, dict(manifest.raw.get("evaluation", {}))
+    if manifest.evaluation is not None:
+        evaluation["images"] = manifest.evaluation.observations
+    likelihood = likelihoods.make(contract.likelihood, contract.observation)
+    to_bits = -1 / (contract.observation.size * math.log(2)) if likelihood.discrete else None
     figures = [_figure(name, figure, to_bits) for name, figure in evaluation.get("figures", {}).items()]
     quantiles = evaluation.get("quantiles", {})
     by_level = dict(zip(quantiles.get("levels", []), quantiles.get("elbo", []), strict=True))
-    shape = (channels, height, width)
-    return Facts(manifest, shape, int(contract["latent_dim"]), likelihood, evaluation, figures, by_level)
+    shape, latent_dim = contract.observation.shape, math.prod(contract.latent_shape)
+    return Facts(manifest.raw, shape, latent_dim, likelihood, evaluation, figures, by_level)
 
 
 def _figure(name: str, figure: dict[str, Any], to_bits: float | None) -> Figure:

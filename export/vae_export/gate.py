@@ -15,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_export import golden, summary
+from vae_export import contract, golden, summary
 from vae_export.rounding import Precise
 from vae_runtime import noise
-from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.errors import BundleError, VaeError
-from vae_runtime.likelihoods import from_contract
+from vae_runtime.prior import StandardNormal
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_runtime.verify import ulps
 from vae_train import pixels
@@ -226,10 +225,11 @@ def _patterns(images: Floats) -> Floats:
 def _sides(precise: Precise, observed: Floats) -> tuple[Side, Side, Side]:
     """The encoder, the decoder, whose outputs are weighed by the observed images, and the ELBO."""
     vae = precise.vae
-    likelihood = from_contract(vae.likelihood.contract())
+    likelihood = contract.likelihood(vae, observed.shape[1:])
+    prior = StandardNormal((vae.latent_dim,))
 
     def kl(values: Values, row: int) -> float:
-        return float(kl_per_dimension(values["mu"], values["logsigma"]).sum())
+        return float(prior.kl(values["mu"], values["logsigma"]).sum())
 
     def log_prob(values: Values, row: int) -> float:
         return float(likelihood.log_prob(observed[row % len(observed)], values[likelihood.output]))

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vae_export import contract
 from vae_export.rounding import Precise
 from vae_runtime import noise
-from vae_runtime.likelihoods import from_contract
 from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
@@ -23,7 +23,7 @@ def inputs(precise: Precise, image_shape: Shape) -> tuple[Floats, Floats, Floats
     """z [2, latent_dim] from the prior, x [2, C, H, W] drawn from p(x|z), and eps [2, latent_dim], all float32."""
     vae, rows = precise.vae, np.arange(_IMAGES)
     z = noise.normal(SEED, noise.PRIOR, rows, vae.latent_dim)
-    likelihood = from_contract(vae.likelihood.contract())
+    likelihood = contract.likelihood(vae, image_shape)
     draw = noise.uniform if likelihood.noise == "uniform" else noise.normal
     pixels = draw(SEED, noise.PIXELS, rows, math.prod(image_shape)).reshape(-1, *image_shape)
     parameters = precise.evaluate(vae.decoder, torch.from_numpy(z)).numpy().astype(np.float32)

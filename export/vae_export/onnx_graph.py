@@ -12,7 +12,7 @@ from vae_export import requirements
 from vae_runtime import graph
 from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.errors import ArgumentError, BundleError, VaeError
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 
 if TYPE_CHECKING:  # a bundle is checked without PyTorch
     from collections.abc import Callable

@@ -21,6 +21,7 @@ from vae_export.capture import quiet
 from vae_runtime import noise
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.errors import BundleError
+from vae_runtime.manifest import Manifest
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.vae import VAE
 
@@ -70,7 +71,7 @@ def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
     def cost(nodes: Nodes) -> float:
         encoder, decoder = quantised(nodes)
         files = {ENCODER: encoder.SerializeToString(), DECODER: decoder.SerializeToString()}
-        runtime = RuntimeVAE(Bundle(Path("int8"), {"contract": plain.contract}, files), num_threads=1)
+        runtime = RuntimeVAE(Bundle(Path("int8"), Manifest("", plain.contract, {}), files), num_threads=1)
         return float(exact - runtime.elbo(x, seed=_SEED).mean())
 
     chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * max_nats)

@@ -10,7 +10,7 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vae_runtime.elbo import Terms as Terms
+    from vae_runtime.draws import Terms as Terms
     from vae_runtime.errors import ArgumentError as ArgumentError
     from vae_runtime.errors import BundleError as BundleError
     from vae_runtime.errors import EnvironmentUnfit as EnvironmentUnfit
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vae_runtime.vae import VAE as VAE
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
-_API = {"VAE": "vae", "Scores": "scores", "Terms": "elbo", "score": "scores"}  # name: its module
+_API = {"VAE": "vae", "Scores": "scores", "Terms": "draws", "score": "scores"}  # name: its module
 __all__ = [*_API, *_ERRORS]
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from vae_runtime.errors import EnvironmentUnfit
 from vae_runtime.threads import count
 from vae_runtime.vae import VAE
@@ -28,15 +26,15 @@ print(*(line.split()[1] for line in pathlib.Path("/proc/self/status").read_text(
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `bench` found. Seconds, images per second, and bytes of the largest resident size of a process."""
+    """What `bench` found. Seconds, observations per second, and bytes of the largest resident size of a process."""
 
-    startup: float  # of a process that loads the bundle and draws one image, the median of five
+    startup: float  # of a process that loads the bundle and draws one observation, the median of five
     startup_memory: int
-    encode_p50: float  # of one image
+    encode_p50: float  # of one observation
     encode_p95: float
     decode_p50: float
     decode_p95: float
-    sampled: dict[int, float]  # images per second by number of threads
+    sampled: dict[int, float]  # observations per second by number of threads
     scored: dict[int, float]  # draws of z per second in the importance-weighted bound, K = 64, by number of threads
 
     def json(self) -> str:
@@ -66,7 +64,7 @@ def bench(
     sweep = _sweep(count(threads))
     one = VAE.load(path, 1, memory)
     starts = [_process(path) for _ in range(5)]
-    x = np.clip(one.sample(64, seed=1), 0, 1)  # a Gaussian likelihood's samples may leave [0, 1]
+    x = one.observation.clip(one.sample(64, seed=1))
     mu, _ = one.encode(x[:1])
     encode, decode = _latency(lambda: one.encode(x[:1])), _latency(lambda: one.decode(mu))
     vaes = {several: VAE.load(path, several, memory) for several in sweep}
@@ -79,7 +77,7 @@ def bench(
 
 
 def _process(path: Path | None) -> tuple[float, int]:
-    """Seconds and peak resident bytes of a process that draws one image."""
+    """Seconds and peak resident bytes of a process that draws one observation."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     start = time.perf_counter()
     command = [sys.executable, "-c", _CHILD, str(path or "")]

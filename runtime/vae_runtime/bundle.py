@@ -4,7 +4,6 @@ import glob
 import hashlib
 import io
 import json
-import math
 import os
 import shlex
 import stat
@@ -15,14 +14,15 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from vae_runtime import graph
+from vae_runtime import manifest as manifests
+from vae_runtime import safety
 from vae_runtime.errors import BundleError
+from vae_runtime.manifest import Manifest
 
 if TYPE_CHECKING:  # bundles are read and hashed while NumPy is imported
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 1
 DEFAULT = "default"
 ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
 METADATA_KEY = "vae_edge"
@@ -32,7 +32,6 @@ FILES = (*GRAPHS, "golden.npz")  # beside the manifest
 _TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being replaced; seconds
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
-_NO_DIGEST = "0" * 64
 RUN_CONFIG = "config.json"  # which vae-train writes into a run
 _NAME_ANOTHER = "name a folder that vae-export wrote"
 
@@ -42,13 +41,8 @@ class Bundle:
     """A verified bundle: the manifest and the bytes of every other file, read once."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     files: dict[str, bytes]
-
-    @property
-    def contract(self) -> dict[str, Any]:
-        """What both graphs must agree on; the same JSON sits in each graph's metadata."""
-        return dict(self.manifest["contract"])
 
     def golden(self) -> "dict[str, NDArray[np.float32]]":
         """The golden vectors by name; docs/bundle.md lists them. Raises BundleError where they cannot be read."""
@@ -106,18 +100,26 @@ def read(path: Path) -> Bundle:
                     raise
 
 
+def reread(path: Path, sha256: str) -> Bundle:
+    """The bundle of a known manifest again, for another process. Raises BundleError where it has changed."""
+    bundle = read(path)
+    if bundle.manifest.sha256 != sha256:
+        raise BundleError("bundle changed since it was loaded", path, "load it again")
+    return bundle
+
+
 def _verify(path: Path, files: dict[str, IO[bytes]]) -> Bundle:
     """The bundle that these open files are. Raises BundleError unless they belong together and are as they were."""
-    manifest = parse_manifest(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT), path)
+    manifest = manifests.parse(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT), path / MANIFEST, FILES)
     contents = {}
     for name in FILES:
-        size, digest = manifest["files"][name]["size"], manifest["files"][name]["sha256"]
-        data = contents[name] = _content(files[name], path / name, size)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+        known = manifest.files[name]
+        data = contents[name] = _content(files[name], path / name, known.size)
+        if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
             raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
     for name in GRAPHS:
-        graph.check(contents[name], str(path / name))
-        _check_contract(contents[name], path / name, manifest["contract"])
+        safety.check(contents[name], str(path / name))
+        _check_contract(contents[name], path / name, manifest.raw["contract"])
     return Bundle(path, manifest, contents)
 
 
@@ -138,67 +140,11 @@ def _replaced(path: Path, manifest: IO[bytes] | None) -> bool:
 def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
     """A graph carries its role and its bundle's contract, so that a mixed pair is refused."""
     try:
-        carried = json.loads(graph.metadata(data).get(METADATA_KEY, "null"))
+        carried = json.loads(safety.metadata(data).get(METADATA_KEY, "null"))
     except (ValueError, RecursionError):
         carried = None
     if carried != {**contract, "role": file.stem}:
         raise BundleError("graph belongs to another bundle", file, "keep the files of one export together")
-
-
-def parse_manifest(raw: bytes, path: Path) -> dict[str, Any]:
-    """Check a manifest's own digest, its format and the fields that the runtime relies on."""
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(raw, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
-        digest = manifest["sha256"]
-        if not isinstance(digest, str) or manifest_digest(raw, digest) != digest:
-            raise BundleError("bundle damaged (the manifest's sha256 differs)", file, "copy or export it again")
-        contract = manifest["contract"]
-        if contract["format"] != FORMAT:
-            raise BundleError(
-                f"bundle of format {repr(contract['format'])[:40]}", file, f"this release reads format {FORMAT}"
-            )
-        shape = [contract["image"][side] for side in ("channels", "height", "width")]
-        sizes = [*shape, contract["latent_dim"], *(manifest["files"][name]["size"] for name in FILES)]
-        if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
-            raise ValueError("a size is not a positive integer")
-        if contract["prior"] != "standard-normal":
-            raise ValueError("unknown prior")
-        if "likelihood" not in contract:
-            raise KeyError("likelihood")
-        if not all(isinstance(manifest["files"][name]["sha256"], str) for name in FILES):
-            raise ValueError("a sha256 is not a string")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:120]
-        raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
-    return dict(manifest)
-
-
-def manifest_digest(raw: bytes, digest: str) -> str:
-    """sha256 of the manifest's bytes with its own `sha256` value replaced by zeros."""
-    return hashlib.sha256(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest()
-
-
-def dump_manifest(manifest: dict[str, Any]) -> bytes:
-    """The manifest as JSON with its own `sha256` filled in."""
-    raw = json.dumps({"sha256": _NO_DIGEST, **manifest}, indent=1, allow_nan=False).encode() + b"\n"
-    return raw.replace(_NO_DIGEST.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of two equal keys, one reader would take the first and another the last."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key comes twice")
-    return made
-
-
-def _finite(text: str) -> float:
-    """A number that JSON can hold: not NaN, and not infinite."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"a number is {number}")
-    return number
 
 
 def _open(path: Path) -> IO[bytes]:

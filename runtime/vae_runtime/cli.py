@@ -16,11 +16,12 @@ import click
 from vae_runtime import files
 from vae_runtime.command import run
 from vae_runtime.errors import printable
+from vae_runtime.observation import IMAGE
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
     from vae_runtime.bundle import Bundle
-    from vae_runtime.elbo import Floats
-    from vae_runtime.sources import Images
+    from vae_runtime.draws import Floats
+    from vae_runtime.sources import Observations
     from vae_runtime.vae import VAE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,8 @@ Options = tuple[Path | None, int | None, int | None]  # bundle, threads, bytes
 _SEED = click.IntRange(0, 2**64 - 1)
 _TRAVERSED = 1000  # images at most, which say how large each latent's KL is
 _SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
-_PICTURES = (".png", ".npy", ".npz", "")
+_ARRAYS = (".npy", ".npz")
+_PICTURES = (".png", *_ARRAYS, "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
 _sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True)
 
@@ -50,11 +52,12 @@ def _output(help: str, default: str | None = None) -> Callable[[F], F]:
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(context: click.Context, bundle: Path | None, threads: int | None, memory: int | None) -> None:
-    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image.
+    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image, or row.
 
     IMAGES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
     MNIST's, or - for standard input. What does not have the model's size or mode is fitted, and the command says so.
-    Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs.
+    Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of rows of
+    numbers takes arrays alone, and gives them.
     """
     context.obj = (bundle, threads, None if memory is None else memory << 20)
 
@@ -70,16 +73,14 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
 @click.pass_obj
 def sample(options: Options, number: int, seed: int | None, start: int, mean: bool, output: Path | None) -> None:
     """Draw images from the prior."""
-    show = output is None and sys.stdout.isatty()
-    output = output or Path("samples.png")
-    files.check_output(output, *_PICTURES)
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
-    vae = _load(options)
+    show = output is None and sys.stdout.isatty()
+    vae, output = _load_to_write(options, output, "samples", *_PICTURES)
     from vae_runtime import outputs
 
     batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows)
-    outputs.write(output, number, vae.image_shape, batches, first=start)
-    if show:
+    outputs.write(output, number, vae.observation.shape, batches, first=start)
+    if show and output.suffix == ".png":
         from vae_runtime.images import blocks
 
         width = shutil.get_terminal_size().columns
@@ -89,25 +90,26 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 
 @cli.command()
 @_sources
-@_output("Grid of pairs (image, reconstruction), or array or folder of reconstructions.", "reconstructions.png")
+@_output(
+    "Grid of pairs (image, reconstruction), or array or folder of reconstructions.  [default: reconstructions.png]"
+)
 @click.pass_obj
-def reconstruct(options: Options, sources: tuple[str, ...], output: Path) -> None:
+def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
     """Encode images and decode their means."""
-    files.check_output(output, *_PICTURES)
-    vae = _load(options)
+    vae, output = _load_to_write(options, output, "reconstructions", *_PICTURES)
     from vae_runtime import outputs
 
-    images, batches = _read(sources, vae)
+    found, batches = _read(sources, vae)
+    shape = vae.observation.shape
     if output.suffix == ".png":
         import numpy as np
 
-        shape = (-1, *vae.image_shape)  # image, reconstruction, image, ...
-        pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(shape) for x in batches)
-        outputs.write(output, 2 * len(images), vae.image_shape, pairs, columns=min(8, 2 * len(images)))
+        pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
+        outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))
     else:
-        outputs.write(output, len(images), vae.image_shape, map(vae.reconstruct, batches))
-    _say_fitted(images)
-    click.echo(f"{output}: {_count(len(images), 'reconstruction')}")
+        outputs.write(output, len(found), shape, map(vae.reconstruct, batches))
+    _say_fitted(found)
+    click.echo(f"{output}: {_count(len(found), 'reconstruction')}")
 
 
 @cli.command()
@@ -134,21 +136,21 @@ def elbo(
     from vae_runtime.reports import format_scores
     from vae_runtime.scores import score
 
-    images, batches = _read(sources, vae, vae.images_per_run(samples))
-    scores = score(vae, batches, samples, seed)
-    lines = format_scores(scores, images.names(), style, samples, seed)
-    _print(lines, output, f"scores of {_count(len(images), 'image')}, {_count(samples, 'draw')} of z each, seed {seed}")
-    _say_fitted(images)
-    if scores.binarised:
+    found, batches = _read(sources, vae, vae.rows_per_run(samples))
+    scores, noun = score(vae, batches, samples, seed), vae.observation.noun
+    lines = format_scores(scores, found.names(), style, samples, seed, noun)
+    _print(lines, output, f"scores of {_count(len(found), noun)}, {_count(samples, 'draw')} of z each, seed {seed}")
+    _say_fitted(found)
+    if scores.off_support and vae.likelihood.binary:
         each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
-        which = f"{_count(scores.binarised, 'grey image')}: each score is {each}"
+        which = f"{_count(scores.off_support, f'grey {noun}')}: each score is {each}"
         click.echo(f"vae-infer: note: {which}, P(1) = level", err=True)
-    if scores.rounded:
-        which = f"{_count(scores.rounded, 'image')} rounded to 8-bit levels"
+    elif scores.off_support:
+        which = f"{_count(scores.off_support, noun)} rounded to 8-bit levels"
         click.echo(f"vae-infer: note: {which}, as in training: the likelihood is one of such levels", err=True)
     if scores.ranks is None:
         click.echo(
-            "vae-infer: note: no percentiles: the bundle keeps no quantiles of three test images or more", err=True
+            f"vae-infer: note: no percentiles: the bundle keeps no quantiles of three test {noun}s or more", err=True
         )
 
 
@@ -163,9 +165,10 @@ def encode(options: Options, sources: tuple[str, ...], style: str | None, output
     vae = _load(options)
     import numpy as np
 
-    images, batches = _read(sources, vae)
+    found, batches = _read(sources, vae)
     mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
-    what = f"mu and logsigma of {_count(len(mu), 'image')}, {vae.latent_dim} dimensions each"
+    noun = vae.observation.noun
+    what = f"mu and logsigma of {_count(len(mu), noun)}, {vae.latent_dim} dimensions each"
     if output and output.suffix == ".npz":
         from vae_runtime.outputs import write_arrays
 
@@ -174,25 +177,24 @@ def encode(options: Options, sources: tuple[str, ...], style: str | None, output
     else:
         from vae_runtime.reports import format_latents
 
-        _print(format_latents(images.names(), mu, logsigma, style), output, what)
-    _say_fitted(images)
+        _print(format_latents(found.names(), mu, logsigma, style, noun), output, what)
+    _say_fitted(found)
 
 
 @cli.command()
 @click.argument("latents")
-@_output("Grid, array or folder.", "decoded.png")
+@_output("Grid, array or folder.  [default: decoded.png]")
 @click.pass_obj
-def decode(options: Options, latents: str, output: Path) -> None:
+def decode(options: Options, latents: str, output: Path | None) -> None:
     """Decode LATENTS, an .npy [n, latent_dim] or the .npz of `encode` (- for standard input), to E[x|z]."""
-    files.check_output(output, *_PICTURES)
-    vae = _load(options)
+    vae, output = _load_to_write(options, output, "decoded", *_PICTURES)
     from vae_runtime import outputs
     from vae_runtime.latents import read
 
-    z = read(latents, vae.latent_dim)
+    z = read(latents, vae.latent_shape)
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
-    outputs.write(output, len(z), vae.image_shape, _progress(map(vae.decode, chunks), len(z), vae.rows))
-    click.echo(f"{output}: {_count(len(z), 'decoded image')}")
+    outputs.write(output, len(z), vae.observation.shape, _progress(map(vae.decode, chunks), len(z), vae.rows))
+    click.echo(f"{output}: {_count(len(z), f'decoded {vae.observation.noun}')}")
 
 
 @cli.command()
@@ -200,20 +202,18 @@ def decode(options: Options, latents: str, output: Path) -> None:
 @click.argument("b", metavar="B")
 @click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="Images, both ends included.")
 @click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
-@_output("One row of images, an animated .gif, array or folder.", "interpolation.png")
+@_output("One row of images, an animated .gif, array or folder.  [default: interpolation.png]")
 @click.pass_obj
-def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, output: Path) -> None:
+def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, output: Path | None) -> None:
     """Walk through latent space from image A to image B."""
-    files.check_output(output, *_PICTURES, ".gif")
-    vae = _load(options)
+    vae, output = _load_to_write(options, output, "interpolation", *_PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
-    from vae_runtime.sources import Images
 
-    ends = [Images([source], vae.image_shape, vae.full_scale) for source in (a, b)]
-    first, last = (next(images.batches(1))[0] for images in ends)
+    ends = [vae.read([source]) for source in (a, b)]
+    first, last = (next(end.batches(1))[0] for end in ends)
     theta = walk(vae, first, last, steps, linear)
-    outputs.write(output, steps, vae.image_shape, [theta], columns=steps)
+    outputs.write(output, steps, vae.observation.shape, [theta], columns=steps)
     _say_fitted(*ends)
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
@@ -225,26 +225,26 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
 )
 @click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="How many latents at most.")
-@_output("Grid, animated .gif, array or folder.", "traversal.png")
+@_output("Grid, animated .gif, array or folder.  [default: traversal.png]")
 @click.pass_obj
-def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float, most: int, output: Path) -> None:
+def traverse(
+    options: Options, sources: tuple[str, ...], steps: int, span: float, most: int, output: Path | None
+) -> None:
     """Vary one latent at a time, a row each, the latent with the largest KL first.
 
     The other latents rest at the first image's mean, and the KL is the mean of the first 1,000 images; without IMAGES,
     at 0, and the KL is that of 500 of the model's own samples.
     """
-    files.check_output(output, *_PICTURES, ".gif")
-    vae = _load(options)
+    vae, output = _load_to_write(options, output, "traversal", *_PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import traverse as walk
-    from vae_runtime.sources import Images
 
-    images = Images(sources, vae.image_shape, vae.full_scale) if sources else None
-    x = next(images.batches(_TRAVERSED))[:_TRAVERSED] if images else None
+    found = vae.read(sources) if sources else None
+    x = next(found.batches(_TRAVERSED))[:_TRAVERSED] if found else None
     walked = walk(vae, x, steps, span, most)
-    outputs.write(output, len(walked.latents) * steps, vae.image_shape, walked.images, columns=steps)
-    if images:
-        _say_fitted(images)
+    outputs.write(output, len(walked.latents) * steps, vae.observation.shape, walked.theta, columns=steps)
+    if found:
+        _say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
     click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}")
 
@@ -254,10 +254,12 @@ def traverse(options: Options, sources: tuple[str, ...], steps: int, span: float
 @click.pass_obj
 def info(options: Options, as_json: bool) -> None:
     """Say what the bundle holds, how it was made, and how good it is."""
+    import json
+
     from vae_runtime.reports import format_info
 
-    vae = _load(options)
-    click.echo(format_info(vae.info, as_json))
+    manifest = _load(options).manifest
+    click.echo(json.dumps(manifest.raw, indent=1) if as_json else format_info(manifest))
 
 
 @cli.command()
@@ -342,13 +344,22 @@ class _Reading(threading.Thread):
         return self._bundle
 
 
-def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tuple[Images, Iterator[Floats]]":
-    """The images of the sources, and their batches, by default as large as keeps all threads busy."""
-    from vae_runtime.sources import Images
+def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str) -> "tuple[VAE, Path]":
+    """The VAE, and where its output goes: by default a picture `name` where it is of images, else an array."""
+    if output is not None:
+        files.check_output(output, *kinds)
+    vae = _load(options)
+    images = vae.observation.kind == IMAGE
+    output = output or Path(f"{name}.png" if images else f"{name}.npy")
+    files.check_output(output, *(kinds if images else _ARRAYS))
+    return vae, output
 
-    images = Images(sources, vae.image_shape, vae.full_scale)
+
+def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tuple[Observations, Iterator[Floats]]":
+    """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
+    found = vae.read(sources)
     rows = rows or vae.rows * vae.threads
-    return images, _progress(images.batches(rows), len(images), rows)
+    return found, _progress(found.batches(rows), len(found), rows)
 
 
 def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[Floats]":
@@ -360,10 +371,10 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[F
             bar.update(len(batch))
 
 
-def _say_fitted(*sources: "Images") -> None:
+def _say_fitted(*sources: "Observations") -> None:
     """Say which images were changed to fit the model, one line for each kind of change, whatever their sizes."""
     kinds: dict[str, dict[str, str]] = {}
-    for name, change in (pair for images in sources for pair in images.fitted.items()):
+    for name, change in (pair for found in sources for pair in found.fitted.items()):
         kinds.setdefault(_SIZE.sub("", change), {})[name] = change
     for changes in kinds.values():
         first, change = next(iter(changes.items()))

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError
+from vae_runtime.observation import Shape
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Floats = NDArray[np.float32]
-Shape = tuple[int, int, int]  # channels, height, width
-
 _DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit levels
 READ_AS_8_BITS = "of 16 bits, read as 8"  # Pillow has no colours of 16 bits
 FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
@@ -59,6 +58,28 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
+
+
+def from_levels(levels: NDArray[Any], full_scale: int | None, name: str, start: int) -> tuple[Floats, str]:
+    """An array's images start.. [n, C, H, W] as float32 in [0, 1]; the string says what was guessed, empty for nothing.
+
+    uint8 is divided by 255, uint16 by `full_scale` (None: 65535); booleans and floats are kept. Raises InputError, with
+    the image's number, for levels above the full scale and floats outside [0, 1].
+    """
+    scale, note = 255 if levels.dtype == np.uint8 else 1, ""
+    if levels.dtype.name == "uint16":
+        scale = full_scale or FULL_SCALE
+        tops = levels.reshape(len(levels), -1).max(axis=1)
+        if (top := int(tops.max())) > scale:
+            raise above(top, scale, f"{name}[{start + int(np.argmax(tops))}]")
+        note = "" if full_scale else f"as levels / {scale}"
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        x = levels.astype(np.float32) / np.float32(scale)
+    good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
+    if not good.all():
+        which = f"{name}[{start + int(np.argmin(good))}]"
+        raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1], or levels as uint8")
+    return x, note
 
 
 def deepest(image: "Image.Image") -> int | None:

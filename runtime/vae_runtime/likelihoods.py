@@ -1,19 +1,26 @@
 """Likelihoods p(x|z) in NumPy: from a decoder's natural parameters to means, draws and log-probabilities in nats.
 
-Shapes: images x [..., C, H, W]; parameters [..., C, H, W], or [..., 2 C, H, W] where a pixel has two. Leading axes
+Shapes: observations x [..., *shape], of which a likelihood knows how many `axes` they have; parameters are as many, or,
+where each value has several, that many times as long along the first axis: [..., 2 C, H, W], say. Leading axes
 broadcast, so that x [batch, 1, C, H, W] meets parameters [batch, draws, C, H, W].
+
+To add one: a class here and a line in `KNOWN`, and its twin in `vae_train.likelihoods`.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_runtime import records
 from vae_runtime.errors import BundleError, InputError
+from vae_runtime.manifest import Named
+from vae_runtime.observation import Observation
 
 Floats = NDArray[np.float32]
+Range = tuple[float, float]
 
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
@@ -22,28 +29,40 @@ _SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logari
 class Likelihood(Protocol):
     """What every likelihood offers; `parameters` is what the decoder graph returns."""
 
+    name: str
     output: str  # the decoder graph's output name
-    parameters_per_pixel: int
+    parameters_per_value: int
     noise: str  # which draws `sample` takes: "uniform" in [0, 1) or standard "normal"
     discrete: bool  # whether log_prob is of a probability, so that bits per dimension mean something
+    binary: bool  # whether values are 0 or 1, drawn with P(1) = value where they are neither
+    range: ClassVar[Range | None]  # of the observations that it is for; None for any
+    refusal: tuple[str, str]  # what values outside of the support are, and what to do about them
 
     def mean(self, parameters: Floats) -> Floats:
-        """E[x|z], float32 of the images' shape."""
+        """E[x|z], float32 of the observations' shape."""
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:
-        """x ~ p(x|z) from noise of the images' shape, float32."""
+        """x ~ p(x|z) from noise of the observations' shape, float32."""
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """log p(x|z), nats, float64 [...], summed over channels and pixels."""
+        """log p(x|z), nats, float64 [...], summed over the observation's axes."""
 
-    def check(self, x: Floats, start: int = 0) -> None:
-        """Raise InputError where an image of x [batch, C, H, W] is outside the support; they count from `start`."""
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """Which values are in the support: bool of x's shape."""
+
+    def nearest(self, x: Floats) -> Floats:
+        """The nearest values in the support; what lies in it stays to the last bit."""
 
 
+@dataclass(frozen=True)
 class Bernoulli:
-    """Binary pixels with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
+    """Binary values with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
 
-    output, parameters_per_pixel, noise, discrete = "logits", 1, "uniform", True
+    axes: int
+    name, output, parameters_per_value, noise = "bernoulli", "logits", 1, "uniform"
+    discrete, binary = True, True
+    range: ClassVar[Range | None] = (0.0, 1.0)
+    refusal = "grey values under a Bernoulli likelihood", "use observe(x, seed) first"
 
     def mean(self, parameters: Floats) -> Floats:
         """theta = sigmoid(logits); finite for every logit."""
@@ -59,52 +78,76 @@ class Bernoulli:
         return (noise < self.mean(parameters)).astype(np.float32)
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """Sum over pixels of x * logits - softplus(logits); finite for every logit.
+        """Sum over values of x * logits - softplus(logits); finite for every logit.
 
-        With s = logits where x = 1 and -logits where x = 0, a pixel's term is min(s, 0) - log(1 + exp(-|s|)): no two
-        large numbers cancel. One logarithm serves 16 pixels, since the factors lie in (1, 2].
+        With s = logits where x = 1 and -logits where x = 0, a value's term is min(s, 0) - log(1 + exp(-|s|)): no two
+        large numbers cancel. One logarithm serves 16 values, since the factors lie in (1, 2].
         """
-        return _bernoulli_log_prob(2 * x - 1, parameters)
+        return _bernoulli_log_prob(_flat(2 * x - 1, self.axes), _flat(parameters, self.axes))
 
-    def check(self, x: Floats, start: int = 0) -> None:
-        """Raise InputError at the first image with a pixel that is neither 0 nor 1."""
-        _refuse(x, (x == 0) | (x == 1), "grey pixels under a Bernoulli likelihood", "use observe(x, seed) first", start)
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """Those that are 0 or 1."""
+        binary: NDArray[np.bool_] = (x == 0) | (x == 1)
+        return binary
+
+    def nearest(self, x: Floats) -> Floats:
+        """The likelier of 0 and 1."""
+        return np.rint(x)
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Real-valued pixels N(loc, sigma^2) with parameters `loc` and one sigma, fixed or learned, for all pixels."""
+    """Real values N(loc, sigma^2) with parameters `loc` and one sigma, fixed or learned, for all of them."""
 
+    axes: int
     logsigma: float
-    output, parameters_per_pixel, noise, discrete = "loc", 1, "normal", False
+    name, output, parameters_per_value, noise = "gaussian", "loc", 1, "normal"
+    discrete, binary = False, False
+    range: ClassVar[Range | None] = None
+    refusal = "no real numbers", "clean the data"
+
+    def __post_init__(self) -> None:
+        if not abs(self.logsigma) < 80:
+            raise ValueError(f"logsigma is {self.logsigma}")
 
     def mean(self, parameters: Floats) -> Floats:
         """loc itself."""
         return parameters
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:
-        """loc + sigma * noise; may leave [0, 1]."""
+        """loc + sigma * noise; may leave the range of the observations."""
         return parameters + np.float32(math.exp(self.logsigma)) * noise
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """Sum over pixels of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
+        """Sum over values of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
         scaled = (x - parameters) * np.float32(math.exp(-self.logsigma))
         constant = self.logsigma + 0.5 * math.log(2 * math.pi)
-        squares: NDArray[np.float64] = np.square(scaled).sum(axis=(-3, -2, -1), dtype=np.float64)
-        return -0.5 * squares - constant * math.prod(x.shape[-3:])
+        axes = tuple(range(-self.axes, 0))
+        squares: NDArray[np.float64] = np.square(scaled).sum(axis=axes, dtype=np.float64)
+        return -0.5 * squares - constant * math.prod(x.shape[-self.axes :])
 
-    def check(self, x: Floats, start: int = 0) -> None:
-        """Every real value is in the support."""
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """All real numbers."""
+        return np.isfinite(x)
+
+    def nearest(self, x: Floats) -> Floats:
+        """As they are."""
+        return x
 
 
+@dataclass(frozen=True)
 class DiscretisedLogistic:
-    """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the channels.
+    """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
     A logistic distribution integrated over each level's bin, its tails given to levels 0 and 255 (Salimans et al. 2017,
     arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
     """
 
-    output, parameters_per_pixel, noise, discrete = "parameters", 2, "uniform", True
+    axes: int
+    name, output, parameters_per_value, noise = "discretised-logistic", "parameters", 2, "uniform"
+    discrete, binary = True, False
+    range: ClassVar[Range | None] = (0.0, 1.0)
+    refusal = "values that are no 8-bit levels", "give level / 255 for levels 0 to 255"
 
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
@@ -121,7 +164,7 @@ class DiscretisedLogistic:
         return levels
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """Sum over pixels of log(F(x + 1/510) - F(x - 1/510)), F the logistic's distribution function.
+        """Sum over values of log(F(x + 1/510) - F(x - 1/510)), F the logistic's distribution function.
 
         With a and b the standardised edges of the bin, the difference is (1 - exp(b - a)) sigmoid(a) sigmoid(-b), whose
         logarithm is finite for every parameter.
@@ -132,45 +175,60 @@ class DiscretisedLogistic:
         lower = np.where(x < half_bin, np.float32(-np.inf), (x - half_bin - loc) / scale)
         inside = np.where(np.isfinite(upper) & np.isfinite(lower), np.log(-np.expm1(-2 * half_bin / scale)), 0)
         terms = inside - _softplus(-upper) - _softplus(lower)
-        log_prob: NDArray[np.float64] = terms.sum(axis=(-3, -2, -1), dtype=np.float64)
+        axes = tuple(range(-self.axes, 0))
+        log_prob: NDArray[np.float64] = terms.sum(axis=axes, dtype=np.float64)
         return log_prob
 
-    @staticmethod
-    def rounded(x: Floats) -> Floats:
-        """The nearest levels / 255 to x in [0, 1], as training rounds; levels stay to the last bit."""
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """Those that are 8-bit levels / 255, but for what float32 rounds."""
+        on_level: NDArray[np.bool_] = np.abs(x - self.nearest(x)) < 1e-3 / 255
+        return on_level
+
+    def nearest(self, x: Floats) -> Floats:
+        """The nearest levels / 255, as training rounds."""
         levels: Floats = np.rint(x * np.float32(255)) / np.float32(255)
         return levels
 
-    def on_level(self, x: Floats) -> NDArray[np.bool_]:
-        """Which pixels are 8-bit levels / 255, but for what float32 rounds: bool of x's shape."""
-        on_level: NDArray[np.bool_] = np.abs(x - self.rounded(x)) < 1e-3 / 255
-        return on_level
-
-    def check(self, x: Floats, start: int = 0) -> None:
-        """Raise InputError at the first image with a pixel that is no 8-bit level."""
-        _refuse(x, self.on_level(x), "pixels that are no 8-bit levels", "give level / 255 for levels 0 to 255", start)
-
-    @staticmethod
-    def _split(parameters: Floats) -> tuple[Floats, Floats]:
-        loc, log_scale = np.split(parameters, 2, axis=-3)
+    def _split(self, parameters: Floats) -> tuple[Floats, Floats]:
+        loc, log_scale = np.split(parameters, 2, axis=-self.axes)
         return loc, np.exp(np.clip(log_scale, -LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
 
-def from_contract(contract: dict[str, Any]) -> Likelihood:
-    """The likelihood that a bundle's contract names. Raises BundleError for one that this release does not know."""
-    match contract:
-        case {"name": "bernoulli"}:
-            return Bernoulli()
-        case {"name": "gaussian", "logsigma": float(logsigma)} if abs(logsigma) < 80:
-            return Gaussian(logsigma)
-        case {"name": "discretised-logistic"}:
-            return DiscretisedLogistic()
-    raise BundleError("unknown likelihood", repr(contract)[:120], "use a newer release of vae-edge, or export again")
+KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
+
+
+def make(named: Named, observation: Observation) -> Likelihood:
+    """The likelihood that a contract names, for its observations. Raises BundleError for one that is not known."""
+    kind = KNOWN.get(named.name)
+    try:
+        if kind is None or (kind.range is not None and kind.range != observation.range):
+            raise ValueError(f"for values in {observation.range}")
+        return records.parse(kind, {**named.settings, "axes": len(observation.shape)})
+    except ValueError as error:
+        which = f"{named.name!r} {named.settings or ''} ({error})"[:120]
+        raise BundleError("unknown likelihood", which, "use a newer release of vae-edge, or export again") from None
+
+
+def check(likelihood: Likelihood, x: Floats, noun: str, start: int = 0) -> None:
+    """Raise InputError where an observation of x [batch, *shape] is off the support; they count from `start`."""
+    bad = outside(likelihood, x)
+    if bad.any():
+        what, todo = likelihood.refusal
+        raise InputError(what, f"{noun} {start + int(np.argmax(bad))}", todo)
+
+
+def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:
+    """Which observations of x [batch, *shape] have a value off the support: bool [batch]."""
+    return np.logical_not(likelihood.supports(x).all(axis=tuple(range(1, x.ndim))))
+
+
+def _flat(values: Floats, axes: int) -> Floats:
+    return values.reshape(*values.shape[: values.ndim - axes], -1)
 
 
 def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
-    """Sum over pixels of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits, float64 [...]."""
-    s = signs.reshape(*signs.shape[:-3], -1) * logits.reshape(*logits.shape[:-3], -1)  # [..., pixels]
+    """Sum over values of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits [..., values], float64."""
+    s = signs * logits
     negative = np.abs(s)
     np.negative(negative, out=negative)
     s += negative  # 2 min(s, 0), exactly
@@ -189,9 +247,3 @@ def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
 def _softplus(x: Floats) -> Floats:
     """log(1 + exp(x)), finite for every finite x, 0 at -inf."""
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
-
-
-def _refuse(x: Floats, good: NDArray[np.bool_], what: str, todo: str, start: int) -> None:
-    bad = ~good.all(axis=tuple(range(1, x.ndim)))
-    if bad.any():
-        raise InputError(what, f"image {start + int(np.argmax(bad))}", todo)

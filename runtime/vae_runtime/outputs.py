@@ -1,4 +1,4 @@
-"""Images out, as a stream of batches: a PNG grid, an animated GIF, a folder of PNGs, or an .npy or .npz array."""
+"""Observations out, as a stream of batches: an .npy or .npz array, or of images a PNG grid, a GIF or PNG files."""
 
 import math
 import shutil
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vae_runtime.errors import ResourceError
 from vae_runtime.files import folder_beside, replacing, write_errors
-from vae_runtime.images import Floats, Shape, levels
+from vae_runtime.images import Floats, levels
+from vae_runtime.observation import Shape
 
 _GAP = 2  # grey pixels between the images of a grid
 GREY = 96
@@ -26,10 +27,10 @@ _FRAME = 80  # milliseconds
 def write(
     path: Path, count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None, first: int = 0
 ) -> None:
-    """Write `count` images of `shape` in one step, as what the suffix of `path` says.
+    """Write `count` observations of `shape` in one step, as what the suffix of `path` says.
 
     .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
-    [count, C, H, W]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image, numbered from
+    [count, *shape]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image, numbered from
     `first`.
     Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
     """

@@ -1,4 +1,4 @@
-"""Scores of images, grey ones too: the ELBO, its terms, and its rank among the model's test images."""
+"""Scores of observations, grey ones too: the ELBO, its terms, and its rank among the model's test observations."""
 
 import math
 from array import array
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import checks, noise
-from vae_runtime.elbo import Floats, Nats
+from vae_runtime import arguments, noise
+from vae_runtime.draws import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
@@ -22,14 +22,14 @@ _LN2 = math.log(2)
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of images, float64 [n] each: ELBO and its terms in nats, and the percentile that `VAE.percentile` gives.
+    """Scores of observations, float64 [n] each: ELBO and its terms in nats, and the `VAE.percentile` of the ELBO.
 
-    standard_error: of the ELBO over the draws, of z and, where the image is grey under a Bernoulli likelihood, of the
-    binary image too; NaN for one draw. bits_per_dimension: -ELBO / (C H W ln 2), None where the likelihood is a
-    density. kl_per_dimension: float64 [latent_dim], nats, averaged over the images. binarised: how many images were
-    grey under a Bernoulli likelihood. index: uint64 [n], `noise.index` of each image, by which equal ones are known.
-    ranks, percentile: None where the bundle keeps no quantiles of test images. rounded: how many images had pixels
-    between 8-bit levels under a likelihood of such levels.
+    standard_error: of the ELBO over the draws, of z and, where x is grey under a Bernoulli likelihood, of the binary x
+    too; NaN for one draw. bits_per_dimension: -ELBO / (size of x, times ln 2), None where the likelihood is a density.
+    kl_per_dimension: float64 [latent_dim], nats, averaged over the observations. off_support: how many `VAE.observe`
+    changes: grey ones are drawn as binary under a Bernoulli likelihood, others are rounded to the levels of theirs.
+    index: uint64 [n], `noise.index` of each, by which equal ones are known. ranks, percentile: None where the bundle
+    keeps no quantiles.
     """
 
     elbo: Nats
@@ -39,21 +39,20 @@ class Scores:
     percentile: Nats | None
     bits_per_dimension: Nats | None
     kl_per_dimension: Nats
-    binarised: int
+    off_support: int
     index: NDArray[np.uint64]
     ranks: Ranks | None = None
-    rounded: int = 0
 
     @property
     def different(self) -> int:
-        """How many different images there are."""
+        """How many different observations there are."""
         return len(np.unique(self.index))
 
     @property
     def error_of_mean(self) -> float | None:
-        """Standard error of the mean ELBO over the images, nats; None where fewer than two of them are different.
+        """Standard error of the mean ELBO over the observations, nats; None where fewer than two of them are different.
 
-        Equal images have equal scores, and are one image of as much weight: copies say nothing new of the mean.
+        Equal ones have equal scores, and are one of as much weight: copies say nothing new of the mean.
         """
         if (different := self.different) < 2:
             return None
@@ -62,7 +61,7 @@ class Scores:
         return math.sqrt(float(np.square(off).sum()) * different / (different - 1)) / len(self.elbo)
 
     def columns(self) -> dict[str, list[float]]:
-        """The figures that each image has, by name; beside a percentile `test_images`, of how many it is."""
+        """The figures that each one has, by name; beside a percentile `test_observations`, of how many it is."""
         one_draw = bool(np.isnan(self.standard_error).all())
         figures: dict[str, NDArray[Any] | None] = {
             "elbo": self.elbo,
@@ -70,7 +69,7 @@ class Scores:
             "reconstruction": self.reconstruction,
             "kl": self.kl,
             "percentile": self.percentile,
-            "test_images": None if self.ranks is None else np.full(len(self.elbo), self.ranks.images),
+            "test_observations": None if self.ranks is None else np.full(len(self.elbo), self.ranks.observations),
             "bits_per_dimension": self.bits_per_dimension,
         }
         return {name: column.tolist() for name, column in figures.items() if column is not None}
@@ -79,44 +78,43 @@ class Scores:
 def score(
     vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int = NUM_SAMPLES, seed: int = 0, start: int = 0
 ) -> Scores:
-    """Score images [batch, C, H, W], or an iterator over such batches, in constant memory but for a few figures each.
+    """Score observations [batch, *shape], or an iterator over such batches, in memory for a few figures each.
 
-    Of `num_samples` draws of z each, and of the binary image too where it is grey (`VAE.terms` with `observe`). Equal
-    images get equal scores, whatever lies beside them. `start` is the number of the first image, for errors.
-    Raises InputError where images are none or off the likelihood's support.
+    Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
+    get equal scores, whatever lies beside them. `start` is the number of the first one, for errors.
+    Raises InputError where there are none, or one is not of the model's shape and range.
     """
-    rows = vae.images_per_run(num_samples)
+    rows = vae.rows_per_run(num_samples)
     batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = start
         for batch in batches:
-            images = checks.images(batch, vae.image_shape, seen)
-            yield from ((seen + i, images[i : i + rows]) for i in range(0, len(images), rows))
-            seen += len(images)
+            observations = arguments.observations(batch, vae.observation, seen)
+            yield from ((seen + i, observations[i : i + rows]) for i in range(0, len(observations), rows))
+            seen += len(observations)
 
-    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], NDArray[np.int64]]:
-        first, images = piece
-        terms = vae.terms(images, num_samples, seed, first, observe=True)
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], int]:
+        first, observations = piece
+        terms = vae.terms(observations, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        changed = np.array([vae.grey(images).sum(), vae.between_levels(images).sum()])
-        return figures, terms.kl_per_dimension, noise.index(images), changed
+        changed = int(vae.off_support(observations).sum())
+        return figures, terms.kl_per_dimension, noise.index(observations), changed
 
-    figures, index, kl, changed = array("d"), array("Q"), np.zeros(vae.latent_dim), np.zeros(2, np.int64)
+    figures, index, kl, changed = array("d"), array("Q"), np.zeros(vae.latent_dim), 0
     for part, kl_of_part, index_of_part, changed_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
         index.frombytes(index_of_part.tobytes())
         for row in kl_of_part:  # one after the other, so that no bit depends on the parts
             kl += row
         changed += changed_of_part
-    elbo, error, reconstruction, per_image = np.frombuffer(figures).reshape(-1, 4).T
+    elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
     try:
         ranks: Ranks | None = vae.ranks
     except BundleError:  # a model may be scored with that has not been measured
         ranks = None
     percentile = None if ranks is None else ranks.percentile(elbo)
-    bits = -elbo / (math.prod(vae.image_shape) * _LN2) if vae.likelihood.discrete else None
+    bits = -elbo / (vae.observation.size * _LN2) if vae.likelihood.discrete else None
     mean_kl = kl / max(1, len(elbo))
     numbers = np.frombuffer(index, np.uint64)
-    binarised, rounded = changed.tolist()
-    return Scores(elbo, error, reconstruction, per_image, percentile, bits, mean_kl, binarised, numbers, ranks, rounded)
+    return Scores(elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks)

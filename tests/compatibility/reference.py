@@ -23,9 +23,8 @@ from vae_export.reference import readable
 def main(job: Path, dtype: str) -> None:
     """Print the scores of the job's images as JSON."""
     contract = json.loads((job / "manifest.json").read_bytes())["contract"]
-    shape = [contract["image"][side] for side in ("channels", "height", "width")]
-    x = np.fromfile(job / "x.f32", "<f4").reshape(-1, *shape).astype(dtype)
-    eps = np.fromfile(job / "eps.f32", "<f4").reshape(len(x), -1).astype(dtype)
+    x = np.fromfile(job / "x.f32", "<f4").reshape(-1, *contract["observation"]["shape"]).astype(dtype)
+    eps = np.fromfile(job / "eps.f32", "<f4").reshape(-1, *contract["latent_shape"]).astype(dtype)
     mu, logsigma = evaluator(job / "encoder.onnx", dtype).run(["mu", "logsigma"], {"x": x})
     (parameters,) = evaluator(job / "decoder.onnx", dtype).run(None, {"z": mu + np.exp(logsigma) * eps})
     arrays = {"mu": mu, "logsigma": logsigma, "parameters": parameters}
@@ -71,7 +70,7 @@ def log_prob(
         case "bernoulli":
             terms = -np.logaddexp(0, np.where(x == 1, -parameters, parameters))
         case "gaussian":
-            variance = math.exp(2 * likelihood["logsigma"])
+            variance = math.exp(2 * likelihood["settings"]["logsigma"])
             terms = -0.5 * ((x - parameters) ** 2 / variance + math.log(2 * math.pi * variance))
         case "discretised-logistic":
             loc, log_scale = np.split(parameters, 2, axis=1)

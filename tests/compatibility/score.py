@@ -12,7 +12,7 @@ from vae_runtime import VAE
 
 job, seed = Path(sys.argv[1]), int(sys.argv[2])
 vae = VAE.load(job)
-x = np.fromfile(job / "x.f32", "<f4").reshape(-1, *vae.image_shape)
+x = np.fromfile(job / "x.f32", "<f4").reshape(-1, *vae.observation.shape)
 eps = np.fromfile(job / "eps.f32", "<f4").reshape(-1, vae.latent_dim)
 mu, logsigma = vae.encode(x)
 arrays = {

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vae_export import check
-from vae_runtime import VAE, VaeError, bundle, images, noise
+from vae_runtime import VAE, VaeError, bundle, images, likelihoods, noise
+from vae_runtime.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -68,7 +69,7 @@ class Job:
 
     name: str
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     expected: Scores
 
 
@@ -115,13 +116,13 @@ def make_job(name: str, folder: Path) -> Job:
     folder.mkdir()
     for file in (*bundle.FILES, "manifest.json"):
         shutil.copy(source / file, folder)
-    drawn = np.clip(vae.sample(DRAWN, SEED), 0, 1)  # Gaussian pixels may leave the range that the runtime takes
+    drawn = vae.observation.clip(vae.sample(DRAWN, SEED))
     digits = [Image.open(path) for path in sorted((REPOSITORY / "examples" / "digits").glob("*.png"))]
-    fitted = np.stack([images.fit(digit, vae.image_shape)[0] for digit in digits])
+    fitted = np.stack([images.fit(digit, vae.observation.shape)[0] for digit in digits])
     x = np.concatenate([drawn, vae.observe(fitted, SEED)])
     x.astype("<f4").tofile(folder / "x.f32")
     noise.normal(SEED, noise.POSTERIOR, noise.index(x), vae.latent_dim).astype("<f4").tofile(folder / "eps.f32")
-    return Job(name, folder, vae.info, ask(reference(folder, "float64")))
+    return Job(name, folder, vae.manifest, ask(reference(folder, "float64")))
 
 
 def compare_all(jobs: list[Job], work: Path) -> list[list[Row]]:
@@ -160,14 +161,16 @@ def compare(name: str, job: Job, score: Scorer) -> Row:
 
 def tolerance(job: Job) -> float:
     """How far an image's ELBO may be off, nats: what the bundle's own manifest allows."""
-    return check.tolerances(job.manifest)["elbo"]
+    contract = job.manifest.contract
+    output = likelihoods.make(contract.likelihood, contract.observation).output
+    return check.tolerances(job.manifest, output)["elbo"]
 
 
 def table(job: Job, rows: list[Row]) -> str:
     """The rows of a bundle for people: a tick, a cross, or a dash for what was not run."""
-    made, elbo, allowed = job.manifest["onnx"], job.expected["elbo"], tolerance(job)
+    made, elbo, allowed = job.manifest.onnx, job.expected["elbo"], tolerance(job)
     heading = (
-        f"{job.name}: opset {made['opset']}, ir {made['ir_version']}, {len(elbo)} images,"
+        f"{job.name}: opset {made.opset}, ir {made.ir_version}, {len(elbo)} images,"
         f" ELBO {elbo.min():.2f} to {elbo.max():.2f} nats, allowed {allowed:.1e} nats"
     )
     figures = ("nats", "of allowed", *ARRAYS)

@@ -22,9 +22,8 @@ from onnx import numpy_helper
 
 from support.runs import make_vae
 from vae_export import exporter, onnx_graph
-from vae_runtime import VAE, bundle, noise
-from vae_runtime.elbo import kl_per_dimension
-from vae_runtime.likelihoods import from_contract
+from vae_runtime import VAE, likelihoods, noise
+from vae_runtime import manifest as manifests
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
 
@@ -63,12 +62,10 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def arrays(job: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """A job's images and noise in float64."""
-    sides = job.manifest["contract"]["image"]
-    shape = [sides[side] for side in ("channels", "height", "width")]
+    contract = job.manifest.contract
     x, eps = (np.fromfile(job.folder / name, "<f4").astype(np.float64) for name in ("x.f32", "eps.f32"))
-    return torch.from_numpy(x).reshape(-1, *shape), torch.from_numpy(eps).reshape(
-        -1, job.manifest["contract"]["latent_dim"]
-    )
+    x, eps = x.reshape(-1, *contract.observation.shape), eps.reshape(-1, *contract.latent_shape)
+    return torch.from_numpy(x), torch.from_numpy(eps)
 
 
 @torch.no_grad()
@@ -115,7 +112,7 @@ def change_a_weight(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     del manifest["sha256"]
     manifest["files"]["decoder.onnx"] = exporter._fingerprint((folder / "decoder.onnx").read_bytes())
-    (folder / "manifest.json").write_bytes(bundle.dump_manifest(manifest))
+    (folder / "manifest.json").write_bytes(manifests.dump(manifest))
 
 
 def change_the_noise(folder: Path) -> None:
@@ -160,9 +157,13 @@ def test_other_numbers_get_a_cross(job: Any, tmp_path: Path, monkeypatch: pytest
 )
 def test_the_manifest_decides(job: Any, share: float, passed: bool) -> None:
     """An ELBO passes within the tolerance of the bundle's own manifest, on either side; NaN does not."""
-    output = from_contract(job.manifest["contract"]["likelihood"]).output
-    rows = [{"tensor": name, "inputs": "real images", "tolerance": 0.5} for name in ("mu", "logsigma", output, "ELBO")]
-    job = replace(job, manifest={**job.manifest, "parity": {"rows": rows}})
+    contract, parity = job.manifest.contract, job.manifest.parity
+    output = likelihoods.make(contract.likelihood, contract.observation).output
+    rows = tuple(
+        replace(parity.rows[0], tensor=name, inputs="real images", tolerance=0.5)
+        for name in ("mu", "logsigma", output, "ELBO")
+    )
+    job = replace(job, manifest=replace(job.manifest, parity=replace(parity, rows=rows)))
     elbo = job.expected["elbo"].copy()
     elbo[3] += share * 0.5
     row = table.compare("some", job, lambda _: job.expected | {"elbo": elbo})
@@ -227,7 +228,7 @@ def cases(likelihood: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         case "bernoulli":
             return {}, np.float32(u < 0.5), np.concatenate([4 * wide[:10, :2], 1000 * wide[10:, :2]])
         case "gaussian":
-            return {"logsigma": -1.5}, u, 3 * wide[:, :2]
+            return {"settings": {"logsigma": -1.5}}, u, 3 * wide[:, :2]
     x = np.rint(255 * np.clip(2 * u - 0.5, 0, 1)) / np.float32(255)  # a quarter of them black, another white
     loc, log_scale = np.split(wide, 2, axis=1)
     return {}, x, np.concatenate([loc, np.concatenate([log_scale[:10] - 2, 8 * log_scale[10:]])], axis=1)
@@ -241,7 +242,7 @@ def torch_log_prob(
         case "bernoulli":
             terms = torch.distributions.Bernoulli(logits=parameters).log_prob(x)
         case "gaussian":
-            terms = torch.distributions.Normal(parameters, math.exp(contract["logsigma"])).log_prob(x)
+            terms = torch.distributions.Normal(parameters, math.exp(contract["settings"]["logsigma"])).log_prob(x)
         case _:
             loc, log_scale = parameters.chunk(2, dim=1)
             scale = log_scale.clamp(-7, 7).exp()
@@ -279,7 +280,7 @@ def test_javascripts_likelihood_is_the_references(likelihood: str, tmp_path: Pat
         const { logProb } = LIKELIHOODS[process.argv[2]];
         const floats = (rows) => rows.map((row) => Float32Array.from(row));
         const [images, outputs] = [floats(x), floats(parameters)];
-        console.log(JSON.stringify(images.map((image, i) => logProb(image, outputs[i], contract))));
+        console.log(JSON.stringify(images.map((image, i) => logProb(image, outputs[i], contract.settings))));
     """
     got = json.loads(run_javascript(code, tmp_path / "cases.json", likelihood))
     expected = reference.log_prob({"name": likelihood, **contract}, np.float64(x), np.float64(parameters))
@@ -350,9 +351,9 @@ def test_shown_javascript_runs(tmp_path: Path) -> None:
     (tmp_path / "example.mjs").write_text(example + "console.log(JSON.stringify([elbo[0], ...theta]));\n")
     got = json.loads(subprocess.run(["node", "example.mjs"], cwd=tmp_path, capture_output=True, check=True).stdout)
     vae = VAE.load(threads=1)
-    x = np.zeros((1, *vae.image_shape), np.float32)
+    x = np.zeros((1, *vae.observation.shape), np.float32)
     mu, logsigma = vae.encode(x)
-    elbo = vae.likelihood.log_prob(x, vae.parameters(mu))[0] - kl_per_dimension(mu, logsigma).sum()
+    elbo = vae.likelihood.log_prob(x, vae.parameters(mu))[0] - vae.prior.kl(mu, logsigma).sum()
     np.testing.assert_allclose(got, [elbo, *vae.reconstruct(x).ravel()], rtol=0, atol=1e-4)
 
 

@@ -386,7 +386,7 @@ def distances_to_tie() -> tuple[np.ndarray, np.ndarray]:
     vae = VAE.load()
     rows = np.arange(NUMBER)
     theta = vae.decode(noise.normal(SEED, noise.PRIOR, rows, vae.latent_dim))
-    uniform = noise.uniform(SEED, noise.PIXELS, rows, math.prod(vae.image_shape)).reshape(theta.shape)
+    uniform = noise.uniform(SEED, noise.PIXELS, rows, math.prod(vae.observation.shape)).reshape(theta.shape)
     return np.abs(uniform.astype(np.float64) - theta), (uniform < theta).astype(np.float32)
 
 

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """46 images, grey and of two sizes, in the folder `images` of the current folder."""
     monkeypatch.chdir(tmp_path)
     vae = VAE.load()
-    outputs.write(Path("images"), 40, vae.image_shape, vae.sample_batches(40, seed=3, mean=True))
+    outputs.write(Path("images"), 40, vae.observation.shape, vae.sample_batches(40, seed=3, mean=True))
     for file in (examples / "digits").iterdir():
         Path("images", file.name).write_bytes(file.read_bytes())
     return Path("images")

@@ -58,7 +58,10 @@ def black(width: int, height: int, kind: str = "PNG") -> bytes:
 def test_health_is_ok(service: str):
     """/health answers that the service is up, and which images it takes."""
     status, body = ask(f"{service}/health")
-    assert (status, json.loads(body)) == (200, {"status": "ok", "image_shape": [1, 28, 28]})
+    assert (status, json.loads(body)) == (
+        200,
+        {"status": "ok", "observation": {"kind": "image", "shape": [1, 28, 28], "range": [0, 1]}},
+    )
 
 
 def test_samples_are_those_of_the_command(service: str, command, tmp_path: Path):

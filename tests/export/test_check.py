@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from vae_export import check
 from vae_export.cli import cli, main, on_bundles
 from vae_runtime.bundle import GRAPHS, read
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 
 Command = Callable[..., Any]
 Forge = Callable[..., Path]

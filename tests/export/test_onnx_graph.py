@@ -13,7 +13,7 @@ import torch
 from vae_export import exporter, onnx_graph, requirements
 from vae_export.cli import main
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 from vae_train import run_folder
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}

@@ -311,7 +311,7 @@ def test_a_hundred_killed_exports_leave_one_bundle_or_the_other(
                 until(judged)
                 wait(0, 0.02)
             process.kill()
-        found[pairs.index(read(out).contract["pair"])] += 1
+        found[pairs.index(read(out).manifest.contract.pair)] += 1
         left += bool(beside(out))
     print(
         "100 kills:",
@@ -324,6 +324,6 @@ def test_a_hundred_killed_exports_leave_one_bundle_or_the_other(
         seconds,
     )
     assert subprocess.run(call, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert read(out).contract["pair"] == pairs[0]
+    assert read(out).manifest.contract.pair == pairs[0]
     assert beside(out) == []
     assert min(found[0], found[1], left) > 5

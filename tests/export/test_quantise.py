@@ -16,9 +16,9 @@ from vae_export import candidate, gate, quantise
 from vae_export import tradeoff as tradeoff_of
 from vae_export.candidate import Candidate
 from vae_export.tradeoff import Samples, Tradeoff, best, choice, pick, samples_of_run, weigh
-from vae_runtime import graph, noise
+from vae_runtime import noise, safety
 from vae_runtime.errors import BundleError
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 from vae_train import data, pixels, run_folder
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
@@ -120,7 +120,7 @@ def test_quantised_graphs_multiply_integers(plain: Candidate, quantised: Candida
     for model in (quantised.encoder, quantised.decoder):
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
         assert {node.op_type for node in model.graph.node} >= QUANTISING
-        graph.check(model.SerializeToString(), "graph")
+        safety.check(model.SerializeToString(), "graph")
         integers = {name: values for name, values in tensors(model).items() if values.dtype == np.int8 and values.ndim}
         matrices = {name: values for name, values in integers.items() if values.ndim > 1}
         assert matrices

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vae_export import code_lines, onnx_graph
 from vae_runtime.errors import BundleError
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 
 WHERE = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
 SIZES = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vae_export import onnx_graph
 from vae_runtime.errors import BundleError
-from vae_runtime.session import Session
+from vae_runtime.sessions import Session
 
 OPSETS = [onnx_graph.OLDEST_OPSET, *(pytest.param(n, marks=pytest.mark.slow) for n in (18, onnx_graph.newest_opset()))]
 

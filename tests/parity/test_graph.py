@@ -16,8 +16,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper
 from vae_export import onnx_graph as exporter
 from vae_runtime import VAE, BundleError
 from vae_runtime.bundle import GRAPHS, shipped
-from vae_runtime.graph import check, metadata
-from vae_runtime.session import Session
+from vae_runtime.safety import check, metadata
+from vae_runtime.sessions import Session
 from vae_train import networks
 from vae_train.config import PRESETS
 

@@ -13,7 +13,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from support import bundles
 from support.bundles import LOGSIGMA, Forge
 from vae_runtime import VAE, noise, sources
-from vae_runtime.bundle import MANIFEST, dump_manifest
+from vae_runtime import manifest as manifests
+from vae_runtime.bundle import MANIFEST
 from vae_runtime.scores import score
 from vae_train import data, own_images, pixels
 from vae_train.config import PRESETS
@@ -44,7 +45,9 @@ def test_gaussian_scores_are_torchs(forge: Forge) -> None:
     mu, logsigma = (torch.from_numpy(array.astype(np.float64)) for array in vae.encode(x))
     eps = noise.normal(seed, noise.POSTERIOR, noise.index(x), k * 3).reshape(25, k, 3)
     z = mu[:, None] + logsigma.exp()[:, None] * torch.from_numpy(eps.astype(np.float64))
-    loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(25, k, *vae.image_shape)
+    loc = torch.from_numpy(vae.parameters(z.reshape(-1, 3).numpy()).astype(np.float64)).reshape(
+        25, k, *vae.observation.shape
+    )
     pixels = Independent(Normal(loc, math.exp(LOGSIGMA)), 3)
     log_prob = pixels.log_prob(torch.from_numpy(x.astype(np.float64))[:, None])
     kl = kl_divergence(Normal(mu, logsigma.exp()), Normal(torch.zeros_like(mu), torch.ones_like(mu))).sum(1)
@@ -61,10 +64,10 @@ def test_a_device_divides_levels_as_training_did(forge: Forge, tmp_path: Path) -
     images = data.load(data.fitted(config), tmp_path, download=False)
     folder = bundles.linear(forge, "gaussian", (1, 5, 6))
     manifest = json.loads((folder / MANIFEST).read_bytes()) | {"preprocessing": images.preprocessing}
-    (folder / MANIFEST).write_bytes(dump_manifest({name: manifest[name] for name in manifest if name != "sha256"}))
+    (folder / MANIFEST).write_bytes(manifests.dump({name: manifest[name] for name in manifest if name != "sha256"}))
     vae = VAE.load(folder)
-    (read,) = sources.Images([tmp_path / "train.npy"], vae.image_shape, vae.full_scale).batches(100)
-    assert vae.full_scale == 4095
+    (read,) = vae.read([tmp_path / "train.npy"]).batches(100)
+    assert vae.manifest.preprocessing.full_scale == 4095
     np.testing.assert_array_equal(read[own_images.in_test(read)], images.test)
 
 
@@ -77,7 +80,7 @@ def test_a_device_observes_a_trained_file_as_training_did(forge: Forge, tmp_path
     config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "train.npy"), likelihood=name)
     images = data.load(config, tmp_path, download=False)
     vae = VAE.load(bundles.linear(forge, likelihood, (1, 5, 6)))
-    (read,) = sources.Images([tmp_path / "train.npy"], vae.image_shape).batches(100)
+    (read,) = sources.Observations([tmp_path / "train.npy"], vae.observation).batches(100)
     test = own_images.in_test(read if likelihood != "logistic" else own_images.to_levels(read))
     seen = pixels.unit(images.train).numpy()
     if likelihood == "bernoulli":

@@ -188,7 +188,7 @@ def test_a_hostile_manifest_is_refused_or_loads(bench: Bench, opened: Any, edits
     with bench.holding({"manifest.json": forged(bench.manifest, edits, texts, sealed)}) as path, opened() as paths:
         try:
             with VAE.load(path, threads=1) as vae:
-                assert vae.info["contract"] == bench.manifest["contract"]
+                assert vae.manifest.contract.json() == bench.manifest["contract"]
         except VaeError as error:
             one_line(error)
         assert str(path / "manifest.json") in paths

@@ -22,7 +22,7 @@ from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
 def test_pickles_and_copies_give_the_same_numbers(loaded):
     """A VAE from a pickle or a deep copy has the same path, threads, samples and ELBOs, to the last bit."""
     for twin in (pickle.loads(pickle.dumps(loaded.vae)), copy.deepcopy(loaded.vae)):
-        assert (twin.path, twin.threads, twin.info) == (loaded.vae.path, loaded.vae.threads, loaded.vae.info)
+        assert (twin.path, twin.threads, twin.manifest) == (loaded.vae.path, loaded.vae.threads, loaded.vae.manifest)
         assert (twin.memory, twin.rows) == (loaded.vae.memory, loaded.vae.rows)
         np.testing.assert_array_equal(twin.sample(5, seed=1), loaded.vae.sample(5, seed=1))
         np.testing.assert_array_equal(twin.elbo(loaded.x), loaded.vae.elbo(loaded.x))
@@ -137,14 +137,14 @@ def test_a_closed_vae_is_refused(tiny_bundle: Path):
 
 FORK_AMID_OPENING = """
 import os, sys, threading
-from vae_runtime import VAE, session
+from vae_runtime import VAE, sessions
 vae, opening, go_on = VAE.load(sys.argv[1], threads=1), threading.Event(), threading.Event()
-open_session = session.Session.__init__
+open_session = sessions.Session.__init__
 def slow(self, *arguments):
     opening.set()
     go_on.wait()
     open_session(self, *arguments)
-session.Session.__init__ = slow
+sessions.Session.__init__ = slow
 thread = threading.Thread(target=vae.sample, args=(1,))
 thread.start()
 opening.wait()
@@ -209,7 +209,7 @@ def test_rows_follow_memory_and_threads(loaded):
     assert abs(two - 2 * one) <= 1
     assert abs(VAE.load(loaded.path, 2, 4_000_000).rows - one) <= 1
     for k in (1, 10, 10**6):
-        assert 1 <= VAE.load(loaded.path).images_per_run(k) <= 512
+        assert 1 <= VAE.load(loaded.path).rows_per_run(k) <= 512
 
 
 def test_a_loaded_vae_needs_its_folder_no_more(tiny_bundle: Path, tmp_path: Path):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_runtime import InputError, images, outputs, sources
-from vae_runtime.images import Shape
+from support.sources import load
+from vae_runtime import InputError, images, outputs
+from vae_runtime.observation import Shape
 
 GREY: Shape = (1, 28, 28)
 COLOUR: Shape = (3, 8, 10)
@@ -29,7 +30,7 @@ def picture(mode: str, size: tuple[int, int] = (28, 28), level: int = 200) -> Im
 def refuses(source: Path, words: str, shape: Shape = GREY) -> None:
     """Loading raises InputError in one line that names the file and holds `words`."""
     with pytest.raises(InputError) as caught:
-        sources.load([source], shape)
+        load([source], shape)
     text = str(caught.value)
     assert str(source) in text
     assert words in text
@@ -115,7 +116,7 @@ def test_a_change_of_pixels_is_always_said(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     two.save(tmp_path / "turned.png", exif=exif)
-    batch = sources.load([tmp_path / "transparent.png", tmp_path / "turned.png"], GREY)
+    batch = load([tmp_path / "transparent.png", tmp_path / "turned.png"], GREY)
     original, _ = images.fit(two, GREY)
     np.testing.assert_array_equal(batch.x[0], np.where(original == original[0, 0, 0], 0, original))
     np.testing.assert_array_equal(batch.x[1, 0], np.rot90(original[0], -1))
@@ -134,7 +135,7 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "photo.png", exif=exif)
-    x = sources.load([tmp_path / "photo.png"], GREY).x
+    x = load([tmp_path / "photo.png"], GREY).x
     np.testing.assert_array_equal(x[0, 0], upright / np.float32(255))
 
 
@@ -147,7 +148,7 @@ def test_sixteen_bits_keep_their_precision(tmp_path: Path, suffix: str, full_sca
     Image.fromarray(ramp).save(path)
     with Image.open(path) as image:
         mode = image.mode
-    batch = sources.load([path], GREY, full_scale)
+    batch = load([path], GREY, full_scale)
     np.testing.assert_array_equal(batch.x[0, 0], ramp.astype(np.float32) / np.float32(full_scale or 65535))
     note = f"from 28x28 {mode}, levels / 65535, to 28x28 L"
     assert batch.fitted == ({} if full_scale else {str(path): note})
@@ -161,7 +162,7 @@ def test_a_level_above_the_full_scale_is_refused_by_number(tmp_path: Path, kind:
     path = tmp_path / ("x.png" if kind == "image" else "x.npy")
     Image.fromarray(levels).save(path) if kind == "image" else np.save(path, levels[None])
     with pytest.raises(InputError) as caught:
-        sources.load([path], GREY, 4095)
+        load([path], GREY, 4095)
     assert all(word in str(caught.value) for word in (str(path), "5000", "4095"))
 
 
@@ -181,7 +182,7 @@ def test_colours_of_sixteen_bits_are_said_to_be_read_as_eight(tmp_path: Path):
     """Pillow takes the upper half of a PPM's 16-bit colours; the note says so."""
     path = tmp_path / "x.ppm"
     path.write_bytes(b"P6 10 8 65535\n" + np.full((8, 10, 3), 40_000, ">u2").tobytes())
-    batch = sources.load([path], COLOUR)
+    batch = load([path], COLOUR)
     assert "16 bits, read as 8" in batch.fitted[str(path)]
 
 
@@ -203,7 +204,7 @@ def test_files_of_many_formats_are_read(tmp_path: Path, suffix: str):
     """Each suffix that counts as an image in a folder is one that can be read; lossless ones give the exact levels."""
     path = tmp_path / f"digit{suffix}"
     Image.fromarray(LEVELS // 64 * 64).save(path, **({"lossless": True} if suffix == ".webp" else {}))
-    batch = sources.load([path], GREY)
+    batch = load([path], GREY)
     assert batch.names == [str(path)]
     tolerance = 0.25 if "jp" in suffix.lower() else 0
     np.testing.assert_allclose(batch.x[0, 0], (LEVELS // 64 * 64) / np.float32(255), rtol=0, atol=tolerance)
@@ -219,7 +220,7 @@ def test_sources_keep_their_order_and_folders_are_sorted(tmp_path: Path):
     np.save(folder / "array.npy", np.zeros((28, 28), np.uint8))
     Image.new("L", (28, 28), 5).save(tmp_path / "z.png")
     np.save(tmp_path / "two.npy", np.stack([np.full((28, 28), level, np.uint8) for level in (1, 2)]))
-    batch = sources.load([tmp_path / "z.png", folder, str(tmp_path / "two.npy")], GREY)
+    batch = load([tmp_path / "z.png", folder, str(tmp_path / "two.npy")], GREY)
     assert batch.names == [
         *(str(path) for path in (tmp_path / "z.png", folder / "a.png", folder / "b.png", folder / "c.PNG")),
         f"{tmp_path}/two.npy[0]",
@@ -239,7 +240,7 @@ def test_folders_inside_a_folder_are_read(tmp_path: Path):
         Image.new("L", (28, 28), level).save(tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "d" / "back").symlink_to(tmp_path)
-    batch = sources.load([tmp_path], GREY)
+    batch = load([tmp_path], GREY)
     assert batch.names == [str(tmp_path / name) for name in names]
     assert np.rint(batch.x[:, 0, 0, 0] * 255).tolist() == [0, 1, 2, 3]
 
@@ -253,7 +254,7 @@ def test_arrays_of_levels_and_floats_are_read(tmp_path: Path, shape: tuple[int, 
     path = tmp_path / f"x{suffix}"
     with path.open("wb") as file:
         np.savez(file, values) if suffix == ".npz" else np.save(file, values)
-    batch = sources.load([path], GREY)
+    batch = load([path], GREY)
     n = 1 if len(shape) == 2 else 3
     expected = values.reshape(n, *GREY).astype(np.float32) / np.float32(255 if kind == "u1" else 1)
     np.testing.assert_array_equal(batch.x, expected)
@@ -265,7 +266,7 @@ def test_arrays_of_levels_and_floats_are_read(tmp_path: Path, shape: tuple[int, 
 def test_colour_arrays_are_read(tmp_path: Path):
     """A model of 3 channels takes [n, 3, H, W] and refuses other layouts."""
     np.save(tmp_path / "x.npy", np.full((2, *COLOUR), 255, np.uint8))
-    np.testing.assert_array_equal(sources.load([tmp_path / "x.npy"], COLOUR).x, np.ones((2, *COLOUR)))
+    np.testing.assert_array_equal(load([tmp_path / "x.npy"], COLOUR).x, np.ones((2, *COLOUR)))
     for shape in ((2, 8, 10, 3), (3, 8, 10), (8, 10)):
         np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
         refuses(tmp_path / "x.npy", f"array of shape {list(shape)}", COLOUR)
@@ -301,7 +302,7 @@ def test_a_huge_float64_is_refused_without_a_warning(tmp_path: Path):
     """A float64 value beyond float32 comes out as infinite or as InputError, not as a warning on the terminal."""
     np.save(tmp_path / "x.npy", np.full((28, 28), 1e300))
     try:
-        batch = sources.load([tmp_path / "x.npy"], GREY)
+        batch = load([tmp_path / "x.npy"], GREY)
     except InputError:
         return
     assert np.isinf(batch.x).all()
@@ -365,7 +366,7 @@ def test_empty_folders_and_no_sources_are_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no image")
     refuses(tmp_path, "no images in the folder")
     with pytest.raises(InputError, match="no images: none named; name image files, folders or arrays"):
-        sources.load([], GREY)
+        load([], GREY)
 
 
 def test_one_bad_file_among_good_ones_is_named(tmp_path: Path):
@@ -374,7 +375,7 @@ def test_one_bad_file_among_good_ones_is_named(tmp_path: Path):
         Image.fromarray(LEVELS).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     with pytest.raises(InputError, match=r"file cannot be read .*: .*/b\.png; save it again as PNG"):
-        sources.load([tmp_path], GREY)
+        load([tmp_path], GREY)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about damaged metadata
@@ -394,7 +395,7 @@ def test_damaged_images_are_read_or_refused(tmp_path: Path, suffix: str):
                 bad[position] = generator.randrange(256)
         path.write_bytes(bad)
         try:
-            batch = sources.load([path], GREY)
+            batch = load([path], GREY)
         except InputError as error:
             assert str(path) in str(error)
             refused += 1
@@ -419,7 +420,7 @@ def test_floating_point_pixels_are_values_in_the_unit_interval(tmp_path: Path):
     """A TIFF of floats in [0, 1] keeps them to the last bit; of any other range it is refused."""
     floats = np.random.default_rng(0).random((28, 28), np.float32)
     Image.fromarray(floats).save(tmp_path / "x.tif")
-    batch = sources.load([tmp_path / "x.tif"], GREY)
+    batch = load([tmp_path / "x.tif"], GREY)
     np.testing.assert_array_equal(batch.x[0, 0], floats)
     assert batch.fitted == {}
     for wrong in (floats * 255, floats - 1, np.full_like(floats, np.nan)):
@@ -431,7 +432,7 @@ def test_the_first_of_several_frames_is_taken_and_said(tmp_path: Path):
     """Of an animation the first frame is read, and `fitted` says that there are more."""
     frames = [Image.new("L", (28, 28), level) for level in (0, 255)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    batch = sources.load([tmp_path / "x.gif"], GREY)
+    batch = load([tmp_path / "x.gif"], GREY)
     assert batch.x.max() == 0
     assert "first of 2 frames" in batch.fitted[str(tmp_path / "x.gif")]
 

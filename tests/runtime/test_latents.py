@@ -70,7 +70,7 @@ def test_interpolation_runs_between_reconstructions(loaded, linear: bool):
     """The first and last image are the reconstructions of the two; each between is E[x|z] at the path's point."""
     vae, x = loaded.vae, loaded.x[:2]
     theta = latents.interpolate(vae, x[0], x[1], 6, linear)
-    assert theta.shape == (6, *vae.image_shape)
+    assert theta.shape == (6, *vae.observation.shape)
     assert theta.dtype == np.float32
     np.testing.assert_array_equal(theta[[0, -1]], vae.reconstruct(x))
     a, b = vae.encode(x)[0].astype(np.float64)
@@ -127,13 +127,13 @@ def test_traversal_varies_one_latent_at_a_time(loaded, most: int, given_images: 
     walked = latents.traverse(vae, x, steps, span, most, seed=3)
     kl = mean_kl(vae, vae.sample(500, seed=3) if x is None else x)
     rows = min(most, vae.latent_dim)
-    assert walked.images.shape == (rows, steps, *vae.image_shape)
+    assert walked.theta.shape == (rows, steps, *vae.observation.shape)
     assert len(set(walked.latents)) == len(walked.latents) == rows
     np.testing.assert_allclose(walked.kl, kl[walked.latents], rtol=1e-6, atol=1e-9)
     assert (np.diff(walked.kl) <= 0).all()
     assert walked.kl[-1] >= np.sort(kl)[::-1][rows - 1] - 1e-6
     rest = np.zeros(vae.latent_dim, np.float32) if x is None else vae.encode(x[:1])[0][0]
-    for latent, images in zip(walked.latents, walked.images, strict=True):
+    for latent, images in zip(walked.latents, walked.theta, strict=True):
         for step, image in enumerate(images):
             z = rest.copy()
             z[latent] = -span + 2 * span * step / (steps - 1)
@@ -143,9 +143,9 @@ def test_traversal_varies_one_latent_at_a_time(loaded, most: int, given_images: 
 def test_traversal_is_repeatable_and_takes_any_number_of_images(loaded):
     """Without images the same seed gives the same walk; one image is enough, and 1,000 steps are fine."""
     first, second = (latents.traverse(loaded.vae, seed=4, most=2) for _ in range(2))
-    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.theta, second.theta)
     assert first.latents == second.latents
-    assert latents.traverse(loaded.vae, loaded.x[:1], 1000, most=1).images.shape[:2] == (1, 1000)
+    assert latents.traverse(loaded.vae, loaded.x[:1], 1000, most=1).theta.shape[:2] == (1, 1000)
 
 
 def test_traversal_of_no_images_is_an_input_error(loaded):
@@ -206,7 +206,7 @@ def test_latents_are_read_from_arrays_and_archives(
     path.write_bytes(data)
     stdin(data)
     for source in (str(path), "-"):
-        z = latents.read(source, 4)
+        z = latents.read(source, (4,))
         assert z.dtype == np.float32
         np.testing.assert_array_equal(z, Z)
 
@@ -215,7 +215,7 @@ def test_what_encode_saves_is_read(loaded, tmp_path: Path):
     """The .npz of mu and logsigma that `encode` writes gives mu back, bit for bit."""
     mu, logsigma = loaded.vae.encode(loaded.x)
     write_arrays(tmp_path / "l.npz", mu=mu, logsigma=logsigma)
-    np.testing.assert_array_equal(latents.read(str(tmp_path / "l.npz"), loaded.vae.latent_dim), mu)
+    np.testing.assert_array_equal(latents.read(str(tmp_path / "l.npz"), loaded.vae.latent_shape), mu)
 
 
 def header(shape: object) -> bytes:
@@ -269,7 +269,7 @@ def test_what_are_no_latents_is_refused_by_name(
     stdin(data)
     for source, names in ((str(path), {str(path)}), ("-", {"-", "standard input"})):
         with pytest.raises(InputError) as caught:
-            latents.read(source, 4)
+            latents.read(source, (4,))
         text = str(caught.value)
         assert any(words.format(name) in text and f": {name}" in text for name in names)
         assert text.isprintable()
@@ -279,11 +279,11 @@ def test_what_are_no_latents_is_refused_by_name(
 def test_missing_files_and_folders_are_named(tmp_path: Path):
     """A missing file says to check the path; a folder and names that no file can have are InputErrors too."""
     with pytest.raises(InputError) as caught:
-        latents.read(str(tmp_path / "missing.npz"), 4)
+        latents.read(str(tmp_path / "missing.npz"), (4,))
     assert str(caught.value).endswith(f"not found: {tmp_path}/missing.npz; check the path")
     for source in (str(tmp_path), str(tmp_path / ("x" * 300)), str(tmp_path / "a\0b")):
         with pytest.raises(InputError, match="cannot be read"):
-            latents.read(source, 4)
+            latents.read(source, (4,))
 
 
 def test_no_rows_are_refused(tmp_path: Path):
@@ -291,7 +291,7 @@ def test_no_rows_are_refused(tmp_path: Path):
     path = tmp_path / "none.npy"
     path.write_bytes(npy(Z[:0]))
     with pytest.raises(InputError, match=r"none\.npy"):
-        latents.read(str(path), 4)
+        latents.read(str(path), (4,))
 
 
 def test_compressed_latents_are_read(tmp_path: Path):
@@ -299,13 +299,13 @@ def test_compressed_latents_are_read(tmp_path: Path):
     path = tmp_path / "z.npy.gz"
     good = gzip.compress(npy(Z), mtime=0)
     path.write_bytes(good)
-    np.testing.assert_array_equal(latents.read(str(path), 4), Z)
+    np.testing.assert_array_equal(latents.read(str(path), (4,)), Z)
     for position in range(10, len(good)):
         bad = bytearray(good)
         bad[position] ^= 1 << position % 8
         path.write_bytes(bad)
         try:
-            z = latents.read(str(path), 4)
+            z = latents.read(str(path), (4,))
         except InputError as error:
             assert str(path) in str(error)
         else:

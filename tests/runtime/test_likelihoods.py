@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from vae_runtime import BundleError, InputError, noise
-from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, from_contract
+from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, check, make
+from vae_runtime.manifest import Named
+from vae_runtime.observation import IMAGE, VECTOR, Observation
 
-BERNOULLI = Bernoulli()
-LOGISTIC = DiscretisedLogistic()
+BERNOULLI = Bernoulli(3)
+LOGISTIC = DiscretisedLogistic(3)
+IMAGES = Observation(IMAGE, (1, 3, 3))
 LEVELS = (np.arange(256) / 255).astype(np.float32).reshape(256, 1, 1, 1)
 PAIRS = [(0.5, -3), (0.0, -2), (1.0, -5), (0.3, 0), (-5, 1.2), (-5, -9), (1.2, -9), (0.5, -9), (1.2, 7), (-5, 7)]
 
@@ -62,20 +65,20 @@ def test_certain_pixels_are_never_drawn_otherwise():
 def test_check_names_the_first_grey_image(row: int):
     """A grey pixel raises InputError with the index of its image and the way out."""
     x = np.zeros((10, 1, 3, 3), np.float32)
-    BERNOULLI.check(x)
-    BERNOULLI.check(1 - x)
+    check(BERNOULLI, x, "image")
+    check(BERNOULLI, 1 - x, "image")
     x[row:, 0, 2, 2] = 0.5
-    with pytest.raises(InputError, match=rf"grey pixels under a Bernoulli likelihood: image {row}; use observe"):
-        BERNOULLI.check(x)
-    with pytest.raises(InputError, match=rf"image {row + 100}; "):
-        BERNOULLI.check(x, start=100)
+    with pytest.raises(InputError, match=rf"grey values under a Bernoulli likelihood: image {row}; use observe"):
+        check(BERNOULLI, x, "image")
+    with pytest.raises(InputError, match=rf"row {row + 100}; "):
+        check(BERNOULLI, x, "row", start=100)
 
 
 def test_gaussian_samples_have_its_moments():
     """20,000 draws from N(loc, sigma^2) have its mean and variance, to within 4.5 standard errors."""
     n, sigma, loc = 20_000, 0.5, np.array([-1, 0, 2], np.float32).reshape(1, 1, 3, 1)
     normals = noise.normal(3, noise.PIXELS, np.arange(n), 3).reshape(n, 1, 3, 1)
-    x = Gaussian(math.log(sigma)).sample(np.repeat(loc, n, axis=0), normals)
+    x = Gaussian(3, math.log(sigma)).sample(np.repeat(loc, n, axis=0), normals)
     assert (np.abs(x.mean(axis=0) - loc[0]) < 4.5 * sigma / math.sqrt(n)).all()
     assert (np.abs(x.var(axis=0) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
 
@@ -108,10 +111,10 @@ def test_logistic_mean_is_the_expectation(loc: float, log_scale: float):
     assert -1e-6 <= mean <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(0.0), LOGISTIC], ids=["gaussian", "logistic"])
+@pytest.mark.parametrize("likelihood", [Gaussian(3, 0.0), LOGISTIC], ids=["gaussian", "logistic"])
 def test_extreme_parameters_stay_finite(likelihood):
     """At parameters of +-10,000 mean, draw and log-probability of every level are finite, without a warning."""
-    for values in itertools.product([1e4, -1e4], repeat=likelihood.parameters_per_pixel):
+    for values in itertools.product([1e4, -1e4], repeat=likelihood.parameters_per_value):
         parameters = np.tile(np.array(values, np.float32).reshape(1, -1, 1, 1), (256, 1, 1, 1))
         draws = likelihood.sample(parameters, LEVELS * np.float32(1 - 2**-24))
         for result in (likelihood.mean(parameters), draws, likelihood.log_prob(LEVELS, parameters)):
@@ -133,27 +136,47 @@ def test_logistic_samples_follow_the_probabilities(loc: float, log_scale: float)
 
 def test_check_names_the_first_image_off_the_levels():
     """All 256 levels pass; a pixel between two raises InputError with the index of its image."""
-    LOGISTIC.check(LEVELS)
+    check(LOGISTIC, LEVELS, "image")
     off = LEVELS.copy()
     off[7:] += np.float32(0.3 / 255)
     with pytest.raises(InputError, match="no 8-bit levels: image 7; "):
-        LOGISTIC.check(off)
+        check(LOGISTIC, off, "image")
 
 
-def test_from_contract_knows_three_likelihoods():
-    """Each likelihood is made from the contract that names it."""
-    assert isinstance(from_contract({"name": "bernoulli"}), Bernoulli)
-    assert isinstance(from_contract({"name": "discretised-logistic"}), DiscretisedLogistic)
-    assert from_contract({"name": "gaussian", "logsigma": -1.5}) == Gaussian(-1.5)
+def test_a_contract_names_three_likelihoods():
+    """Each likelihood is made from what a contract says of it, for observations of so many axes."""
+    assert make(Named("bernoulli"), IMAGES) == Bernoulli(3)
+    assert make(Named("discretised-logistic"), IMAGES) == DiscretisedLogistic(3)
+    assert make(Named("gaussian", {"logsigma": -1.5}), Observation(VECTOR, (5,), None)) == Gaussian(1, -1.5)
 
 
 @pytest.mark.parametrize(
-    "contract",
-    [{}, [], None, "bernoulli", {"name": "poisson"}, {"name": None}, {"name": ["bernoulli"]}, {"name": "gaussian"}]
-    + [{"name": "gaussian", "logsigma": value} for value in ("0", None, math.nan, math.inf, -80.0, [0.0])],
+    "named",
+    [Named("poisson"), Named(""), Named("gaussian")]
+    + [Named("gaussian", {"logsigma": value}) for value in ("0", None, math.nan, math.inf, -80.0, [0.0])],
 )
-def test_from_contract_refuses_what_it_does_not_know(contract):
-    """An unknown or malformed contract raises BundleError that shows it and says what to do."""
-    with pytest.raises(BundleError) as caught:
-        from_contract(contract)
-    assert str(caught.value) == f"unknown likelihood: {contract!r}; use a newer release of vae-edge, or export again"
+def test_what_is_not_known_is_refused(named: Named):
+    """An unknown likelihood, or one without what it needs, raises BundleError that shows it and says what to do."""
+    with pytest.raises(BundleError, match="newer release of vae-edge, or export again") as caught:
+        make(named, IMAGES)
+    assert repr(named.name) in caught.value.which
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "discretised-logistic"])
+def test_a_likelihood_of_levels_needs_their_range(name: str):
+    """Probabilities of values in [0, 1] are not those of other values: such a contract is refused."""
+    with pytest.raises(BundleError, match=name):
+        make(Named(name), Observation(VECTOR, (5,), None))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, DiscretisedLogistic, lambda axes: Gaussian(axes, -0.7)])
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 6)])
+def test_any_axes_are_summed_over(likelihood, shape: tuple[int, ...]):
+    """Vectors and series have the log-probability of an image with the same values."""
+    image, other = likelihood(3), likelihood(len(shape))
+    x = np.rint(noise.uniform(1, noise.PIXELS, np.arange(5), 12)).reshape(5, 1, 12)
+    parameters = draw_logits(5, image.parameters_per_value * 12)
+    folded = (image.parameters_per_value * shape[0], *shape[1:])
+    expected = image.log_prob(x.reshape(5, 1, 1, 12), parameters.reshape(5, -1, 1, 12))
+    got = other.log_prob(x.reshape(5, *shape), parameters.reshape(5, *folded))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from support.sources import load
 from vae_runtime import ArgumentError, InputError, ResourceError, outputs
-from vae_runtime.images import Shape
-from vae_runtime.sources import load
+from vae_runtime.observation import Shape
 
 GREY: Shape = (1, 6, 5)
 COLOUR: Shape = (3, 4, 7)

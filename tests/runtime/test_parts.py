@@ -60,7 +60,7 @@ def test_scores_are_parts_of_one_score(loaded, variants: list[VAE], which: int, 
 @given(which=st.integers(0, 5), start=st.integers(0, 59), n=st.integers(0, 60), seed=SEEDS)
 def test_binary_draws_are_parts_of_one_draw(loaded, variants: list[VAE], which: int, start: int, n: int, seed: int):
     """The binary draw of images start.. is the same bits alone, with any memory and threads."""
-    grey = np.random.default_rng(1).random((120, *loaded.vae.image_shape), np.float32)
+    grey = np.random.default_rng(1).random((120, *loaded.vae.observation.shape), np.float32)
     whole = loaded.vae.binarise(grey, seed)[start : start + n]
     np.testing.assert_array_equal(variants[which].binarise(grey[start : start + n], seed, start), whole)
 

@@ -33,7 +33,7 @@ def linear(forge: Forge) -> Callable[..., VAE]:
 
 def levels(n: int, vae: VAE, seed: int = 0) -> np.ndarray:
     """Images of 8-bit levels, which each likelihood takes: float32 [n, C, H, W]."""
-    values = np.random.default_rng(seed).integers(0, 256, (n, *vae.image_shape))
+    values = np.random.default_rng(seed).integers(0, 256, (n, *vae.observation.shape))
     return (values / 255).astype(np.float32)
 
 
@@ -67,7 +67,7 @@ def test_a_stream_scores_as_one_batch(loaded, sizes: tuple[int, ...], num_sample
     for name in ("elbo", "standard_error", "reconstruction", "kl"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(terms, name), err_msg=name)
     np.testing.assert_array_equal(scores.percentile, vae.percentile(terms.elbo))
-    assert scores.binarised == 30
+    assert scores.off_support == 30
     assert scores.elbo.dtype == np.float64
 
 
@@ -95,8 +95,8 @@ def test_bits_per_dimension_belong_to_probabilities(linear, likelihood: str, cha
     else:
         expected = [-float(nats) * math.log2(math.e) / (channels * 30) for nats in scores.elbo]
         np.testing.assert_allclose(scores.bits_per_dimension, expected, rtol=1e-12)
-        assert list(scores.columns()) == [*FIGURES[:-1], "test_images", FIGURES[-1]]
-    assert scores.binarised == (20 if likelihood == "bernoulli" else 0)
+        assert list(scores.columns()) == [*FIGURES[:-1], "test_observations", FIGURES[-1]]
+    assert scores.off_support == (20 if likelihood == "bernoulli" else 0)
 
 
 @each_likelihood
@@ -109,11 +109,11 @@ def test_pixels_between_levels_are_rounded_where_the_likelihood_is_of_levels(lin
     scores = score(vae, between, 2)
     if likelihood == "logistic":
         np.testing.assert_array_equal(scores.elbo, score(vae, x, 2).elbo)
-        assert scores.rounded == 7
+        assert scores.off_support == 7
+        assert score(vae, x, 2).off_support == 0
     else:
         assert (scores.elbo[:7] != score(vae, x, 2).elbo[:7]).all()
-        assert scores.rounded == 0
-    assert score(vae, x, 2).rounded == 0
+        assert scores.off_support == (20 if likelihood == "bernoulli" else 0)
 
 
 @each_likelihood
@@ -138,7 +138,7 @@ def test_an_image_off_the_support_is_named_by_its_place_in_the_stream(linear, si
     x = levels(90, vae)
     x[66:, 0, 2, 2] = 0.5001
     for call in (lambda: vae.elbo(cut(x, *sizes)), lambda: vae.elbo(x)):
-        with pytest.raises(InputError, match="pixels that are no 8-bit levels: image 66; "):
+        with pytest.raises(InputError, match="values that are no 8-bit levels: image 66; "):
             call()
 
 
@@ -156,7 +156,7 @@ def test_a_stream_is_read_as_it_is_scored(loaded):
     def stream() -> Iterator[np.ndarray]:
         for i in range(1000):
             taken.append(i)
-            yield np.full((64, *loaded.vae.image_shape), np.nan if i == 3 else 0, np.float32)
+            yield np.full((64, *loaded.vae.observation.shape), np.nan if i == 3 else 0, np.float32)
 
     with pytest.raises(InputError, match="NaN"):
         score(loaded.vae, stream())
@@ -171,7 +171,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def lines_of(scores: Scores, names: list[str], style: str, k: int = 1, seed: int = 5) -> list[str]:
     """The lines of one format, each of them one line."""
-    lines = list(format_scores(scores, names, style, k, seed))
+    lines = list(format_scores(scores, names, style, k, seed, "image"))
     assert all(isinstance(line, str) for line in lines)
     return lines
 
@@ -204,8 +204,8 @@ def test_every_format_carries_the_same_figures(linear, likelihood: str, k: int, 
     assert error is None if n == 1 else error == pytest.approx(scores.elbo.std(ddof=1) / math.sqrt(n))
     np.testing.assert_array_equal(read.pop("kl_per_dimension"), scores.kl_per_dimension)
     assert read == {}
-    test_images = vae.info["evaluation"]["images"]
-    assert expected.pop("test_images") == [test_images] * n
+    test_images = vae.manifest.evaluation.observations
+    assert expected.pop("test_observations") == [test_images] * n
 
     header, *table, mean, latents = lines_of(scores, names, "table", k)
     assert header.split() == ["image", "ELBO", *["+-"] * (k > 1), "log", "p(x|z)", "KL", "percentile"]
@@ -291,8 +291,8 @@ def test_any_name_survives_csv_and_json():
     assert [one["image"] for one in json.loads("\n".join(lines_of(scores, NAMES, "json")))["images"]] == NAMES
     assert [json.loads(line)["image"] for line in lines_of(scores, NAMES, "jsonl")] == NAMES
     array = np.zeros((len(NAMES), 2), np.float32)
-    assert rows("\n".join(format_latents(NAMES, array, array)))["image"] == NAMES
-    assert [json.loads(line)["image"] for line in format_latents(NAMES, array, array, "jsonl")] == NAMES
+    assert rows("\n".join(format_latents(NAMES, array, array, "csv", "image")))["image"] == NAMES
+    assert [json.loads(line)["image"] for line in format_latents(NAMES, array, array, "jsonl", "image")] == NAMES
 
 
 def test_names_and_figures_are_of_one_length():
@@ -309,7 +309,7 @@ def test_latents_read_back_to_the_same_floats(loaded, style: str):
     mu, logsigma = loaded.vae.encode(loaded.x)
     mu[0], logsigma[0] = np.float32(1e-38), np.float32(-0.0)
     names = [f"x[{i}]" for i in range(len(mu))]
-    lines = list(format_latents(names, mu, logsigma, style))
+    lines = list(format_latents(names, mu, logsigma, style, "image"))
     dim = loaded.vae.latent_dim
     if style == "csv":
         header, *body = csv.reader(lines)

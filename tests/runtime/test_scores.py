@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from vae_runtime import VAE, BundleError, InputError, noise, score
-from vae_runtime.elbo import kl_per_dimension
 from vae_runtime.ranks import Ranks
 
 SEED = 23
@@ -29,7 +28,7 @@ def test_a_grey_image_is_averaged_over_binary_draws(loaded):
     vae, k = loaded.vae, 12
     x = mixed(loaded)[:6:2]
     index, pixels, dim = noise.index(x), x[0].size, vae.latent_dim
-    uniforms = noise.uniform(SEED, noise.BINARISATION, index, k * pixels).reshape(3, k, *vae.image_shape)
+    uniforms = noise.uniform(SEED, noise.BINARISATION, index, k * pixels).reshape(3, k, *vae.observation.shape)
     eps = noise.normal(SEED, noise.POSTERIOR, index, k * dim).reshape(3, k, dim)
     drawn = np.array([[np.where(u < image, 1, 0) for u in us] for image, us in zip(x, uniforms, strict=True)])
     elbo, kl = np.empty((2, 3, k))
@@ -38,14 +37,14 @@ def test_a_grey_image_is_averaged_over_binary_draws(loaded):
             binary = drawn[i, j][None].astype(np.float32)
             mu, logsigma = vae.encode(binary)
             logits = vae.parameters(mu + np.exp(logsigma) * eps[i, j]).astype(np.float64)
-            kl[i, j] = kl_per_dimension(mu, logsigma).sum()
+            kl[i, j] = vae.prior.kl(mu, logsigma).sum()
             elbo[i, j] = (binary * logits - np.logaddexp(0, logits)).sum() - kl[i, j]
     got = score(vae, x, k, SEED)
     np.testing.assert_allclose(got.elbo, elbo.mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(got.kl, kl.mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(got.standard_error, elbo.std(axis=1, ddof=1) / math.sqrt(k), rtol=1e-4)
     np.testing.assert_allclose(got.kl_per_dimension.sum(), kl.mean(), rtol=1e-6)
-    assert got.binarised == 3
+    assert got.off_support == 3
     assert len(np.unique(elbo)) == 3 * k  # each draw has its own z, also where the binary images are the same
 
 
@@ -54,7 +53,7 @@ def test_binary_images_keep_their_scores(loaded):
     terms, scores = loaded.vae.terms(loaded.x[:20], 5, SEED), score(loaded.vae, loaded.x[:20], 5, SEED)
     for name in ("elbo", "reconstruction", "kl", "standard_error"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(terms, name), err_msg=name)
-    assert scores.binarised == 0
+    assert scores.off_support == 0
 
 
 def test_the_standard_error_covers_the_binary_draws(loaded):
@@ -123,7 +122,7 @@ def ranked(forge: Callable[..., Path]) -> Callable[[int], VAE]:
     """The tiny bundle as if it had been measured on so many test images."""
 
     def make(images: int) -> VAE:
-        return VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(images=images)))
+        return VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(observations=images)))
 
     return make
 
@@ -133,18 +132,18 @@ def test_a_rank_is_no_finer_than_its_sample(ranked: Callable[[int], VAE], images
     """Of n test images no rank is below 100/n percent or above 100 - 100/n, in figures and in words."""
     vae = ranked(images)
     assert vae.percentile([-1e9, 1e9]).tolist() == pytest.approx(ends)
-    lowest, highest = (vae.ranks.describe(rank) for rank in vae.percentile([-1e9, 1e9]))
+    lowest, highest = (vae.ranks.describe(rank, "image") for rank in vae.percentile([-1e9, 1e9]))
     assert (lowest[0], highest[0]) == ("<", ">")
     assert float(lowest[1:].partition("%")[0]) == pytest.approx(ends[0], abs=0.05)
     assert (f"of {images} images" in lowest) is (images < 1000)
     middle = vae.percentile(vae.ranks.elbo[len(vae.ranks.elbo) // 2])
-    assert vae.ranks.describe(float(middle)).startswith("50")
+    assert vae.ranks.describe(float(middle), "image").startswith("50")
 
 
 def test_a_percentile_of_few_images_says_so():
     """The table's words at the ends, as people read them."""
     ranks = Ranks(20, np.array([0.1, 50, 99.9]), np.array([-120.0, -100, -80]))
-    shown = [ranks.describe(rank) for rank in ranks.percentile([-121, -119.9, -100, -80])]
+    shown = [ranks.describe(rank, "image") for rank in ranks.percentile([-121, -119.9, -100, -80])]
     assert shown == ["<5%, of 20 images", "<5%, of 20 images", "50%", ">95%, of 20 images"]
 
 
@@ -152,9 +151,9 @@ def test_a_percentile_of_few_images_says_so():
 def test_a_handful_of_test_images_ranks_nothing(ranked: Callable[[int], VAE], images: int):
     """Of one or two test images there are no percentiles: BundleError says how many there are; scores go on without."""
     vae = ranked(images)
-    with pytest.raises(BundleError, match=f"too few test images to rank among: {images};"):
+    with pytest.raises(BundleError, match=f"too few test observations to rank among: {images};"):
         vae.percentile(-100.0)
     scores = score(vae, vae.sample(2))
     assert scores.percentile is None
-    assert not {"percentile", "test_images"} & set(scores.columns())
+    assert not {"percentile", "test_observations"} & set(scores.columns())
     json.dumps(scores.columns())

@@ -9,32 +9,30 @@ SHIPPED = {"mnist": (-83.5, "a700b0d972959b58"), "fashion-mnist": (-229.0, "33bc
 EACH = pytest.mark.parametrize("name", SHIPPED)
 
 
-def bound(info):
-    """The manifest's bound of log p(x) with the most samples."""
-    figures = info["evaluation"]["figures"].values()
-    return max((figure for figure in figures if "num_samples" in figure), key=lambda figure: figure["num_samples"])
+def bound(evaluation):
+    """The bound of log p(x) with the most samples."""
+    return max(evaluation.figures.values(), key=lambda figure: figure.num_samples or 0)
 
 
 @EACH
 def test_the_manifests_figures_are_what_the_readers_are_promised(name):
     """log p(x) of at least so many nats over all 10,000 test images, on the literature's binary draw of them."""
     least, drawn = SHIPPED[name]
-    info = VAE.load(name).info
-    evaluation = info["evaluation"]
-    best = bound(info)
-    assert evaluation["images"] == 10_000
-    assert best["num_samples"] >= 5000
-    assert (evaluation["dataset"], evaluation["split"], evaluation["prior"]) == (name, "test", "standard-normal")
-    assert evaluation["binarisation"] == f"fixed draw, seed 777, sha256 {drawn}"
-    assert 0 > best["mean"] >= least
-    assert best["mean"] > evaluation["figures"]["elbo"]["mean"]
-    assert info["provenance"]["command"].startswith("vae-train --preset resnet ")
+    manifest = VAE.load(name).manifest
+    evaluation, best = manifest.evaluation, bound(manifest.evaluation)
+    assert evaluation.observations == 10_000
+    assert best.num_samples >= 5000
+    assert (evaluation.dataset, evaluation.split, evaluation.prior) == (name, "test", "standard-normal")
+    assert evaluation.binarisation == f"fixed draw, seed 777, sha256 {drawn}"
+    assert 0 > best.mean >= least
+    assert best.mean > evaluation.figures["elbo"].mean
+    assert manifest.provenance["command"].startswith("vae-train --preset resnet ")
 
 
 def test_the_default_is_mnist():
     """Without a name, and by the name `default`, the model of digits is loaded."""
     assert shipped() == shipped("default") == shipped("mnist")
-    assert VAE.load().info == VAE.load("mnist").info
+    assert VAE.load().manifest == VAE.load("mnist").manifest
 
 
 @EACH

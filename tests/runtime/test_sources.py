@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.sources import images_in, load
 from vae_runtime import InputError, sources
-from vae_runtime.images import Shape
-from vae_runtime.sources import Images, load
+from vae_runtime.observation import Shape
 
 GREY: Shape = (1, 28, 28)
 COLOUR: Shape = (3, 8, 10)
@@ -123,7 +123,7 @@ def test_arrays_are_known_by_their_content(tmp_path: Path, kind: str, name: str)
     """IDX, .npy and .npz files, gzipped too, in either order of axes, give level / 255 under any name."""
     path = tmp_path / name
     path.write_bytes(ARRAYS[kind])
-    images = Images([path], GREY)
+    images = images_in([path], GREY)
     assert len(images) == 7
     assert list(images.names()) == [f"{path}[{i}]" for i in range(7)]
     for rows in (2, 100):
@@ -178,7 +178,7 @@ def test_mnist_files_are_read_as_they_are(data_root: Path):
     raw = data_root / "MNIST" / "raw"
     path = raw / "t10k-images-idx3-ubyte"
     levels = np.frombuffer(path.read_bytes(), np.uint8, offset=16).reshape(10_000, 1, 28, 28)
-    images = Images([path], GREY)
+    images = images_in([path], GREY)
     assert len(images) == 10_000
     seen = 0
     for x in images.batches(999):
@@ -227,7 +227,7 @@ def test_truncated_arrays_are_refused_by_name(tmp_path: Path, kind: str):
     for size in (len(whole) - 1, len(whole) - 20, len(whole) // 2, 40, 18, 13, 9, 7, 5):
         path.write_bytes(whole[:size])
         with pytest.raises(InputError, match=re.escape(str(path))):
-            for _ in Images([path], GREY).batches(3):
+            for _ in images_in([path], GREY).batches(3):
                 pass
 
 
@@ -235,7 +235,7 @@ def test_an_idx_that_ends_early_says_so(tmp_path: Path):
     """The images before the missing ones come; then InputError says how many the file promised."""
     path = tmp_path / "x"
     path.write_bytes(idx(LEVELS)[: -784 * 3 + 5])
-    images = Images([path], GREY)
+    images = images_in([path], GREY)
     batches = images.batches(2)
     assert len(images) == 7
     np.testing.assert_array_equal(np.concatenate([next(batches), next(batches)]), PIXELS[:4])
@@ -279,7 +279,7 @@ def test_a_header_with_a_negative_size_is_refused(tmp_path: Path, shape: str):
     with pytest.raises(InputError, match=re.escape(str(path))):
         load([path], GREY)
     with pytest.raises(InputError, match=re.escape(str(path))):
-        len(Images([path], GREY))
+        len(images_in([path], GREY))
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_unreadable_files_and_folders_are_named(tmp_path: Path):
 def test_standard_input_is_a_source(stdin: Callable[[bytes], None], data: bytes, names: list[str]):
     """`-` is what comes on standard input, known by its content; its batches may be read again."""
     stdin(data)
-    images = Images(["-"], GREY)
+    images = images_in(["-"], GREY)
     assert list(images.names()) == names
     for rows in (3, 100):
         np.testing.assert_array_equal(np.concatenate(list(images.batches(rows))), PIXELS[: len(names)])
@@ -566,8 +566,8 @@ def test_a_pipe_is_a_source(tmp_path: Path):
     """In a process of its own, a gzipped IDX file through a pipe gives the same pixels, and a file beside it works."""
     (tmp_path / "x.png").write_bytes(PICTURES["PNG"])
     code = (
-        "import sys; from vae_runtime.sources import load\n"
-        "batch = load(['x.png', '-'], (1, 28, 28))\n"
+        "import sys; from vae_runtime import VAE\n"
+        "batch = VAE.load().read(['x.png', '-']).load()\n"
         "sys.stdout.buffer.write(batch.x.tobytes()); print(len(batch.names), file=sys.stderr)"
     )
     done = subprocess.run(
@@ -581,7 +581,7 @@ def test_a_pipe_is_a_source(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["npy", "idx.gz", "npz"])
 def test_bytes_are_a_source(kind: str):
     """The content of a file, given as bytes, is read as the file would be, beside other sources."""
-    images = Images([ARRAYS[kind], PICTURES["PNG"]], GREY)
+    images = images_in([ARRAYS[kind], PICTURES["PNG"]], GREY)
     assert list(images.names()) == [*(f"bytes[{i}]" for i in range(7)), "bytes"]
     for rows in (3, 100):
         x = np.concatenate(list(images.batches(rows)))
@@ -633,7 +633,7 @@ def test_batches_are_parts_of_the_same_images(shelf: list[tuple[Path, int]], see
     generator = random.Random(seed)
     picks, rows = [generator.randint(0, 7) for _ in range(generator.randint(1, 6))], generator.randint(1, 60)
     paths = [shelf[i][0] for i in picks]
-    images = Images(paths, GREY)
+    images = images_in(paths, GREY)
     batches = list(images.batches(rows))
     assert len(images) == sum(shelf[i][1] for i in picks) == sum(map(len, batches))
     assert all(rows <= len(x) < 2 * rows for x in batches[:-1])
@@ -657,7 +657,7 @@ def test_a_long_array_is_never_held_whole(tmp_path: Path, kind: str, peak_memory
     total = int(levels.sum())
 
     def read() -> Iterator[int]:
-        for x in Images([path], GREY).batches(50):
+        for x in images_in([path], GREY).batches(50):
             assert len(x) == 50
             yield int(np.rint(x.sum(dtype=np.float64) * 255))
 
@@ -671,7 +671,7 @@ def test_names_are_not_made_before_they_are_asked_for(tmp_path: Path):
     """The names of an array that claims 10^15 images come one at a time."""
     path = tmp_path / "x.npy"
     path.write_bytes(header((10**15, 28, 28)))
-    images = Images([path], GREY)
+    images = images_in([path], GREY)
     assert len(images) == 10**15
     names = images.names()
     assert [next(names), next(names)] == [f"{path}[0]", f"{path}[1]"]
@@ -686,7 +686,7 @@ def test_a_bad_pixel_is_named_by_its_place_in_the_file(tmp_path: Path, rows: int
     with pytest.raises(
         InputError, match=r"pixels outside \[0, 1\] or NaN: .*x\.npy\[5\]; give floats in \[0, 1\], or levels as uint8"
     ):
-        list(Images([tmp_path / "x.npy"], GREY).batches(rows))
+        list(images_in([tmp_path / "x.npy"], GREY).batches(rows))
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path):
@@ -694,7 +694,7 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path):
     path = tmp_path / "x.npy"
     for change in (path.unlink, lambda: path.write_bytes(b"text"), lambda: path.write_bytes(PICTURES["PNG"])):
         path.write_bytes(ARRAYS["npy"])
-        images = Images([path], GREY)
+        images = images_in([path], GREY)
         change()
         with pytest.raises(InputError, match=r"x\.npy"):
             list(images.batches(10))

@@ -16,7 +16,7 @@ SEED = 17
 def test_shapes_and_types(loaded):
     """Images are float32 [n, C, H, W], latents float32 [n, latent_dim], nats float64 [n]."""
     vae, x = loaded.vae, loaded.x[:5]
-    image, latent = (5, *vae.image_shape), (5, vae.latent_dim)
+    image, latent = (5, *vae.observation.shape), (5, vae.latent_dim)
     mu, logsigma = vae.encode(x)
     for array, shape, kind in (
         (mu, latent, np.float32),
@@ -39,7 +39,7 @@ def test_shapes_and_types(loaded):
 def test_no_images_give_no_rows(loaded):
     """A batch of 0 images is a valid batch: every result has 0 rows."""
     vae = loaded.vae
-    none = np.zeros((0, *vae.image_shape), np.float32)
+    none = np.zeros((0, *vae.observation.shape), np.float32)
     assert vae.encode(none)[0].shape == (0, vae.latent_dim)
     assert vae.reconstruct(none).shape == none.shape
     assert vae.elbo(none).shape == (0,)
@@ -109,7 +109,7 @@ def test_equal_images_have_equal_figures(loaded):
 
 def test_different_images_have_different_noise(loaded):
     """One pixel more gives other noise: images are not all drawn by the same numbers."""
-    grey = np.full((2, *loaded.vae.image_shape), 0.5, np.float32)
+    grey = np.full((2, *loaded.vae.observation.shape), 0.5, np.float32)
     grey[1, 0, 0, 0] = 0.25
     first, second = loaded.vae.observe(grey, SEED)
     assert 0.4 < (first != second).mean() < 0.6
@@ -167,8 +167,8 @@ def test_binarise_draws_with_the_grey_level_as_probability(loaded):
     """Binary images stay as they are; grey ones become binary with mean x, pixel by pixel."""
     vae = loaded.vae
     np.testing.assert_array_equal(vae.binarise(loaded.x, SEED), loaded.x)
-    n, pixels = 1000, math.prod(vae.image_shape)
-    levels = np.linspace(0, 1, pixels, dtype=np.float32).reshape(1, *vae.image_shape)
+    n, pixels = 1000, math.prod(vae.observation.shape)
+    levels = np.linspace(0, 1, pixels, dtype=np.float32).reshape(1, *vae.observation.shape)
     binary = np.concatenate([vae.binarise(levels, seed) for seed in range(n)])
     assert set(np.unique(binary)) == {0, 1}
     errors = np.abs(binary.mean(axis=0) - levels[0])
@@ -184,9 +184,9 @@ def test_a_black_pixel_stays_black_at_the_smallest_draw(loaded):
 
 def test_percentiles_are_those_of_the_bundles_quantiles(loaded):
     """An ELBO that is a quantile has its level; between two it is interpolated; the ends stand for all beyond them."""
-    quantiles, images = (loaded.vae.info["evaluation"][name] for name in ("quantiles", "images"))
-    levels, elbo = np.array(quantiles["levels"]), np.array(quantiles["elbo"])
-    ends = max(0.1, 100 / images), min(99.9, 100 - 100 / images)
+    evaluation = loaded.vae.manifest.evaluation
+    levels, elbo = np.array(evaluation.quantiles.levels), np.array(evaluation.quantiles.elbo)
+    ends = max(0.1, 100 / evaluation.observations), min(99.9, 100 - 100 / evaluation.observations)
     assert (np.diff(elbo) > 0).all()
     percentile = loaded.vae.percentile
     np.testing.assert_allclose(percentile(elbo), np.clip(100 * levels, *ends), rtol=1e-9)
@@ -206,24 +206,31 @@ def test_percentiles_keep_the_shape(loaded):
         assert np.asarray(percentile).dtype == np.float64
 
 
-@pytest.mark.parametrize(
-    "quantiles", [None, {}, [], 3, {"elbo": [], "levels": []}, {"elbo": [1, 2], "levels": [0.5]}, {"elbo": "ab"}]
-)
-def test_a_bundle_without_quantiles_says_so(forge, quantiles: object):
-    """Where the manifest keeps no usable quantiles, `percentile` raises BundleError, and everything else works."""
-    vae = VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(quantiles=quantiles)))
-    with pytest.raises(BundleError, match="bundle's manifest lacks the test images' quantiles"):
+def test_a_bundle_without_quantiles_says_so(forge):
+    """Where the manifest keeps no quantiles, `percentile` raises BundleError, and everything else works."""
+    vae = VAE.load(forge(change=lambda manifest: manifest["evaluation"].pop("quantiles")))
+    with pytest.raises(BundleError, match=r"lacks the test observations' quantiles: evaluation\.quantiles; "):
         vae.percentile([-100.0])
     assert np.isfinite(vae.elbo(vae.sample(2))).all()
 
 
-def test_info_is_a_copy(loaded):
-    """`info` is the manifest on disk; changing what it returns changes nothing in the VAE."""
-    info = loaded.vae.info
-    assert info == json.loads((loaded.path / "manifest.json").read_bytes())
-    info["contract"]["latent_dim"] = -1
-    info.clear()
-    assert loaded.vae.info["contract"]["latent_dim"] == loaded.vae.latent_dim
+@pytest.mark.parametrize(
+    "quantiles", [{}, [], 3, {"elbo": [], "levels": []}, {"elbo": [1, 2], "levels": [0.5]}, {"elbo": "ab"}]
+)
+def test_quantiles_that_are_none_are_refused(forge, quantiles: object):
+    """A part that a manifest may lack must be what it says it is where it is there; the error has its path."""
+    with pytest.raises(BundleError, match=r"manifest not understood: .*evaluation\.quantiles"):
+        VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(quantiles=quantiles)))
+
+
+def test_the_manifest_is_the_one_on_disk(loaded):
+    """Its typed parts hold what its JSON says."""
+    manifest, written = loaded.vae.manifest, json.loads((loaded.path / "manifest.json").read_bytes())
+    assert manifest.raw == written
+    assert manifest.contract.json() == written["contract"]
+    assert manifest.onnx.opset == written["onnx"]["opset"]
+    assert manifest.evaluation.figures["elbo"].mean == written["evaluation"]["figures"]["elbo"]["mean"]
+    assert [row.nats for row in manifest.parity.rows] == [row["nats"] for row in written["parity"]["rows"]]
 
 
 def test_golden_vectors_are_reproduced(loaded):
@@ -303,7 +310,7 @@ def test_grey_pixels_have_no_bernoulli_likelihood(loaded, verb: str):
     """Scoring a grey image raises InputError that names the image, by its place in a stream too, and `observe`."""
     x = loaded.x[:70].copy()
     x[66, 0, 5, 5] = 0.5
-    words = r"grey pixels under a Bernoulli likelihood: image 66; use observe\(x, seed\) first"
+    words = r"grey values under a Bernoulli likelihood: image 66; use observe\(x, seed\) first"
     for images in (x, iter([x]), iter([x[:30], x[30:66], x[66:]])):
         with pytest.raises(InputError, match=words):
             getattr(loaded.vae, verb)(images)
@@ -419,6 +426,6 @@ def test_load_takes_text_and_paths_and_ships_a_default(loaded):
     """`VAE.load` takes a str or a path; without one it loads the shipped bundle; a missing folder is a BundleError."""
     x = loaded.x[:2]
     np.testing.assert_array_equal(VAE.load(str(loaded.path)).elbo(x), loaded.vae.elbo(x))
-    assert VAE.load().info == VAE.load(shipped()).info
+    assert VAE.load().manifest == VAE.load(shipped()).manifest
     with pytest.raises(BundleError, match=r"bundle not found: .*missing/manifest.json; name a folder"):
         VAE.load(loaded.path / "missing")

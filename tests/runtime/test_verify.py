@@ -74,7 +74,7 @@ def test_ulps_count_float32_steps_of_the_rows_scale(forge: Callable[..., Path], 
 
 def test_tolerances_are_the_gates(forge: Callable[..., Path], tiny_bundle: Path) -> None:
     """Each row is judged by the gate's tolerance for that array: just below it passes, just above it fails."""
-    stored = read(tiny_bundle).manifest["parity"]["tolerance"]
+    stored = read(tiny_bundle).manifest.parity.tolerance
     rows = {row.name: row for row in verify(read(tiny_bundle))}
     assert {name: row.tolerance for name, row in rows.items()} == {"z": 0, "eps": 0} | {n: stored[n] for n in NAMES[2:]}
     off = rows["mu"].max_abs

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from support import graphs
-from vae_runtime import VAE
-from vae_runtime.bundle import FILES, dump_manifest
-from vae_runtime.likelihoods import from_contract
+from vae_runtime import VAE, likelihoods
+from vae_runtime import manifest as manifests
+from vae_runtime.bundle import FILES
+from vae_runtime.manifest import Contract, Named
+from vae_runtime.observation import IMAGE, VECTOR, Observation, Shape
 
 TINY = Path(__file__).parent / "tiny"  # made by make_tiny.py
 LOGSIGMA = -1.2
-LIKELIHOODS: dict[str, dict[str, Any]] = {
-    "bernoulli": {"name": "bernoulli"},
-    "gaussian": {"name": "gaussian", "logsigma": LOGSIGMA},
-    "logistic": {"name": "discretised-logistic"},
+LIKELIHOODS = {
+    "bernoulli": Named("bernoulli"),
+    "gaussian": Named("gaussian", {"logsigma": LOGSIGMA}),
+    "logistic": Named("discretised-logistic"),
 }
 Forge = Callable[..., Path]
 
@@ -53,14 +55,17 @@ def forge(
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if change:
         change(manifest)
-    (out / "manifest.json").write_bytes(dump_manifest(manifest))
+    (out / "manifest.json").write_bytes(manifests.dump(manifest))
     return out
 
 
-def linear(forge: Forge, likelihood: str, shape: tuple[int, int, int], latent_dim: int = 3, scale: float = 1.0) -> Path:
-    """Forge a bundle of two linear graphs: images [C, H, W] under a likelihood of choice."""
-    kind = from_contract(LIKELIHOODS[likelihood])
-    parameters = [shape[0] * kind.parameters_per_pixel, *shape[1:]]
+def linear(forge: Forge, likelihood: str, shape: Shape, latent_dim: int = 3, scale: float = 1.0) -> Path:
+    """Forge a bundle of two linear graphs: images [C, H, W] or rows [D] under a likelihood of choice."""
+    named = LIKELIHOODS[likelihood]
+    limits = None if named.name == "gaussian" and len(shape) == 1 else (0.0, 1.0)
+    observation = Observation(VECTOR if len(shape) == 1 else IMAGE, shape, limits)
+    kind = likelihoods.make(named, observation)
+    parameters = [shape[0] * kind.parameters_per_value, *shape[1:]]
     generator = np.random.default_rng(7)
     pixels, outputs = math.prod(shape), math.prod(parameters)
     sizes: dict[str, tuple[int | tuple[int, int], float]] = {
@@ -75,12 +80,7 @@ def linear(forge: Forge, likelihood: str, shape: tuple[int, int, int], latent_di
         name: (size * generator.standard_normal(count)).astype(np.float32) for name, (count, size) in sizes.items()
     }
     encoded = {"mu": [latent_dim], "logsigma": [latent_dim]}
-    contract = {
-        **json.loads((TINY / "manifest.json").read_bytes())["contract"],
-        "image": dict(zip(("channels", "height", "width"), shape, strict=True)) | {"range": [0, 1]},
-        "latent_dim": latent_dim,
-        "likelihood": LIKELIHOODS[likelihood],
-    }
+    contract = Contract("linear", observation, (latent_dim,), Named("standard-normal"), named).json()
     files = {
         "encoder.onnx": graphs.linear("encoder", {"x": list(shape)}, encoded, weights, contract),
         "decoder.onnx": graphs.linear("decoder", {"z": [latent_dim]}, {kind.output: parameters}, weights, contract),

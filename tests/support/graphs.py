@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vae_runtime.bundle import METADATA_KEY
-from vae_runtime.graph import metadata
+from vae_runtime.safety import metadata
 
 FLOAT, UINT8, INT64, STRING, BOOL, FLOAT16, DOUBLE = 1, 2, 7, 8, 9, 10, 11  # element types
 _KINDS = {"float32": FLOAT, "uint8": UINT8, "int64": INT64}

@@ -11,6 +11,8 @@ from torch import Tensor, distributions
 
 from vae_runtime import likelihoods as numpy_likelihoods
 from vae_runtime import noise
+from vae_runtime.manifest import Named
+from vae_runtime.observation import IMAGE, Observation
 from vae_train.likelihoods import BY_NAME, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 
 every_likelihood = pytest.mark.parametrize("name", list(BY_NAME))
@@ -78,7 +80,8 @@ def independent_log_prob(likelihood: Likelihood, x: Tensor, parameters: Tensor) 
 
 def twin(likelihood: Likelihood) -> Any:
     """The runtime's likelihood of the same contract, as it comes out of a manifest."""
-    return numpy_likelihoods.from_contract(json.loads(json.dumps(likelihood.contract())))
+    named = json.loads(json.dumps(likelihood.contract()))
+    return numpy_likelihoods.make(Named(named.pop("name"), named), Observation(IMAGE, (3, 5, 4)))
 
 
 @every_likelihood

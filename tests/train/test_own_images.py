@@ -14,6 +14,7 @@ from PIL import Image
 
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import IMAGE, Observation
 from vae_train import data, own_images, pixels, results
 from vae_train.cli import main
 from vae_train.config import PRESETS
@@ -84,7 +85,7 @@ def error(path: object, **settings: Any) -> str:
 def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, channels: int) -> None:
     """Whatever the files' size and mode, their pixels are those that vae_runtime gives a model of that shape."""
     files = sorted(path for path in photos.rglob("*") if path.is_file())
-    expected = sources.load(files, (channels, size, size)).x
+    expected = sources.Observations(files, Observation(IMAGE, (channels, size, size))).load().x
     found = own_images.load(photos, own_images.shape(photos, (size, size), channels), pytest.fail)
     np.testing.assert_array_equal(found.pixels, expected)
     images = load(photos, image_size=(size, size), channels=channels)
@@ -134,7 +135,7 @@ def test_folders_inside_are_classes(photos: Path) -> None:
     assert np.bincount(found.labels).tolist() == [1, 20, 40]
     for name in ("cats", "dogs"):
         (label,) = (i for i, known in enumerate(found.names) if known == name)
-        inside = sources.load(sorted((photos / name).rglob("*.*g")), shape)
+        inside = sources.Observations(sorted((photos / name).rglob("*.*g")), Observation(IMAGE, shape)).load()
         expected = {x.tobytes() for x in inside.x}
         assert {x.tobytes() for x in found.pixels[found.labels == label]} == expected
     images = load(photos, image_size=(8, 8))

@@ -207,7 +207,7 @@ def _own(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     if config.network.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
         return _split(found, read)
     rounded = own_images.to_levels(found.pixels)
-    if RuntimeDiscretisedLogistic().on_level(found.pixels).all():  # levels but for what float32 rounds
+    if RuntimeDiscretisedLogistic(3).supports(found.pixels).all():  # levels but for what float32 rounds
         return _split(found._replace(pixels=rounded), read)
     left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
     warn(f"{DiscretisedLogistic.name}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps all")

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import images, sources, threads
+from vae_runtime import arrays, images, sources, threads
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.images import Shape
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.observation import IMAGE, Observation, Shape
 
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 _TEST_SHARE = 0.1
@@ -47,7 +48,7 @@ def shape(path: Path, image_size: tuple[int, ...] | None, channels: int | None) 
         return (channels or DEFAULT_CHANNELS, height, width)
     if image_size or channels:
         raise ArgumentError("an array's images are not resized", path, "leave out --image-size and --channels")
-    found = sources.array_shape(str(path), "x")
+    found = arrays.array_shape(str(path), "x")
     what = f"array of shape {list(found)}"
     if len(found) not in (3, 4):
         raise InputError(what, path, "give images [n, C, H, W] or [n, H, W]")
@@ -105,14 +106,19 @@ def in_test(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _array(path: Path, wanted: Shape, full_scale: int | None) -> Found:
-    pixels = _joined([kept(x) for x in sources.Images([path], wanted, full_scale).batches(1024)])
+    pixels = _joined(
+        [
+            kept(x)
+            for x in sources.Observations([path], Observation(IMAGE, wanted), Preprocessing(full_scale)).batches(1024)
+        ]
+    )
     labels = np.zeros(len(pixels), np.int64)
     names = ["all"]
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             labelled = "y" in archive.files
         if labelled:
-            labels, names = _classes(sources.read_array(str(path), "y")[1], len(pixels), path)
+            labels, names = _classes(arrays.read_array(str(path), "y")[1], len(pixels), path)
     return Found(pixels, labels, names, 0)
 
 
@@ -144,7 +150,7 @@ def _folder(
 
     def read(file: Path) -> tuple[Pixels, str] | InputError:
         try:
-            batch = sources.load([file], wanted, full_scale)
+            batch = sources.Observations([file], Observation(IMAGE, wanted), Preprocessing(full_scale)).load()
         except InputError as error:
             return error
         return kept(batch.x), batch.fitted.get(str(file), "")

@@ -6,26 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import Observation, Shape
 
 Floats = NDArray[np.float32]
 
 
-def images(values: Any, shape: tuple[int, int, int], start: int = 0) -> Floats:
-    """Images start.. [batch, C, H, W] in [0, 1]. Raises InputError, naming the image."""
-    x = _floats(values, "images")
-    if x.ndim != 4 or x.shape[1:] != shape:
-        expected = "[batch, {}, {}, {}]".format(*shape)
-        raise InputError("images of the wrong shape", list(x.shape), f"this model takes {expected}")
-    _refuse_rows(x, ~np.isfinite(x), "NaN or infinite pixels", "image", "clean the data", start)
-    _refuse_rows(x, (x < 0) | (x > 1), "pixels outside [0, 1]", "image", "divide 8-bit levels by 255", start)
+def observations(values: Any, observation: Observation, start: int = 0) -> Floats:
+    """Observations start.. of a model, float32 [batch, *shape] in their range. Raises InputError, naming the one."""
+    noun, parts = observation.noun, observation.parts
+    x = _floats(values, f"{noun}s")
+    if x.shape[1:] != observation.shape:
+        which = f"this model takes {observation.batch_shape}"
+        raise InputError(f"{noun}s of the wrong shape", list(x.shape), which)
+    _refuse_rows(x, ~np.isfinite(x), f"NaN or infinite {parts}", noun, "clean the data", start)
+    if observation.range is not None:
+        low, high = observation.range
+        todo = "divide 8-bit levels by 255" if (low, high) == (0, 1) else "scale them as in training"
+        _refuse_rows(x, (x < low) | (x > high), f"{parts} outside [{low:g}, {high:g}]", noun, todo, start)
     return x
 
 
-def latents(values: Any, latent_dim: int) -> Floats:
-    """Latents [batch, latent_dim]. Raises InputError, naming the row."""
+def latents(values: Any, shape: Shape) -> Floats:
+    """Latents [batch, *shape]. Raises InputError, naming the row."""
     z = _floats(values, "latents")
-    if z.ndim != 2 or z.shape[1] != latent_dim:
-        raise InputError("latents of the wrong shape", list(z.shape), f"this model takes [batch, {latent_dim}]")
+    if z.shape[1:] != shape:
+        todo = f"this model takes [batch, {', '.join(map(str, shape))}]"
+        raise InputError("latents of the wrong shape", list(z.shape), todo)
     _refuse_rows(z, ~np.isfinite(z), "NaN or infinite latents", "row", "clean the data")
     return z
 

@@ -1,15 +1,18 @@
-"""Open an ONNX graph from bytes with onnxruntime, quietly, and turn its exceptions into VaeError."""
+"""The graphs of a bundle in onnxruntime: opened quietly when they are first used, again after a fork, and closed."""
 
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime.errors import BundleError, EnvironmentUnfit, ResourceError
+from vae_runtime import bundle as bundles
+from vae_runtime.errors import ArgumentError, BundleError, EnvironmentUnfit, ResourceError
 from vae_runtime.extras import pip_install
+from vae_runtime.observation import Shape
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: else a thread starts and a file is written
 try:
@@ -19,6 +22,70 @@ except ImportError as error:
     raise EnvironmentUnfit("onnxruntime cannot be imported", error, todo) from None
 
 Floats = NDArray[np.float32]
+
+
+class Sessions:
+    """Both networks of a bundle. They may be used from many threads at once, and after a fork."""
+
+    def __init__(self, bundle: bundles.Bundle, output: str, parameter_shape: Shape) -> None:
+        """output, parameter_shape: the name and the shape of what the decoder gives, as the likelihood has them."""
+        contract = bundle.manifest.contract
+        latent = list(contract.latent_shape)
+        self.output = output
+        self._shapes = {
+            bundles.ENCODER: ({"x": list(contract.observation.shape)}, {"mu": latent, "logsigma": latent}),
+            bundles.DECODER: ({"z": latent}, {output: list(parameter_shape)}),
+        }
+        self._path, self._sha256 = bundle.path.absolute(), bundle.manifest.sha256
+        self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
+        self._opened: dict[str, Session] | None = {}
+        self._process = os.getpid()
+        self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
+
+    def encode(self, x: Floats) -> tuple[Floats, Floats]:
+        """mu and logsigma, [rows, *latent shape] each, of observations x [rows, *shape], in one run."""
+        mu, logsigma = self._session(bundles.ENCODER).run(("mu", "logsigma"), x)
+        return mu, logsigma
+
+    def decode(self, z: Floats) -> Floats:
+        """The likelihood's parameters, [rows, *parameter shape], of latents z [rows, *latent shape], in one run."""
+        return self._session(bundles.DECODER).run((self.output,), z)[0]
+
+    def _session(self, name: str) -> "Session":
+        """The session of a graph, opened at its first use, and anew after a fork, where an inherited one may hang.
+
+        Raises ArgumentError where they are closed, BundleError where the graph is not what the contract says.
+        """
+        if self._process != os.getpid() or name not in (self._opened or ()):
+            with self._lock():
+                self._open(name)
+        if (opened := self._opened) is None:
+            raise ArgumentError("closed VAE", self._path, "load it again")
+        return opened[name]
+
+    def close(self) -> None:
+        """Free all of them."""
+        with self._lock():
+            self._opened, self._unopened = None, {}
+
+    def _lock(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
+    def _open(self, name: str) -> None:
+        """Open a graph in this process, unless that is done, and check that it is what the contract says."""
+        if self._opened is None:
+            return
+        if self._process != os.getpid():
+            self._opened, self._process = {}, os.getpid()
+        if name in self._opened:
+            return
+        graph = self._unopened.get(name) or bundles.reread(self._path, self._sha256).files[name]
+        session = Session(graph, str(self._path / name))
+        if (session.inputs, session.outputs) != self._shapes[name]:
+            found = f"{session.name} ({session.inputs} to {session.outputs})"
+            raise BundleError("graph's shapes are not the contract's", found, "export it again")
+        self._opened[name] = session
+        self._unopened.pop(name, None)
 
 
 class Session:

@@ -1,0 +1,178 @@
+"""Draws of z, weighed by the model: the ELBO, its two terms, and the importance-weighted bound, in nats."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime import likelihoods, noise, threads
+from vae_runtime.errors import InputError
+from vae_runtime.likelihoods import Likelihood
+from vae_runtime.observation import Observation
+from vae_runtime.prior import Prior
+from vae_runtime.sessions import Sessions
+
+_MOST_DRAWS = 1024  # of z whose noise is made at once: many short calls would keep threads from running side by side
+
+Floats = NDArray[np.float32]
+Nats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The two terms of the ELBO of each observation, nats: elbo = reconstruction - kl.
+
+    reconstruction, kl: float64 [batch]. kl_per_dimension: float64 [batch, latent_dim], its sum is kl; latents of
+    several axes are counted in C order.
+    standard_error: float64 [batch], of the ELBO over the draws; NaN for one draw.
+    """
+
+    reconstruction: Nats
+    kl_per_dimension: Nats
+    standard_error: Nats
+
+    @property
+    def kl(self) -> Nats:
+        """KL(q(z|x) || p(z)), nats, [batch]."""
+        total: Nats = self.kl_per_dimension.sum(axis=1)
+        return total
+
+    @property
+    def elbo(self) -> Nats:
+        """E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats, [batch]; higher is better."""
+        return self.reconstruction - self.kl
+
+    @classmethod
+    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats) -> "Terms":
+        """The terms averaged over draws, log_likelihood [batch, num_samples] of them; kl is as many, or one for all."""
+        rows, num_samples = log_likelihood.shape
+        elbo = log_likelihood - kl
+        deviation = elbo.std(axis=1, ddof=1) if num_samples > 1 else np.full(rows, np.nan)
+        return cls(log_likelihood.mean(axis=1), kl_per_dimension, deviation / math.sqrt(num_samples))
+
+
+@dataclass(frozen=True)
+class Model:
+    """What draws and weighs z: the networks, the likelihood, the prior, and what an observation is.
+
+    most_draws: of z that are decoded at once. most_observed: binary draws of x that are weighed at once.
+    """
+
+    networks: Sessions
+    likelihood: Likelihood
+    prior: Prior
+    observation: Observation
+    most_draws: int
+    most_observed: int
+
+
+class Block(NamedTuple):
+    """A few observations x [rows, *shape] and their numbers, uint64 [rows], for errors."""
+
+    numbers: NDArray[np.uint64]
+    x: Floats
+
+
+def terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
+    """Both terms of the ELBO of observations in the likelihood's support, the reconstruction averaged over draws."""
+    log_likelihood, _, kl = _weigh(model, block, num_samples, seed)
+    return Terms.mean(log_likelihood, kl.sum(axis=1)[:, None], kl)
+
+
+def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
+    """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), nats, [rows]."""
+    log_likelihood, log_ratio, _ = _weigh(model, block, num_samples, seed)
+    log_weights = log_likelihood + log_ratio
+    top = log_weights.max(axis=1)
+    bound: Nats = top + np.log(np.exp(log_weights - top[:, None]).mean(axis=1))
+    return bound
+
+
+def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
+    """The terms of observations of which some may be grey under a likelihood of binary ones."""
+    grey = likelihoods.outside(model.likelihood, block.x)
+    if not grey.any():
+        return terms(model, block, num_samples, seed)
+    if grey.all():
+        return _terms_of_grey(model, block, num_samples, seed)
+    rows, latents = len(block.x), math.prod(model.prior.shape)
+    joined = Terms(np.empty(rows), np.empty((rows, latents)), np.empty(rows))
+    for which, work in ((~grey, terms), (grey, _terms_of_grey)):
+        part = work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
+        joined.reconstruction[which] = part.reconstruction
+        joined.kl_per_dimension[which] = part.kl_per_dimension
+        joined.standard_error[which] = part.standard_error
+    return joined
+
+
+@np.errstate(all="ignore")  # what is not finite in the end is refused, with its number
+def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nats, Nats, Nats]:
+    """log p(x|z_k) and log p(z_k) - log q(z_k|x), [rows, num_samples] each, and the KL, [rows, latents]."""
+    x, shape = block.x, model.prior.shape
+    mu, logsigma = model.networks.encode(x)  # [rows, *shape]
+    sigma, latents = np.exp(logsigma)[:, None], math.prod(shape)
+    index = noise.index(x)
+    log_likelihood, log_ratio = np.empty((2, len(x), num_samples))
+    for k in chunks(num_samples, _MOST_DRAWS):
+        draws = k.stop - k.start
+        eps = noise.normal(seed, noise.POSTERIOR, index, draws * latents, start=k.start * latents)
+        eps = eps.reshape(len(x), draws, *shape)
+        z = (mu[:, None] + sigma * eps).astype(np.float32, copy=False)
+        log_ratio[:, k] = model.prior.log_ratio(z, eps, logsigma[:, None])
+        for i, j in _blocks(len(x), draws, model.most_draws):
+            threads.go_on()
+            parameters = model.networks.decode(z[i, j].reshape(-1, *shape))
+            parameters = parameters.reshape(*z[i, j].shape[:2], *parameters.shape[1:])
+            log_likelihood[:, k][i, j] = model.likelihood.log_prob(x[i, None], parameters)
+    kl = model.prior.kl(mu, logsigma).reshape(len(x), -1)
+    _refuse_infinite(model, block, log_likelihood, log_ratio, kl)
+    return log_likelihood, log_ratio, kl
+
+
+@np.errstate(all="ignore")
+def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
+    """Means over k of the terms of x_k ~ Bernoulli(x) with z_k ~ q(z|x_k)."""
+    x, shape = block.x, model.observation.shape
+    index, values, latents = noise.index(x), model.observation.size, math.prod(model.prior.shape)
+    log_likelihood, kl = np.empty((2, len(x), num_samples))
+    total = np.zeros((len(x), latents))  # of the KL of each latent
+    for i, k in _blocks(len(x), num_samples, model.most_observed):
+        threads.go_on()
+        draws = k.stop - k.start
+        uniforms = noise.uniform(seed, noise.BINARISATION, index[i], draws * values, start=k.start * values)
+        observed = (uniforms.reshape(-1, draws, *shape) < x[i, None]).astype(np.float32)
+        observed = observed.reshape(-1, *shape)  # [rows * draws, *shape]
+        mu, logsigma = model.networks.encode(observed)
+        eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latents, start=k.start * latents)
+        z = (mu + np.exp(logsigma) * eps.reshape(mu.shape)).astype(np.float32, copy=False)
+        log_likelihood[i, k] = model.likelihood.log_prob(observed, model.networks.decode(z)).reshape(-1, draws)
+        of_each = model.prior.kl(mu, logsigma).reshape(-1, draws, latents)
+        kl[i, k] = of_each.sum(axis=2)
+        for draw in range(draws):  # one after the other, so that no bit depends on the blocks
+            total[i] += of_each[:, draw]
+    _refuse_infinite(model, block, log_likelihood, total)
+    return Terms.mean(log_likelihood, kl, total / num_samples)
+
+
+def _refuse_infinite(model: Model, block: Block, *figures: Nats) -> None:
+    """Raise InputError, naming the first observation, where one of the figures [rows, ...] is NaN or infinite."""
+    finite = np.all([np.isfinite(array).all(axis=1) for array in figures], axis=0)
+    if not finite.all():
+        noun = model.observation.noun
+        which = f"{noun} {block.numbers[np.argmin(finite)]}"
+        raise InputError("the model gives no finite figure", which, f"check the {noun} and the model")
+
+
+def chunks(n: int, rows: int) -> Iterator[slice]:
+    """Slices of at most `rows` rows that cover 0..n-1."""
+    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+
+
+def _blocks(rows: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of rows and of their draws that cover all, with at most `most` draws each."""
+    for i in chunks(rows, max(1, most // draws)):
+        for j in chunks(draws, most):
+            yield i, j

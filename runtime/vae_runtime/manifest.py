@@ -1,0 +1,271 @@
+"""The manifest of a bundle, parsed once into typed objects; what a bundle may lack is None."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vae_runtime import records
+from vae_runtime.errors import BundleError
+from vae_runtime.observation import IMAGE, Observation, Shape
+
+FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
+_NO_DIGEST = "0" * 64
+_MOST = 2**31  # of any size
+
+
+@dataclass(frozen=True)
+class Named:
+    """A likelihood or a prior: its name, and what else the contract says of it."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What both graphs of a bundle agree on; the JSON that it was read from is in each graph's metadata.
+
+    pair: what two graphs that belong together share. latent_shape: of z, the batch aside.
+    """
+
+    pair: str
+    observation: Observation
+    latent_shape: Shape
+    prior: Named
+    likelihood: Named
+
+    def __post_init__(self) -> None:
+        if not self.latent_shape or not all(0 < size < _MOST for size in self.latent_shape):
+            raise ValueError(f"latent_shape is {list(self.latent_shape)}")
+
+    def json(self) -> dict[str, Any]:
+        """The contract as it is written, in the manifest and in each graph."""
+        written: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))  # lists for tuples
+        for part in (written["prior"], written["likelihood"]):
+            if not part["settings"]:
+                del part["settings"]
+        return written
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a bundle: its size in bytes, and its sha256."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size < _MOST:
+            raise ValueError(f"size is {self.size}")
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder."""
+
+    opset: int
+    ir_version: int
+    min_onnxruntime: str
+    operators: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How files become observations. full_scale: the level of 16-bit images that is 1.0; None for 65535.
+
+    levels, split, rounded: for people, what was done in training. unreadable: how many files were left out there.
+    """
+
+    full_scale: int | None = None
+    levels: str | None = None
+    split: str | None = None
+    rounded: str | None = None
+    unreadable: int = 0
+
+    def __post_init__(self) -> None:
+        if self.full_scale is not None and not 0 < self.full_scale < 2**16:
+            raise ValueError(f"full_scale is {self.full_scale}")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over the test observations and its standard error, in nats; the latter None where it is not known.
+
+    num_samples: K, of an importance-weighted bound.
+    """
+
+    mean: float
+    standard_error: float | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of the test observations: levels from 0 to 1, and the ELBO at each, nats."""
+
+    levels: tuple[float, ...]
+    elbo: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.levels or len(self.levels) != len(self.elbo):
+            raise ValueError("as many levels as quantiles are needed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model was measured on, and its figures by name. kl_per_dimension: nats, a mean for each latent."""
+
+    observations: int
+    dataset: str = ""
+    split: str = ""
+    binarisation: str | None = None
+    prior: str | None = None
+    figures: dict[str, Figure] = field(default_factory=dict)
+    quantiles: Quantiles | None = None
+    kl_per_dimension: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the numeric gate's report; docs/numeric-gate.md says what its figures are. nats: of the ELBO."""
+
+    tensor: str
+    inputs: str
+    batch: int
+    tolerance: float
+    max_abs: float
+    ulps: float
+    nats: float
+    pytorch: float
+    worst: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The numeric gate's report. tolerance: by golden vector, in its own unit; `model` says where it comes from."""
+
+    reference: str
+    tolerance: dict[str, float | str]
+    rows: tuple[Comparison, ...]
+
+    def golden_tolerance(self, name: str) -> float:
+        """How far a golden vector may be off. Raises ValueError where the report does not say."""
+        if not isinstance(found := self.tolerance.get(name), float):
+            raise ValueError(f"parity.tolerance.{name} is missing")
+        return found
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What smaller graphs cost: nats of the ELBO that they lose, of a mean over so many test observations."""
+
+    precision: str
+    nats: float
+    standard_error: float | None = None
+    most_nats: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a bundle says of itself. raw: the JSON that it was parsed from.
+
+    parameters: how many numbers were trained. provenance: command, versions and machine by name. settings: those of
+    the training.
+    """
+
+    sha256: str
+    contract: Contract
+    files: dict[str, File]
+    onnx: Graphs | None = None
+    parameters: int | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing = Preprocessing()
+    evaluation: Evaluation | None = None
+    parity: Parity | None = None
+    precision: Precision | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def parse(raw: bytes, file: Path, needed: tuple[str, ...]) -> Manifest:
+    """The manifest that these bytes are; `needed` are the files that it must name.
+
+    Raises BundleError, with `file`, where its own digest differs, its format is not known, or a part of it is not what
+    it must be.
+    """
+    try:
+        found = json.loads(raw, object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite)
+        digest = found["sha256"]
+        if not isinstance(digest, str) or _digest(raw, digest) != digest:
+            raise BundleError("bundle damaged (the manifest's sha256 differs)", file, "copy or export it again")
+        if type(written := found["contract"]["format"]) is not int or written not in (1, FORMAT):
+            known = f"this release reads format {FORMAT}, and 1"
+            raise BundleError(f"bundle of format {repr(written)[:40]}", file, known)
+        manifest = records.parse(Manifest, {**(_of_format_1(found) if written == 1 else found), "raw": found})
+        if missing := [name for name in needed if name not in manifest.files]:
+            raise ValueError(f"files.{missing[0]} is missing")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:120]
+        raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
+    return manifest
+
+
+def dump(manifest: dict[str, Any]) -> bytes:
+    """The manifest as JSON with its own `sha256` filled in."""
+    raw = json.dumps({"sha256": _NO_DIGEST, **manifest}, indent=1, allow_nan=False).encode() + b"\n"
+    return raw.replace(_NO_DIGEST.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+def parse_contract(written: dict[str, Any]) -> Contract:
+    """The contract that such JSON is, of either format. Raises ValueError or KeyError where it is none."""
+    return records.parse(Contract, _upgraded(written) if written["format"] == 1 else written, "contract")
+
+
+def _of_format_1(found: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1, as one of format 2."""
+    evaluation = found.get("evaluation")
+    if isinstance(evaluation, dict) and "images" in evaluation:
+        evaluation = {**evaluation, "observations": evaluation["images"]}
+    return {**found, "contract": _upgraded(found["contract"]), "evaluation": evaluation}
+
+
+def _upgraded(contract: dict[str, Any]) -> dict[str, Any]:
+    """A contract of format 1, as one of format 2."""
+    image, likelihood = contract["image"], contract["likelihood"]
+    settings = {name: value for name, value in likelihood.items() if name != "name"}
+    return {
+        "pair": contract.get("pair", ""),
+        "observation": {
+            "kind": IMAGE,
+            "shape": [image[side] for side in ("channels", "height", "width")],
+            "range": [0, 1],
+        },
+        "latent_shape": [contract["latent_dim"]],
+        "prior": {"name": contract["prior"]},
+        "likelihood": {"name": likelihood["name"], "settings": settings},
+    }
+
+
+def _digest(raw: bytes, digest: str) -> str:
+    """sha256 of the manifest's bytes with its own `sha256` value replaced by zeros."""
+    return hashlib.sha256(raw.replace(digest.encode(), _NO_DIGEST.encode(), 1)).hexdigest()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of two equal keys, one reader would take the first and another the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key comes twice")
+    return made
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can hold: not NaN, and not infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"a number is {number}")
+    return number
