@@ -149,7 +149,7 @@ def train(name: str, levels: Tensor, steps: int) -> VAE:
     shape = (levels.shape[1], levels.shape[2], levels.shape[3])
     if name.startswith("norms"):
         likelihood, latent_dim = likelihoods.BY_NAME[config.network.likelihood](), config.network.latent_dim
-        parts = NormedEncoder(latent_dim), NormedDecoder(latent_dim, likelihood.parameters_per_pixel)
+        parts = NormedEncoder(latent_dim), NormedDecoder(latent_dim, likelihood.parameters_per_value)
         vae = VAE(*parts, latent_dim, likelihood)
         likelihood.constant(*pixels.moments(levels))
     else:

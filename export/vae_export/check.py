@@ -56,7 +56,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     facts = {
         "shape": (here.observation.shape, there.observation.shape),
         "latent shape": (here.latent_shape, there.latent_shape),
-        "likelihood": (here.likelihood, there.likelihood),
+        "likelihood": (here.json()["likelihood"], there.json()["likelihood"]),
         "parameters": (bundle.manifest.parameters, sum(weight.numel() for weight in run.vae.parameters())),
     }
     if different := [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in facts.items() if ours != theirs]:

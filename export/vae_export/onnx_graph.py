@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from vae_export import requirements
-from vae_runtime import graph
+from vae_runtime import safety
 from vae_runtime.bundle import METADATA_KEY
 from vae_runtime.errors import ArgumentError, BundleError, VaeError
 from vae_runtime.sessions import Session
@@ -128,7 +128,7 @@ def check(model: onnx.ModelProto, opset: int) -> None:
         reason = str(error).strip().splitlines()[0]
         raise BundleError("exported graph is not valid", f"opset {opset} ({reason})", NEWER) from None
     names = " to ".join(", ".join(v.name for v in values) for values in (model.graph.input, model.graph.output))
-    graph.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
+    safety.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != "batch":
             raise BundleError("batch size fixed in the graph", value.name, "keep the first axis free in the network")

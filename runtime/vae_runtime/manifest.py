@@ -205,13 +205,19 @@ def parse(raw: bytes, file: Path, needed: tuple[str, ...]) -> Manifest:
         if type(written := found["contract"]["format"]) is not int or written not in (1, FORMAT):
             known = f"this release reads format {FORMAT}, and 1"
             raise BundleError(f"bundle of format {repr(written)[:40]}", file, known)
-        manifest = records.parse(Manifest, {**(_of_format_1(found) if written == 1 else found), "raw": found})
+        manifest = of(found)
         if missing := [name for name in needed if name not in manifest.files]:
             raise ValueError(f"files.{missing[0]} is missing")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:120]
         raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
     return manifest
+
+
+def of(written: dict[str, Any]) -> Manifest:
+    """The manifest that such JSON is, of either format. Raises ValueError, KeyError or TypeError where it is none."""
+    now = _of_format_1(written) if written["contract"]["format"] == 1 else written
+    return records.parse(Manifest, {**now, "raw": written})
 
 
 def dump(manifest: dict[str, Any]) -> bytes:

@@ -24,6 +24,7 @@ from support.runs import make_vae
 from vae_export import exporter, onnx_graph
 from vae_runtime import VAE, likelihoods, noise
 from vae_runtime import manifest as manifests
+from vae_runtime.bundle import shipped
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
 
@@ -347,7 +348,7 @@ def test_shown_javascript_runs(tmp_path: Path) -> None:
     page = (table.REPOSITORY / "docs" / "compatibility.md").read_text()
     example = re.findall(r"^```js\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
     table.lay_out(tmp_path)
-    (tmp_path / "mnist").symlink_to(bundle.shipped())
+    (tmp_path / "mnist").symlink_to(shipped())
     (tmp_path / "example.mjs").write_text(example + "console.log(JSON.stringify([elbo[0], ...theta]));\n")
     got = json.loads(subprocess.run(["node", "example.mjs"], cwd=tmp_path, capture_output=True, check=True).stdout)
     vae = VAE.load(threads=1)

@@ -79,7 +79,8 @@ def test_manifest_says_where_the_bundle_comes_from(tiny_run: Path, manifest: Any
     """Provenance has the training command and the versions; the run's figures and quantiles are carried over."""
     assert manifest["provenance"]["command"] == "vae-train --epochs 2"
     assert {"python", "torch", "vae-edge", "onnx", "onnxruntime"} <= manifest["provenance"].keys()
-    assert manifest["evaluation"] == json.loads((tiny_run / "evaluation.json").read_bytes())
+    measured = json.loads((tiny_run / "evaluation.json").read_bytes())
+    assert manifest["evaluation"] == {"observations": measured.pop("images"), **measured}
     quantiles = manifest["evaluation"]["quantiles"]
     for name in ("elbo", "reconstruction", "kl"):
         assert len(quantiles[name]) == len(quantiles["levels"]) == 105
@@ -106,7 +107,8 @@ def test_the_best_epoch_is_exported_where_asked_for(
     logits, others = (VAE.load(path).parameters(z) for path in (tmp_path / "bundle", tiny_bundle))
     np.testing.assert_allclose(logits, others + best, atol=1e-4)
     evaluation = json.loads((tmp_path / "bundle" / "manifest.json").read_bytes())["evaluation"]
-    assert evaluation == json.loads((run / ("best.json" if best else "evaluation.json")).read_bytes())
+    measured = json.loads((run / ("best.json" if best else "evaluation.json")).read_bytes())
+    assert evaluation == {"observations": measured.pop("images"), **measured}
     assert (evaluation["split"] == "test of the best") == best
 
 

@@ -9,8 +9,8 @@ import torch
 from vae_runtime import noise
 from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 
-BERNOULLI = Bernoulli()
-LOGISTIC = DiscretisedLogistic()
+BERNOULLI = Bernoulli(3)
+LOGISTIC = DiscretisedLogistic(3)
 
 
 def draw_logits(rows: int, *shape: int, scale: float = 4) -> np.ndarray:
@@ -49,10 +49,10 @@ def test_gaussian_is_torchs(logsigma: float):
     loc, x = draw_logits(20, 2, 3, 5, scale=0.5), draw_logits(20, 2, 3, 5, scale=1)[::-1]
     normal = torch.distributions.Normal(torch.from_numpy(loc.astype(np.float64)), math.exp(logsigma))
     expected = normal.log_prob(torch.from_numpy(x.astype(np.float64))).sum((1, 2, 3)).numpy()
-    got = Gaussian(logsigma).log_prob(x, loc)
+    got = Gaussian(3, logsigma).log_prob(x, loc)
     assert got.dtype == np.float64
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    np.testing.assert_array_equal(Gaussian(logsigma).mean(loc), loc)
+    np.testing.assert_array_equal(Gaussian(3, logsigma).mean(loc), loc)
 
 
 def level_probabilities(loc: np.ndarray, log_scale: np.ndarray) -> np.ndarray:

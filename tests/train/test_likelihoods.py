@@ -37,7 +37,7 @@ def draw(likelihood: Likelihood, batch: int, *shape: int) -> tuple[Tensor, Tenso
         x = torch.randint(0, 2, (batch, *shape), generator=generator).double()
     else:
         x = torch.randint(-40, 296, (batch, *shape), generator=generator).clamp(0, 255).double() / 255
-    sizes = (batch, channels * likelihood.parameters_per_pixel, height, width)
+    sizes = (batch, channels * likelihood.parameters_per_value, height, width)
     parameters = torch.randn(sizes, generator=generator, dtype=torch.float64)
     if isinstance(likelihood, DiscretisedLogistic):
         parameters = torch.cat([0.5 + 0.4 * parameters[:, :channels], parameters[:, channels:] - 1.5], dim=1)
@@ -50,7 +50,7 @@ def extremes(likelihood: Likelihood) -> tuple[Tensor, Tensor]:
     scales = torch.tensor([-1e4, -200.0, -50.0, -7.0, 0.0, 7.0, 50.0, 200.0, 1e4], dtype=torch.float64)
     pixels = torch.tensor([0, 1] if likelihood.binary else [0, 1, 76, 254, 255], dtype=torch.float64)
     pixels = pixels if likelihood.binary else pixels / 255
-    grid = [pixels, values, scales][: 1 + likelihood.parameters_per_pixel]
+    grid = [pixels, values, scales][: 1 + likelihood.parameters_per_value]
     rows = torch.cartesian_prod(*grid)  # [n, 2 or 3]
     return rows[:, :1, None, None], rows[:, 1:, None, None]
 
@@ -143,7 +143,7 @@ def test_mean_agrees_with_the_runtime(name: str) -> None:
         mean = likelihood.mean(parameters.float())
         assert mean.shape == x.shape
         expected = twin(likelihood).mean(parameters.float().numpy())
-        tolerance = 2**-19 if likelihood.parameters_per_pixel == 1 else 1e-4  # the tails' softplus at a scale of 1,097
+        tolerance = 2**-19 if likelihood.parameters_per_value == 1 else 1e-4  # the tails' softplus at a scale of 1,097
         np.testing.assert_allclose(mean.numpy(), expected, rtol=0, atol=tolerance)
 
 
@@ -215,7 +215,7 @@ def test_wrong_pixels_pull_the_parameters_back(name: str) -> None:
     """However far the parameters are off, log p(x|z) rises towards the pixel's value: training can come back."""
     likelihood = make(name).float()
     for far, direction in ((1e4, -1), (-1e4, 1)):
-        parameters = torch.zeros(1, likelihood.parameters_per_pixel, 1, 1)
+        parameters = torch.zeros(1, likelihood.parameters_per_value, 1, 1)
         parameters[:, 0] = far
         parameters.requires_grad_()
         x = torch.full((1, 1, 1, 1), float(far < 0))
@@ -293,7 +293,7 @@ def test_constant_image_is_the_best_one(name: str) -> None:
     likelihood = make(name)
     x, _ = draw(likelihood, 400, 2, 3, 4)
     parameters = likelihood.constant(x.mean(dim=0), x.std(dim=0, correction=0))
-    assert parameters.shape == (2 * likelihood.parameters_per_pixel, 3, 4)
+    assert parameters.shape == (2 * likelihood.parameters_per_value, 3, 4)
     leaves = [parameters.clone().requires_grad_(), *likelihood.parameters()]
     log_prob = likelihood.log_prob(x, leaves[0].expand(400, -1, -1, -1)).mean()
     if name != "discretised-logistic":
@@ -324,7 +324,7 @@ def test_contract_is_understood_by_the_runtime(name: str) -> None:
     likelihood = make(name)
     other = twin(likelihood)
     assert type(other).__name__ == type(likelihood).__name__
-    for attribute in ("output", "parameters_per_pixel", "discrete"):
+    for attribute in ("output", "parameters_per_value", "discrete"):
         assert getattr(other, attribute) == getattr(likelihood, attribute)
     if isinstance(likelihood, Gaussian):
         assert other.logsigma == likelihood.logsigma.item() == -1.2
@@ -337,7 +337,7 @@ def test_samples_are_in_the_runtimes_support(name: str) -> None:
     _, parameters = draw(likelihood, 50, 1, 4, 4)
     torch.manual_seed(0)
     with torch.no_grad():
-        twin(likelihood).check(likelihood.sample(parameters.float()).numpy())
+        numpy_likelihoods.check(twin(likelihood), likelihood.sample(parameters.float()).numpy(), "image")
 
 
 def test_logistic_draw_is_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_shapes_and_types(preset: str, shape: tuple[int, int, int], likelihood: 
     channels, *sides = shape
     assert out.mu.shape == out.logsigma.shape == (3, latent_dim)
     assert out.z.shape == (2, 3, latent_dim)
-    assert out.parameters.shape == (2, 3, channels * vae.likelihood.parameters_per_pixel, *sides)
+    assert out.parameters.shape == (2, 3, channels * vae.likelihood.parameters_per_value, *sides)
     assert vae.likelihood.mean(out.parameters).shape == (2, 3, *shape)
     assert vae.likelihood.log_prob(torch.ones(3, *shape), out.parameters).shape == (2, 3)
     for tensor in (*out, *vae.parameters()):
@@ -326,7 +326,7 @@ def test_own_networks_are_those_of_the_function(own: Callable[[str], Path], like
     vae = networks.build(config, (3, 4, 5), config.network.model)
     assert type(vae.encoder).__module__ == "own_networks_here"
     out = vae(torch.rand(2, 3, 4, 5), torch.randn(1, 2, 3))
-    assert out.parameters.shape == (1, 2, 3 * vae.likelihood.parameters_per_pixel, 4, 5)
+    assert out.parameters.shape == (1, 2, 3 * vae.likelihood.parameters_per_value, 4, 5)
     again = networks.build(config, (3, 4, 5), config.network.model)
     assert again.training
     assert again.encoder.norm.training

@@ -20,7 +20,7 @@ class Likelihood(nn.Module):
 
     name: str
     output: str  # what the decoder's output is called in the exported graph
-    parameters_per_pixel = 1
+    parameters_per_value = 1
     binary = False  # whether pixels are 0 or 1, drawn anew in every batch
     discrete = True  # whether log_prob is of a probability, so that bits per dimension mean something
 
@@ -121,7 +121,7 @@ class DiscretisedLogistic(Likelihood):
     arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
     """
 
-    name, output, parameters_per_pixel = "discretised-logistic", "parameters", 2
+    name, output, parameters_per_value = "discretised-logistic", "parameters", 2
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Sum of log(F(x + 1/510) - F(x - 1/510)), as (1 - exp(b - a)) sigmoid(a) sigmoid(-b), finite everywhere.

@@ -17,7 +17,7 @@ def build(config: Config, image_shape: Shape, trusted: str | None = None) -> VAE
     """
     network = config.network
     likelihood = likelihoods.BY_NAME[network.likelihood]()
-    out = image_shape[0] * likelihood.parameters_per_pixel
+    out = image_shape[0] * likelihood.parameters_per_value
     if network.model is not None:
         encoder, decoder = own_networks.make(network.model, trusted, image_shape, network.latent_dim, out)
     elif network.architecture == "resnet":
