@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vae_export import facts as of_manifest
 from vae_export import front_matter
