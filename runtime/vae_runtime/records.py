@@ -75,7 +75,7 @@ def _either(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _expect(kind: type, value: Any, where: str) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)  # JSON does not tell 1 from 1.0
     if type(value) is not kind:
         raise ValueError(f"{where or 'it'} is {repr(value)[:40]}, not {_WORDS[kind]}")

@@ -20,7 +20,10 @@ def scores(command, *sources: Path) -> list[list[str]]:
     table = command(main, "elbo", *sources, "--samples", 16, "--format", "csv").out
     rows = csv.DictReader(table.splitlines())
     ranks = VAE.load().ranks
-    return [[row["image"], f"{float(row['elbo']):.2f} nats", ranks.describe(float(row["percentile"]))] for row in rows]
+    return [
+        [row["image"], f"{float(row['elbo']):.2f} nats", ranks.describe(float(row["percentile"]), "image")]
+        for row in rows
+    ]
 
 
 def test_a_folder_is_watched_in_order(start, command, examples: Path):

@@ -1,6 +1,7 @@
 """The graphs that tests write without the onnx package are graphs, and the tiny bundle is what its script makes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,10 @@ def test_the_script_makes_such_a_bundle(tmp_path: Path) -> None:
     """support/make_tiny.py still makes a bundle of the committed one's contract, settings and kinds of steps."""
     make_tiny.make(tmp_path / "tiny", epochs=1)
     made, tiny = read(tmp_path / "tiny").manifest, read(bundles.TINY).manifest
-    assert {**made["contract"], "pair": ""} == {**tiny["contract"], "pair": ""}
-    settings = [parse(manifest["settings"]).replace(epochs=1) for manifest in (made, tiny)]
+    assert replace(made.contract, pair="") == replace(tiny.contract, pair="")
+    settings = [parse(manifest.settings).replace(epochs=1) for manifest in (made, tiny)]
     assert settings[0] == settings[1]
-    assert made["onnx"] == tiny["onnx"]
+    assert made.onnx == tiny.onnx
     for name in GRAPHS:
         stamps = [
             json.loads({it.key: it.value for it in onnx.load(path / name).metadata_props}[METADATA_KEY])
