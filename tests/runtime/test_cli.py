@@ -434,7 +434,7 @@ def test_traverse_varies_each_latent(command, digits: Path, tiny_bundle: Path, w
 @pytest.fixture
 def gaussian(forge: Forge) -> Path:
     """A bundle of the tiny one's sizes under a Gaussian likelihood."""
-    return linear(forge, "gaussian", (1, 28, 28), latent_dim=4)
+    return linear(forge, "gaussian", (1, 28, 28), latent_shape=(4,))
 
 
 @pytest.mark.parametrize(

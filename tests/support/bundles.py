@@ -17,7 +17,7 @@ from vae_runtime import VAE, likelihoods
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import FILES
 from vae_runtime.manifest import Contract, Named
-from vae_runtime.observation import IMAGE, VECTOR, Observation, Shape
+from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation, Shape
 
 TINY = Path(__file__).parent / "tiny"  # made by make_tiny.py
 LOGSIGMA = -1.2
@@ -59,15 +59,15 @@ def forge(
     return out
 
 
-def linear(forge: Forge, likelihood: str, shape: Shape, latent_dim: int = 3, scale: float = 1.0) -> Path:
-    """Forge a bundle of two linear graphs: images [C, H, W] or rows [D] under a likelihood of choice."""
+def linear(forge: Forge, likelihood: str, shape: Shape, latent_shape: Shape = (3,), scale: float = 1.0) -> Path:
+    """Forge a bundle of two linear graphs: images [C, H, W], rows [D] or series [C, T] under a likelihood of choice."""
     named = LIKELIHOODS[likelihood]
-    limits = None if named.name == "gaussian" and len(shape) == 1 else (0.0, 1.0)
-    observation = Observation(VECTOR if len(shape) == 1 else IMAGE, shape, limits)
+    limits = None if named.name == "gaussian" and len(shape) < 3 else (0.0, 1.0)
+    observation = Observation({1: VECTOR, 2: SERIES, 3: IMAGE}[len(shape)], shape, limits)
     kind = likelihoods.make(named, observation)
     parameters = [shape[0] * kind.parameters_per_value, *shape[1:]]
     generator = np.random.default_rng(7)
-    pixels, outputs = math.prod(shape), math.prod(parameters)
+    pixels, outputs, latent_dim = math.prod(shape), math.prod(parameters), math.prod(latent_shape)
     sizes: dict[str, tuple[int | tuple[int, int], float]] = {
         "mu": ((pixels, latent_dim), 0.3),
         "logsigma": ((pixels, latent_dim), 0.02),
@@ -79,10 +79,10 @@ def linear(forge: Forge, likelihood: str, shape: Shape, latent_dim: int = 3, sca
     weights = {
         name: (size * generator.standard_normal(count)).astype(np.float32) for name, (count, size) in sizes.items()
     }
-    encoded = {"mu": [latent_dim], "logsigma": [latent_dim]}
-    contract = Contract("linear", observation, (latent_dim,), Named("standard-normal"), named).json()
+    encoded = {"mu": [*latent_shape], "logsigma": [*latent_shape]}
+    contract = Contract("linear", observation, latent_shape, Named("standard-normal"), named).json()
     files = {
         "encoder.onnx": graphs.linear("encoder", {"x": list(shape)}, encoded, weights, contract),
-        "decoder.onnx": graphs.linear("decoder", {"z": [latent_dim]}, {kind.output: parameters}, weights, contract),
+        "decoder.onnx": graphs.linear("decoder", {"z": [*latent_shape]}, {kind.output: parameters}, weights, contract),
     }
     return forge(files, lambda manifest: manifest.update(contract=contract))

@@ -1,0 +1,234 @@
+"""Observations and latents of any shape: vectors, series and spatial latents through the API and every verb."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from support import bundles
+from support.bundles import Forge
+from vae_runtime import VAE, ArgumentError, InputError, latents, noise, score
+from vae_runtime.cli import main
+from vae_runtime.observation import Observation
+
+CASES = {  # likelihood, observation, latents
+    "vector": ("gaussian", (6,), (3,)),
+    "binary vector": ("bernoulli", (6,), (3,)),
+    "series": ("gaussian", (2, 5), (3,)),
+    "spatial": ("gaussian", (2, 4, 5), (2, 2, 3)),
+    "binary spatial": ("bernoulli", (1, 4, 5), (2, 3)),
+}
+K, SEED = 3, 4
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, forge: Forge) -> VAE:
+    """A linear VAE of one kind of observation and latent."""
+    return VAE.load(bundles.linear(forge, *CASES[request.param]))
+
+
+@pytest.fixture
+def rows(forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with 12 readings of 6 columns, in which commands run, and the bundle of their model."""
+    folder = bundles.linear(forge, *CASES["vector"])
+    monkeypatch.chdir(tmp_path)
+    np.save("readings.npy", np.random.default_rng(3).normal(2, 3, (12, 6)))
+    return folder
+
+
+def observations(vae: VAE, n: int) -> np.ndarray:
+    """Observations in the likelihood's support, far from zero where there is no range."""
+    x = np.random.default_rng(1).normal(0, 3, (n, *vae.observation.shape)).astype(np.float32)
+    return (x > 0).astype(np.float32) if vae.observation.range else x
+
+
+def graph(vae: VAE, name: str, feed: np.ndarray) -> list[np.ndarray]:
+    """What onnxruntime alone makes of a graph."""
+    session = onnxruntime.InferenceSession(vae.path / f"{name}.onnx")
+    return session.run(None, {session.get_inputs()[0].name: feed})
+
+
+def test_shapes_are_the_contracts(case: VAE):
+    """Encodings, reconstructions and samples have the shapes that the contract says, and are the graphs' own."""
+    x = observations(case, 5)
+    mu, logsigma = case.encode(x)
+    assert mu.shape == logsigma.shape == (5, *case.latent_shape)
+    for got, expected in zip((mu, logsigma), graph(case, "encoder", x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    (parameters,) = graph(case, "decoder", mu)
+    np.testing.assert_allclose(case.parameters(mu), parameters, rtol=1e-6)
+    assert case.reconstruct(x).shape == x.shape
+    assert case.sample(4, seed=1).shape == (4, *case.observation.shape)
+    np.testing.assert_array_equal(case.sample(4, seed=1)[2:], case.sample(2, seed=1, start=2))
+
+
+def test_the_elbo_sums_over_all_axes(case: VAE):
+    """ELBO, terms and bound are those of K draws by the definitions in float64, whatever the axes."""
+    x = observations(case, 7)
+    mu, logsigma = (array.astype(np.float64) for array in case.encode(x))
+    index = noise.index(x)
+    eps = noise.normal(SEED, noise.POSTERIOR, index, K * case.latent_dim).reshape(7, K, *case.latent_shape)
+    z = mu[:, None] + np.exp(logsigma[:, None]) * eps
+    parameters = np.stack([case.parameters(z[:, k]) for k in range(K)], axis=1).astype(np.float64)
+    if case.likelihood.binary:
+        log_p = -np.logaddexp(0, np.where(x[:, None] == 1, -parameters, parameters))
+    else:
+        sigma = math.exp(bundles.LOGSIGMA)
+        log_p = -0.5 * ((x[:, None] - parameters) / sigma) ** 2 - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+    log_p = log_p.reshape(7, K, -1).sum(axis=2)
+    kl = (0.5 * (np.exp(2 * logsigma) + mu**2 - 1) - logsigma).reshape(7, -1)
+    log_ratio = (0.5 * (eps**2 - z**2) + logsigma[:, None]).reshape(7, K, -1).sum(axis=2)
+    terms = case.terms(x, K, SEED)
+    np.testing.assert_allclose(terms.reconstruction, log_p.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(terms.kl_per_dimension, kl, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(case.elbo(x, K, SEED), log_p.mean(axis=1) - kl.sum(axis=1), rtol=1e-5)
+    bound = np.logaddexp.reduce(log_p + log_ratio, axis=1) - math.log(K)
+    np.testing.assert_allclose(case.log_likelihood(x, K, SEED), bound, rtol=1e-5)
+    scores = score(case, x, K, SEED)
+    np.testing.assert_array_equal(scores.elbo, terms.elbo)
+    assert (scores.bits_per_dimension is None) is not case.likelihood.discrete
+
+
+def test_walks_keep_the_shapes(case: VAE):
+    """Interpolations begin and end at the reconstructions, and a traversal varies each number of z by itself."""
+    x = observations(case, 2)
+    walk = latents.interpolate(case, *x, steps=4)
+    assert walk.shape == (4, *case.observation.shape)
+    np.testing.assert_allclose(walk[[0, -1]], case.reconstruct(x), rtol=1e-5, atol=1e-5)
+    walked = latents.traverse(case, x, steps=3, most=2)
+    assert walked.theta.shape == (2, 3, *case.observation.shape)
+    z = case.encode(x)[0][0].ravel()
+    z[walked.latents[1]] = 3
+    np.testing.assert_allclose(walked.theta[1, 2], case.decode(z.reshape(1, *case.latent_shape))[0], rtol=1e-6)
+
+
+def test_other_shapes_and_values_are_refused(case: VAE):
+    """Another shape, NaN and, where there is a range, what lies outside of it raise InputError with the noun."""
+    x = observations(case, 4)
+    noun = case.observation.noun
+    with pytest.raises(InputError, match=f"{noun}s of the wrong shape"):
+        case.encode(x[..., :-1])
+    with pytest.raises(InputError, match="latents of the wrong shape"):
+        case.decode(np.zeros((2, *case.latent_shape[:-1], case.latent_shape[-1] + 1)))
+    x[2].flat[1] = np.nan
+    with pytest.raises(InputError, match=f"NaN or infinite .*: {noun} 2"):
+        case.elbo(x)
+    x[2].flat[1] = 7
+    if case.observation.range:
+        with pytest.raises(InputError, match=rf"outside \[0, 1\]: {noun} 2"):
+            case.elbo(x)
+    else:
+        assert np.isfinite(case.elbo(x)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("scalar", (3,)), ("image", (3,)), ("vector", (3, 3)), ("vector", ()), ("series", (0, 4)), ("image", (1, 2, -3))],
+)
+def test_kinds_have_their_axes(wrong: tuple[str, tuple[int, ...]]):
+    """An observation of another number of axes than its kind has, or without numbers, is none."""
+    with pytest.raises(ValueError, match=wrong[0]):
+        Observation(*wrong)
+
+
+def test_rows_are_scored_and_printed(command, rows: Path):
+    """`elbo readings.npy` scores each row as the API does, calls rows rows, and a density a density."""
+    vae = VAE.load(rows)
+    x = np.load("readings.npy").astype(np.float32)
+    elbo = vae.elbo(x, 16, 0)
+    table = command(main, "--bundle", rows, "elbo", "readings.npy")
+    assert (table.code, table.err) == (0, "")
+    assert table.out.startswith("row ")
+    assert f"mean ELBO of 12 rows: {elbo.mean():.2f} +- " in table.out
+    assert "nats per row (log density), 16 draws of z per row, seed 0" in table.out
+    printed = command(main, "--bundle", rows, "elbo", "readings.npy", "--format", "csv")
+    found = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [row["row"] for row in found] == [f"readings.npy[{i}]" for i in range(12)]
+    np.testing.assert_array_equal([float(row["elbo"]) for row in found], elbo)
+    written = json.loads(command(main, "--bundle", rows, "elbo", "readings.npy", "--format", "json").out)
+    assert [row["elbo"] for row in written["rows"]] == elbo.tolist()
+
+
+def test_every_verb_takes_and_gives_rows(command, rows: Path):
+    """Samples, reconstructions, decodings and walks of rows are arrays by default, equal to the API's."""
+    vae = VAE.load(rows)
+    x = np.load("readings.npy").astype(np.float32)
+    np.save("first.npy", x[:1])
+    np.save("last.npy", x[-1])
+
+    def gives(name: str, expected: np.ndarray, *call: object) -> None:
+        result = command(main, "--bundle", rows, *call)
+        assert (result.code, result.err) == (0, ""), call
+        assert result.out.startswith(f"{name}: "), call
+        np.testing.assert_array_equal(np.load(name), expected)
+
+    gives("samples.npy", vae.sample(5, seed=2), "sample", "-n", 5, "--seed", 2)
+    gives("reconstructions.npy", vae.reconstruct(x), "reconstruct", "readings.npy")
+    np.save("z.npy", np.ones((4, 3)))
+    gives("decoded.npy", vae.decode(np.ones((4, 3))), "decode", "z.npy")
+    gives("interpolation.npy", latents.interpolate(vae, x[0], x[-1], 4), "interpolate", "first.npy", "last.npy",
+          "--steps", 4)  # fmt: skip
+    gives("traversal.npy", latents.traverse(vae, x, 3).theta.reshape(9, 6), "traverse", "readings.npy", "--steps", 3)
+    encoded = command(main, "--bundle", rows, "encode", "readings.npy").out
+    assert [float(row["mu_1"]) for row in csv.DictReader(io.StringIO(encoded))] == vae.encode(x)[0][:, 1].tolist()
+    about = command(main, "--bundle", rows, "info").out
+    assert "rows                   6, gaussian likelihood" in about
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (["sample", "-o", "x.png"], "output of an unknown kind: x.png"),
+        (["reconstruct", "readings.npy", "-o", "folder"], "output of an unknown kind: folder"),
+        (["elbo", "digit.png"], "not an array: digit.png; this model takes [batch, 6]"),
+        (["elbo", "wide.npy"], "array of shape [4, 7]: wide.npy; this model takes [n, 6]"),
+        (["elbo", "words.npy"], "array of type <U1: words.npy; give numbers"),
+        (["elbo", "nan.npy"], "NaN or infinite values: nan.npy[2], column 4; "),
+    ],
+)
+def test_what_is_no_row_is_refused(command, rows: Path, call: list[str], words: str):
+    """Pictures out and in, other widths, words and NaN end in one line that names the file, and the place in it."""
+    np.save("wide.npy", np.zeros((4, 7)))
+    np.save("words.npy", np.full((4, 6), "a"))
+    holes = np.zeros((4, 6))
+    holes[2, 4] = np.nan
+    np.save("nan.npy", holes)
+    Path("digit.png").write_bytes(next((Path(__file__).parents[2] / "examples/digits").glob("*.png")).read_bytes())
+    result = command(main, "--bundle", rows, *call)
+    assert result.code == (2 if "output" in words else 4)
+    assert words in result.err
+    assert result.out == ""
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, np.bool_])
+def test_numbers_of_any_type_are_taken_as_they_are(rows: Path, dtype: type):
+    """No level is divided by 255 where values have no range: a row is its numbers, as float32."""
+    values = np.random.default_rng(0).integers(0, 2, (5, 6)).astype(dtype)
+    np.save("x.npy", values)
+    np.testing.assert_array_equal(VAE.load(rows).read(["x.npy"]).load().x, values.astype(np.float32))
+
+
+def test_a_format_of_the_past_gives_the_same_numbers(tiny_bundle: Path):
+    """A bundle of format 1 is read, and gives the numbers of the same graphs in format 2, to the last bit."""
+    old, new = VAE.load(tiny_bundle.with_name("tiny_format_1")), VAE.load(tiny_bundle)
+    assert old.manifest.raw["contract"]["format"] == 1
+    assert old.manifest.contract == new.manifest.contract
+    assert old.manifest.evaluation == new.manifest.evaluation
+    x = new.sample(30, seed=2)
+    np.testing.assert_array_equal(old.sample(30, seed=2), x)
+    for call in (VAE.encode, VAE.elbo, VAE.log_likelihood, VAE.reconstruct):
+        np.testing.assert_array_equal(call(old, x), call(new, x))
+    np.testing.assert_array_equal(score(old, 0.5 * x).elbo, score(new, 0.5 * x).elbo)
+
+
+def test_a_closed_model_of_rows_says_so(rows: Path):
+    """What is closed is closed for every kind."""
+    with VAE.load(rows) as vae:
+        vae.sample(1)
+    with pytest.raises(ArgumentError, match="closed VAE"):
+        vae.sample(1)
