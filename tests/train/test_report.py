@@ -225,11 +225,15 @@ def test_bounds_appear_once_they_are_measured(copied: Path, digits_root: Path) -
         assert [name, f"{bound['mean']:,.3f}", f"{bound['standard_error']:,.3f}", bits] in page.rows
 
 
-def test_trouble_is_told_in_words(copied: Path, digits_root: Path) -> None:
+def test_trouble_is_told_in_words(copied: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the training has said of its figures, even of those that are good by now, and "None." where that is nothing.
 
-    As many epochs are asked for as are steps enough.
+    As many epochs are asked for as are steps enough. The pictures, which take seconds, are drawn once.
     """
+    place = Place(digits_root, download=False)
+    images = data.load(PRESETS["tutorial"], digits_root, download=False)
+    drawn = pictures.draw(copied, run_folder.load(copied), images)
+    monkeypatch.setattr(pictures, "draw", lambda *given: drawn)
     settings = read(copied / "config.json")
     settings["config"]["optimiser"]["epochs"] = 25
     run_folder.write_json(copied / "config.json", settings)
@@ -242,7 +246,7 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path) -> None:
         ([worse, *[row] * 23, bad], trouble([worse, bad], 4)),
     ):
         run_folder.write_metrics(copied, [{**each, "epoch": i} for i, each in enumerate(changed, 1)])
-        results.report_run(copied, Place(digits_root, download=False))
+        results.report_run(copied, place)
         page = Page(copied / report.PAGE)
         assert page.texts["li"][: len(expected)] == expected
         assert (page.sections["Signs of trouble"].strip() == "None.") is (not expected)

@@ -180,6 +180,7 @@ def test_dropout_is_off_in_its_pictures_and_on_in_training(tmp_path: Path) -> No
         np.testing.assert_array_equal(picture, shown[..., 0])
 
 
+@pytest.mark.slow
 def test_it_is_not_imported_unless_asked_for(tmp_path: Path) -> None:
     """A training without `--tensorboard` never loads the package, which takes seconds."""
     code = (
