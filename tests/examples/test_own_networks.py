@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from vae_export import exporter
-from vae_export.cli import judge
 from vae_export.cli import main as vae_export
 from vae_runtime import VAE
 from vae_runtime.bundle import read
@@ -67,7 +66,7 @@ def bundle(examples: Path, run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(examples)
         patch.setattr(sys, "path", sys.path.copy())
-        exporter.export(run_folder.load(run, NAME), out, 17, judge)
+        exporter.export_run(run_folder.load(run, NAME), out)
     return out
 
 
