@@ -77,6 +77,8 @@ def _describe(error: click.UsageError, prog: str) -> str:
     where = error.ctx.command_path if error.ctx else prog
     meant = getattr(error, "possibilities", None)  # of an option, and of a command where click is new
     message, guess = (error.message, f"use {' or '.join(meant)}, or ") if meant else (error.format_message(), "")
+    for kind, plain in (("integer range", "integer"), ("float range", "number")):  # click's names of its own types
+        message = message.replace(f"is not a valid {kind}", f"is not a valid {plain}")
     return f"{message.rstrip('.')}; {guess}see '{where} --help'"
 
 

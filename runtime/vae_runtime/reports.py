@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_runtime import likelihoods
 from vae_runtime.draws import Floats
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
@@ -98,8 +99,9 @@ def format_info(manifest: Manifest) -> str:
         graphs.insert(1, f"{manifest.parameters:,} parameters")
     if onnx is not None:
         graphs.insert(0, f"opset {onnx.opset}, ir {onnx.ir_version}")
+    density = "" if likelihoods.make(contract.likelihood, observation).discrete else " (a log density)"
     lines = {
-        f"{observation.noun}s": f"{shape}, {contract.likelihood.name} likelihood",
+        f"{observation.noun}s": f"{shape}, {contract.likelihood.name} likelihood{density}",
         "latents": f"{latents} dimensions, {contract.prior.name} prior",
         "graphs": ", ".join(graphs),
     }

@@ -655,7 +655,7 @@ def suffix(verb: str) -> str:
     [
         (["sample", "-n", 0], 2, "'-n'"),
         (["sample", "-n", -1], 2, "'-n'"),
-        (["sample", "-n", "1e3"], 2, "'1e3' is not a valid integer"),
+        (["sample", "-n", "1e3"], 2, "'1e3' is not a valid integer;"),
         (["sample", "-n", 10**30], 2, "'-n'"),
         (["sample", "-n", 2**63], 2, "'-n'"),
         (["sample", "-n", 2**63 - 1], 5, "out of memory"),

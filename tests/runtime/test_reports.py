@@ -13,6 +13,7 @@ import pytest
 from support import bundles
 from support.bundles import Forge
 from vae_runtime import VAE, InputError
+from vae_runtime.manifest import Precision
 from vae_runtime.ranks import Ranks
 from vae_runtime.reports import format_info, format_latents, format_scores
 from vae_runtime.scores import Scores, score
@@ -259,14 +260,21 @@ def test_equal_images_are_counted(index: tuple[int, ...], of: str):
     assert lines_of(scores, ["a", "b", "c"], "table")[-2].startswith(f"mean ELBO {of} -100.00")
 
 
+@each_likelihood
+def test_info_names_a_density(linear, likelihood: str):
+    """Figures under a Gaussian likelihood are of a log density, and the line of the likelihood says so."""
+    first = format_info(linear(likelihood).manifest).splitlines()[0]
+    assert ("(a log density)" in first) is (likelihood == "gaussian")
+
+
 @pytest.mark.parametrize(
     ("nats", "said"),
     [(0.25, "0.2500 +- 0.0100 nats per image below"), (-0.002, "0.0020 +- 0.0100 nats per image above")],
 )
 def test_info_says_on_which_side_of_fp32_smaller_graphs_are(tiny_bundle, nats: float, said: str):
     """The ELBO of 8-bit graphs is below that of fp32 or, by chance, above it: no loss is shown as a negative number."""
-    manifest = {**VAE.load(tiny_bundle).info, "precision": {"precision": "int8", "nats": nats, "standard_error": 0.01}}
-    line = next(line for line in format_info(manifest, False).splitlines() if line.startswith("precision"))
+    manifest = dataclasses.replace(VAE.load(tiny_bundle).manifest, precision=Precision("int8", nats, 0.01))
+    line = next(line for line in format_info(manifest).splitlines() if line.startswith("precision"))
     assert line.split(maxsplit=1)[1] == f"int8, ELBO {said} that of fp32, of which the figures above are"
 
 
