@@ -10,7 +10,7 @@ import pytest
 
 from vae_export import cli as export_cli
 from vae_export import exporter, gate, requirements, tradeoff, trained
-from vae_runtime import VAE, bundle, errors, sources
+from vae_runtime import VAE, bundle, errors, manifest, sources
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
 from vae_train import cli as train_cli
@@ -21,7 +21,8 @@ PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "
 FOLDERS = ("runtime", "train", "export", "artifacts", "benchmarks", "examples")
 MODULES = {str(path): path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 
-OF_OTHERS = {  # pip, build, ruff, npm, curl, dpkg, torchrun
+OF_OTHERS = {  # pip, build, ruff, npm, curl, dpkg, torchrun, and of an older release
+    "--no-binarise",
     *("--editable", "--target", "--wheel", "--fix", "--ignore-scripts", "--data-binary", "--print-architecture"),
     *("--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
 }
@@ -129,7 +130,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "checkpoints": ("training.md", lambda: {60: "each minute"}[int(train.SAVE_EVERY)]),
     "measured gradients": ("training.md", lambda: {10: "every tenth step"}[state._NORM_EVERY]),
     "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
-    "format of a bundle": ("bundle.md", lambda: f"`format` ({bundle.FORMAT})"),
+    "format of a bundle": ("bundle.md", lambda: f"`format` ({manifest.FORMAT};"),
     "the JavaScript module": ("compatibility.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),
     "batch sizes of the gate": ("numeric-gate.md", lambda: "at batch sizes {}, {}, {} and {},".format(*gate.BATCHES)),
     "false alarms of the gate": (
