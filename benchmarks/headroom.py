@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from vae_export import candidate, gate
 from vae_export.candidate import Candidate
 from vae_runtime.bundle import DECODER, ENCODER, GRAPHS
+from vae_runtime.observation import Shape
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
-from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

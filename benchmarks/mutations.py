@@ -148,13 +148,13 @@ def train(name: str, levels: Tensor, steps: int) -> VAE:
     torch.manual_seed(0)
     shape = (levels.shape[1], levels.shape[2], levels.shape[3])
     if name.startswith("norms"):
-        likelihood, latent_dim = likelihoods.BY_NAME[config.network.likelihood](), config.network.latent_dim
+        likelihood, latent_dim = likelihoods.KNOWN[config.network.likelihood](), config.network.latent_dim
         parts = NormedEncoder(latent_dim), NormedDecoder(latent_dim, likelihood.parameters_per_value)
         vae = VAE(*parts, latent_dim, likelihood)
         likelihood.constant(*pixels.moments(levels))
     else:
         vae = networks.build(config, shape)
-        networks.start_at_constant_image(vae, *pixels.moments(levels))
+        networks.start_at_constant(vae, *pixels.moments(levels))
     optimizer = torch.optim.Adam(vae.parameters(), lr=3e-3)
     vae.train()
     for _ in range(steps):

@@ -11,8 +11,8 @@ from vae_export import contract as contracts
 from vae_export import golden, onnx_graph
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.manifest import Contract, Manifest
+from vae_runtime.observation import Shape
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
 GOLDEN = "golden.npz"

@@ -19,10 +19,10 @@ from vae_export.tradeoff import Samples, Tradeoff, Tried
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError
+from vae_runtime.observation import Shape
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, evaluate
 from vae_train.fingerprint import Fingerprint
-from vae_train.mlp import Shape
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vae_export import contract
 from vae_export.rounding import Precise
 from vae_runtime import noise
-from vae_train.mlp import Shape
+from vae_runtime.observation import Shape
 from vae_train.vae import VAE
 
 SEED = 1

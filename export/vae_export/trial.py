@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from vae_export import capture, code_lines, onnx_graph
 from vae_runtime.errors import BundleError
-from vae_train.mlp import Shape
+from vae_runtime.observation import Shape
 from vae_train.pitfalls import LOGITS, Found
 from vae_train.vae import VAE
 

@@ -131,7 +131,7 @@ def test_networks_start_at_the_constant_image(examples: Path, monkeypatch: pytes
     torch.manual_seed(0)
     vae = networks.build(config, (1, 8, 8), NAME)
     before = vae.elbo(x).mean()
-    networks.start_at_constant_image(vae, *pixels.moments(digits.train))
+    networks.start_at_constant(vae, *pixels.moments(digits.train))
     assert vae.elbo(x).mean() > before + 10
 
 
@@ -267,7 +267,7 @@ def test_a_run_without_outputs_is_published_with_a_note(
             "from torch import nn\n\ndef networks(image_shape, latent_dim, out):\n"
             "    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, latent_dim))\n    return flat, flat",
             "here:networks",
-            "networks fail (",
+            "networks do not fit (encoder returns a tensor [2, 20]): {}; return mu and logsigma, ",
         ),
     ],
 )

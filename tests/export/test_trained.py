@@ -92,7 +92,7 @@ def kept_of(vae: VAE) -> Fingerprint:
 def test_the_network_that_was_trained_is_known_again(preset: str, likelihood: str) -> None:
     """PyTorch's float32, with one thread and with two, is well within what is allowed, under every likelihood."""
     vae = networks.build(SMALL[preset].replace(likelihood=likelihood), SHAPE)
-    networks.start_at_constant_image(vae, *pixels.moments(images()))
+    networks.start_at_constant(vae, *pixels.moments(images()))
     vae, threads = with_noise(vae), torch.get_num_threads()
     try:
         for number in (1, 2):

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from vae_runtime.observation import Shape
 from vae_train import networks, pixels, train
 from vae_train.config import PRESETS, Place
-from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
 TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
@@ -62,7 +62,7 @@ def make_vae(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[
     levels = smooth_images(64, shape)
     torch.manual_seed(0)
     vae = networks.build(config, shape)
-    networks.start_at_constant_image(vae, *pixels.moments(levels))
+    networks.start_at_constant(vae, *pixels.moments(levels))
     for weight in vae.parameters():
         weight.add_(NOISE * torch.randn_like(weight))
     return vae.eval(), levels

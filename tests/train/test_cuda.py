@@ -39,7 +39,7 @@ def test_gradients_are_those_of_the_cpu() -> None:
     for device in ("cpu", "cuda"):
         vae.to(device).zero_grad()
         x, eps = x.to(device), eps.to(device)
-        objectives.backward(objectives.Objective(), vae.likelihood, x, vae(x, eps), len(x))
+        objectives.backward(objectives.Objective(), vae, x, vae(x, eps), len(x))
         gradients.append([weight.grad.cpu() for weight in vae.parameters() if weight.grad is not None])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -13,16 +13,17 @@ from vae_runtime import likelihoods as numpy_likelihoods
 from vae_runtime import noise
 from vae_runtime.manifest import Named
 from vae_runtime.observation import IMAGE, Observation
-from vae_train.likelihoods import BY_NAME, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+from vae_train.config import LIKELIHOODS
+from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 
-every_likelihood = pytest.mark.parametrize("name", list(BY_NAME))
+every_likelihood = pytest.mark.parametrize("name", list(KNOWN))
 LEVELS = (torch.arange(256, dtype=torch.float64) / 255).reshape(256, 1, 1, 1)
 EXTREMES = [-1e4, -200.0, -7.0, 0.0, 0.3, 1.0, 7.0, 200.0, 1e4]
 
 
 def make(name: str, logsigma: float = -1.2) -> Likelihood:
     """A likelihood in float64; the Gaussian one with a sigma of its own."""
-    likelihood = BY_NAME[name]().double()
+    likelihood = KNOWN[name]().double()
     if isinstance(likelihood, Gaussian):
         with torch.no_grad():
             likelihood.logsigma.fill_(logsigma)
@@ -106,6 +107,25 @@ def test_leading_axes_of_the_parameters_are_kept(name: str) -> None:
     torch.testing.assert_close(likelihood.log_prob(x, many), expected)
     channels = 3
     assert likelihood.mean(many).shape == likelihood.sample(many).shape == (3, 2, channels, 3, 3)
+
+
+@every_likelihood
+@pytest.mark.parametrize("shape", [(12,), (2, 6), (3, 2, 2)], ids=["vectors", "series", "images"])
+def test_observations_may_have_any_shape(name: str, shape: tuple[int, ...]) -> None:
+    """log p(x|z) is summed over all axes but the batch; parameters are stacked along the first of them."""
+    images = make(name)
+    x, parameters = draw(images, 5, 12, 1, 1)
+    expected, parts = images.log_prob(x, parameters), parameters.chunk(images.parameters_per_value, dim=1)
+    likelihood = KNOWN[name](len(shape)).double()
+    likelihood.load_state_dict(images.state_dict())
+    stacked = torch.cat([part.reshape(5, *shape) for part in parts], dim=1)
+    torch.testing.assert_close(likelihood.log_prob(x.reshape(5, *shape), stacked), expected)
+    many = torch.stack([stacked, stacked])
+    torch.testing.assert_close(likelihood.log_prob(x.reshape(5, *shape), many), torch.stack([expected, expected]))
+    assert likelihood.mean(stacked).shape == likelihood.sample(stacked).shape == (5, *shape)
+    assert likelihood.mean(many).shape == (2, 5, *shape)
+    constant = likelihood.constant(torch.full(shape, 0.4), torch.full(shape, 0.2))
+    assert constant.shape == (shape[0] * likelihood.parameters_per_value, *shape[1:])
 
 
 @every_likelihood
@@ -352,3 +372,11 @@ def test_logistic_draw_is_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = twin(likelihood).sample(parameters.float().numpy(), uniforms)
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1.01 / 255)  # a draw on an edge may round either way
     assert (got.numpy() == expected).mean() > 0.999
+
+
+def test_the_runtime_knows_the_same_likelihoods() -> None:
+    """Each has a twin of its name, and settings may ask for any of them."""
+    assert list(KNOWN) == list(numpy_likelihoods.KNOWN) == list(LIKELIHOODS)
+    assert {name: kind.binary for name, kind in KNOWN.items()} == {
+        name: kind.binary for name, kind in numpy_likelihoods.KNOWN.items()
+    }

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
-from vae_train import mlp, networks, pixels, resnet
-from vae_train.config import LIKELIHOODS, PRESETS, Config
+from vae_train import mlp, networks, pixels, resnet, run_folder, train
+from vae_train.config import LIKELIHOODS, PRESETS, Config, Place
 from vae_train.vae import VAE
 
 IMAGES = [
@@ -233,7 +233,7 @@ def test_decoder_starts_at_the_constant_image(preset: str, likelihood: str) -> N
     levels[:, :, :4] //= 4
     mean, std = pixels.moments(levels)
     before = vae.decoder(torch.zeros(1, vae.latent_dim))
-    networks.start_at_constant_image(vae, mean, std)
+    networks.start_at_constant(vae, mean, std)
     z = torch.randn(4, vae.latent_dim, generator=generator)
     constant = vae.likelihood.constant(mean, std)
     bias = vae.decoder.last.bias.unflatten(0, constant.shape) if preset != "resnet" else vae.decoder.bias
@@ -252,9 +252,9 @@ def test_decoder_starts_at_the_constant_image(preset: str, likelihood: str) -> N
 
 def test_decoder_without_start_at_is_left_alone() -> None:
     """A person's decoder need not have the method."""
-    vae = VAE(nn.Identity(), nn.Linear(2, 3), latent_dim=2)
+    vae = VAE(nn.Identity(), nn.Linear(2, 3), 2)
     before = vae.decoder.bias.clone()
-    networks.start_at_constant_image(vae, torch.full((1, 1, 3), 0.5), torch.ones(1, 1, 3))
+    networks.start_at_constant(vae, torch.full((1, 1, 3), 0.5), torch.ones(1, 1, 3))
     assert torch.equal(vae.decoder.bias, before)
 
 
@@ -538,3 +538,31 @@ def test_own_networks_may_be_anywhere_on_the_path(own: Callable[[str], Path]) ->
     x = torch.rand(2, 1, 4, 4).round()
     assert torch.equal(vae.terms(x).kl, torch.zeros(2))
     assert vae.terms(x).reconstruction.tolist() == pytest.approx([-16 * math.log(2)] * 2)
+
+
+def test_own_networks_may_have_latents_in_space(own: Callable[[str], Path]) -> None:
+    """mu and logsigma [batch, C, h, w] make such latents, of which a run is trained, measured, drawn and read again."""
+    own(
+        """
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.layers = nn.Conv2d(1, 2 * channels, 4, stride=4)
+
+    def forward(self, x):
+        return self.layers(x).chunk(2, dim=1)
+
+def networks(shape, latent_dim, out):
+    return Encoder(latent_dim), nn.ConvTranspose2d(latent_dim, out, 4, stride=4)
+"""
+    )
+    config, here = own_config(dataset="digits", epochs=1), Path("run")
+    train.train(config, here, Place(Path(), False, "cpu", trusted=config.network.model), "vae-train")
+    run = run_folder.load(here, config.network.model)
+    assert (run.vae.latent_shape, run.vae.latent_dim) == ((3, 2, 2), 12)
+    assert run.fingerprint.mu.shape == (64, 3, 2, 2)
+    assert len(run.evaluation["kl_per_dimension"]) == 12
+    assert sum(run.evaluation["kl_per_dimension"]) == pytest.approx(run.evaluation["figures"]["kl"]["mean"])
+    assert "12 latent dimensions" in (here / "report.html").read_text()

@@ -52,8 +52,47 @@ def images(vae: VAE, batch: int = 4) -> Tensor:
 def descend(vae: VAE, objective: Objective, x: Tensor, eps: Tensor, divisor: float = 1) -> Gradients:
     """What `backward` adds to each weight's gradient, by name."""
     vae.zero_grad()
-    objectives.backward(objective, vae.likelihood, x, vae(x, eps), divisor)
+    objectives.backward(objective, vae, x, vae(x, eps), divisor)
     return {name: weight.grad.clone() for name, weight in vae.named_parameters()}
+
+
+class InSpace(nn.Module):
+    """A network, with latents of another shape behind it or before it."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.shape = network, shape
+
+    def forward(self, given: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Of an encoder mu and logsigma [batch, *shape], of a decoder the parameters at z [batch, *shape]."""
+        if given.shape[1:] == self.shape:
+            return self.network(given.flatten(1))
+        mu, logsigma = self.network(given)
+        return mu.unflatten(1, self.shape), logsigma.unflatten(1, self.shape)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Objective(), Objective(path=False), Objective(3), Objective(3, path=False), Objective(beta=0.5, free_bits=0.4)],
+)
+def test_latents_may_have_a_shape(objective: Objective) -> None:
+    """Latents [C, h, w] give the gradients, terms and bounds of as many in a row."""
+    flat, shape = mlp_vae(), (3, 1, 1)
+    vae = VAE(InSpace(flat.encoder, shape), InSpace(flat.decoder, shape), shape)
+    assert (vae.latent_shape, vae.latent_dim, flat.latent_shape) == (shape, 3, (3,))
+    x, eps = images(flat), normal(objective.samples, 4, 3, seed=2)
+    expected = descend(flat, objective, x, eps)
+    found = descend(vae, objective, x, eps.unflatten(2, shape))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name.replace("coder.", "coder.network.", 1)], gradient)
+    one = eps[0].unflatten(1, shape)
+    for term, reference in zip(vae.terms(x, one), flat.terms(x, eps[0]), strict=True):
+        torch.testing.assert_close(term, reference)
+    bounds = [each.log_weights(x, 5, torch.Generator().manual_seed(3)) for each in (vae, flat)]
+    torch.testing.assert_close(*bounds)
+    assert vae.elbo(x).shape == (4,)
+    assert vae.sample(6).shape == (6, *SHAPE)
+    assert vae.sample_prior(6).shape == (6, *shape)
 
 
 def autograd(vae: VAE, loss: Tensor, part: str = "") -> Gradients:
@@ -145,7 +184,7 @@ def test_gradient_is_divided_by_images(path: bool, samples: int) -> None:
     whole, third = (descend(vae, objective, x, eps, divisor) for divisor in (1, 3))
     for name, gradient in whole.items():
         torch.testing.assert_close(third[name], gradient / 3)
-    objectives.backward(objective, vae.likelihood, x, vae(x, eps), 3)
+    objectives.backward(objective, vae, x, vae(x, eps), 3)
     for name, weight in vae.named_parameters():
         torch.testing.assert_close(weight.grad, 2 * third[name])
 
@@ -185,7 +224,7 @@ def test_gradient_under_autocast_is_nearly_that_of_float32(likelihood: str, samp
     with torch.autocast("cpu", torch.bfloat16):
         out = vae(x, eps)
     assert out.parameters.dtype == torch.bfloat16
-    objectives.backward(objective, vae.likelihood, x, out, 1)
+    objectives.backward(objective, vae, x, out, 1)
     for name, weight in vae.named_parameters():
         assert weight.grad.dtype == torch.float32
         assert (weight.grad - expected[name]).norm() < 0.05 * expected[name].norm(), name
@@ -226,7 +265,7 @@ def test_decoder_behind_a_fixed_encoder_is_trained(path: bool, samples: int) -> 
     expected = descend(vae, objective, x, eps)
     vae.encoder.requires_grad_(False)
     vae.zero_grad()
-    objectives.backward(objective, vae.likelihood, x, vae(x, eps), 1)
+    objectives.backward(objective, vae, x, vae(x, eps), 1)
     for name, weight in vae.named_parameters():
         if weight.requires_grad:
             torch.testing.assert_close(weight.grad, expected[name])
@@ -389,7 +428,7 @@ def per_draw(vae: VAE, objective: Objective, x: Tensor, draws: int) -> Tensor:
     out = vae(many, normal(objective.samples, draws, LATENT))
     out.mu.retain_grad()
     out.logsigma.retain_grad()
-    objectives.backward(objective, vae.likelihood, many, out, 1)
+    objectives.backward(objective, vae, many, out, 1)
     return torch.cat([out.mu.grad, out.logsigma.grad], dim=1)
 
 
@@ -443,7 +482,7 @@ def fit_encoder(vae: VAE, x: Tensor, config: Config, weights: list[nn.Parameter]
         for rows in training.batches():
             eps = normal(config.objective.samples, len(rows), LATENT, seed=training.progress.epoch)
             out = vae(x[rows], eps)
-            objectives.backward(training.objective(), vae.likelihood, x[rows], out, len(rows))
+            objectives.backward(training.objective(), vae, x[rows], out, len(rows))
             training.step(out)
         training.end_epoch({})
     assert all(weight.grad is None for weight in vae.decoder.parameters())

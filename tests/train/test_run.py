@@ -173,7 +173,6 @@ def test_garbage_is_refused(copied: Path, name: str, content: bytes) -> None:
         {"architecture": "resnet"},
         {"likelihood": "gaussian"},
         {"likelihood": 3},
-        {"surprise": 1},
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_refused(copied: Path, change: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vae_runtime import likelihoods, records
 from vae_runtime.errors import ArgumentError
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
-LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")
+LIKELIHOODS = tuple(likelihoods.KNOWN)
 GRADIENTS = ("path", "total")
 PRECISIONS = ("float32", "bfloat16", "auto")
 _LARGEST = 1_000_000
@@ -159,21 +160,17 @@ PART_OF = {field.name: part for part, kind in _PARTS.items() for field in fields
 def parse(values: dict[str, Any]) -> Config:
     """The settings in a run's config.json or a bundle's manifest; those of release 0.1 lie in one list.
 
-    Raises ArgumentError for what cannot be, LookupError, TypeError or ValueError for what are no settings.
+    Raises ValueError for what are no settings, and ArgumentError, which is one, for what cannot be.
     """
     if "data" not in values:
-        known = {name: value for name, value in values.items() if name in PART_OF and name != "network"}
-        size = known.get("image_size")
-        known |= {"architecture": values["network"], "image_size": [size, size] if isinstance(size, int) else size}
-        values = {"preset": values["preset"]}
-        for name, value in known.items():
-            values.setdefault(PART_OF[name], {})[name] = value
-    parts = {part: kind(**{name: _frozen(it) for name, it in values[part].items()}) for part, kind in _PARTS.items()}
-    return Config(values["preset"], **parts)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+        size = values.get("image_size")
+        size = [size, size] if isinstance(size, int) else size
+        flat = {**values, "architecture": values.get("network"), "image_size": size}
+        values = {"preset": values.get("preset"), **{part: {} for part in _PARTS}}
+        for name, part in PART_OF.items():
+            if name in flat:
+                values[part][name] = flat[name]
+    return records.parse(Config, values, "config")
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,9 @@ def mean(values: Tensor) -> Tensor:
     """The mean over the first axis, of all processes together."""
     if size() == 1:
         return values.mean(dim=0)
-    total = torch.cat([values.sum(dim=0), values.new_tensor([len(values)])])
+    total = torch.cat([values.sum(dim=0).flatten(), values.new_tensor([len(values)])])
     torch.distributed.all_reduce(total)
-    return total[:-1] / total[-1]
+    return (total[:-1] / total[-1]).view(values.shape[1:])
 
 
 def smallest(value: Tensor) -> Tensor:

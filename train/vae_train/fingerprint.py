@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Float32, each row an observation's: mu and logsigma [n, latent_dim], elbo [n] of one draw of z, nats."""
+    """Float32, each row an observation's: mu and logsigma [n, *latent_shape], elbo [n] of one draw of z, nats."""
 
     mu: Floats
     logsigma: Floats
@@ -45,10 +45,11 @@ def compute(vae: VAE, observations: NDArray[Any]) -> Fingerprint:
 
 
 def inputs(vae: VAE, observations: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """What the network is given: x [n, C, H, W] as its likelihood sees them, and eps [n, latent_dim].
+    """What the network is given: x [n, C, H, W] as its likelihood sees them, and eps [n, *latent_shape].
 
     Binary pixels are `pixels.fixed_draw`'s; row i of eps is `noise.normal(SEED, noise.POSTERIOR, i, latent_dim)`.
     """
     levels = torch.from_numpy(observations)
     x = pixels.unit(pixels.fixed_draw(levels) if vae.likelihood.binary else levels)
-    return x, torch.from_numpy(noise.normal(SEED, noise.POSTERIOR, np.arange(len(x)), vae.latent_dim))
+    eps = noise.normal(SEED, noise.POSTERIOR, np.arange(len(x)), vae.latent_dim)
+    return x, torch.from_numpy(eps).reshape(-1, *vae.latent_shape)

@@ -1,6 +1,7 @@
 """Likelihoods p(x|z) in PyTorch, from the parameters that a decoder returns; `vae_runtime.likelihoods` is their twin.
 
-Shapes: images x [batch, C, H, W]; parameters [..., batch, C, H, W], or [..., batch, 2 C, H, W] where a pixel has two.
+Shapes: observations x [batch, *shape], images [batch, C, H, W] say; parameters [..., batch, *shape], and where a value
+has two of them they are stacked along the first axis of the shape, [..., batch, 2 C, H, W].
 """
 
 import math
@@ -16,16 +17,23 @@ _HALF_BIN = 1 / 510
 
 
 class Likelihood(nn.Module):
-    """What every likelihood offers; a module, since one may have weights of its own."""
+    """What every likelihood offers; a module, since one may have weights of its own.
+
+    axes: how many an observation has; parameters of several numbers a value are split along the first of them.
+    """
 
     name: str
     output: str  # what the decoder's output is called in the exported graph
     parameters_per_value = 1
-    binary = False  # whether pixels are 0 or 1, drawn anew in every batch
+    binary = False  # whether values are 0 or 1; grey pixels are drawn as such, anew in every batch
     discrete = True  # whether log_prob is of a probability, so that bits per dimension mean something
 
+    def __init__(self, axes: int = 3) -> None:
+        super().__init__()
+        self.axes = axes
+
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """log p(x|z), nats, [..., batch], summed over channels and pixels."""
+        """log p(x|z), nats, [..., batch], summed over all axes but these."""
         raise NotImplementedError
 
     def root(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,15 +42,15 @@ class Likelihood(nn.Module):
         return log_prob, torch.full_like(log_prob, -1)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """E[x|z], of the images' shape."""
+        """E[x|z], of the observations' shape."""
         raise NotImplementedError
 
     def sample(self, parameters: Tensor) -> Tensor:
-        """x ~ p(x|z), of the images' shape."""
+        """x ~ p(x|z), of the observations' shape."""
         raise NotImplementedError
 
     def constant(self, mean: Tensor, std: Tensor) -> Tensor:
-        """Parameters [C or 2 C, H, W] of the best constant image, from the pixels' mean and std [C, H, W]."""
+        """Parameters of the best constant observation, from the values' mean and std, both of its shape."""
         raise NotImplementedError
 
     def contract(self) -> dict[str, Any]:
@@ -51,13 +59,13 @@ class Likelihood(nn.Module):
 
 
 class Bernoulli(Likelihood):
-    """Binary pixels with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
+    """Binary values with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
 
     name, output, binary = "bernoulli", "logits", True
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Sum of x * logits - softplus(logits); finite for every finite logit, since log(sigmoid) is never formed."""
-        return (x * parameters - softplus(parameters)).flatten(-3).sum(dim=-1)
+        return _sum(x * parameters - softplus(parameters), x)
 
     def root(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """The logits and sigmoid(logits) - x, so that the value of log p(x|z) is not computed."""
@@ -77,22 +85,22 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real-valued pixels N(loc, sigma^2) with parameters `loc` and one learned sigma.
+    """Real values N(loc, sigma^2) with parameters `loc` and one learned sigma.
 
     Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202.
     """
 
     name, output, discrete = "gaussian", "loc", False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, axes: int = 3) -> None:
+        super().__init__(axes)
         self.logsigma = nn.Parameter(torch.zeros(()))
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Sum of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
-        squares = ((x - parameters) * torch.exp(-self.logsigma)).square().flatten(-3).sum(dim=-1)
+        squares = _sum(((x - parameters) * torch.exp(-self.logsigma)).square(), x)
         constant = self.logsigma + 0.5 * math.log(2 * math.pi)
-        log_prob: Tensor = -0.5 * squares - constant * math.prod(x.shape[-3:])
+        log_prob: Tensor = -0.5 * squares - constant * math.prod(x.shape[1:])
         return log_prob
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -115,7 +123,7 @@ class Gaussian(Likelihood):
 
 
 class DiscretisedLogistic(Likelihood):
-    """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the channels.
+    """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
     A logistic distribution integrated over each level's bin, its tails given to levels 0 and 255 (Salimans et al. 2017,
     arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
@@ -128,21 +136,21 @@ class DiscretisedLogistic(Likelihood):
 
         a and b are the standardised edges of the bin.
         """
-        loc, scale = _split(parameters)
+        loc, scale = self._split(parameters)
         left, right = x < _HALF_BIN, x > 1 - _HALF_BIN
         upper = softplus(-(x + _HALF_BIN - loc) / scale).masked_fill(right, 0)
         lower = softplus((x - _HALF_BIN - loc) / scale).masked_fill(left, 0)
         inside = torch.log(-torch.expm1(-2 * _HALF_BIN / scale)).masked_fill(left | right, 0)
-        return (inside - upper - lower).flatten(-3).sum(dim=-1)
+        return _sum(inside - upper - lower, x)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
-        loc, scale = _split(parameters)
+        loc, scale = self._split(parameters)
         return (scale * (softplus(loc / scale) - softplus((loc - 1) / scale))).clamp(0, 1)
 
     def sample(self, parameters: Tensor) -> Tensor:
         """The level in whose bin a draw of the logistic falls."""
-        loc, scale = _split(parameters)
+        loc, scale = self._split(parameters)
         u = torch.rand_like(loc).clamp(min=2**-25)
         draw = loc + scale * (torch.log(u) - torch.log1p(-u))
         return torch.round(draw.clamp(0, 1) * 255) / 255
@@ -152,11 +160,14 @@ class DiscretisedLogistic(Likelihood):
         log_scale = torch.log(std.clamp(min=1 / 255) * (math.sqrt(3) / math.pi))
         return torch.cat([mean, log_scale])
 
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = parameters.chunk(2, dim=-self.axes)
+        return loc, torch.exp(log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
-_ALL: tuple[type[Likelihood], ...] = (Bernoulli, Gaussian, DiscretisedLogistic)
-BY_NAME: dict[str, type[Likelihood]] = {likelihood.name: likelihood for likelihood in _ALL}
+
+KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
 
 
-def _split(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    loc, log_scale = parameters.chunk(2, dim=-3)
-    return loc, torch.exp(log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND))
+def _sum(terms: Tensor, x: Tensor) -> Tensor:
+    """Terms [..., batch, *shape] of the values of x [batch, *shape], summed to [..., batch]."""
+    return terms.flatten(1 - x.ndim).sum(dim=-1)

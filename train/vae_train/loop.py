@@ -63,7 +63,7 @@ def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:
     with torch.autocast(training.device.type, torch.bfloat16, enabled=narrow):
         out = _forward(training, x, eps)
     share = len(levels) / distributed.size()  # the processes' gradients are averaged afterwards
-    objectives.backward(training.objective(), training.vae.likelihood, x, out, share)
+    objectives.backward(training.objective(), training.vae, x, out, share)
     if distributed.size() > 1 and any(w.grad is None for w in training.weights if w.requires_grad):
         todo = "leave them out, or train with one process"  # DistributedDataParallel waits for them
         raise ArgumentError("weights without a gradient", training.config.network.model, todo)
@@ -86,18 +86,18 @@ def _forward(training: TrainingState, x: Tensor, eps: Tensor) -> Pass:
                 raise own_networks.failed(error, training.config.network.model) from None
             todo = "if it needs several images, as BatchNorm does, choose another --batch-size: this batch has one"
             raise own_networks.failed(error, training.config.network.model, todo) from None
-    blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, eps.shape[2])
+    blank, noise = x.new_zeros(1, *x.shape[1:]), eps.new_zeros(len(eps), 1, *eps.shape[2:])
     out = training.model(blank, noise)
     return Pass(out.mu[:0], out.logsigma[:0], out.eps[:, :0], out.z[:, :0], out.parameters[:, :0])
 
 
 def batch(training: TrainingState, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a likelihood sees of stored images [batch, C, H, W], and noise eps [K, batch, latent_dim] for them.
+    """What a likelihood sees of stored images [batch, C, H, W], and noise eps [K, batch, *latent_shape] for them.
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
     """
     vae, generator = training.vae, training.generator
-    shape = (len(levels), training.config.objective.samples, vae.latent_dim)
+    shape = (len(levels), training.config.objective.samples, *vae.latent_shape)
     x = pixels.binarise(levels, generator) if vae.likelihood.binary else pixels.unit(levels)
     eps = torch.randn(shape, generator=generator, device=levels.device)
     return distributed.part(x), distributed.part(eps).transpose(0, 1)

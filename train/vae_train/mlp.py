@@ -7,10 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from vae_runtime.observation import Shape
+
 # exp(-10) is narrower than any pixel needs. A posterior wider than the prior never pays: only images unlike all that
 # were trained on get there, and without a bound a KL of many millions of nats.
 LOGSIGMA_RANGE = (-10.0, 1.0)
-Shape = tuple[int, int, int]  # channels, height, width
 
 
 class Gated(nn.Module):
@@ -53,34 +54,34 @@ class Heads(nn.Module):
 class Encoder(nn.Module):
     """q(z|x): fully connected layers of the widths `hidden`, and two heads."""
 
-    def __init__(self, image_shape: Shape, hidden: Sequence[int], latent_dim: int, activation: str) -> None:
+    def __init__(self, shape: Shape, hidden: Sequence[int], latent_dim: int, activation: str) -> None:
         super().__init__()
-        sizes = [math.prod(image_shape), *hidden]
+        sizes = [math.prod(shape), *hidden]
         self.body = nn.Sequential(nn.Flatten(), *(layer(a, b, activation) for a, b in pairwise(sizes)))
         self.heads = Heads(sizes[-1], latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images x [batch, C, H, W] in [0, 1] to `mu` and `logsigma`, both [batch, latent_dim]."""
+        """Observations x [batch, *shape] to `mu` and `logsigma`, both [batch, latent_dim]."""
         mu, logsigma = self.heads(self.body(x))
         return mu, logsigma
 
 
 class Decoder(nn.Module):
-    """p(x|z): the encoder mirrored, to `out` numbers per pixel."""
+    """p(x|z): the encoder mirrored, to parameters of the observations' shape, but for `out` along its first axis."""
 
-    def __init__(self, image_shape: Shape, hidden: Sequence[int], latent_dim: int, activation: str, out: int) -> None:
+    def __init__(self, shape: Shape, hidden: Sequence[int], latent_dim: int, activation: str, out: int) -> None:
         super().__init__()
-        self.out_shape = (out, *image_shape[1:])
+        self.out_shape = (out, *shape[1:])
         sizes = [latent_dim, *reversed(hidden)]
         self.body = nn.Sequential(*(layer(a, b, activation) for a, b in pairwise(sizes)))
         self.last = nn.Linear(sizes[-1], math.prod(self.out_shape))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Latents z [batch, latent_dim] to the likelihood's parameters [batch, out, H, W]."""
+        """Latents z [batch, latent_dim] to the likelihood's parameters [batch, out, *shape[1:]]."""
         parameters: Tensor = self.last(self.body(z)).unflatten(1, self.out_shape)
         return parameters
 
     @torch.no_grad()
     def start_at(self, parameters: Tensor) -> None:
-        """Let the last bias be these parameters [out, H, W]: training starts from the best constant image."""
+        """Let the last bias be these parameters: training starts from the best constant observation."""
         self.last.bias.copy_(parameters.flatten())

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
-from vae_train.mlp import Shape
+from vae_runtime.observation import Shape
 
 
-def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, out: int) -> tuple[nn.Module, nn.Module]:
-    """The encoder and decoder that the function `package.module:function` makes; `networks.build` has the arguments.
+def make(name: str, trusted: str | None, shape: Shape, latent_dim: int, out: int) -> tuple[nn.Module, nn.Module, Shape]:
+    """The encoder and decoder that the function `package.module:function` makes, and the shape of their latents.
 
+    `networks.build` has the arguments. That shape is (latent_dim,), or with more axes whatever the encoder returns.
     The module is looked for in the working directory too, and imported only where `trusted` is its name. Raises
     ArgumentError where it cannot be found, fails, or makes networks that do not fit.
     """
@@ -31,44 +32,53 @@ def make(name: str, trusted: str | None, image_shape: Shape, latent_dim: int, ou
             raise ArgumentError(f"networks not found ({error})", name, _where_to_look(error, module)) from None
         raise failed(error, name) from None
     try:
-        encoder, decoder = factory(image_shape, latent_dim, out)
-        _try(name, encoder, decoder, image_shape, latent_dim, out)
+        encoder, decoder = factory(shape, latent_dim, out)
+        return encoder, decoder, _try(name, encoder, decoder, shape, latent_dim, out)
     except ArgumentError:
         raise
     except Exception as error:
         raise failed(error, name) from None
-    return encoder, decoder
 
 
 @torch.no_grad()
-def _try(name: str, encoder: nn.Module, decoder: nn.Module, image_shape: Shape, latent_dim: int, out: int) -> None:
-    """Send zeros through a person's networks. Raises ArgumentError where they return something else than they must."""
-    batch, sides = 2, image_shape[1:]
+def _try(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_dim: int, out: int) -> Shape:
+    """Send zeros through a person's networks: the shape of their latents.
+
+    Raises ArgumentError where they return something else than they must.
+    """
+    batch, sides = 2, shape[1:]
     start_at = getattr(decoder, "start_at", None)
     if start_at is not None:
         start_at(torch.zeros(out, *sides))
     encoder.eval()  # running statistics stay as they are
     decoder.eval()
-    encoded, parameters = encoder(torch.zeros(batch, *image_shape)), decoder(torch.zeros(batch, latent_dim))
+    encoded = encoder(torch.zeros(batch, *shape))
     encoder.train()
-    decoder.train()
     if not (isinstance(encoded, tuple | list) and [isinstance(part, Tensor) for part in encoded] == [True, True]):
         wanted = f"return mu and logsigma, two tensors [batch, {latent_dim}]"
         raise ArgumentError(f"networks do not fit (encoder returns {_kind(encoded)})", name, wanted)
-    if not isinstance(parameters, Tensor):
-        wanted = f"return one tensor [batch, {out}, {sides[0]}, {sides[1]}], the likelihood's parameters"
-        raise ArgumentError(f"networks do not fit (decoder returns {_kind(parameters)})", name, wanted)
     mu, logsigma = encoded
-    per_image = {
-        "mu": (mu, [latent_dim]),
-        "logsigma": (logsigma, [latent_dim]),
-        "parameters": (parameters, [out, *sides]),
-    }
-    for what, (tensor, shape) in per_image.items():
-        if [*tensor.shape, tensor.dtype] != [batch, *shape, torch.float32]:
-            wanted = f"return float32 [batch, {', '.join(map(str, shape))}]"
-            found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {batch}"
-            raise ArgumentError(f"networks do not fit ({found})", name, wanted)
+    latent_shape = (latent_dim,) if mu.ndim < 3 else tuple(mu.shape[1:])
+    _check(name, "mu", mu, (batch, *latent_shape))
+    _check(name, "logsigma", logsigma, (batch, *latent_shape))
+    parameters = decoder(torch.zeros(batch, *latent_shape))
+    decoder.train()
+    if not isinstance(parameters, Tensor):
+        wanted = f"return one tensor {_sizes((batch, out, *sides))}, the likelihood's parameters"
+        raise ArgumentError(f"networks do not fit (decoder returns {_kind(parameters)})", name, wanted)
+    _check(name, "parameters", parameters, (batch, out, *sides))
+    return latent_shape
+
+
+def _check(name: str, what: str, tensor: Tensor, shape: Shape) -> None:
+    """Raise ArgumentError where a tensor has not this shape, or is not of float32."""
+    if (tuple(tensor.shape), tensor.dtype) != (shape, torch.float32):
+        found = f"{what}: {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}, for a batch of {shape[0]}"
+        raise ArgumentError(f"networks do not fit ({found})", name, f"return float32 {_sizes(shape)}")
+
+
+def _sizes(shape: Shape) -> str:
+    return f"[batch, {', '.join(map(str, shape[1:]))}]"
 
 
 def _kind(value: object) -> str:

@@ -61,7 +61,7 @@ def draw(folder: Path, run: Run, images: Images) -> Pictures:
         samples(vae, 32),
         reconstructions(vae, pixels.unit(observed[:32])),
         *traversals(vae, kl, mu[0]),
-        latents(mu.numpy(), images.test_labels[::every].numpy(), images.names),
+        latents(mu.flatten(1).numpy(), images.test_labels[::every].numpy(), images.names),
         _chart((5.5, 2.8), lambda axes: _kl(axes, kl)),
         curves(read_metrics(folder), vae.latent_dim),
     )
@@ -93,13 +93,13 @@ def reconstructions(vae: VAE, x: Tensor) -> Picture:
 def traversals(vae: VAE, kl: list[float], rest: Tensor) -> tuple[Picture, list[int]]:
     """E[x|z] with one z_i from -3 to 3 and the others at `rest`, a row each: those of the largest `kl` first.
 
-    kl, rest: [latent_dim].
+    kl: [latent_dim]. rest: [*latent_shape].
     """
     chosen = np.argsort(-np.array(kl), kind="stable")[:TRAVERSED].tolist()
-    z = rest.repeat(len(chosen), _STEPS, 1)
+    z = rest.flatten().repeat(len(chosen), _STEPS, 1)
     for row, latent in enumerate(chosen):
         z[row, :, latent] = torch.linspace(-SPAN, SPAN, _STEPS)
-    means = vae.likelihood.mean(vae.decoder(z.flatten(0, 1)))
+    means = vae.likelihood.mean(vae.decoder(z.reshape(-1, *rest.shape)))
     return _grid(_enlarged(means, _STEPS), _STEPS), chosen
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vae_runtime import noise
+from vae_runtime.observation import Shape
 from vae_train import fingerprint, networks
 from vae_train.config import Config
 from vae_train.evaluate import evaluating
-from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
 Found = dict[str, str]  # what is wrong and what to write, by the place: "likelihood", "posterior", and so on
@@ -47,7 +47,7 @@ def signs(vae: VAE, image_shape: Shape) -> Found:
     found, rows = {}, np.arange(_ROWS)
     with evaluating(vae):
         if vae.likelihood.binary:
-            z = torch.from_numpy(noise.normal(0, noise.PRIOR, rows, vae.latent_dim))
+            z = torch.from_numpy(noise.normal(0, noise.PRIOR, rows, vae.latent_dim)).reshape(-1, *vae.latent_shape)
             theta = torch.cat([vae.decoder(factor * z) for factor in _FACTORS])
             if theta.min() >= 0 and theta.max() <= 1 and theta.min() < theta.max():
                 found["likelihood"] = f"the decoder's outputs are in [0, 1] for any z, as a sigmoid's; {LOGITS}"
@@ -63,7 +63,7 @@ def _made_anew(vae: VAE, config: Config, levels: Tensor) -> Found:
     """Whether the weights alone make the network: what loads the run makes it anew, and gives it the weights."""
     probe = levels[:_ROWS].numpy()
     first, again = (fingerprint.compute(vae, probe).elbo for _ in range(2))
-    anew = networks.build(config, tuple(levels.shape[1:]), config.network.model)  # type: ignore[arg-type]
+    anew = networks.build(config, tuple(levels.shape[1:]), config.network.model)
     anew.load_state_dict(vae.state_dict())
     elbo = fingerprint.compute(anew, probe).elbo
     if np.allclose(first, again) and not np.allclose(first, elbo, rtol=1e-4, atol=1e-4):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vae_train.mlp import Heads, Shape
+from vae_runtime.observation import Shape
+from vae_train.mlp import Heads
 
 
 class Block(nn.Module):

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
+from vae_runtime.observation import Shape
 from vae_train import checkpoints, data, evaluate, fingerprint, metrics, networks, pixels, report, run_folder
 from vae_train.config import Place
 from vae_train.evaluate import Measured
 from vae_train.likelihoods import Likelihood
-from vae_train.mlp import Shape
 from vae_train.run_folder import Run
 from vae_train.state import TrainingState
 from vae_train.vae import VAE

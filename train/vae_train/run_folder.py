@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from vae_runtime.bundle import MANIFEST, RUN_CONFIG
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
+from vae_runtime.observation import Shape
 from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
 from vae_train.config import Config, parse
 from vae_train.fingerprint import Fingerprint
-from vae_train.mlp import Shape
 from vae_train.vae import VAE
 
 TENSORBOARD = "tensorboard"

@@ -154,7 +154,7 @@ def _prepare(config: Config, images: data.Images, where: torch.device, trusted: 
     torch.manual_seed(config.optimiser.seed)
     with memory_errors():
         vae = networks.build(config, images.shape, trusted)
-        networks.start_at_constant_image(vae, *pixels.moments(images.train))
+        networks.start_at_constant(vae, *pixels.moments(images.train))
         if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
@@ -231,7 +231,7 @@ class _Between:
         click.echo(metrics.describe(past[-1]))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_images))
-        for line in metrics.news(past, config.optimiser.epochs, config.network.latent_dim, few, self.warned):
+        for line in metrics.news(past, config.optimiser.epochs, training.vae.latent_dim, few, self.warned):
             _warn(line)
 
     def steps(self) -> None:
