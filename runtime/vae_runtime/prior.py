@@ -1,4 +1,4 @@
-"""Priors p(z) in NumPy: draws of z, and log-probabilities in nats. `vae_train.prior` is its twin."""
+"""Priors p(z) in NumPy: draws of z, and log-probabilities in nats. The trainer has their twins."""
 
 import math
 from typing import Protocol
