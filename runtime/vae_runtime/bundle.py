@@ -12,16 +12,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vae_runtime import manifest as manifests
 from vae_runtime import safety
 from vae_runtime.errors import BundleError
 from vae_runtime.manifest import Manifest
-
-if TYPE_CHECKING:  # bundles are read and hashed while NumPy is imported
-    import numpy as np
-    from numpy.typing import NDArray
 
 DEFAULT = "default"
 ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
@@ -44,10 +43,8 @@ class Bundle:
     manifest: Manifest
     files: dict[str, bytes]
 
-    def golden(self) -> "dict[str, NDArray[np.float32]]":
+    def golden(self) -> dict[str, NDArray[np.float32]]:
         """The golden vectors by name; docs/bundle.md lists them. Raises BundleError where they cannot be read."""
-        import numpy as np
-
         try:
             with np.load(io.BytesIO(self.files["golden.npz"]), allow_pickle=False) as archive:
                 if sum(member.file_size for member in archive.zip.infolist()) > _GOLDEN_LIMIT:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from vae_runtime.errors import printable
 from vae_runtime.observation import IMAGE
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
-    from vae_runtime.bundle import Bundle
     from vae_runtime.draws import Floats
     from vae_runtime.sources import Observations
     from vae_runtime.vae import VAE
@@ -306,42 +304,12 @@ def bench(options: Options, as_json: bool, seconds: float) -> None:
 
 
 def _load(options: Options) -> "VAE":
-    """The VAE, its files read and hashed while NumPy and onnxruntime are imported."""
-    path, threads, memory = options
-    reading = _Reading(path)
-    reading.start()
     from vae_runtime.vae import VAE
 
-    vae = VAE(reading.result(), threads, memory)
+    vae = VAE.load(*options)
     gc.freeze()  # modules stay: neither a later collection nor the interpreter's end need look at them
     gc.enable()
     return vae
-
-
-class _Reading(threading.Thread):
-    """Read a bundle in a thread of its own."""
-
-    def __init__(self, path: Path | None) -> None:
-        super().__init__(daemon=True)
-        self._path = path
-        self._bundle: Bundle | None = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        from vae_runtime import bundle
-
-        try:
-            self._bundle = bundle.read(bundle.locate(self._path))
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> "Bundle":
-        """The bundle, or the error that reading it raised."""
-        self.join()
-        if self._error is not None:
-            raise self._error
-        assert self._bundle is not None
-        return self._bundle
 
 
 def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str) -> "tuple[VAE, Path]":

@@ -4,8 +4,8 @@ What makes observations draws by position: index i is sample i. What takes obser
 
 Bits come from SplitMix64 (Steele, Lea and Flood 2014) used as a counter-based generator (as in Salmon et al. 2011),
 normals from Box and Muller (1958). Logarithm, sine and cosine are polynomials made of float32 sums, products, quotients
-and roots, which IEEE 754 defines to the last bit; a libm or SIMD log differs between processors. That costs 36 ns a draw where NumPy's own functions take
-17, on one core.
+and roots, which IEEE 754 defines to the last bit; a libm or SIMD log differs between processors. That costs 36 ns a
+draw where NumPy's own functions take 17, on one core.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # bundles are read and hashed while NumPy is imported
+if TYPE_CHECKING:  # `vae-infer --help` does without NumPy
     import numpy as np
     from numpy.typing import NDArray
 
