@@ -133,7 +133,7 @@ def trained(folders: Iterable[Path]) -> Iterator[tuple[str, Subject]]:
     """The VAEs of runs, by their folders."""
     for folder in folders:
         run = run_folder.load(folder)
-        yield str(folder), (run.vae, run.image_shape, run.probe)
+        yield str(folder), (run.vae, run.observation.shape, run.probe)
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ def pythae(root: Path, folder: Path) -> Side:
 def ours(root: Path, config: Config) -> Side:
     """The steps of vae-train's loop."""
     images = data.load(config, root, download=False)
-    vae = networks.build(config, images.shape)
+    vae = networks.build(config, images.observation.shape)
     networks.start_at_constant(vae, *pixels.moments(images.train))
     training = TrainingState(vae.to(memory_format=torch.channels_last), config, len(images.train), torch.device("cpu"))
 

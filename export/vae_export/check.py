@@ -52,7 +52,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     from vae_export import candidate, contract, gate, quantise, trained
 
     check_graphs(bundle)
-    here, there = bundle.manifest.contract, contract.of(run.vae, run.image_shape)
+    here, there = bundle.manifest.contract, contract.of(run.vae, run.observation.shape)
     facts = {
         "shape": (here.observation.shape, there.observation.shape),
         "latent shape": (here.latent_shape, there.latent_shape),
@@ -72,7 +72,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
         return gate.compare(quantise.rounded(run.vae), runtime, run.probe)
     quantised = [onnx.load_from_string(bundle.files[name]) for name in GRAPHS]
     rows = gate.compare(quantise.evaluated(run.vae, *quantised), runtime, run.probe)
-    plain = candidate.export(run.vae, run.image_shape, graphs_of(bundle).opset)
+    plain = candidate.export(run.vae, run.observation.shape, graphs_of(bundle).opset)
     for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
         steps = quantise.steps_off(*pair)
         rows.append(

@@ -16,7 +16,7 @@ from vae_runtime.errors import BundleError, InputError, printable
 if TYPE_CHECKING:
     from vae_export.gate import Verdict
     from vae_train.config import Place
-    from vae_train.data import Images
+    from vae_train.data import Data
     from vae_train.run_folder import Run
 
 T = TypeVar("T", bound=summary.Outcome)
@@ -207,16 +207,16 @@ def _print_verdict(verdict: "Verdict", verbose: bool) -> None:
     _show(verdict.comparisons, gate.table, gate.brief, verbose)
 
 
-def _images(run_folder: Path, run: "Run", place: "Place") -> "Images":
+def _images(run_folder: Path, run: "Run", place: "Place") -> "Data":
     """The run's images, to make and weigh a precision with. Raises InputError without them.
 
     Its training images count as much as its test images: with them the ranges of 8-bit graphs are measured.
     """
     from vae_train import data, results
 
-    images = results.load_images(run_folder, run, place)
+    images = results.load_data(run_folder, run, place)
     if (now := images.digest()) != (then := run.settings.data_sha256):
-        where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root)
+        where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root, run.observation.noun)
         which = f"{where} (sha256 {now[:16]}, and {then[:16]} in {run_folder})"
         raise InputError("training images are not the run's", which, todo)
     return images

@@ -127,14 +127,14 @@ def export_run(
     opset: int = onnx_graph.OLDEST_OPSET,
     precision: str = "fp32",
     max_nats: float = MAX_NATS,
-    images: data.Images | None = None,
+    images: data.Data | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
     """`export` of a finished run, with all that the run knows of its VAE. images: its own, to weigh a precision on."""
     with trained.named(run.config):
         return export(
             run.vae,
-            run.image_shape,
+            run.observation.shape,
             run.probe,
             out,
             opset=opset,
@@ -144,7 +144,7 @@ def export_run(
             provenance=run.provenance,
             settings=asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without folders above
             preprocessing=run.settings.preprocessing,
-            evaluation={"observations" if name == "images" else name: it for name, it in run.evaluation.items()},
+            evaluation=run.evaluation,
             fingerprint=run.fingerprint,
             keep_failing=keep_failing,
         )

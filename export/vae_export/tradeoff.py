@@ -197,7 +197,7 @@ def samples_of(vae: VAE, observations: NDArray[Any]) -> Samples:
     return Samples(x, x)
 
 
-def samples_of_run(run: Run, images: data.Images) -> Samples:
+def samples_of_run(run: Run, images: data.Data) -> Samples:
     """Training and test images of a run, by which its figures were measured."""
     return Samples(
         *(_floats(part(run.vae.likelihood.binary)) for part in (images.observed_train, images.observed_test))

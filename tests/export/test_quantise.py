@@ -36,13 +36,13 @@ def run(mlp_of_digits: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def images(run: Run, tmp_path_factory: pytest.TempPathFactory) -> data.Images:
+def images(run: Run, tmp_path_factory: pytest.TempPathFactory) -> data.Data:
     """The digits."""
     return data.load(run.config, tmp_path_factory.mktemp("none"), download=False)
 
 
 @pytest.fixture(scope="module")
-def x(images: data.Images) -> Floats:
+def x(images: data.Data) -> Floats:
     """The test digits, binary, as the runtime takes them."""
     return pixels.unit(images.observed_test(True)).numpy()
 
@@ -50,7 +50,7 @@ def x(images: data.Images) -> Floats:
 @pytest.fixture(scope="module")
 def plain(run: Run) -> Candidate:
     """The run's float32 graphs."""
-    return candidate.fp32(run.vae, run.image_shape, 17)
+    return candidate.fp32(run.vae, run.observation.shape, 17)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def half(plain: Candidate) -> Candidate:
 
 
 @pytest.fixture(scope="module")
-def quantised(plain: Candidate, images: data.Images) -> Candidate:
+def quantised(plain: Candidate, images: data.Data) -> Candidate:
     """The run's graphs of 8-bit products."""
     return quantise.int8(plain, observed(images), max_nats=0.5)
 
@@ -70,7 +70,7 @@ def tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def observed(images: data.Images) -> Floats:
+def observed(images: data.Data) -> Floats:
     """The training digits, binary, as the runtime takes them."""
     return pixels.unit(images.observed_train(True)).numpy()
 
@@ -142,11 +142,11 @@ def test_quantised_numbers_do_not_depend_on_the_batch(quantised: Candidate, x: F
             np.testing.assert_array_equal(whole[i], row[0])
 
 
-def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: data.Images) -> None:
+def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: data.Data) -> None:
     """Nor do those of a decoder that resizes and convolves: each row of 64 is what it is alone, to the last bit."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed=False).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), max_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.observation.shape, 17), observed(images), max_nats=100)
     assert "decoder last/Conv" not in made.float32_layers
     decoder, z = Session(made.files["decoder.onnx"], "decoder"), random_latents(64)
     (together,) = decoder.run(("logits",), z)
@@ -182,14 +182,14 @@ def test_costliest_layers_are_left_out() -> None:
 
 
 @torch.no_grad()
-def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, images: data.Images) -> None:
+def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, images: data.Data) -> None:
     """Two hidden units a thousand times larger, their weights onwards as much smaller: the same network in float32."""
     vae = copy.deepcopy(run.vae)
     into, onwards = vae.decoder.body[0][0], vae.decoder.body[1][0]
     into.weight[:2] *= 1000
     into.bias[:2] *= 1000
     onwards.weight[:, :2] /= 1000
-    scaled = candidate.fp32(vae, run.image_shape, 17)
+    scaled = candidate.fp32(vae, run.observation.shape, 17)
     z = random_latents(64)
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
@@ -200,7 +200,7 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     assert kept == {"body.1.0.weight"}
 
 
-def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Images) -> None:
+def test_without_a_nat_to_lose_int8_is_refused(plain: Candidate, images: data.Data) -> None:
     """Where no layer may be quantised, one line says so and what to do."""
     with pytest.raises(
         BundleError,
@@ -274,7 +274,7 @@ def test_the_best_is_what_pays_most() -> None:
 
 
 @pytest.fixture(scope="module")
-def samples(run: Run, images: data.Images) -> Samples:
+def samples(run: Run, images: data.Data) -> Samples:
     """Of the run's images, to make and weigh precisions with."""
     return samples_of_run(run, images)
 
@@ -319,17 +319,17 @@ class Doubled(nn.Module):
 
 
 @pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_sizes_are_no_weights(run: Run, images: data.Images, transposed: bool) -> None:
+def test_sizes_are_no_weights(run: Run, images: data.Data, transposed: bool) -> None:
     """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.image_shape, 17), observed(images), max_nats=100)
+    made = quantise.int8(candidate.fp32(vae, run.observation.shape, 17), observed(images), max_nats=100)
     assert ("decoder last/ConvTranspose" in made.float32_layers) is transposed
     rows = gate.compare(made.vae, made.runtime(), run.probe)
     assert all(row.passed for row in rows)
 
 
-def test_networks_without_products_of_numbers_are_told_so(plain: Candidate, images: data.Images) -> None:
+def test_networks_without_products_of_numbers_are_told_so(plain: Candidate, images: data.Data) -> None:
     """Where there is nothing to quantise, the reason is that, and not the bound."""
     bare = copy.deepcopy(plain)
     for model in (bare.encoder, bare.decoder):
@@ -357,9 +357,7 @@ def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.Monkey
     assert {row.tobytes() for batch in seen for row in batch} == {row.tobytes() for row in z}
 
 
-def test_a_quantiser_at_fault_is_noticed(
-    plain: Candidate, images: data.Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quantiser_at_fault_is_noticed(plain: Candidate, images: data.Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight of the 8-bit graphs a step off: the export ends, whatever that does to the ELBO."""
     real = quantise.quantise
 
@@ -381,7 +379,7 @@ def test_a_quantiser_at_fault_is_noticed(
 
 
 def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
-    plain: Candidate, images: data.Images, monkeypatch: pytest.MonkeyPatch
+    plain: Candidate, images: data.Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The encoder is calibrated on training images, the decoder on as many z of the prior as of their posteriors."""
     seen: dict[str, Floats] = {}

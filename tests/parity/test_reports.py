@@ -16,7 +16,7 @@ from vae_runtime import VAE, noise, sources
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.scores import score
-from vae_train import data, own_images, pixels
+from vae_train import data, levels, pixels
 from vae_train.config import PRESETS
 
 
@@ -68,7 +68,7 @@ def test_a_device_divides_levels_as_training_did(forge: Forge, tmp_path: Path) -
     vae = VAE.load(folder)
     (read,) = vae.read([tmp_path / "train.npy"]).batches(100)
     assert vae.manifest.preprocessing.full_scale == 4095
-    np.testing.assert_array_equal(read[own_images.in_test(read)], images.test)
+    np.testing.assert_array_equal(read[data.in_test(read)], images.test)
 
 
 @pytest.mark.parametrize("likelihood", bundles.LIKELIHOODS)
@@ -81,7 +81,7 @@ def test_a_device_observes_a_trained_file_as_training_did(forge: Forge, tmp_path
     images = data.load(config, tmp_path, download=False)
     vae = VAE.load(bundles.linear(forge, likelihood, (1, 5, 6)))
     (read,) = sources.Observations([tmp_path / "train.npy"], vae.observation).batches(100)
-    test = own_images.in_test(read if likelihood != "logistic" else own_images.to_levels(read))
+    test = data.in_test(read if likelihood != "logistic" else levels.to_levels(read))
     seen = pixels.unit(images.train).numpy()
     if likelihood == "bernoulli":
         drawn = np.mean([vae.observe(read[~test], seed) for seed in range(400)], axis=0)

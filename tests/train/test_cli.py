@@ -158,7 +158,7 @@ def test_a_folder_of_images_is_trained_on(
     result = command(main, "--dataset", f"{photos.name}/", *words.split(), "--epochs", 1, "--device", "cpu")
     assert result.code == 0, result.err
     settings = stored(tmp_path / "runs" / f"my photos-{preset}")
-    assert (settings["config"]["preset"], settings["image_shape"]) == (preset, shape)
+    assert (settings["config"]["preset"], settings["observation"]["shape"]) == (preset, shape)
     data = settings["config"]["data"]
     assert [data["channels"], *data["image_size"]] == shape  # what was used, typed or not
     assert data["dataset"] == f"{photos.name}/"
@@ -170,7 +170,7 @@ def test_photos_may_be_fitted_to_another_shape_than_a_square(command: Command, p
     options = ("--preset", "tutorial", "--hidden", 4, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
     result = command(main, "--dataset", photos, "--image-size", "4x6", "--channels", 1, *options)
     assert result.code == 0, result.err
-    assert run_folder.load(tmp_path / "run").image_shape == (1, 4, 6)
+    assert run_folder.load(tmp_path / "run").observation.shape == (1, 4, 6)
     assert run_folder.read_settings(tmp_path / "run").config.data.image_size == (4, 6)
 
 
@@ -618,7 +618,7 @@ def test_an_interrupted_training_leaves_no_run(
     script = (
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where a shell ignores it
     )
-    script += "from vae_train import data; data.Images.observed_test = lambda *given: time.sleep(600)\n"
+    script += "from vae_train import data; data.Data.observed_test = lambda *given: time.sleep(600)\n"
     script += "from vae_train.cli import main; main()"
     words = ["--epochs", "1000000", "--hidden", "8", "--device", "cpu", "--no-download"]
     words += ["--out", str(tmp_path / "run"), "--data-root", str(digits_root)]

@@ -10,6 +10,7 @@ import pytest
 
 from vae_runtime import images
 from vae_runtime.errors import ArgumentError
+from vae_runtime.observation import Observation
 from vae_train.config import (
     ACTIVATIONS,
     ARCHITECTURES,
@@ -143,6 +144,7 @@ def test_the_documentation_has_the_presets() -> None:
 
 def test_the_default_preset_depends_on_the_channels() -> None:
     """Grey images: tutorial. Colour: a network and a likelihood of colours."""
-    assert default_preset(1) == "tutorial"
-    colour = PRESETS[default_preset(3)].network
+    assert default_preset(Observation("image", (1, 8, 8))) == "tutorial"
+    assert default_preset(Observation("vector", (5,), None)) == "vector"
+    colour = PRESETS[default_preset(Observation("image", (3, 8, 8)))].network
     assert (colour.architecture, colour.likelihood) == ("resnet", "discretised-logistic")

@@ -22,7 +22,7 @@ def config(dataset: object, **settings: object) -> Config:
     return PRESETS["tutorial"].replace(dataset=str(dataset), **settings)
 
 
-def load(dataset: object, root: Path, **settings: object) -> data.Images:
+def load(dataset: object, root: Path, **settings: object) -> data.Data:
     """The images, without a network."""
     return data.load(config(dataset, **settings), root, download=False)
 
@@ -65,7 +65,7 @@ def test_as_many_training_images_are_measured_from_all_over(digits_root: Path) -
     places = [int(torch.where((images.train == x).flatten(1).all(dim=1))[0][0]) for x in levels]
     assert places == list(range(0, 5 * len(images.test), 5))
     assert set(images.observed_train(binary=True).unique().tolist()) == {0, 255}
-    few = data.Images(images.train[:7], images.test[:5], images.test_labels[:5], images.names, {})
+    few = data.Data(images.train[:7], images.test[:5], images.test_labels[:5], images.names, {}, images.observation)
     assert torch.equal(few.observed_train(binary=False), images.train[:5])
 
 
@@ -84,7 +84,7 @@ def test_the_digest_is_of_all_images(digits_root: Path) -> None:
 def test_digits_need_neither_network_nor_files(tmp_path: Path) -> None:
     """scikit-learn's 1,797 digits, their 17 levels spread over 8 bits, a tenth of them kept for testing."""
     images = load("digits", tmp_path / "absent")
-    assert images.shape == (1, 8, 8)
+    assert images.observation.shape == (1, 8, 8)
     assert len(images.train) + len(images.test) == 1797
     assert 0.05 < len(images.test) / 1797 < 0.15
     assert images.names == list("0123456789")

@@ -32,17 +32,17 @@ GOOD = {
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Images:
+def digits() -> data.Data:
     """scikit-learn's digits, 8x8."""
     return data.load(SMALL, Path("absent"), download=False)
 
 
-def begin(config: Config, images: data.Images) -> TrainingState:
+def begin(config: Config, images: data.Data) -> TrainingState:
     """A training of these images that has not taken a step."""
     return train._prepare(config, images, CPU, None)
 
 
-def fit(config: Config, images: data.Images) -> list[Metrics]:
+def fit(config: Config, images: data.Data) -> list[Metrics]:
     """A whole training's metrics."""
     training = begin(config, images)
     binary = training.vae.likelihood.binary
@@ -175,7 +175,7 @@ def test_an_epoch_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(("variance", "active"), [(0.0099, 1), (0.0101, 2)])
-def test_measured_figures_are_those_of_the_images(digits: data.Images, variance: float, active: int) -> None:
+def test_measured_figures_are_those_of_the_images(digits: data.Data, variance: float, active: int) -> None:
     """ELBO, terms and standard error of given images, active dimensions by the variance of mu: NumPy, float64."""
     training = begin(SMALL.replace(latent_dim=3), digits)
     training.progress.seconds = 0.5
@@ -205,7 +205,7 @@ def test_measured_figures_are_those_of_the_images(digits: data.Images, variance:
     assert found["images_per_second"] == len(digits.train) / 0.5
 
 
-def test_gradient_norms_are_those_of_the_steps(digits: data.Images) -> None:
+def test_gradient_norms_are_those_of_the_steps(digits: data.Data) -> None:
     """Mean and largest of every tenth step's, anew in each epoch; computed here from the gradients themselves."""
     training = begin(SMALL.replace(batch_size=100), digits)
     squares: list[float] = []
@@ -233,7 +233,7 @@ def norm2(weight: torch.Tensor) -> float:
     return weight.grad.double().square().sum().item()
 
 
-def test_a_large_beta_collapses_the_posterior(digits: data.Images) -> None:
+def test_a_large_beta_collapses_the_posterior(digits: data.Data) -> None:
     """beta = 100 drives every dimension to the prior, which is warned of; beta = 1 does not."""
     settings = {"likelihood": "gaussian", "latent_dim": 4, "batch_size": 64, "lr": 5e-3}
     collapsed, fine = (fit(SMALL.replace(beta=beta, **settings), digits) for beta in (100.0, 1.0))
@@ -242,7 +242,7 @@ def test_a_large_beta_collapses_the_posterior(digits: data.Images) -> None:
     assert metrics.trouble(fine, 4) == []
 
 
-def test_forty_images_are_learnt_by_heart(digits: data.Images) -> None:
+def test_forty_images_are_learnt_by_heart(digits: data.Data) -> None:
     """Trained for long on few images, the test ELBO falls while the train ELBO rises, which is called over-fitting."""
     few = dataclasses.replace(digits, train=digits.train[:40])
     long = SMALL.replace(likelihood="gaussian", hidden=(64,), latent_dim=8, lr=1e-2, epochs=150)
@@ -253,7 +253,7 @@ def test_forty_images_are_learnt_by_heart(digits: data.Images) -> None:
     assert 10 < metrics.best(past)["epoch"] < 150
 
 
-def test_a_learning_rate_that_is_too_high_lets_the_elbo_fall(digits: data.Images) -> None:
+def test_a_learning_rate_that_is_too_high_lets_the_elbo_fall(digits: data.Data) -> None:
     """At --lr 1 the ELBO of training and test images falls, which is not called over-fitting."""
     past = fit(SMALL.replace(lr=1.0, batch_size=32, epochs=10), digits)
     found = [line for i in range(len(past)) for line in metrics.trouble(past[: i + 1], 2)]
@@ -278,7 +278,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range | set[int], value: floa
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("settings", [{}, {"samples": 3}, {"precision": "bfloat16"}, {"activation": "gated"}], ids=str)
 def test_a_step_that_is_not_finite_is_skipped(
-    digits: data.Images, monkeypatch: pytest.MonkeyPatch, step: int, value: float, settings: dict[str, Any]
+    digits: data.Data, monkeypatch: pytest.MonkeyPatch, step: int, value: float, settings: dict[str, Any]
 ) -> None:
     """No number in one batch of 16: the training ends as one that left that step out, bit for bit, and counts it."""
     config = SMALL.replace(batch_size=100, **settings)
@@ -396,7 +396,7 @@ def test_fewer_skipped_steps_are_warned_of(command: Command, tmp_path: Path, mon
     assert row["skipped_steps"] == 19
 
 
-def test_a_measured_figure_that_is_not_finite_ends_the_training(digits: data.Images, tmp_path: Path) -> None:
+def test_a_measured_figure_that_is_not_finite_ends_the_training(digits: data.Data, tmp_path: Path) -> None:
     """Weights so large that the ELBO overflows, while gradients were finite: the error names --lr."""
     config = SMALL.replace(lr=1e30, batch_size=2000, epochs=1)
     with pytest.raises(ArgumentError, match="training diverged: epoch 1; choose a lower --lr"):

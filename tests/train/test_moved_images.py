@@ -12,7 +12,7 @@ from vae_export import exporter, gate
 from vae_export.cli import main as vae_export
 from vae_train import results
 from vae_train.cli import main
-from vae_train.data import Images
+from vae_train.data import Data
 from vae_train.signals import Stopped
 
 SMALL = ("--hidden", 4, "--latent-dim", 2, "--epochs", 1, "--likelihood", "gaussian", "--device", "cpu")
@@ -76,8 +76,8 @@ def test_images_elsewhere_are_named(command: Command, project: Path, tmp_path: P
     result = command(main, verb, *runs, "--dataset", moved, "--device", "cpu")
     assert (result.code, result.err) == (0, "")
     after = json.loads((runs[0] / "evaluation.json").read_bytes())
-    assert {name: after[name] for name in ("dataset", "images", "binarisation")} == {
-        name: before[name] for name in ("dataset", "images", "binarisation")
+    assert {name: after[name] for name in ("dataset", "observations", "binarisation")} == {
+        name: before[name] for name in ("dataset", "observations", "binarisation")
     }
 
 
@@ -141,8 +141,8 @@ def test_a_precision_is_chosen_on_moved_images(
     """`vae-export --precision` takes --dataset, and has the images at hand before it exports."""
     seen = []
 
-    def export_run(*given: object, images: Images, **options: object) -> exporter.Exported:
-        seen.append(images.shape)
+    def export_run(*given: object, images: Data, **options: object) -> exporter.Exported:
+        seen.append(images.observation.shape)
         return exporter.Exported(Path("bundle"), [gate.Verdict("fp16", "made up", [PASSED])], [], None)
 
     monkeypatch.setattr(exporter, "export_run", export_run)

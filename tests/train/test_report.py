@@ -22,6 +22,7 @@ from PIL import Image
 
 from vae_export import cli as export_cli
 from vae_runtime import cli as runtime_cli
+from vae_runtime.observation import Observation
 from vae_train import cli, data, pictures, pixels, report, results, run_folder, train
 from vae_train.config import PRESETS, Place
 from vae_train.metrics import trouble
@@ -420,7 +421,7 @@ def test_odd_runs_have_whole_reports(
     page = Page(run / report.PAGE)
     assert page.texts["h2"] == SECTIONS
     assert len(page.images()) == 11
-    number = read(run / "evaluation.json")["images"]
+    number = read(run / "evaluation.json")["observations"]
     assert number < 64
     assert f"{number} test images" in page.sections[""]
     assert f"classes{classes}" in page.sections["Settings"]
@@ -469,7 +470,7 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
     results.report_run(copied, Place(digits_root, download=False))
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
     vae, x = run_folder.load(copied).vae, pixels.unit(images.observed_test(binary=True))
-    mu, labels, _ = seen[0]
+    mu, labels, *_ = seen[0]
     assert len(mu) == 99
     np.testing.assert_allclose(mu, vae.encoder(x)[0].detach()[::3], atol=1e-5)
     np.testing.assert_array_equal(labels, images.test_labels[::3])
@@ -499,7 +500,9 @@ def test_the_first_epochs_do_not_squeeze_the_charts(tiny_run: Path, first: float
 def test_the_map_has_numbers_where_it_cannot_write_a_name(names: list[str], written: list[str]) -> None:
     """A font that lacks a script draws boxes for it; the page names the numbers in text then."""
     assert pictures.labelled(names) == written
-    images = data.Images(torch.zeros(90, 1, 2, 2), torch.zeros(30, 1, 2, 2), torch.zeros(30), names, {})
+    images = data.Data(
+        torch.zeros(90, 1, 2, 2), torch.zeros(30, 1, 2, 2), torch.zeros(30), names, {}, Observation("image", (1, 2, 2))
+    )
     caption = report._map(images)
     assert all((f"{number} {name}" in caption) == (written != names) for number, name in enumerate(names))
 

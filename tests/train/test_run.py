@@ -35,7 +35,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def load(root: Path) -> data.Images:
+def load(root: Path) -> data.Data:
     """The images of tiny_run."""
     return data.load(TINY, root, download=False)
 
@@ -58,7 +58,7 @@ def test_config_says_how_to_repeat_the_run(tiny_run: Path, digits_root: Path) ->
     """config.json holds every setting, the images' shape and sha256, how they were read, and the command."""
     settings = read(tiny_run / "config.json")
     assert settings["config"] == json.loads(json.dumps(dataclasses.asdict(TINY)))
-    assert settings["image_shape"] == [1, 28, 28]
+    assert settings["observation"] == {"kind": "image", "shape": [1, 28, 28], "range": [0, 1]}
     assert settings["preprocessing"] == {"levels": "as they are", "split": "the set's own"}
     assert settings["data_sha256"] == load(digits_root).digest()
     assert settings["provenance"]["command"] == "vae-train --epochs 2"
@@ -90,7 +90,7 @@ def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: 
     """evaluation.json names dataset, split, binarisation and prior, and its figures follow from weights and data."""
     evaluation = read(tiny_run / "evaluation.json")
     assert evaluation["dataset"] == "mnist"
-    assert (evaluation["split"], evaluation["images"], evaluation["prior"]) == ("test", 297, "standard-normal")
+    assert (evaluation["split"], evaluation["observations"], evaluation["prior"]) == ("test", 297, "standard-normal")
     assert "fixed draw" in evaluation["binarisation"]
     drawn = load(digits_root).observed_test(binary=True)
     terms = evaluate.measure(run_folder.load(tiny_run).vae, drawn).terms
@@ -125,7 +125,7 @@ def test_load_gives_the_weights_back_bit_for_bit(tiny_run: Path, tmp_path: Path)
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[name], stored[name]) for name in state)
     assert run.config == TINY
-    assert run.image_shape == (1, 28, 28)
+    assert run.observation.shape == (1, 28, 28)
     run_folder.save_weights(tmp_path, run.vae)
     assert (tmp_path / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
 

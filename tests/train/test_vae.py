@@ -152,7 +152,7 @@ def test_five_lines_train_as_the_loop_does() -> None:
 
     def begin() -> VAE:
         torch.manual_seed(0)
-        vae = networks.build(config, images.shape)
+        vae = networks.build(config, images.observation.shape)
         networks.start_at_constant(vae, *pixels.moments(images.train))
         return vae
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from vae_runtime import extras
 from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
+from vae_runtime.observation import IMAGE, Observation
 from vae_train.config import (
     DATASETS,
     FULL_SCALE,
@@ -22,6 +23,7 @@ from vae_train.config import (
     PART_OF,
     PRECISIONS,
     PRESETS,
+    DataConfig,
     Place,
     default_preset,
 )
@@ -45,10 +47,10 @@ class Sections(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; where images stand in its place, say where they go."""
+        """Find the command; where data stands in its place, say where they go."""
         name = args[0]
         if self.get_command(ctx, name) is None and (name in DATASETS or os.sep in name or Path(name).exists()):
-            raise click.UsageError(f"'{name}' is no command, images are named as --dataset {name}")
+            raise click.UsageError(f"'{name}' is no command, data is named as --dataset {name}")
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -118,7 +120,7 @@ _machine = section(
     click.option("--no-download", is_flag=True, help="Never use the network, even where data is missing."),
 )
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
-_images = click.option("--dataset", type=_PATH, help="Where the run's own images are now.  [default: where they were]")
+_data = click.option("--dataset", type=_PATH, help="Where the run's own data is now.  [default: where they were]")
 
 
 @click.group(cls=Sections, invoke_without_command=True)
@@ -129,18 +131,18 @@ _images = click.option("--dataset", type=_PATH, help="Where the run's own images
         default="mnist",
         show_default=True,
         metavar="NAME|PATH",
-        help=f"{', '.join(DATASETS)}, or your own: a folder of images, an .npy or .npz array.",
+        help=f"{', '.join(DATASETS)}, or your own: a folder of images, an .npy or .npz array of images or rows.",
     ),
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="Networks and settings.  [default: tutorial, or resnet-colour for colour images]",
+        help="Networks and settings.  [default: tutorial; colour images: resnet-colour, rows: vector]",
     ),
-    _setting("--epochs", type=_POSITIVE, help="Passes over the training images."),
+    _setting("--epochs", type=_POSITIVE, help="Passes over what is trained on."),
     _setting("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise."),
     click.option("--out", type=_PATH, help="Run folder.  [default: runs/DATASET-PRESET]"),
     click.option("--resume", type=_PATH, metavar="RUN", help="Go on with a run that was stopped, exactly."),
-    click.option("--tensorboard", is_flag=True, help="Write scalars and images for TensorBoard into the run folder."),
+    click.option("--tensorboard", is_flag=True, help="Write scalars and pictures for TensorBoard into the run folder."),
 )
 @section(
     "Images",
@@ -225,7 +227,7 @@ def cli(
 
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
-    preset = preset or default_preset(_channels(dataset, settings["channels"]))
+    preset = preset or default_preset(_observation(dataset, settings["channels"]))
     config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
     resnet = config.network.model is None and config.network.architecture == "resnet"
     if not resnet and (unused := sorted({"blocks", "dense"} & given)):
@@ -242,10 +244,10 @@ def cli(
 @click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Importance samples per image.")
 @click.option("--best", is_flag=True, help="The weights of the best epoch instead of the last.")
 @_model
-@_images
+@_data
 @_machine
 def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
-    """Bound log p(x) of the test images with importance samples, and add the figure to the run."""
+    """Bound log p(x) of the test data with importance samples, and add the figure to the run."""
     require_extra()
     from vae_train import results
 
@@ -256,7 +258,7 @@ def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=_PATH)
 @_model
-@_images
+@_data
 @_machine
 def report(run_folder: Path, **places: Any) -> None:
     """Write the pictures and report.html of a finished run again, with the figures that it has now."""
@@ -278,10 +280,10 @@ def report(run_folder: Path, **places: Any) -> None:
     multiple=True,
     help="Trust this module to make a run's own networks; may be given twice.",
 )
-@_images
+@_data
 @_machine
 def compare(a: Path, b: Path, samples: int, models: tuple[str, ...], **places: Any) -> None:
-    """Compare two runs on the same test images: their figures, and the differences per image."""
+    """Compare two runs on the same test data: their figures, and the differences one by one."""
     require_extra()
     from vae_train import results
 
@@ -318,13 +320,13 @@ def _export() -> "pitfalls.Export | None":
     return try_out
 
 
-def _channels(dataset: str, given: int | None) -> int:
-    """Of the images to train on."""
+def _observation(dataset: str, given: int | None) -> Observation:
+    """What is to be trained on; channels are given of a folder's images."""
     if dataset in DATASETS or not Path(dataset).exists():
-        return 1
-    from vae_train import own_images
+        return Observation(IMAGE, (1, 28, 28))
+    from vae_train import data
 
-    return own_images.shape(Path(dataset), None, given if Path(dataset).is_dir() else None)[0]
+    return data.observation(DataConfig(dataset, channels=given if Path(dataset).is_dir() else None))
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vae_runtime import likelihoods, records
+from vae_runtime import records
 from vae_runtime.errors import ArgumentError
+from vae_runtime.observation import IMAGE, Observation
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
-LIKELIHOODS = tuple(likelihoods.KNOWN)
+LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")  # all known; --help does not wait for NumPy
 GRADIENTS = ("path", "total")
 PRECISIONS = ("float32", "bfloat16", "auto")
 _LARGEST = 1_000_000
@@ -36,8 +37,8 @@ def _check_choices(part: object, **choices: tuple[str, ...]) -> None:
 class DataConfig:
     """What is observed.
 
-    dataset: one of DATASETS, or the path of a folder of images or of an array. image_size (height and width) and
-    channels are for folders. levels: the 16-bit level that is 1.0, such as 4095 of a 12-bit camera.
+    dataset: one of DATASETS, or the path of a folder of images, or of an array of images or rows of numbers. image_size
+    (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such as 4095 of 12 bits.
     """
 
     dataset: str = "mnist"
@@ -222,9 +223,16 @@ PRESETS = {
         network=NetworkConfig("resnet", hidden=(32, 64, 128), latent_dim=64, likelihood="discretised-logistic"),
         optimiser=OptimiserConfig(epochs=20, batch_size=64, lr=1e-3, precision="auto"),
     ),
+    "vector": Config(
+        "vector",
+        network=NetworkConfig(hidden=(128, 128), activation="silu", latent_dim=16, likelihood="gaussian"),
+        optimiser=OptimiserConfig(epochs=50, lr=3e-3),
+    ),
 }
 
 
-def default_preset(channels: int) -> str:
-    """The preset for images of so many channels where none is named."""
-    return "tutorial" if channels == 1 else "resnet-colour"
+def default_preset(observation: Observation) -> str:
+    """The preset for such observations where none is named."""
+    if observation.kind != IMAGE:
+        return "vector"
+    return "tutorial" if observation.shape[0] == 1 else "resnet-colour"

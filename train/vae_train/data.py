@@ -1,8 +1,6 @@
-"""The image sets, in memory with the precision that they came with: named ones, and a person's own."""
+"""The data of a training, in memory with the precision that it came with, whatever the source: `load` reads it all."""
 
-import contextlib
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,32 +9,29 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.datasets
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.likelihoods import DiscretisedLogistic as RuntimeDiscretisedLogistic
-from vae_train import own_images, pixels
-from vae_train.config import DATASETS, FULL_SCALE, Config, Place
-from vae_train.likelihoods import DiscretisedLogistic
+from vae_runtime.observation import IMAGE, Observation
+from vae_train import pixels
+from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
 from vae_train.run_folder import Settings
 
-_CLASSES = {
-    "mnist": torchvision.datasets.MNIST,
-    "fashion-mnist": torchvision.datasets.FashionMNIST,
-    "kmnist": torchvision.datasets.KMNIST,
-}
-_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_TEST_SHARE = 0.1
+_NAME_THEM = "name with --dataset where the {}s are that the run was trained on"
 
-_NAME_THEM = "name with --dataset where the images are that the run was trained on"
+
+def silent(text: str) -> None:
+    """Take what is to be said, and say nothing."""
 
 
 @dataclass(frozen=True)
-class Images:
-    """One image set: `train` and `test` [n, C, H, W], labels int64 [n], `names` the classes'.
+class Data:
+    """What a training observes: `train` and `test` [n, *shape], labels int64 [n], `names` the classes'.
 
-    Pixels are uint8 levels, or float32 in [0, 1] where they are no 8-bit levels; a likelihood of such levels has them
-    rounded. preprocessing: how files became these pixels, for the run and the bundle.
+    Values are float32, of images in [0, 1], or uint8 levels where images have such; a likelihood of these has others
+    rounded. preprocessing: how files became these values, for the run and the bundle.
     """
 
     train: Tensor
@@ -44,67 +39,88 @@ class Images:
     test_labels: Tensor
     names: list[str]
     preprocessing: dict[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.train.shape[1:]
-        return channels, height, width
+    observation: Observation
 
     def digest(self) -> str:
-        """sha256 of all training and test images' bytes."""
+        """sha256 of the bytes of all observations, to train on and to test on."""
         sha256 = hashlib.sha256()
         for part in (self.train, self.test):
             sha256.update(part.numpy().tobytes())
         return sha256.hexdigest()
 
     def observed_test(self, binary: bool) -> Tensor:
-        """The test images as a likelihood sees them: as they are, or the literature's binary draw, levels 0 and 255."""
-        return self._drawn_test if binary else self.test
+        """The test observations as a likelihood sees them: as they are, or the literature's binary draw of images."""
+        return self._drawn_test if binary and self.observation.kind == IMAGE else self.test
 
     @cached_property
     def _drawn_test(self) -> Tensor:
         return pixels.literature_draw(self.train, self.test)
 
     def observed_train(self, binary: bool) -> Tensor:
-        """As many training images, as a likelihood sees them; from all over, since files lie in order of class."""
+        """As many of those to train on, as a likelihood sees them; from all over, since files lie in order of class."""
         some = self.train[:: max(1, len(self.train) // len(self.test))][: len(self.test)]
-        return pixels.fixed_draw(some) if binary else some
+        return pixels.fixed_draw(some) if binary and self.observation.kind == IMAGE else some
+
+    def is_grey(self) -> bool:
+        """Whether any value of [0, 1] is neither 0 nor 1."""
+        parts = (self.train, self.test)
+        return any(bool(((part > 0) & (part < (255 if part.dtype == torch.uint8 else 1))).any()) for part in parts)
 
 
 def load(
     config: Config,
     root: Path,
     download: bool = True,
-    warn: Callable[[str], None] = lambda text: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Images:
-    """The images of `config.data`; named sets lie under `root`, and may be downloaded where missing.
+    warn: Callable[[str], None] = silent,
+    say: Callable[[str], None] = silent,
+) -> Data:
+    """The data that `config.data` names; named sets lie under `root`, and may be downloaded where missing.
 
-    warn is told what is left out or lost, say how a folder's images were fitted.
-    Raises InputError when files are missing and cannot be had, or are damaged.
+    warn is told what is left out or lost, say what was changed. Raises InputError when files are missing and cannot be
+    had, or are damaged; ArgumentError where they do not go with the settings.
     """
-    return _named(config, root, download) if config.data.dataset in DATASETS else _own(config, warn, say)
+    from vae_train import arrays, folders  # which return what is defined here
+
+    path = Path(config.data.dataset)
+    if config.data.dataset in DATASETS:
+        from vae_train import named_sets  # torchvision takes seconds
+
+        return named_sets.load(config.data, root, download)
+    if not config.data.dataset or not path.exists():
+        todo = f"name {', '.join(DATASETS)}, a folder of images, or an array's file"
+        raise InputError("data not found", config.data.dataset or "an empty name", todo)
+    return folders.load(config, warn, say) if path.is_dir() else arrays.load(config, warn, say)
 
 
-def fitted(config: Config, say: Callable[[str], None] = lambda text: None) -> Config:
-    """The settings with what their images are read with, where it was not given.
+def observation(data: DataConfig) -> Observation:
+    """Kind and shape of a person's own observations, told without reading them all. Raises what `load` does."""
+    from vae_train import arrays, folders
+
+    return folders.observation(data) if Path(data.dataset).is_dir() else arrays.observation(data)
+
+
+def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
+    """The settings with what their observations are read with, where it was not given.
 
     Those are a folder's size and channels, and the full scale of 16-bit levels, told from the largest one, which `say`
     is told. Raises ArgumentError where levels are given and no file has 16 bits.
     """
-    path = Path(config.data.dataset)
-    if config.data.dataset in DATASETS or not path.exists():
+    from vae_train import levels
+
+    data, path = config.data, Path(config.data.dataset)
+    if data.dataset in DATASETS or not path.exists():
         return config
+    kind = observation(data)
     if path.is_dir():
-        channels, height, width = own_images.shape(path, config.data.image_size, config.data.channels)
+        channels, height, width = kind.shape
         config = config.replace(image_size=(height, width), channels=channels)
-    if (largest := own_images.largest_level(path, torch.get_num_threads())) is None:
-        if config.data.levels:
-            raise ArgumentError("no 16-bit levels, which --levels is for", config.data.dataset, "leave it out")
+    largest = levels.largest(path, torch.get_num_threads()) if kind.kind == IMAGE else None
+    if largest is None:
+        if data.levels:
+            raise ArgumentError("no 16-bit levels, which --levels is for", data.dataset, "leave it out")
         return config
-    if config.data.levels is None:
-        scale = own_images.full_scale(largest)
+    if data.levels is None:
+        scale = levels.full_scale(largest)
         config = config.replace(levels=scale)
         if scale < FULL_SCALE:
             taken = f"taken as {scale.bit_length()}-bit, x = level / {scale}"
@@ -112,14 +128,8 @@ def fitted(config: Config, say: Callable[[str], None] = lambda text: None) -> Co
     return config
 
 
-def is_grey(images: Images) -> bool:
-    """Whether any pixel is neither black nor white."""
-    parts = (images.train, images.test)
-    return any(bool(((part > 0) & (part < (255 if part.dtype == torch.uint8 else 1))).any()) for part in parts)
-
-
 def located(settings: Settings, folder: Path, place: Place) -> Config:
-    """The settings of the run in `folder` with its own images' path as it is now, for `load`.
+    """The settings of the run in `folder` with its own data's path as it is now, for `load`.
 
     That is `place.dataset`, or the first that exists: the path as it was then, as it was typed, and seen from the run's
     folder or one above it, for what was moved or copied together. Raises InputError where none does; ArgumentError
@@ -136,94 +146,46 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
     tried = (Path(settings.dataset_path or typed), typed, *beside) if given is None else (given,)
     found = next((path for path in tried if path.exists()), None)
     if found is None:
-        raise InputError("data not found", tried[0], _NAME_THEM)
+        raise InputError("data not found", tried[0], _NAME_THEM.format(settings.observation.noun))
     return config.replace(dataset=str(found))
 
 
-def origin(config: Config, root: Path) -> tuple[object, str]:
-    """Where images come from that are not those of a run, and what to do: the end of an error message."""
-    if config.data.dataset in _CLASSES:
-        return root, "name the --data-root that the run was trained on"
-    todo = "install the scikit-learn that the run used" if config.data.dataset in DATASETS else _NAME_THEM
-    return config.data.dataset, todo
-
-
-def _named(config: Config, root: Path, download: bool) -> Images:
-    if config.data.image_size or config.data.channels or config.data.levels:
-        todo = "leave out --image-size, --channels and --levels"
-        raise ArgumentError("images of a fixed size and levels", config.data.dataset, todo)
+def origin(config: Config, root: Path, noun: str) -> tuple[object, str]:
+    """Where data comes from that is not that of a run, and what to do: the end of an error message."""
     if config.data.dataset == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
-        names = [str(name) for name in digits.target_names]
-        return _split(
-            own_images.Found(levels, digits.target.astype(np.int64), names, 0),
-            {"levels": "scikit-learn's 17 levels as 8-bit levels"},
-        )
-    return _torchvision(config.data.dataset, root, download)
+        return config.data.dataset, "install the scikit-learn that the run used"
+    if config.data.dataset in DATASETS:
+        return root, "name the --data-root that the run was trained on"
+    return config.data.dataset, _NAME_THEM.format(noun)
 
 
-def _torchvision(dataset: str, root: Path, download: bool) -> Images:
-    cls = _CLASSES[dataset]
-    folder = root / cls.__name__ / "raw"
-    if not all((folder / name).exists() for name in _FILES):
-        todo = f"put {', '.join(_FILES)} there, or name their folder with --data-root or VAE_EDGE_DATA"
-        if not download:
-            raise InputError("data not found", folder, f"{todo}, or allow the download")
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision reports its downloads with print
-                cls(str(root), download=True)
-        except (RuntimeError, OSError) as error:
-            first, *rest = str(error).strip().splitlines()  # torchvision's last line has the reason
-            reason = " ".join([first, *rest[-1:]])
-            todo += "; or begin with --dataset digits, which needs no files"
-            raise InputError(f"data not found, and its download failed ({reason})", folder, todo) from None
-    try:
-        train, test = (cls(str(root), train=part) for part in (True, False))
-        if any(p.data.ndim != 3 or len(p.data) != len(p.targets) or len(p.data) == 0 for p in (train, test)):
-            raise ValueError("as many labels as images are needed")
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        raise InputError(f"data damaged ({error})", folder, "remove the files and fetch them again") from None
-    names = [name.split(" - ")[0] for name in train.classes]
-    preprocessing = {"levels": "as they are", "split": "the set's own"}
-    return Images(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names, preprocessing)
+def in_test(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which observations [n, *shape] are kept for testing: bool [n].
+
+    A tenth, chosen by each one's own bytes: equal ones are on one side, and one stays on its side when others come or
+    go.
+    """
+    firsts = [int.from_bytes(hashlib.sha256(value.tobytes()).digest()[:4], "big") for value in values]
+    return np.array(firsts, np.uint32) < np.uint32(_TEST_SHARE * 2**32)
 
 
-def _own(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Images:
-    path = Path(config.data.dataset)
-    if not config.data.dataset or not path.exists():
-        which = config.data.dataset or "an empty name"
-        raise InputError("data not found", which, f"name {', '.join(DATASETS)}, a folder of images, or an array's file")
-    shape = own_images.shape(path, config.data.image_size, config.data.channels)
-    found = own_images.load(path, shape, warn, torch.get_num_threads(), config.data.levels, say)
-    if found.pixels.dtype == np.uint8 and found.pixels.max() == 1:
-        warn("no level above 1 of 255: nearly black images; where 1 means white, save booleans or levels 0 and 255")
-    fitted = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
-    read: dict[str, Any] = {"levels": fitted.format(*shape) if path.is_dir() else "as they are"}
-    if config.data.levels:
-        read["full_scale"] = config.data.levels
-    if config.network.likelihood != DiscretisedLogistic.name or found.pixels.dtype == np.uint8:
-        return _split(found, read)
-    rounded = own_images.to_levels(found.pixels)
-    if RuntimeDiscretisedLogistic(3).supports(found.pixels).all():  # levels but for what float32 rounds
-        return _split(found._replace(pixels=rounded), read)
-    left = f"{len(np.unique(rounded)):,} of {len(np.unique(found.pixels)):,} distinct values left"
-    warn(f"{DiscretisedLogistic.name}: pixels are rounded to its 8-bit levels, {left}; --likelihood gaussian keeps all")
-    return _split(found._replace(pixels=rounded), {**read, "rounded": f"to 8-bit levels, {left}"})
-
-
-def _split(found: own_images.Found, preprocessing: dict[str, Any]) -> Images:
-    """Keep the tenth that `own_images.in_test` chooses for testing."""
-    test = own_images.in_test(found.pixels)
+def split(
+    values: NDArray[Any],
+    labels: NDArray[np.int64],
+    names: list[str],
+    observation: Observation,
+    preprocessing: dict[str, Any],
+    unreadable: int = 0,
+) -> Data:
+    """Keep the tenth that `in_test` chooses for testing. Raises InputError where that leaves one side empty."""
+    test, noun = in_test(values), observation.noun
     if test.all() or not test.any():
-        distinct = len({image.tobytes() for image in found.pixels})
-        what = "too few images" if distinct == len(test) else "too few different images"
+        distinct = len({value.tobytes() for value in values})
+        what = f"too few {noun}s" if distinct == len(test) else f"too few different {noun}s"
         which = f"{len(test)} of them" if distinct == len(test) else f"of {len(test)}, {distinct} differ"
         which = which if distinct > 1 or len(test) == 1 else f"all {len(test)} are equal"
         raise InputError(f"{what} to keep a tenth for testing", which, "give some dozens")
-    split = "a tenth, by the sha256 of the pixels"
-    preprocessing = {**preprocessing, "split": split, "unreadable": found.unreadable}
-    train, kept = (torch.from_numpy(found.pixels[part]) for part in (~test, test))
-    return Images(train, kept, torch.from_numpy(found.labels[test]), found.names, preprocessing)
+    how = f"a tenth, by the sha256 of the {observation.parts}"
+    preprocessing = {**preprocessing, "split": how, "unreadable": unreadable}
+    train, kept = (torch.from_numpy(values[part]) for part in (~test, test))
+    return Data(train, kept, torch.from_numpy(labels[test]), names, preprocessing, observation)

@@ -1,4 +1,4 @@
-"""Figures of a trained VAE on images: the ELBO, its terms, and the importance-weighted bound, in nats."""
+"""Figures of a trained VAE: the ELBO, its terms, and the importance-weighted bound, in nats."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ _PIXELS = 64 * 784  # decoded at once: convolutions of a core's cache are three 
 
 
 class Measured(NamedTuple):
-    """Both terms of each image's ELBO [n], nats, the means of q(z|x) and the KL of each latent [n, *latent_shape]."""
+    """Both terms of each ELBO [n], nats, the means of q(z|x) and the KL of each latent [n, *latent_shape]."""
 
     terms: Terms
     mu: Tensor
@@ -26,9 +26,9 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
-    """Both terms of the ELBO of each image, one draw of z each, float32 [n], nats.
+    """Both terms of the ELBO of each observation, one draw of z each, float32 [n], nats.
 
-    levels: [n, C, H, W], uint8 or float32 in [0, 1]; 0 and 255 only for a likelihood of binary pixels. The noise is the
+    levels: [n, *shape], uint8 levels or float32; 0 and 255 only for a likelihood of binary pixels. The noise is the
     same on all devices.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +45,7 @@ def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
 
 @torch.no_grad()
 def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, quiet: bool = False) -> Tensor:
-    """The importance-weighted bound of log p(x) for each image, float64 [n], nats (Burda et al. 2016, eq. 8)."""
+    """The importance-weighted bound of log p(x) for each observation, float64 [n], nats (Burda et al. 2016, eq. 8)."""
     generator = torch.Generator(levels.device).manual_seed(seed)
     rows = _rows(levels)
     bounds = []
@@ -61,14 +61,14 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
 
 
 def figure(values: Tensor) -> dict[str, Any]:
-    """Mean and standard error over the images, nats; of one image the error is not known, None."""
+    """Mean and standard error over the observations, nats; of one alone the error is not known, None."""
     values = values.double()
     error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
     return {"mean": values.mean().item(), "standard_error": error}
 
 
 def summary(test: Measured) -> dict[str, Any]:
-    """Mean, standard error and quantiles of the ELBO and its terms over the test images; the KL by dimension."""
+    """Mean, standard error and quantiles of the ELBO and its terms over the test observations; the KL by dimension."""
     terms = test.terms
     named = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
@@ -83,7 +83,7 @@ def summary(test: Measured) -> dict[str, Any]:
 
 
 def bits_per_dimension(nats: float, dimensions: int) -> float:
-    """-log2 p(x) per pixel and channel."""
+    """-log2 p(x) per number of an observation."""
     return -nats / (dimensions * math.log(2))
 
 

@@ -30,7 +30,7 @@ class Fingerprint:
 def compute(vae: VAE, observations: NDArray[Any]) -> Fingerprint:
     """The fingerprint of `vae` in evaluation mode: computed in float32 on the CPU, where no product is of fewer bits.
 
-    observations: as a run keeps them, [n, C, H, W]. The VAE is left on its device and in its mode.
+    observations: as a run keeps them, [n, *shape]. The VAE is left on its device and in its mode.
     """
     device, precision = next(vae.parameters()).device, torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # a person's module may have asked for less
@@ -45,7 +45,7 @@ def compute(vae: VAE, observations: NDArray[Any]) -> Fingerprint:
 
 
 def inputs(vae: VAE, observations: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """What the network is given: x [n, C, H, W] as its likelihood sees them, and eps [n, *latent_shape].
+    """What the network is given: x [n, *shape] as its likelihood sees them, and eps [n, *latent_shape].
 
     Binary pixels are `pixels.fixed_draw`'s; row i of eps is `noise.normal(SEED, noise.POSTERIOR, i, latent_dim)`.
     """

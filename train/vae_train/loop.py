@@ -1,4 +1,4 @@
-"""The training loop: Adam on the negative bound under a one-cycle schedule, over images held in memory."""
+"""The training loop: Adam on the negative bound under a one-cycle schedule, over observations held in memory."""
 
 import math
 import time
@@ -22,18 +22,20 @@ def fit(
     levels: Tensor,
     end_epoch: Callable[[], None],
     after_step: Callable[[], None] = lambda: None,
+    noun: str = "image",
     quiet: bool = False,
 ) -> None:
     """Train to the end of the last epoch, from wherever `training` is.
 
-    levels: the stored training images [n, C, H, W], on the VAE's device. `end_epoch` measures and moves `training` on;
-    `after_step` may raise to stop. Raises ArgumentError where the training diverges.
+    levels: the stored observations [n, *shape], on the VAE's device; `noun` is what one is called.
+    `end_epoch` measures and moves `training` on; `after_step` may raise to stop. Raises ArgumentError where
+    the training diverges.
     """
     config, progress = training.config, training.progress
-    done = (progress.epoch - 1) * training.num_images + progress.step * config.optimiser.batch_size
-    total = config.optimiser.epochs * training.num_images
+    done = (progress.epoch - 1) * training.num_observations + progress.step * config.optimiser.batch_size
+    total = config.optimiser.epochs * training.num_observations
     with tqdm(
-        total=total, initial=done, unit=" images", unit_scale=True, disable=quiet or None, leave=False,
+        total=total, initial=done, unit=f" {noun}s", unit_scale=True, disable=quiet or None, leave=False,
         dynamic_ncols=True, bar_format="{desc} |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}",
     ) as bar:  # fmt: skip
         while training.progress.epoch <= config.optimiser.epochs:
@@ -57,7 +59,7 @@ def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], Non
 
 
 def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:
-    """One step on a batch of stored images [batch, C, H, W]: what the likelihood saw, and the pass."""
+    """One step on a batch of stored observations [batch, *shape]: what the likelihood saw, and the pass."""
     x, eps = batch(training, levels)
     narrow = training.config.optimiser.precision == "bfloat16"
     with torch.autocast(training.device.type, torch.bfloat16, enabled=narrow):
@@ -92,7 +94,7 @@ def _forward(training: TrainingState, x: Tensor, eps: Tensor) -> Pass:
 
 
 def batch(training: TrainingState, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """What a likelihood sees of stored images [batch, C, H, W], and noise eps [K, batch, *latent_shape] for them.
+    """What a likelihood sees of stored observations [batch, *shape], and noise eps [K, batch, *latent_shape] for them.
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
     """

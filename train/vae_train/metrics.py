@@ -8,9 +8,7 @@ from vae_train import evaluate
 from vae_train.config import Config
 from vae_train.state import Metrics, TrainingState
 
-ACTIVE = (
-    0.01  # variance of mu over the images, above which a latent dimension is active (Burda et al. 2016, section 5.2)
-)
+ACTIVE = 0.01  # variance of mu over the data, above which a latent dimension is active (Burda et al. 2016, section 5.2)
 # Steps of a run. With so many, scikit-learn's digits have 81 percent (preset tutorial) and 59 percent (gated) of what
 # 1,600 gain over the best constant image; with 100 steps 51 and 29 percent.
 FEW_STEPS = 300
@@ -20,10 +18,10 @@ _COLLAPSED = 0.1  # share of active dimensions below which most of the latent sp
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured: nats per image, seconds, images per second.
+    """What one epoch measured: nats per observation, seconds, observations per second.
 
-    Both ELBOs are those of the weights at its end, of one draw of z per image with the KL in closed form: of the test
-    images, and of as many training images. active_units: dimensions of z that tell images apart. gradient_norm: the
+    Both ELBOs are those of the weights at its end, of one draw of z for each x with the KL in closed form: of the test
+    observations, and of as many trained on. active_units: dimensions of z that tell them apart. gradient_norm: the
     mean of every tenth step's; skipped_steps had no finite ELBO.
     """
 
@@ -62,7 +60,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         largest_gradient_norm=largest,
         skipped_steps=int(training.skipped),
         seconds=progress.seconds,
-        images_per_second=training.num_images / progress.seconds,
+        images_per_second=training.num_observations / progress.seconds,
     )
     return {name: value for name, value in asdict(epoch).items() if value is not None}
 
@@ -72,9 +70,9 @@ def best(metrics: list[Metrics]) -> Metrics:
     return max(metrics, key=lambda row: row["test_elbo"])
 
 
-def few_steps(config: Config, images: int) -> str:
-    """A warning where a run on so many training images has too few steps to learn much; else nothing."""
-    each = config.optimiser.steps_per_epoch(images)
+def few_steps(config: Config, observations: int) -> str:
+    """A warning where a run on so many observations has too few steps to learn much; else nothing."""
+    each = config.optimiser.steps_per_epoch(observations)
     if (steps := config.optimiser.epochs * each) >= FEW_STEPS:
         return ""
     return f"few steps: {steps} in the whole run; give more --epochs, {-(-FEW_STEPS // each)} at least"
@@ -138,11 +136,11 @@ def _kind(line: str) -> str:
     return line.partition(":")[0]
 
 
-def describe(row: Metrics) -> str:
+def describe(row: Metrics, noun: str = "image") -> str:
     """An epoch for people."""
     speed = row["images_per_second"]
     return (
         f"epoch {row['epoch']:3.0f}  train ELBO {row['train_elbo']:8.2f}  test ELBO {row['test_elbo']:8.2f} = "
         f"{row['test_reconstruction']:.2f} - {row['test_kl']:.2f} nats  {row['seconds']:.1f} s  "
-        f"{format(speed, ',.0f' if speed >= 10 else '.2g')} images/s"
+        f"{format(speed, ',.0f' if speed >= 10 else '.2g')} {noun}s/s"
     )

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from vae_runtime import outputs
 from vae_runtime.files import replacing
+from vae_runtime.observation import IMAGE
 from vae_train import pixels
-from vae_train.data import Images
+from vae_train.data import Data
 from vae_train.run_folder import Run, read_metrics
 from vae_train.state import Metrics
 from vae_train.vae import VAE
@@ -30,7 +31,7 @@ TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and 
 _STEPS = 11
 FEWEST_MAPPED = 16  # test means: t-SNE takes three times its perplexity as neighbours, and 5 is the least usual
 _MAPPED = 2000  # test means that t-SNE places, at most: seconds; its time grows faster than their number
-_ENCODED = 200  # images at once, for the memory that large ones take
+_ENCODED = 200  # observations at once, for the memory that large ones take
 _NAMED, _LONGEST = 20, 24  # classes that a legend holds, and letters of a name
 _AROUND, _WITHIN = 4, 2  # grey pixels around a pair of images, and within it
 _INDEXED = 32  # bars that fit with their numbers
@@ -38,36 +39,47 @@ _INDEXED = 32  # bars that fit with their numbers
 Picture = NDArray[np.uint8]  # [height, width, C], C is 1 or 3
 
 
-class Pictures(NamedTuple):
-    """All pictures of a run; `traversed` are the latent dimensions in the rows of `traversals`."""
+class Grids(NamedTuple):
+    """Pictures of images; `traversed` are the latent dimensions in the rows of `traversals`."""
 
     samples: Picture
     reconstructions: Picture
     traversals: Picture
     traversed: list[int]
+
+
+class Pictures(NamedTuple):
+    """All pictures of a run; grids are None where observations are no images."""
+
+    grids: Grids | None
     latents: Picture
     kl: Picture
     curves: list[Picture]
 
 
 @torch.no_grad()
-def draw(folder: Path, run: Run, images: Images) -> Pictures:
+def draw(folder: Path, run: Run, observations: Data) -> Pictures:
     """Draw a run and write the pictures into its folder, each as a PNG; curves.png holds all charts of the training."""
     vae, kl = run.vae.cpu(), run.evaluation["kl_per_dimension"]
-    observed = images.observed_test(vae.likelihood.binary)
+    observed = observations.observed_test(vae.likelihood.binary)
     every = math.ceil(len(observed) / _MAPPED)
     mu = torch.cat([vae.encoder(pixels.unit(some))[0] for some in observed[::every].split(_ENCODED)])
+    noun = run.observation.noun
+    grids = None
+    if run.observation.kind == IMAGE:
+        shown = reconstructions(vae, pixels.unit(observed[:32]))
+        grids = Grids(samples(vae, 32), shown, *traversals(vae, kl, mu[0]))
     drawn = Pictures(
-        samples(vae, 32),
-        reconstructions(vae, pixels.unit(observed[:32])),
-        *traversals(vae, kl, mu[0]),
-        latents(mu.flatten(1).numpy(), images.test_labels[::every].numpy(), images.names),
-        _chart((5.5, 2.8), lambda axes: _kl(axes, kl)),
-        curves(read_metrics(folder), vae.latent_dim),
+        grids,
+        latents(mu.flatten(1).numpy(), observations.test_labels[::every].numpy(), observations.names, noun),
+        _chart((5.5, 2.8), lambda axes: _kl(axes, kl, noun)),
+        curves(read_metrics(folder), vae.latent_dim, noun),
     )
     rows = [np.concatenate(drawn.curves[i : i + 2], axis=1) for i in range(0, len(drawn.curves), 2)]
-    files = {name: getattr(drawn, name) for name in ("samples", "reconstructions", "traversals", "latents", "kl")}
-    for name, picture in {**files, "curves": np.concatenate(rows)}.items():
+    files = {"latents": drawn.latents, "kl": drawn.kl, "curves": np.concatenate(rows)}
+    if grids:
+        files |= {"samples": grids.samples, "reconstructions": grids.reconstructions, "traversals": grids.traversals}
+    for name, picture in files.items():
         with replacing(folder / f"{name}.png") as file:
             file.write(outputs.png(picture, scale=1))
     return drawn
@@ -121,10 +133,10 @@ def _grid(images: Tensor, columns: int) -> Picture:
     return outputs.grid(count, (channels, height, width), [images.numpy()], columns)
 
 
-def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> Picture:
+def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str], noun: str = "image") -> Picture:
     """t-SNE of the means mu [n, latent_dim], coloured by class where there are several; words where they are few."""
     if len(mu) < FEWEST_MAPPED:
-        return _chart((5.5, 1), lambda axes: _words(axes, f"test images: {len(mu)}, too few for t-SNE"))
+        return _chart((5.5, 1), lambda axes: _words(axes, f"test {noun}s: {len(mu)}, too few for t-SNE"))
     points = _tsne(mu)
 
     def scatter(axes: Axes) -> None:
@@ -175,17 +187,17 @@ def _tsne(mu: NDArray[np.float32]) -> NDArray[np.float32]:
     return placed
 
 
-def curves(rows: list[Metrics], latent_dim: int) -> list[Picture]:
+def curves(rows: list[Metrics], latent_dim: int, noun: str = "image") -> list[Picture]:
     """Six charts over the epochs: the ELBO and its terms, gradient norms, active units, speed."""
     epochs = [row["epoch"] for row in rows]
     both = {"train": "train_", "test": "test_"}
     charts = [
-        ("ELBO", "nats per image", {label: f"{part}elbo" for label, part in both.items()}),
-        ("reconstruction, E log p(x|z)", "nats per image", {k: f"{part}reconstruction" for k, part in both.items()}),
-        ("KL", "nats per image", {label: f"{part}kl" for label, part in both.items()}),
+        ("ELBO", f"nats per {noun}", {label: f"{part}elbo" for label, part in both.items()}),
+        ("reconstruction, E log p(x|z)", f"nats per {noun}", {k: f"{part}reconstruction" for k, part in both.items()}),
+        ("KL", f"nats per {noun}", {label: f"{part}kl" for label, part in both.items()}),
         ("gradient norm", "", {"largest step's": "largest_gradient_norm", "mean": "gradient_norm"}),
         ("active units", f"of {latent_dim} dimensions", {"": "active_units"}),
-        ("speed", "images per second", {"": "images_per_second"}),
+        ("speed", f"{noun}s per second", {"": "images_per_second"}),
     ]
 
     def lines(title: str, ylabel: str, names: dict[str, str]) -> Callable[[Axes], None]:
@@ -213,12 +225,12 @@ def _limits(values: list[float]) -> tuple[float, float] | None:
     return (min(finite) - margin, max(finite) + margin) if margin else None  # None: as matplotlib has it
 
 
-def _kl(axes: Axes, kl: list[float]) -> None:
+def _kl(axes: Axes, kl: list[float], noun: str) -> None:
     """Bars, the largest first."""
     order = np.argsort(-np.array(kl), kind="stable")
     ranks = range(1, len(kl) + 1)
     axes.bar(ranks, np.array(kl)[order])
-    axes.set(title="KL of each latent dimension, mean over the test images", ylabel="nats")
+    axes.set(title=f"KL of each latent dimension, mean over the test {noun}s", ylabel="nats")
     if len(kl) <= _INDEXED:
         axes.set_xticks(ranks, [str(i) for i in order], fontsize=7)
         axes.set_xlabel("latent dimension")

@@ -27,11 +27,10 @@ _ROWS = 64
 def try_out(vae: VAE, config: Config, levels: Tensor, export: Export | None) -> Found:
     """What looks wrong in the networks of `network.model`, in seconds; the VAE and all generators stay as they are.
 
-    levels: some images [n, C, H, W], as the training holds them. export: tries the export of a VAE on the CPU, if
+    levels: some observations [n, *shape], as the training holds them. export: tries the export of a VAE on the CPU, if
     given; where it says more of a place than the numbers do, that is kept.
     """
-    channels, height, width = levels.shape[1:]
-    shape = (channels, height, width)
+    shape = tuple(levels.shape[1:])
     with torch.random.fork_rng():
         tried = copy.deepcopy(vae).cpu().eval()
         found = signs(tried, shape) | _made_anew(tried, config, levels)
@@ -39,7 +38,7 @@ def try_out(vae: VAE, config: Config, levels: Tensor, export: Export | None) -> 
 
 
 @torch.no_grad()
-def signs(vae: VAE, image_shape: Shape) -> Found:
+def signs(vae: VAE, shape: Shape) -> Found:
     """What the numbers say: a decoder that gives theta for logits, an encoder that gives sigma for its logarithm.
 
     Both are tried near and far, where what nothing bounds has numbers on both sides.
@@ -51,8 +50,8 @@ def signs(vae: VAE, image_shape: Shape) -> Found:
             theta = torch.cat([vae.decoder(factor * z) for factor in _FACTORS])
             if theta.min() >= 0 and theta.max() <= 1 and theta.min() < theta.max():
                 found["likelihood"] = f"the decoder's outputs are in [0, 1] for any z, as a sigmoid's; {LOGITS}"
-        size = math.prod(image_shape)
-        x = torch.from_numpy(noise.normal(0, noise.PIXELS, rows, size)).reshape(-1, *image_shape)
+        size = math.prod(shape)
+        x = torch.from_numpy(noise.normal(0, noise.PIXELS, rows, size)).reshape(-1, *shape)
         sigma = torch.cat([vae.encoder(images)[1] for images in (x.sigmoid(), *(factor * x for factor in _FACTORS))])
         if sigma.min() >= 0 and sigma.max() > 0:
             found["posterior"] = f"the encoder's second output is never below 0, as a sigma or a variance; {LOG}"

@@ -1,7 +1,6 @@
 """The report of a finished run: one page that needs nothing but itself, no network and no script."""
 
 import base64
-import math
 import shlex
 from collections.abc import Iterable
 from html import escape
@@ -13,7 +12,7 @@ from vae_runtime import outputs
 from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_train import metrics, pictures
-from vae_train.data import Images
+from vae_train.data import Data
 from vae_train.evaluate import bits_per_dimension
 from vae_train.pictures import Picture
 from vae_train.run_folder import Run, read_metrics
@@ -80,28 +79,37 @@ $body
 """)
 
 
-def draw(folder: Path, run: Run, images: Images) -> None:
+def draw(folder: Path, run: Run, observations: Data) -> None:
     """Write the pictures of a run into its folder, and the page that shows them with the run's figures."""
-    drawn = pictures.draw(folder, run, images)
+    drawn = pictures.draw(folder, run, observations)
     rows = read_metrics(folder)
     sections = [
         _headline(run, rows),
-        _section("Signs of trouble", _trouble(run, rows, len(images.train))),
-        _section("Training", _charts(drawn.curves)),
-        _section("Samples", _grid(drawn.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
-        _section("Reconstructions", _grid(drawn.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
-        _section("Latent traversals", _traversals(run, drawn)),
-        _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(images))),
+        _section("Signs of trouble", _trouble(run, rows, len(observations.train))),
+        _section("Training", _charts(drawn.curves, run.observation.noun)),
+        *_grids(run, drawn.grids),
+        _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
         _section("Test figures", _figures(run)),
-        _section("Epochs", _epochs(rows)),
-        _section("Settings", _settings(run, images)),
+        _section("Epochs", _epochs(rows, run.observation.noun)),
+        _section("Settings", _settings(run, observations)),
         _section("Go on", _commands(folder, run, rows)),
     ]
     title = escape(f"{run.config.data.dataset}, {run.config.made_by}")
     page = _TEMPLATE.substitute(title=title, body="\n".join(sections))
     with replacing(folder / PAGE) as file:
         file.write(page.encode(errors="replace"))  # a path may hold bytes that are no text
+
+
+def _grids(run: Run, grids: pictures.Grids | None) -> list[str]:
+    if grids is None:
+        none = f"There are none: what this model observes are {run.observation.noun}s of numbers."
+        return [_section("Samples, reconstructions and traversals", f"<p>{none}</p>")]
+    return [
+        _section("Samples", _grid(grids.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
+        _section("Reconstructions", _grid(grids.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
+        _section("Latent traversals", _traversals(run, grids)),
+    ]
 
 
 def _section(title: str, body: str) -> str:
@@ -113,7 +121,7 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
     cards = [("test ELBO", evaluation["figures"]["elbo"]), *_bounds(run)]
     shown = "\n".join(f"<div>{escape(name)}<b>{_mean(found)}</b>{_unit(run, found)}</div>" for name, found in cards)
     measured = (
-        f"{evaluation['images']:,} {evaluation['split']} images of {evaluation['dataset']}; "
+        f"{evaluation['observations']:,} {evaluation['split']} {run.observation.noun}s of {evaluation['dataset']}; "
         f"binarisation: {evaluation['binarisation']}; {evaluation['prior']} prior"
     )
     weights = sum(weight.numel() for weight in run.vae.parameters())
@@ -143,14 +151,14 @@ def _mean(figure: dict[str, Any]) -> str:
 
 def _unit(run: Run, figure: dict[str, float]) -> str:
     bits = _bits(run, figure)
-    return f"nats per image{f'; {bits} bits per dimension' if bits else ''}"
+    return f"nats per {run.observation.noun}{f'; {bits} bits per dimension' if bits else ''}"
 
 
 def _bits(run: Run, figure: dict[str, float]) -> str:
     """Bits per dimension, where the figure is of a probability."""
     if not run.vae.likelihood.discrete:
         return ""
-    return f"{bits_per_dimension(figure['mean'], math.prod(run.image_shape)):.3f}"
+    return f"{bits_per_dimension(figure['mean'], run.observation.size):.3f}"
 
 
 def _duration(seconds: int) -> str:
@@ -158,9 +166,9 @@ def _duration(seconds: int) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
-def _trouble(run: Run, rows: list[Metrics], images: int) -> str:
-    """All that the training warned of; `images` is the number that it was trained on."""
-    few, unreadable = metrics.few_steps(run.config, images), run.settings.preprocessing.get("unreadable")
+def _trouble(run: Run, rows: list[Metrics], observations: int) -> str:
+    """All that the training warned of; `observations` is the number that it was trained on."""
+    few, unreadable = metrics.few_steps(run.config, observations), run.settings.preprocessing.get("unreadable")
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
     said = run.settings.warnings
     told = metrics.told(rows, run.config.optimiser.epochs, run.vae.latent_dim, bool(few), bool(said))
@@ -187,39 +195,44 @@ def _chart(picture: Picture, alt: str, caption: str) -> str:
     return _figure(caption, _image(picture, "chart", alt))
 
 
-def _charts(curves: list[Picture]) -> str:
+def _charts(curves: list[Picture], noun: str) -> str:
     caption = (
-        f"After each epoch, on the test images and on as many training images. A latent dimension is active where the "
-        f"variance of its mean mu over the images is above {metrics.ACTIVE}. A chart may leave out the first tenth "
+        f"After each epoch, on the test {noun}s and on as many training {noun}s. A latent dimension is active where "
+        f"the "
+        f"variance of its mean mu over the {noun}s is above {metrics.ACTIVE}. A chart may leave out the first tenth "
         f"of the epochs."
     )
     shown = "\n".join(_image(picture, "chart", "a curve over the epochs, whose table is below") for picture in curves)
     return _figure(caption, f'<div class="charts">\n{shown}\n</div>')
 
 
-def _traversals(run: Run, drawn: pictures.Pictures) -> str:
+def _traversals(run: Run, grids: pictures.Grids) -> str:
     kl, span = run.evaluation["kl_per_dimension"], pictures.SPAN
     rest = "the others as of the first test image"
     caption = f"E[x|z] with one latent dimension from -{span:g} to {span:g} and {rest}; the largest KL first."
-    names = "".join(f"<li>z<sub>{i}</sub> {kl[i]:.2f} nats</li>" for i in drawn.traversed)
-    image = _image(drawn.traversals, "hard", caption)
+    names = "".join(f"<li>z<sub>{i}</sub> {kl[i]:.2f} nats</li>" for i in grids.traversed)
+    image = _image(grids.traversals, "hard", caption)
     return _figure(caption, f'<div class="rows"><ol>{names}</ol>{image}</div>')
 
 
-def _map(images: Images) -> str:
-    if len(images.test) < pictures.FEWEST_MAPPED:
-        return f"A map needs {pictures.FEWEST_MAPPED} test images."
+def _map(observations: Data) -> str:
+    if len(observations.test) < pictures.FEWEST_MAPPED:
+        return f"A map needs {pictures.FEWEST_MAPPED} test {observations.observation.noun}s."
     about = "Distances between far groups mean little."
-    if len(images.names) == 1:
+    if len(observations.names) == 1:
         return about
-    numbers = pictures.labelled(images.names)  # a page can write what a picture's font cannot
-    named = "" if numbers == images.names else f": {', '.join(map(' '.join, zip(numbers, images.names, strict=True)))}"
-    return f"Each point is a test image, coloured by its class{named}. {about}"
+    numbers = pictures.labelled(observations.names)  # a page can write what a picture's font cannot
+    named = (
+        ""
+        if numbers == observations.names
+        else f": {', '.join(map(' '.join, zip(numbers, observations.names, strict=True)))}"
+    )
+    return f"Each point is a test {observations.observation.noun}, coloured by its class{named}. {about}"
 
 
 def _used(run: Run) -> str:
     kl = run.evaluation["kl_per_dimension"]
-    return f"Together {sum(kl):.2f} nats per image. Dimensions near 0 carry nothing about the image."
+    return f"Together {sum(kl):.2f} nats per {run.observation.noun}. Dimensions near 0 carry nothing about it."
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[tuple[str, list[str]]], best: str | None = None) -> str:
@@ -241,7 +254,7 @@ def _figures(run: Run) -> str:
     evaluation = run.evaluation
     names = {"ELBO": "elbo", "reconstruction": "reconstruction", "KL": "kl"}
     rows = [*((name, evaluation["figures"][key]) for name, key in names.items()), *_bounds(run)]
-    head = ["nats per image", "mean", "standard error"]
+    head = [f"nats per {run.observation.noun}", "mean", "standard error"]
     cells = []
     for name, figure in rows:
         error = figure["standard_error"]
@@ -250,12 +263,13 @@ def _figures(run: Run) -> str:
         head.append("bits per dimension")
         for (name, figure), (_, row) in zip(rows, cells, strict=True):
             row.append(_bits(run, figure) if name == "ELBO" or "num_samples" in figure else "")
-    about = {**evaluation, "images": f"{evaluation['images']:,}"}
-    caption = "; ".join(f"{name}: {about[name]}" for name in ("dataset", "split", "images", "binarisation", "prior"))
+    noun = f"{run.observation.noun}s"
+    about = {**evaluation, noun: f"{evaluation['observations']:,}"}
+    caption = "; ".join(f"{name}: {about[name]}" for name in ("dataset", "split", noun, "binarisation", "prior"))
     return _table(caption, head, cells)
 
 
-def _epochs(rows: list[Metrics]) -> str:
+def _epochs(rows: list[Metrics], noun: str) -> str:
     best = metrics.best(rows)
     step = (len(rows) - 1) / max(1, min(len(rows), _MOST_ROWS - 1) - 1)
     chosen = {round(i * step) for i in range(min(len(rows), _MOST_ROWS - 1))} | {rows.index(best)}
@@ -270,20 +284,20 @@ def _epochs(rows: list[Metrics]) -> str:
         for i in sorted(chosen)
     ]
     which = f"{len(chosen)} of {len(rows)} epochs" if len(chosen) < len(rows) else "All epochs"
-    caption = f"{which}, nats per image; the best in bold. metrics.jsonl has every figure."
+    caption = f"{which}, nats per {noun}; the best in bold. metrics.jsonl has every figure."
     return _table(caption, columns, [(name, rest) for name, *rest in cells], best=f"{best['epoch']:.0f}")
 
 
-def _settings(run: Run, images: Images) -> str:
+def _settings(run: Run, observations: Data) -> str:
     config = {"preset": run.config.preset}
     for part in (run.config.data, run.config.network, run.config.objective, run.config.optimiser):
         config |= {name: value for name, value in vars(part).items() if value is not None}
-    channels, height, width = run.image_shape
-    shape = {"shape": f"{channels} x {height} x {width}", "training images": f"{len(images.train):,}"}
-    shape |= {"test images": f"{len(images.test):,}", "classes": f"{len(images.names):,}"}
+    noun = f"{run.observation.noun}s"
+    shape = {"shape": " x ".join(map(str, run.observation.shape)), f"training {noun}": f"{len(observations.train):,}"}
+    shape |= {f"test {noun}": f"{len(observations.test):,}", "classes": f"{len(observations.names):,}"}
     groups = {
         "Configuration": config,
-        "Images": shape | run.settings.preprocessing | {"sha256": run.settings.data_sha256},
+        noun.capitalize(): shape | run.settings.preprocessing | {"sha256": run.settings.data_sha256},
         "Made by": run.provenance,
     }
     return "\n".join(f"<h3>{title}</h3>\n{_list(values)}" for title, values in groups.items())

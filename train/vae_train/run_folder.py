@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from vae_runtime import records
 from vae_runtime.bundle import MANIFEST, RUN_CONFIG
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.files import replacing, write_errors, write_lines
-from vae_runtime.observation import Shape
+from vae_runtime.observation import IMAGE, Observation
 from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
 from vae_train.config import Config, parse
@@ -38,13 +39,13 @@ _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx")  # what a person ma
 class Settings:
     """What a run folder says of a training before it ends.
 
-    dataset_path: where a person's own images were then, absolute; it is for this run alone and never published. None of
+    dataset_path: where a person's own data was then, absolute; it is for this run alone and never published. None of
     a named set, and of a run that was made before 0.2. warnings: what was said of a person's own networks before their
     first step.
     """
 
     config: Config
-    image_shape: Shape
+    observation: Observation
     preprocessing: dict[str, Any]
     data_sha256: str
     provenance: dict[str, Any]
@@ -54,9 +55,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test images.
+    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test observations.
 
-    probe: these images [64, C, H, W], uint8 levels or float32 in [0, 1]. fingerprint: what the network gave for them
+    probe: these [64, *shape], uint8 levels or float32. fingerprint: what the network gave for them
     when its training ended; None of a run that was made before 0.2.
     """
 
@@ -73,9 +74,9 @@ class Run:
         return self.settings.config
 
     @property
-    def image_shape(self) -> Shape:
-        """Channels, height, width."""
-        return self.settings.image_shape
+    def observation(self) -> Observation:
+        """Kind, shape and range of what the VAE takes."""
+        return self.settings.observation
 
 
 def check_new(folder: Path) -> None:
@@ -142,11 +143,13 @@ def read_settings(folder: Path) -> Settings:
     try:
         stored = _read_json(folder / CONFIG)
         config = parse(stored["config"])
-        channels, height, width = stored["image_shape"]
+        if "observation" not in stored:  # as in release 0.1
+            stored["observation"] = asdict(Observation(IMAGE, tuple(stored["image_shape"])))
+        observation = records.parse(Observation, json.loads(json.dumps(stored["observation"])), "observation")
         preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
         provenance, path = dict(stored["provenance"]), stored.get("dataset_path")
-        shape, warnings = (channels, height, width), tuple(map(str, stored.get("warnings", ())))
-        return Settings(config, shape, preprocessing, sha256, provenance, path and str(path), warnings)
+        warnings = tuple(map(str, stored.get("warnings", ())))
+        return Settings(config, observation, preprocessing, sha256, provenance, path and str(path), warnings)
     except FileNotFoundError:
         if (folder / MANIFEST).exists():
             raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None
@@ -206,10 +209,10 @@ def _read_fingerprint(folder: Path, rows: int, best: bool) -> Fingerprint | None
     return found
 
 
-def save_probe(folder: Path, images: torch.Tensor) -> None:
-    """Keep a few real test images, on which the exporter compares numbers."""
+def save_probe(folder: Path, observations: torch.Tensor) -> None:
+    """Keep a few real test observations, on which the exporter compares numbers."""
     with replacing(folder / PROBE) as file:
-        np.save(file, images.cpu().numpy())
+        np.save(file, observations.cpu().numpy())
 
 
 def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
@@ -223,13 +226,16 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
     try:
         settings = read_settings(folder)
         figures = _read_json(folder / evaluation)
+        if "images" in figures:  # as in release 0.1
+            figures["observations"] = figures.pop("images")
         if figures["weights_sha256"] != _sha256(folder / weights):
             raise BundleError("run damaged (the weights' sha256 differs)", folder / weights, "train again")
         vae = load_weights(folder, settings, trusted, best)
         probe = np.load(folder / PROBE, allow_pickle=False)
-        known = probe.dtype == np.uint8 or (probe.dtype == np.float32 and ((probe >= 0) & (probe <= 1)).all())
-        if not known or probe.shape[1:] != settings.image_shape or len(probe) == 0:
-            raise ValueError(f"{PROBE} does not hold images of the model")
+        low, high = settings.observation.range or (-np.inf, np.inf)
+        known = probe.dtype == np.uint8 or (probe.dtype == np.float32 and ((probe >= low) & (probe <= high)).all())
+        if not known or probe.shape[1:] != settings.observation.shape or len(probe) == 0:
+            raise ValueError(f"{PROBE} does not hold {settings.observation.noun}s of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
         return Run(vae, settings, provenance, figures, probe, _read_fingerprint(folder, len(probe), best))
@@ -250,7 +256,7 @@ def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bo
 
     Raises BundleError where they cannot be read.
     """
-    vae = networks.build(settings.config, settings.image_shape, trusted)
+    vae = networks.build(settings.config, settings.observation.shape, trusted)
     read_weights(folder, vae, best)
     return vae.eval()
 

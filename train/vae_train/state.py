@@ -33,15 +33,15 @@ class TrainingState:
     Two trainings with equal state take equal steps, bit for bit, on the same machine with the same number of threads.
     """
 
-    def __init__(self, vae: VAE, config: Config, num_images: int, device: torch.device) -> None:
-        self.vae, self.num_images, self.device = vae, num_images, device
+    def __init__(self, vae: VAE, config: Config, num_observations: int, device: torch.device) -> None:
+        self.vae, self.num_observations, self.device = vae, num_observations, device
         self.config = config.replace(precision=precision.resolved(config.optimiser.precision, device))
         adam = self.config.optimiser
         self.model = distributed.parallel(vae)
         self.weights = list(vae.parameters())
         self.generator = torch.Generator(device).manual_seed(adam.seed)
         self.optimizer = torch.optim.Adam(self.weights, lr=adam.lr, fused=True)
-        self.steps_per_epoch = adam.steps_per_epoch(num_images)
+        self.steps_per_epoch = adam.steps_per_epoch(num_observations)
         # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, adam.lr, total_steps=max(adam.epochs * self.steps_per_epoch, 11), pct_start=0.1
@@ -58,7 +58,7 @@ class TrainingState:
             self._epoch_start = self.generator.get_state()
         now = self.generator.get_state()
         self.generator.set_state(self._epoch_start)
-        order = torch.randperm(self.num_images, generator=self.generator, device=self.device)
+        order = torch.randperm(self.num_observations, generator=self.generator, device=self.device)
         if self.progress.step:
             self.generator.set_state(now)
         return list(order.split(self.config.optimiser.batch_size)[self.progress.step :])

@@ -23,7 +23,7 @@ Record = Callable[[Metrics, VAE, Tensor], None]
 
 @contextmanager
 def recorder(out: Path, past: list[Metrics]) -> Iterator[Record]:
-    """A function that writes an epoch into the folder `tensorboard` of the run `out`, from its metrics, VAE and images.
+    """A function that writes an epoch into the folder `tensorboard` of the run `out`: its metrics, VAE and test data.
 
     past: the metrics of the epochs before. Later ones, which a killed training may have written, are taken back, and
     those before are written too where there is no such folder yet. The images are pixels as the likelihood sees
@@ -34,11 +34,16 @@ def recorder(out: Path, past: list[Metrics]) -> Iterator[Record]:
 
     def record(row: Metrics, vae: VAE, levels: Tensor) -> None:
         _scalars(writer, row)
+        pictured = levels.ndim == 4  # images
         with evaluating(vae):
-            images = {
-                "samples": pictures.samples(vae, _IMAGES),
-                "reconstructions": pictures.reconstructions(vae, pixels.unit(levels[:_IMAGES])),
-            }
+            images = (
+                {}
+                if not pictured
+                else {
+                    "samples": pictures.samples(vae, _IMAGES),
+                    "reconstructions": pictures.reconstructions(vae, pixels.unit(levels[:_IMAGES])),
+                }
+            )
         for name, picture in images.items():
             writer.add_image(name, picture, int(row["epoch"]), dataformats="HWC")
         writer.flush()  # before the checkpoint, so that a training killed in between repeats the epoch

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
+from vae_runtime.observation import IMAGE
 from vae_train import (
     checkpoints,
     data,
@@ -30,6 +31,7 @@ from vae_train import (
     signals,
 )
 from vae_train.config import DATASETS, Config, Place
+from vae_train.data import Data
 from vae_train.state import Metrics, TrainingState
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
@@ -52,34 +54,41 @@ def train(
         config = data.fitted(config, _note)
         if distributed.from_first(lambda: _begin(out, config)) != config:
             raise ArgumentError("settings are not the first process's", out, "start all with the same options")
-        images = _load(config, place)
-        digest = images.digest()
+        observations = _load(config, place)
+        digest = observations.digest()
         if distributed.from_first(lambda: digest) != digest:
             todo = "give every machine the same"
-            raise InputError("images are not the first process's", place.data_root, todo)
+            raise InputError(f"{observations.observation.noun}s are not the first process's", place.data_root, todo)
         config, products = distributed.from_first(lambda: _settle(config, where))
-        training = _prepare(config, images, where, config.network.model)
+        training = _prepare(config, observations, where, config.network.model)
         threads, processes = torch.get_num_threads(), distributed.size()
         provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
         path = None if config.data.dataset in DATASETS else str(Path(config.data.dataset).absolute())
-        tried = _try_out(training, images, export) if config.network.model and distributed.rank() == 0 else ()
-        settings = run_folder.Settings(config, images.shape, images.preprocessing, digest, provenance, path, tried)
+        tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
+        settings = run_folder.Settings(
+            config, observations.observation, observations.preprocessing, digest, provenance, path, tried
+        )
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
-            _say(_describe(training, images))
+            _say(_describe(training, observations))
             if products:
                 _say(products)
             binary = training.vae.likelihood.binary
-            if binary and config.data.dataset not in DATASETS and data.is_grey(images):
-                levels = images.train.dtype == torch.uint8
+            if (
+                binary
+                and observations.observation.kind == IMAGE
+                and config.data.dataset not in DATASETS
+                and observations.is_grey()
+            ):
+                levels = observations.train.dtype == torch.uint8
                 what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
                 keep = f"--likelihood {other} keeps them"
                 _say(f"vae-train: note: grey levels are drawn as binary, P(1) = {what}; {keep}")
-            if few := metrics.few_steps(config, len(images.train)):
+            if few := metrics.few_steps(config, len(observations.train)):
                 _warn(few)
             for line in tried:
                 _warn(line)
-            _run(training, images, out, place, tensorboard, bool(tried))
+            _run(training, observations, out, place, tensorboard, bool(tried))
 
 
 def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
@@ -93,16 +102,17 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
         with run_folder.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
             state = distributed.from_first(lambda: _unfinished(out))
             config = data.located(settings, out, place)
-            images = _load(config, place)
-            if settings.data_sha256 != images.digest():
-                raise InputError("images are not the run's", *data.origin(config, place.data_root))
-            training = _prepare(settings.config, images, where, place.trusted)
+            observations = _load(config, place)
+            if settings.data_sha256 != observations.digest():
+                noun = settings.observation.noun
+                raise InputError(f"{noun}s are not the run's", *data.origin(config, place.data_root, noun))
+            training = _prepare(settings.config, observations, where, place.trusted)
             checkpoints.restore(out, training, state)
             if distributed.rank() == 0:
                 run_folder.write_metrics(out, training.progress.metrics)
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
-            _run(training, images, out, place, tensorboard, bool(settings.warnings))
+            _run(training, observations, out, place, tensorboard, bool(settings.warnings))
 
 
 def _compare(begun: dict[str, Any], where: torch.device) -> None:
@@ -140,65 +150,64 @@ def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
     return checkpoints.newest(out, _warn)
 
 
-def _load(config: Config, place: Place) -> data.Images:
-    """The images: the first process may download them, the others find them then."""
+def _load(config: Config, place: Place) -> Data:
+    """The data: the first process may download it, the others find it then."""
     if distributed.rank() == 0:
-        images = data.load(config, place.data_root, place.download, _warn, _note)
+        observations = data.load(config, place.data_root, place.download, _warn, _note)
     distributed.from_first(lambda: None)
     if distributed.rank() > 0:
-        images = data.load(config, place.data_root, download=False)
-    return images
+        observations = data.load(config, place.data_root, download=False)
+    return observations
 
 
-def _prepare(config: Config, images: data.Images, where: torch.device, trusted: str | None) -> TrainingState:
+def _prepare(config: Config, observations: Data, where: torch.device, trusted: str | None) -> TrainingState:
     torch.manual_seed(config.optimiser.seed)
     with memory_errors():
-        vae = networks.build(config, images.shape, trusted)
-        networks.start_at_constant(vae, *pixels.moments(images.train))
+        vae = networks.build(config, observations.observation.shape, trusted)
+        networks.start_at_constant(vae, *pixels.moments(observations.train))
         if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
-        return TrainingState(vae, config, len(images.train), where)
+        return TrainingState(vae, config, len(observations.train), where)
 
 
-def _try_out(training: TrainingState, images: data.Images, export: pitfalls.Export | None) -> tuple[str, ...]:
+def _try_out(training: TrainingState, observations: Data, export: pitfalls.Export | None) -> tuple[str, ...]:
     """What looks wrong in a person's own networks; nothing that happens there ends a training."""
     try:
-        found = pitfalls.try_out(training.vae, training.config, images.train[:64], export)
+        found = pitfalls.try_out(training.vae, training.config, observations.train[:64], export)
     except Exception as error:  # whatever the networks, or torch on them, may raise
         found = {"trial": f"the networks could not be tried out ({type(error).__name__}: {error})"}
     return tuple(" ".join(text.split()) for text in found.values())
 
 
-def _run(
-    training: TrainingState, images: data.Images, out: Path, place: Place, tensorboard: bool, warned: bool
-) -> None:
+def _run(training: TrainingState, observations: Data, out: Path, place: Place, tensorboard: bool, warned: bool) -> None:
     """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure.
 
     warned: whether something was said of the networks before their first step.
     """
     where, first = training.device, distributed.rank() == 0
     binary = training.vae.likelihood.binary
-    seen = [levels.to(where) for levels in (images.observed_train(binary), images.observed_test(binary))]
+    seen = [levels.to(where) for levels in (observations.observed_train(binary), observations.observed_test(binary))]
     recording: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda *epoch: None)
     if tensorboard and first:
         from vae_train.tensorboard import recorder
 
         recording = recorder(out, training.progress.metrics)
     with recording as record, signals.deferred() as received, memory_errors():
-        between = _Between(training, out, place, seen, record, received, warned)
-        loop.fit(training, images.train.to(where), between.epochs, between.steps, quiet=not first)
+        noun = observations.observation.noun
+        between = _Between(training, out, place, seen, record, noun, received, warned)
+        loop.fit(training, observations.train.to(where), between.epochs, between.steps, noun, quiet=not first)
         between.steps()  # a signal may have come while the last epoch was measured
     if first:
         with signals.told(out, place.options), memory_errors():
-            results.finish(out, training, images)
+            results.finish(out, training, observations)
 
 
 class _Between:
     """What is done between epochs and between steps: measuring, saving, and stopping at a signal.
 
-    seen: training and test images as the likelihood sees them. record: takes an epoch's metrics, the VAE and the test
-    images. received: the signals so far.
+    seen: what is trained and tested on, as the likelihood sees it. record: takes an epoch's metrics, the VAE and the
+    latter. noun: of an observation. received: the signals so far.
     """
 
     def __init__(
@@ -208,11 +217,12 @@ class _Between:
         place: Place,
         seen: list[Tensor],
         record: Callable[..., None],
+        noun: str,
         received: list[int],
         warned: bool,
     ) -> None:
         self.training, self.out, self.place, self.warned = training, out, place, warned
-        self.seen, self.record, self.received = seen, record, received
+        self.seen, self.record, self.noun, self.received = seen, record, noun, received
         self.first = distributed.rank() == 0
         self.saved, self.parent = time.monotonic(), os.getppid()
 
@@ -228,9 +238,9 @@ class _Between:
         self.record(past[-1], training.vae, self.seen[1])
         self._save()
         run_folder.write_metrics(self.out, past)
-        click.echo(metrics.describe(past[-1]))
+        click.echo(metrics.describe(past[-1], self.noun))
         config = training.config
-        few = bool(metrics.few_steps(config, training.num_images))
+        few = bool(metrics.few_steps(config, training.num_observations))
         for line in metrics.news(past, config.optimiser.epochs, training.vae.latent_dim, few, self.warned):
             _warn(line)
 
@@ -303,19 +313,21 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def _describe(training: TrainingState, images: data.Images) -> str:
-    config, (channels, height, width) = training.config, images.shape
+def _describe(training: TrainingState, observations: Data) -> str:
+    config, kind = training.config, observations.observation
+    shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.size} columns"
     values = "values as they are"
-    if images.train.dtype == torch.uint8:
+    if observations.train.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
-    drawn = "drawn as binary in every batch" if training.vae.likelihood.binary else values
+    drawn = "drawn as binary in every batch" if training.vae.likelihood.binary and kind.kind == IMAGE else values
     weights = sum(weight.numel() for weight in training.weights)
     steps = config.optimiser.epochs * training.steps_per_epoch
+    density = "" if training.vae.likelihood.discrete else " (log density)"
     return (
-        f"{config.data.dataset}: {len(images.train):,} images to train on in {steps:,} steps, "
-        f"{len(images.test):,} to test, {channels}x{height}x{width}, {drawn}\n"
+        f"{config.data.dataset}: {len(observations.train):,} {kind.noun}s to train on in {steps:,} steps, "
+        f"{len(observations.test):,} to test, {shape}, {drawn}\n"
         f"{config.made_by}: {weights:,} weights, {config.network.likelihood} likelihood, seed {config.optimiser.seed}; "
-        f"ELBO = reconstruction - KL, nats per image{'' if training.vae.likelihood.discrete else ' (log density)'}"
+        f"ELBO = reconstruction - KL, nats per {kind.noun}{density}"
     )
 
 

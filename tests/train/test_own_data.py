@@ -15,7 +15,7 @@ from PIL import Image
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import IMAGE, Observation
-from vae_train import data, own_images, pixels, results
+from vae_train import data, pixels, results
 from vae_train.cli import main
 from vae_train.config import PRESETS
 
@@ -61,13 +61,13 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def load(path: object, **settings: Any) -> data.Images:
+def load(path: object, **settings: Any) -> data.Data:
     """The images, under a likelihood that takes any value; what is warned of fails the test."""
     config = PRESETS["resnet-colour"].replace(**{"dataset": str(path), "likelihood": "gaussian", **settings})
     return data.load(config, Path("absent"), download=False, warn=pytest.fail)
 
 
-def levels(images: data.Images) -> set[bytes]:
+def levels(images: data.Data) -> set[bytes]:
     """All images, whichever side they are on."""
     return {x.numpy().tobytes() for x in (*images.train, *images.test)}
 
@@ -86,10 +86,9 @@ def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, chann
     """Whatever the files' size and mode, their pixels are those that vae_runtime gives a model of that shape."""
     files = sorted(path for path in photos.rglob("*") if path.is_file())
     expected = sources.Observations(files, Observation(IMAGE, (channels, size, size))).load().x
-    found = own_images.load(photos, own_images.shape(photos, (size, size), channels), pytest.fail)
-    np.testing.assert_array_equal(found.pixels, expected)
     images = load(photos, image_size=(size, size), channels=channels)
-    assert images.shape == (channels, size, size)
+    assert images.observation == Observation(IMAGE, (channels, size, size))
+    assert len(images.train) + len(images.test) == len(expected)
     assert levels(images) == {x.tobytes() for x in expected}
 
 
@@ -106,9 +105,9 @@ def test_the_kinds_of_pictures_are_what_they_claim(photos: Path) -> None:
 
 def test_a_folder_is_fitted_to_32_pixels_of_colour_unless_said(photos: Path) -> None:
     """What the help promises."""
-    assert load(photos).shape == (3, 32, 32)
-    assert load(photos, channels=1).shape == (1, 32, 32)
-    assert load(photos, image_size=(16, 16)).shape == (3, 16, 16)
+    assert load(photos).observation.shape == (3, 32, 32)
+    assert load(photos, channels=1).observation.shape == (1, 32, 32)
+    assert load(photos, image_size=(16, 16)).observation.shape == (3, 16, 16)
 
 
 def test_how_a_folder_was_fitted_is_said(tmp_path: Path) -> None:
@@ -129,18 +128,13 @@ def test_how_a_folder_was_fitted_is_said(tmp_path: Path) -> None:
 def test_folders_inside_are_classes(photos: Path) -> None:
     """The first folder's name is the class; files beside the folders are a class of their own, "all"."""
     save(photos / "stray.png", "RGB", seed=99)
-    shape = own_images.shape(photos, (8, 8), 3)
-    found = own_images.load(photos, shape, pytest.fail)
-    assert found.names == ["all", "cats", "dogs"]
-    assert np.bincount(found.labels).tolist() == [1, 20, 40]
-    for name in ("cats", "dogs"):
-        (label,) = (i for i, known in enumerate(found.names) if known == name)
-        inside = sources.Observations(sorted((photos / name).rglob("*.*g")), Observation(IMAGE, shape)).load()
-        expected = {x.tobytes() for x in inside.x}
-        assert {x.tobytes() for x in found.pixels[found.labels == label]} == expected
     images = load(photos, image_size=(8, 8))
-    kept = own_images.in_test(found.pixels)
-    assert images.test_labels.tolist() == found.labels[kept].tolist()
+    assert images.names == ["all", "cats", "dogs"]
+    for label, name in ((1, "cats"), (2, "dogs")):
+        files = sorted((photos / name).rglob("*.*g"))
+        inside = sources.Observations(files, Observation(IMAGE, (3, 8, 8))).load().x
+        expected = {x.tobytes() for x in inside[data.in_test(inside)]}
+        assert {x.numpy().tobytes() for x in images.test[images.test_labels == label]} == expected != set()
 
 
 def test_files_of_other_kinds_are_not_looked_at(photos: Path) -> None:
@@ -167,9 +161,10 @@ def test_links_are_followed(photos: Path, tmp_path: Path) -> None:
     (photos / "cats" / "back").symlink_to(photos)
     (photos / "broken.png").symlink_to(tmp_path / "nowhere.png")
     warnings: list[str] = []
-    found = own_images.load(photos, own_images.shape(photos, (8, 8), 3), warnings.append)
-    assert found.names == ["birds", "cats", "dogs"]
-    assert len(found.pixels) == len(before) + 1
+    config = PRESETS["resnet-colour"].replace(dataset=str(photos), image_size=(8, 8), likelihood="gaussian")
+    images = data.load(config, Path("absent"), False, warnings.append)
+    assert images.names == ["birds", "cats", "dogs"]
+    assert len(images.train) + len(images.test) == len(before) + 1
     assert warnings == ["1 of 62 image files cannot be read: broken.png (file not found); left out"]
 
 
@@ -215,7 +210,7 @@ def test_a_warning_keeps_the_terminal_as_it_is(
     assert "\x1b" not in result.err
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["preprocessing"]["unreadable"] == 1
-    assert stored["image_shape"] == [1, 8, 8]
+    assert stored["observation"]["shape"] == [1, 8, 8]
     assert stored["config"]["data"]["dataset"] == str(photos)
 
 
@@ -272,7 +267,7 @@ def test_arrays_are_taken_as_they_are(tmp_path: Path, array: np.ndarray, dtype: 
     full_scale = {"uint8": 255, "uint16": 65535}.get(array.dtype.name, 1)
     expected = (array / full_scale).astype(np.float32)
     images = load(path)
-    assert images.shape == expected.shape[1:]
+    assert images.observation.shape == expected.shape[1:]
     assert len(images.train) + len(images.test) == 90
     assert {part.dtype for part in (images.train, images.test)} == {dtype}
     assert {pixels.unit(x).numpy().tobytes() for x in (*images.train, *images.test)} == {x.tobytes() for x in expected}
@@ -441,8 +436,7 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
     ("channels last", np.zeros((9, 8, 6, 3), np.uint8), "array of shape [9, 8, 6, 3]: {}; put the channels first: {t}"),
     ("grey last", np.zeros((9, 8, 6, 1), np.uint8), "array of shape [9, 8, 6, 1]: {}; put the channels first: {t}"),
     ("strings", np.full((9, 8, 6), "a"), "array of type <U1: {}; give uint8 levels or floats in [0, 1]"),
-    ("names", np.array(["a", "b"]), "array of shape [2]: {}; give images [n, C, H, W] or [n, H, W]"),
-    ("one image", np.zeros((8, 6), np.uint8), "array of shape [8, 6]: {}; give images [n, C, H, W] or [n, H, W]"),
+    ("names", np.array(["a", "b"]), "array of shape [2]: {}; give images [n, C, H, W] or {h}"),
     ("five axes", np.zeros((9, 1, 2, 8, 6)), "array of shape [9, 1, 2, 8, 6]: {}; give images [n, C, H, W] or {h}"),
     ("RGBA", np.zeros((9, 4, 8, 6)), "array of shape [9, 4, 8, 6]: {}; give images of 1 (grey) or 3 (RGB) channels"),
     (
@@ -461,7 +455,7 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
 SHORT = {
     "k": "images to keep a tenth for testing",
     "t": "x.transpose(0, 3, 1, 2)",
-    "h": "[n, H, W]",
+    "h": "[n, H, W], or rows of numbers [n, D]",
     "u": "[0, 1] or NaN",
     "f": "give floats in [0, 1], or levels as uint8",
 }
@@ -518,7 +512,7 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
 def test_arrays_are_not_resized(tmp_path: Path, setting: dict[str, int]) -> None:
     """A size or channels are for folders, and refused even where they are the array's own."""
     np.save(tmp_path / "a.npy", np.zeros((90, 3, 8, 8), np.uint8))
-    expected = f"an array's images are not resized: {tmp_path / 'a.npy'}; leave out --image-size and --channels"
+    expected = f"an array's observations are not resized: {tmp_path / 'a.npy'}; leave out --image-size and --channels"
     assert error(tmp_path / "a.npy", **setting) == expected
 
 
@@ -535,7 +529,7 @@ def test_binary_images_are_drawn_as_they_are(tmp_path: Path, binary: Any) -> Non
 def test_a_tenth_is_kept_for_testing() -> None:
     """Of 20,000 random images, to within five standard errors."""
     random = np.random.default_rng(0).integers(0, 256, (20_000, 1, 4, 4), dtype=np.uint8)
-    assert abs(own_images.in_test(random).mean() - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
+    assert abs(data.in_test(random).mean() - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
 
 
 def test_an_image_stays_on_its_side(photos: Path) -> None:
@@ -573,7 +567,7 @@ def test_equal_images_are_on_one_side(photos: Path) -> None:
 def test_one_test_image_is_enough(command: Callable[..., Any], tmp_path: Path) -> None:
     """A tiny set of which one image is kept for testing trains to the end, report and all, and can be evaluated."""
     sets = (np.random.default_rng(seed).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8) for seed in range(1000))
-    np.save(tmp_path / "few.npy", next(x for x in sets if own_images.in_test(x).sum() == 1))
+    np.save(tmp_path / "few.npy", next(x for x in sets if data.in_test(x).sum() == 1))
     small = ("--epochs", 2, "--hidden", 4, "--latent-dim", 2, "--device", "cpu", "--threads", 1)
     result = command(main, "--dataset", tmp_path / "few.npy", *small, "--out", tmp_path / "run")
     assert result.code == 0, result.err

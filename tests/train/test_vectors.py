@@ -1,0 +1,219 @@
+"""Rows of numbers from a file to a finished run: what is learnt, what is said, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.commands import Command
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import Observation
+from vae_train import data, evaluate, networks, pixels, run_folder, train
+from vae_train.cli import main
+from vae_train.config import PRESETS, Place
+
+D = 6
+HERE = ["--device", "cpu", "--threads", 1]
+
+
+def linear_gaussian(n: int, seed: int = 0) -> tuple[np.ndarray, float]:
+    """x = W z + mean + 0.3 eps with two latents: float32 rows [n, 6], and their entropy in nats."""
+    random = np.random.default_rng(7)
+    weights, mean = random.normal(size=(D, 2)), random.normal(size=D)
+    covariance = weights @ weights.T + 0.09 * np.eye(D)
+    entropy = 0.5 * (D * math.log(2 * math.pi * math.e) + np.linalg.slogdet(covariance)[1])
+    x = np.random.default_rng(seed).multivariate_normal(mean, covariance, size=n)
+    return x.astype(np.float32), float(entropy)
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4,000 such rows in a file."""
+    path = tmp_path_factory.mktemp("vectors") / "readings.npy"
+    np.save(path, linear_gaussian(4000)[0])
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(readings: Path) -> Path:
+    """A run of the preset for rows, of 30 epochs."""
+    out = readings.parent / "run"
+    config = PRESETS["vector"].replace(dataset=str(readings), epochs=30)
+    train.train(config, out, Place(Path(), False, "cpu", 1), "vae-train")
+    return out
+
+
+def test_the_elbo_comes_close_to_the_entropy(run: Path) -> None:
+    """No model's mean log-density is above minus the entropy of what made the rows; a trained VAE is near, from below.
+
+    The best diagonal Gaussian, which knows no correlations, is far below.
+    """
+    x, entropy = linear_gaussian(4000)
+    found = json.loads((run / "evaluation.json").read_text())
+    elbo = found["figures"]["elbo"]
+    assert -entropy - 0.3 < elbo["mean"] < -entropy + 3 * elbo["standard_error"]
+    diagonal = -0.5 * (D * math.log(2 * math.pi * math.e) + np.log(x.var(axis=0)).sum())
+    assert elbo["mean"] > diagonal + 2
+    assert (found["observations"], found["dataset"]) == (len(data.split(x, np.zeros(4000, np.int64), ["all"],
+        Observation("vector", (D,), None), {}).test), "readings.npy")  # fmt: skip
+    assert found["binarisation"].startswith("values as they are, sha256 ")
+
+
+def test_the_run_says_what_it_observes(run: Path) -> None:
+    """Kind, shape and no range in config.json, from which the run is read; the kept rows as float32."""
+    stored = json.loads((run / "config.json").read_text())
+    assert stored["observation"] == {"kind": "vector", "shape": [D], "range": None}
+    loaded = run_folder.load(run)
+    assert loaded.observation == Observation("vector", (D,), None)
+    assert (loaded.probe.shape, loaded.probe.dtype) == ((64, D), np.float32)
+    assert loaded.vae.sample(5).shape == (5, D)
+
+
+def test_the_report_has_rows_and_no_grids(run: Path) -> None:
+    """It says that there are no pictures of them, and speaks of rows throughout."""
+    page = (run / "report.html").read_text()
+    assert "There are none: what this model observes are rows of numbers." in page
+    assert "nats per row" in page
+    assert "image" not in page.split("</style>")[1].replace("data:image/png", "").lower()
+    assert {path.name for path in run.glob("*.png")} == {"latents.png", "kl.png", "curves.png"}
+
+
+def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: Path) -> None:
+    """Training with its default preset, TensorBoard, evaluate, compare and report: in rows, in exit code 0."""
+    out = tmp_path / "run"
+    made = command(main, "--dataset", readings, "--epochs", 1, "--tensorboard", "--out", out, *HERE)
+    assert made.code == 0, made.err
+    assert "3,6" in made.err
+    assert " rows to train on in " in made.err
+    assert f"{D} columns, values as they are" in made.err
+    assert "preset vector" in made.err
+    assert "rows/s" in made.out
+    assert "nats per row, values as they are" in made.out
+    for words in (("evaluate", out, "-K", 5), ("report", out), ("compare", out, out)):
+        result = command(main, *words, *HERE)
+        assert result.code == 0, result.err
+        assert "image" not in result.out.replace(str(out), "")
+
+
+def test_a_stopped_training_of_rows_goes_on(readings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an epoch, resumed: the weights of a training that was not stopped, to the last bit."""
+    config = PRESETS["vector"].replace(dataset=str(readings), epochs=2, hidden=(8,))
+    place = Place(Path(), False, "cpu", 1)
+    train.train(config, tmp_path / "whole", place, "vae-train")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train._Between, "_save", stop_after(train._Between._save))
+        train.train(config, tmp_path / "stopped", place, "vae-train")
+    train.resume(tmp_path / "stopped", place)
+    whole, resumed = (run_folder.load(tmp_path / name).vae.state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def stop_after(save: Any) -> Any:
+    """A checkpoint is written, and the training is interrupted."""
+
+    def saved(between: Any) -> None:
+        save(between)
+        raise KeyboardInterrupt
+
+    return saved
+
+
+def load(path: Path, **settings: Any) -> tuple[data.Data, list[str]]:
+    """The rows, and what is said of them."""
+    said: list[str] = []
+    config = PRESETS["vector"].replace(dataset=str(path), **settings)
+    return data.load(config, Path("absent"), False, pytest.fail, said.append), said
+
+
+def test_rows_are_split_and_labelled_as_images_are(tmp_path: Path) -> None:
+    """A tenth by the rows' bytes, equal rows on one side; `y` has the classes."""
+    x = linear_gaussian(500)[0]
+    np.savez(tmp_path / "a.npz", x=np.concatenate([x, x]), y=np.arange(1000) % 2)
+    rows, said = load(tmp_path / "a.npz")
+    assert said == []
+    assert torch.equal(rows.test, torch.from_numpy(np.concatenate([x, x])[data.in_test(np.concatenate([x, x]))]))
+    assert len(rows.train) + len(rows.test) == 1000
+    assert rows.names == ["0", "1"]
+    assert rows.preprocessing["split"] == "a tenth, by the sha256 of the values"
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (np.linspace(0, 1, 600).reshape(200, 3), "float64 values are taken as float32; the largest change is 3e-08"),
+        (2**24 + np.arange(600).reshape(200, 3), "int64 values are taken as float32; the largest change is 1"),
+        (np.linspace(0, 1, 600, dtype=np.float32).reshape(200, 3) * [[1, 1, 100]], "columns' spreads are from "),
+        (
+            np.linspace(0, 1, 600, dtype=np.float32).reshape(200, 3) + np.float32(50),
+            "column 2 has a mean of 51 and a spread of 0.29; ",
+        ),
+    ],
+    ids=["float64", "integers", "spreads", "means"],
+)
+def test_what_is_lost_or_hard_is_said(tmp_path: Path, values: np.ndarray, note: str) -> None:
+    """float64 and large integers as float32, and columns that differ widely."""
+    np.save(tmp_path / "a.npy", values)
+    _, said = load(tmp_path / "a.npy")
+    assert any(line.startswith(note) for line in said), said
+
+
+def test_rows_that_float32_holds_are_taken_without_a_word(tmp_path: Path) -> None:
+    """Small integers and booleans."""
+    random = np.random.default_rng(0).integers(0, 9, (200, 12))
+    for values in (random, random > 4):
+        np.save(tmp_path / "a.npy", values)
+        rows, said = load(tmp_path / "a.npy")
+        assert (said, rows.train.dtype) == ([], torch.float32)
+
+
+def refused(path: Path, **settings: Any) -> str:
+    """The one line in which these rows are refused."""
+    with pytest.raises((InputError, ArgumentError)) as caught:
+        load(path, **settings)
+    return str(caught.value)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    """NaN and infinities by row and column; text by its type."""
+    x = linear_gaussian(100)[0]
+    x[42, 3] = np.nan
+    np.save(tmp_path / "a.npy", x)
+    assert refused(tmp_path / "a.npy").startswith(f"NaN or infinite values: {tmp_path / 'a.npy'}[42], column 3; ")
+    np.save(tmp_path / "b.npy", np.full((50, 2), "x"))
+    assert "<U1" in refused(tmp_path / "b.npy")
+
+
+def test_a_likelihood_that_does_not_go_with_the_rows_is_refused(tmp_path: Path) -> None:
+    """Bernoulli needs 0 and 1, and then has that range; 8-bit levels are for images; a resnet too."""
+    x = linear_gaussian(200)[0]
+    np.save(tmp_path / "a.npy", x)
+    line = refused(tmp_path / "a.npy", likelihood="bernoulli")
+    assert line.startswith("values other than 0 and 1 under a Bernoulli likelihood: ")
+    assert line.endswith("; add --likelihood gaussian")
+    assert "8-bit levels" in refused(tmp_path / "a.npy", likelihood="discretised-logistic")
+    np.save(tmp_path / "b.npy", x > 0)
+    rows, _ = load(tmp_path / "b.npy", likelihood="bernoulli")
+    assert rows.observation == Observation("vector", (D,), (0.0, 1.0))
+    assert rows.observed_test(binary=True) is rows.test
+    assert torch.equal(pixels.binarise(rows.train, torch.Generator()), rows.train)
+    with pytest.raises(ArgumentError, match="a resnet is for images"):
+        networks.build(PRESETS["resnet"], (D,))
+    for setting in ({"image_size": (8, 8)}, {"channels": 1}):
+        assert "an array's observations are not resized" in refused(tmp_path / "a.npy", **setting)
+
+
+def test_binary_rows_have_bits_per_dimension(tmp_path: Path) -> None:
+    """A run under Bernoulli: its ELBO is of a probability, and near the entropy of independent fair coins."""
+    np.save(tmp_path / "coins.npy", np.random.default_rng(0).integers(0, 2, (2000, 20), dtype=np.int8))
+    config = PRESETS["vector"].replace(
+        dataset=str(tmp_path / "coins.npy"), likelihood="bernoulli", epochs=3, hidden=(8,)
+    )
+    train.train(config, tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
+    loaded = run_folder.load(tmp_path / "run")
+    elbo = loaded.evaluation["figures"]["elbo"]["mean"]
+    assert evaluate.bits_per_dimension(elbo, 20) == pytest.approx(1, abs=0.05)
+    assert loaded.evaluation["binarisation"].startswith("values as they are, ")

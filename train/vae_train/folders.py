@@ -1,0 +1,79 @@
+"""A person's own folder of image files, read as the runtime reads them; folders inside it are classes."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vae_runtime import images, sources, threads
+from vae_runtime.errors import InputError
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.observation import IMAGE, Observation
+from vae_train import levels
+from vae_train.config import Config, DataConfig
+from vae_train.data import Data, split
+from vae_train.levels import Pixels
+
+DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
+
+
+def observation(data: DataConfig) -> Observation:
+    """The images' kind and shape, as asked for."""
+    return Observation(IMAGE, (data.channels or DEFAULT_CHANNELS, *(data.image_size or (DEFAULT_SIZE, DEFAULT_SIZE))))
+
+
+def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
+    """The images in the folder that `config.data` names, and in the folders inside.
+
+    `warn` is told which files could not be read, and what is lost, `say` how many images were fitted. The name of the
+    first folder inside is an image's class. Raises InputError where none can be read, or they are too few.
+    """
+    kind, full_scale = observation(config.data), config.data.levels
+    path = Path(config.data.dataset)
+    everything = sorted(sources.walk(path))
+    files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
+    others = Counter(p.suffix.lower() or "no suffix" for p in everything if p.suffix.lower() not in sources.SUFFIXES)
+    if files and others:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
+        warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
+    classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
+    found, bad = [], []
+    fitted: dict[Path, str] = {}
+
+    def read(file: Path) -> tuple[Pixels, str] | InputError:
+        try:
+            batch = sources.Observations([file], kind, Preprocessing(full_scale)).load()
+        except InputError as error:
+            return error
+        return levels.kept(batch.x), batch.fitted.get(str(file), "")
+
+    results = threads.ordered_map(torch.get_num_threads(), read, files)
+    for file, label, result in zip(files, classes, results, strict=True):
+        if isinstance(result, InputError):
+            bad.append(f"{file.relative_to(path)} ({result.what})")
+        else:
+            found.append((result[0], label))
+            fitted[file] = result[1]
+    if not found:
+        which = f"{path} ({bad[0]})" if bad else path
+        raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
+    if bad:
+        warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
+    if changed := [(file, change) for file, change in fitted.items() if change]:
+        (first, change), ways = changed[0], len({change for _, change in changed})
+        of = f" of {ways} sizes or modes" if ways > 1 else ""
+        which = f"{len(changed):,} of {len(files):,} image files{of}, {first.relative_to(path)} first,"
+        say(f"{which} fitted {change}, cut at the centre where needed; --image-size and --channels set another size")
+    if halved := sum(images.READ_AS_8_BITS in change for change in fitted.values()):
+        warn(f"{halved} of {len(files)} image files have colours of 16 bits, of which 8 are read")
+    names = sorted({label for _, label in found})
+    number = {name: i for i, name in enumerate(names)}
+    labels = np.array([number[label] for _, label in found], np.int64)
+    pixels, rounded = levels.observed(levels.joined([x for x, _ in found]), config.network.likelihood, warn)
+    how = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
+    preprocessing: dict[str, Any] = {"levels": how.format(*kind.shape), **rounded}
+    preprocessing |= {"full_scale": full_scale} if full_scale else {}
+    return split(pixels, labels, names, kind, preprocessing, len(bad))
