@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.observation import Observation
 from vae_train import checkpoints, data, evaluate, metrics, results, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
@@ -350,3 +351,22 @@ def test_presets_reach_their_figure(data_root: Path, tmp_path: Path, preset: str
     """Each preset at its defaults reaches its promised test ELBO on binarised MNIST, in nats."""
     train.train(PRESETS[preset], tmp_path / "run", Place(data_root, download=False), command="vae-train")
     assert read(tmp_path / "run" / "evaluation.json")["figures"]["elbo"]["mean"] >= floor
+
+
+def test_a_run_of_the_first_release_is_read(copied: Path, digits_root: Path) -> None:
+    """Settings in one list, `image_shape`, figures of so many `images`, and nothing of what the network gave."""
+    settings, evaluation = read(copied / "config.json"), read(copied / "evaluation.json")
+    config = settings.pop("config")
+    flat = {"preset": config["preset"], "binarise": True, "network": config["network"].pop("architecture")}
+    for part in ("data", "network", "objective", "optimiser"):
+        flat |= config[part]
+    del settings["dataset_path"], settings["warnings"]
+    settings |= {"config": flat, "image_shape": settings.pop("observation")["shape"]}
+    (copied / "config.json").write_text(json.dumps(settings))
+    (copied / "evaluation.json").write_text(json.dumps({"images": evaluation.pop("observations"), **evaluation}))
+    (copied / "fingerprint.npz").unlink()
+    run = run_folder.load(copied)
+    assert (run.config, run.observation) == (TINY, Observation("image", (1, 28, 28)))
+    assert (run.evaluation["observations"], run.fingerprint) == (297, None)
+    results.evaluate_run(copied, 2, place(digits_root), torch.device("cpu"))
+    assert read(copied / "evaluation.json")["figures"]["elbo"] == evaluation["figures"]["elbo"]
