@@ -159,19 +159,25 @@ PART_OF = {field.name: part for part, kind in _PARTS.items() for field in fields
 
 
 def parse(values: dict[str, Any]) -> Config:
-    """The settings in a run's config.json or a bundle's manifest; those of release 0.1 lie in one list.
+    """The settings in a run's config.json or a bundle's manifest, of this release or of 0.1.
 
     Raises ValueError for what are no settings, and ArgumentError, which is one, for what cannot be.
     """
-    if "data" not in values:
-        size = values.get("image_size")
-        size = [size, size] if isinstance(size, int) else size
-        flat = {**values, "architecture": values.get("network"), "image_size": size}
-        values = {"preset": values.get("preset"), **{part: {} for part in _PARTS}}
-        for name, part in PART_OF.items():
-            if name in flat:
-                values[part][name] = flat[name]
-    return records.parse(Config, values, "config")
+    return records.parse(Config, upgraded(values), "config")
+
+
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON in parts, from those of release 0.1, which lay in one list; others as they are."""
+    if "data" in values:
+        return values
+    size = values.get("image_size")
+    size = [size, size] if isinstance(size, int) else size
+    flat = {**values, "architecture": values.get("network"), "image_size": size}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for name, part in PART_OF.items():
+        if name in flat:
+            parts[part][name] = flat[name]
+    return {"preset": values.get("preset"), **parts}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from vae_runtime.files import replacing, write_errors, write_lines
 from vae_runtime.observation import IMAGE, Observation
 from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
-from vae_train.config import Config, parse
+from vae_train.config import Config, upgraded
 from vae_train.fingerprint import Fingerprint
 from vae_train.vae import VAE
 
@@ -142,14 +142,9 @@ def read_settings(folder: Path) -> Settings:
         raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md of the project's source")
     try:
         stored = _read_json(folder / CONFIG)
-        config = parse(stored["config"])
-        if "observation" not in stored:  # as in release 0.1
-            stored["observation"] = asdict(Observation(IMAGE, tuple(stored["image_shape"])))
-        observation = records.parse(Observation, json.loads(json.dumps(stored["observation"])), "observation")
-        preprocessing, sha256 = dict(stored["preprocessing"]), str(stored["data_sha256"])
-        provenance, path = dict(stored["provenance"]), stored.get("dataset_path")
-        warnings = tuple(map(str, stored.get("warnings", ())))
-        return Settings(config, observation, preprocessing, sha256, provenance, path and str(path), warnings)
+        if "image_shape" in stored:  # as in release 0.1
+            stored["observation"] = {"kind": IMAGE, "shape": stored["image_shape"], "range": [0, 1]}
+        return records.parse(Settings, {**stored, "config": upgraded(stored["config"])})
     except FileNotFoundError:
         if (folder / MANIFEST).exists():
             raise BundleError("a bundle, not a training run", folder, "name the run that it is from") from None
