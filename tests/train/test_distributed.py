@@ -606,7 +606,10 @@ def test_what_cannot_be_resumed_is_refused(nursery: Nursery, unfinished: Path, p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_training_ends_all(nursery: Nursery, places: list[Path], number: int) -> None:
-    """While the first process still reads its images, a signal to all makes them leave with its code and one line."""
+    """While the first process still reads its images, a signal to all makes them leave with its code and one line.
+
+    Where the second has not reached the first yet, as on a busy machine, it says the same for itself.
+    """
     places[0].mkdir()
     pipe = places[0] / "images.npy"
     os.mkfifo(pipe)  # on which the first process waits
@@ -626,7 +629,10 @@ def test_a_signal_before_the_training_ends_all(nursery: Nursery, places: list[Pa
         os.kill(pid, number)
     ended = nursery.end()
     os.close(writers[0])
-    refused(ended, 128 + number, "terminated|interrupted")
+    assert ended.codes == [128 + number] * 2, ended.errs
+    (line,) = set(ended.errors)
+    assert re.search("terminated|interrupted", line)
+    assert not any("Traceback" in err for err in ended.errs)
     assert [list(place.iterdir()) for place in places[:2]] == [[pipe], []]
 
 
@@ -651,7 +657,8 @@ def own_lines(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("vae-train: ")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_ends_with_torchrun(tmp_path: Path, number: int) -> None:
     """Terminated or killed, torchrun leaves one line of ours, a saved state, and no process."""
     process = torchrun("-m", "vae_train", *SMALL, "--epochs", 1000, "--out", "run", folder=tmp_path)
