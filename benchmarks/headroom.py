@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from vae_export import candidate, gate
 from vae_export.candidate import Candidate
 from vae_runtime.bundle import DECODER, ENCODER, GRAPHS
-from vae_runtime.observation import Shape
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
@@ -40,7 +40,7 @@ from support.runs import SHAPES, make_vae
 
 Floats = NDArray[np.float32]
 Runner = Callable[[Floats], list[Floats]]
-Subject = tuple[VAE, Shape, NDArray[Any]]  # with the shape of its images, and some
+Subject = tuple[VAE, Observation, NDArray[Any]]  # with some observations
 
 
 class Session:
@@ -96,18 +96,19 @@ def sides(made: Candidate) -> dict[str, RuntimeVAE]:
     found = {"onnxruntime": made.runtime()}
     for side, runner in runners.items():
         found[side] = made.runtime()
-        found[side]._sessions = {name: Session(outputs[name], runner(name)) for name in graphs}  # type: ignore[misc]
+        opened = {name: Session(outputs[name], runner(name)) for name in graphs}
+        found[side]._sessions._opened = opened  # type: ignore[assignment]
     return found
 
 
-def measure(vae: VAE, image_shape: Shape, probe: NDArray[Any]) -> dict[str, float]:
+def measure(vae: VAE, observation: Observation, probe: NDArray[Any]) -> dict[str, float]:
     """The largest difference over its tolerance, by side; then of real images the tolerance of the ELBO and its size.
 
     Last, the processor's seconds that the gate takes.
     """
-    computed = sides(candidate.fp32(vae, image_shape, 17))
+    computed = sides(candidate.fp32(vae, observation, 17))
     start = time.process_time()
-    cases = gate.expect(vae, probe)
+    cases = gate.expect(vae, observation, probe)
     gate.judge(cases, computed["onnxruntime"])
     seconds = time.process_time() - start
     found = {}
@@ -115,8 +116,8 @@ def measure(vae: VAE, image_shape: Shape, probe: NDArray[Any]) -> dict[str, floa
         rows = gate.judge(cases, runtime)
         found[side] = max(row.max_abs / row.tolerance for row in rows)
         assert not math.isnan(found[side])
-    (scored,) = [case for case in cases if case.kind == gate.REAL and "ELBO" in case.expected]
-    nats = next(row.tolerance for row in rows if (row.tensor, row.inputs) == ("ELBO", gate.REAL))
+    (scored,) = [case for case in cases if gate.is_real(case.kind) and "ELBO" in case.expected]
+    nats = next(row.tolerance for row in rows if row.tensor == "ELBO" and gate.is_real(row.inputs))
     return {**found, "nats": nats, "of": float(np.abs(scored.expected["ELBO"]).mean()), "seconds": seconds}
 
 
@@ -126,14 +127,14 @@ def made_up(only: str | None) -> Iterator[tuple[str, Subject]]:
     presets = [only] if only else list(SHAPES)
     for preset, likelihood, shape in [*((p, like, SHAPES[p]) for p in presets for like in LIKELIHOODS), *large]:
         vae, levels = make_vae(preset, likelihood, shape)
-        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", (vae, shape, levels.numpy())
+        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", (vae, Observation(IMAGE, shape), levels.numpy())
 
 
 def trained(folders: Iterable[Path]) -> Iterator[tuple[str, Subject]]:
     """The VAEs of runs, by their folders."""
     for folder in folders:
         run = run_folder.load(folder)
-        yield str(folder), (run.vae, run.observation.shape, run.probe)
+        yield str(folder), (run.vae, run.observation, run.probe)
 
 
 def main() -> None:

@@ -27,12 +27,14 @@ from torch import Tensor, nn
 from vae_export import candidate, gate, onnx_graph
 from vae_runtime import manifest as manifests
 from vae_runtime.errors import VaeError
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import likelihoods, networks, pixels
 from vae_train.config import PRESETS, Config
 from vae_train.vae import VAE
 
 OPSET, TEST, BATCH, NOISE_SEED = 17, 500, 64, 7
+IMAGES = Observation(IMAGE, (1, 8, 8))
 ENOUGH = 0.01  # nats: a fault that does more must be caught
 
 Edit = Callable[[Any], None]  # of a graph, or of the contract, in place
@@ -182,9 +184,9 @@ class Subject:
         self.name, self.folder = name, folder
         self.vae = train(name, trained, steps)
         probe = self.test[: gate.BATCHES[-1]].numpy()
-        made = candidate.fp32(self.vae, (1, 8, 8), OPSET)
-        self.contract, self.encoder, self.decoder = made.contract, made.encoder, made.decoder
-        self.cases = gate.expect(self.vae, probe)
+        made = candidate.fp32(self.vae, IMAGES, OPSET)
+        self.contract, self.encoder, self.decoder = made.contract.json(), made.encoder, made.decoder
+        self.cases = gate.expect(self.vae, IMAGES, probe)
         good = self.load(self.contract, self.encoder, self.decoder)
         failed = [row.name for row in gate.judge(self.cases, good) if not row.passed]
         assert not failed, failed
@@ -359,13 +361,13 @@ def in_node(node: onnx.NodeProto) -> Iterator[tuple[str, str, Change]]:
 def in_contract(contract: dict[str, Any]) -> Iterator[Fault]:
     """Faults of the likelihood that the contract names."""
     likelihood = contract["likelihood"]
-    if "logsigma" in likelihood:
+    if "settings" in likelihood:
         for off in (0.01, -0.1, 1e-4):
-            changed = {**likelihood, "logsigma": likelihood["logsigma"] + off}
+            changed = {**likelihood, "settings": {"logsigma": likelihood["settings"]["logsigma"] + off}}
             yield Fault("the likelihood", "contract", f"logsigma + {off}", on_key("likelihood", changed))
     for name in ("bernoulli", "gaussian", "discretised-logistic"):
         if name != likelihood["name"]:
-            other = {"name": name} | ({"logsigma": -1.0} if name == "gaussian" else {})
+            other = {"name": name} | ({"settings": {"logsigma": -1.0}} if name == "gaussian" else {})
             yield Fault("the likelihood", "contract", name, on_key("likelihood", other))
 
 

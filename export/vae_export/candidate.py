@@ -11,7 +11,7 @@ from vae_export import contract as contracts
 from vae_export import golden, onnx_graph
 from vae_runtime.bundle import DECODER, ENCODER, Bundle
 from vae_runtime.manifest import Contract, Manifest
-from vae_runtime.observation import Shape
+from vae_runtime.observation import Observation, Shape
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.vae import VAE
 
@@ -29,7 +29,6 @@ class Candidate:
     precision: str
     reference: str
     vae: VAE
-    image_shape: Shape
     contract: Contract
     encoder: onnx.ModelProto
     decoder: onnx.ModelProto
@@ -46,27 +45,33 @@ class Candidate:
         return RuntimeVAE(Bundle(Path(self.precision), Manifest("", self.contract, {}), self.files), num_threads=1)
 
 
-def fp32(vae: VAE, image_shape: Shape, opset: int) -> Candidate:
+def fp32(vae: VAE, observation: Observation, opset: int) -> Candidate:
     """The graphs as they are computed: with float32 weights."""
-    return assemble("fp32", "the network in float64", vae, image_shape, *export(vae, image_shape, opset))
+    graphs = export(vae, observation.shape, opset)
+    return assemble("fp32", "the network in float64", vae, observation, *graphs)
 
 
-def export(vae: VAE, image_shape: Shape, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The graphs of a VAE's encoder and decoder."""
-    x, z = torch.zeros(2, *image_shape), torch.zeros(2, vae.latent_dim)
+def export(vae: VAE, shape: Shape, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The graphs of a VAE's encoder and decoder, of observations [batch, *shape]."""
+    x, z = torch.zeros(2, *shape), torch.zeros(2, *vae.latent_shape)
     encoder = onnx_graph.to_onnx(vae.encoder, x, "x", ["mu", "logsigma"], opset)
     return encoder, onnx_graph.to_onnx(vae.decoder, z, "z", [vae.likelihood.output], opset)
 
 
 def assemble(
-    precision: str, reference: str, vae: VAE, image_shape: Shape, encoder: onnx.ModelProto, decoder: onnx.ModelProto
+    precision: str,
+    reference: str,
+    vae: VAE,
+    observation: Observation,
+    encoder: onnx.ModelProto,
+    decoder: onnx.ModelProto,
 ) -> Candidate:
     """Give both graphs the contract that they must share, and golden vectors, which are the reference's."""
     pair = hashlib.sha256(b"".join(m.SerializeToString(deterministic=True) for m in (encoder, decoder))).hexdigest()
-    contract = contracts.of(vae, image_shape, pair[:16])
+    contract = contracts.of(vae, observation, pair[:16])
     files = {
         ENCODER: onnx_graph.stamp(encoder, contract.json(), "encoder"),
         DECODER: onnx_graph.stamp(decoder, contract.json(), "decoder"),
-        GOLDEN: golden.archive(vae, image_shape),
+        GOLDEN: golden.archive(vae, observation),
     }
-    return Candidate(precision, reference, vae, image_shape, contract, encoder, decoder, files)
+    return Candidate(precision, reference, vae, contract, encoder, decoder, files)

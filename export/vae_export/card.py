@@ -1,25 +1,28 @@
 """A model card: what a bundle's manifest says, in Markdown, below the front matter that model hubs read."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vae_export import facts as of_manifest
-from vae_export import front_matter
-from vae_export.facts import Facts
+from vae_export import facts, front_matter
+from vae_export.facts import Figure
+from vae_runtime import likelihoods
 from vae_runtime.bundle import FILES, MANIFEST
-from vae_runtime.errors import BundleError, printable
+from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
-from vae_runtime.manifest import Manifest
+from vae_runtime.manifest import Evaluation, Manifest
+from vae_runtime.observation import IMAGE, SERIES, VECTOR
 
 _ABOUT = """\
 A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as two ONNX graphs that run
-on any CPU with NumPy and onnxruntime. It draws images like those that it was trained on, encodes and reconstructs
-images, and says in nats how well it explains an image."""
-_PIXELS = {
-    "bernoulli": "Bernoulli: pixels are 0 or 1",
-    "gaussian": "Gaussian: real-valued pixels, one standard deviation for all of them",
-    "discretised-logistic": "discretised logistic: 256 levels for each pixel and channel",
+on any CPU with NumPy and onnxruntime. It draws {noun}s like those that it was trained on, encodes and reconstructs
+{noun}s, and says in nats how well it explains each of them."""
+_AXES = {IMAGE: "channels, height, width", VECTOR: "columns", SERIES: "channels, time steps"}
+_LIKELIHOODS = {
+    "bernoulli": "Bernoulli: {parts} are 0 or 1",
+    "gaussian": "Gaussian: {parts} are real numbers, of one standard deviation",
+    "discretised-logistic": "discretised logistic: 256 levels for each of the {parts}",
 }
 _USE = """\
 ## How to use
@@ -27,9 +30,9 @@ _USE = """\
 With vae-edge installed, in the folder of these files:
 
 ```console
-$ vae-infer --bundle . sample -n 16 --seed 7 -o samples
-$ vae-infer --bundle . reconstruct samples -o reconstructions.png
-$ vae-infer --bundle . elbo samples
+$ vae-infer --bundle . sample -n 16 --seed 7 -o {samples}
+$ vae-infer --bundle . reconstruct {samples} -o reconstructions.{ending}
+$ vae-infer --bundle . elbo {samples}
 $ vae-infer --bundle . verify
 ```
 
@@ -42,10 +45,10 @@ vae = VAE.load(".")
 x = vae.sample(16, seed=7){clip}  # float32 [16, {shape}]
 elbo = vae.elbo(x, num_samples=10)  # float64 [16], nats, higher is better
 ```"""
-_LEVELS = {0.01, 0.25, 0.75, 0.99}
+_LEVELS = (0.01, 0.25, 0.75, 0.99)
 _EIGHT_BITS = (
-    "The comparison above says that onnxruntime computes these 8-bit graphs as ONNX defines them. The same image may\n"
-    "score nats apart on another processor: compare means over many images only."
+    "The comparison above says that onnxruntime computes these 8-bit graphs as ONNX defines them. The same {noun} may\n"
+    "score nats apart on another processor: compare means over many {noun}s only."
 )
 _DENSITIES = (
     "These are log-densities, which may be above 0. They do not compare with log-probabilities, and have no bits."
@@ -53,16 +56,17 @@ _DENSITIES = (
 _LIMITS = """\
 ## Intended use and limits
 
-For drawing, encoding, reconstructing and scoring images like {those}, and for tests and demonstrations.
+For drawing, encoding, reconstructing and scoring {noun}s like {those}, and for tests and demonstrations.
 
-- It knows only such images, of the shape {shape}. It gives figures for all others too; nothing here says what they are
+- It knows only such {noun}s, of the shape {shape}. It gives figures for all others too; nothing here says what they are
   worth.
-- An ELBO says how hard an image is to describe, compared with the test images, not what is wrong with it: one of
+- An ELBO says how hard {one} is to describe, compared with the test {noun}s, not what is wrong with it: one of
   another kind that is easier to describe ranks high. Nothing here measures how well that finds faults or forgeries, or
   tells people or classes apart: decide nothing by it where a mistake does harm.
-- Its samples are made up. They are evidence of nothing, and nothing here measures how much they resemble single images
+- Its samples are made up. They are evidence of nothing, and nothing here measures how much they resemble single {noun}s
   that it was trained on."""
-_BINARY = "- Its images are black and white. The score of a grey one is the mean over its binary draws."
+_BINARY = "- Its {noun}s are binary. The score of a grey one is the mean over its binary draws."
+_USED = 0.01  # nats of KL from which on a latent is counted as used
 _TRAINING, _MACHINE = ("command", "training_seconds"), ("device", "threads", "processes")  # the rest are versions
 _KINGMA = """\
 @inproceedings{kingma2014auto,
@@ -85,114 +89,131 @@ _BURDA = """\
 def write(manifest: Manifest) -> str:
     """The card of the bundle that has this manifest. What the manifest does not say is left out.
 
-    Raises BundleError where an entry is not of the kind that the exporter writes.
+    Raises BundleError where its likelihood is not known.
     """
-    parts = (front_matter.lines, _model, _use, _figures, _data, _training, _parity, _limits, _files, _citation)
-    try:
-        facts = of_manifest.read(manifest)
-        return "\n\n".join(section for part in parts if (section := "\n".join(part(facts)))) + "\n"
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"[:120]
-        raise BundleError("bundle's manifest not understood", f"{MANIFEST} ({reason})", "export it again") from None
-
-
-def _model(facts: Facts) -> Iterator[str]:
-    dataset = _text(facts.dataset)
-    yield f"# VAE of {dataset or f'images of {facts.images}'}"
-    yield ""
-    yield _ABOUT.format(of=f", trained on {dataset}" if dataset else "")
-    yield ""
-    rows = [
-        ("images", f"{facts.images} (channels, height, width), values in [0, 1]"),
-        ("latents", f"{facts.latent_dim} dimensions, {_text(facts.prior)} prior"),
-        ("likelihood", _PIXELS[facts.likelihood_name]),
+    figures = facts.figures(manifest)
+    sections = [
+        front_matter.lines(manifest, figures),
+        _model(manifest),
+        _use(manifest),
+        _figures(manifest, figures),
+        _data(manifest),
+        _training(manifest),
+        _parity(manifest),
+        _limits(manifest),
+        _files(manifest),
+        _citation(figures),
     ]
-    if "parameters" in facts.manifest:
-        rows.append(("parameters", f"{facts.manifest['parameters']:,}"))
-    if "onnx" in facts.manifest:
-        onnx = {name: _text(value) for name, value in facts.manifest["onnx"].items() if name != "operators"}
-        versions = f"opset {onnx['opset']}, ir_version {onnx['ir_version']}"
-        rows.append(("graphs", f"{versions}, onnxruntime {onnx['min_onnxruntime']} or newer, any batch size"))
+    return "\n\n".join(text for lines in sections if (text := "\n".join(lines))) + "\n"
+
+
+def _model(manifest: Manifest) -> Iterator[str]:
+    contract, observation = manifest.contract, manifest.contract.observation
+    dataset, shape = _dataset(manifest), _times(observation.shape)
+    yield f"# VAE of {dataset or f'{observation.noun}s of {shape}'}"
+    yield ""
+    yield _ABOUT.format(of=f", trained on {dataset}" if dataset else "", noun=observation.noun)
+    yield ""
+    values = "real values" if observation.range is None else "values in [{:g}, {:g}]".format(*observation.range)
+    known = _LIKELIHOODS.get(contract.likelihood.name)
+    rows = [
+        (f"{observation.noun}s", f"{shape} ({_AXES[observation.kind]}), {values}"),
+        ("latents", f"{_times(contract.latent_shape)} dimensions, {_text(contract.prior.name)} prior"),
+        ("likelihood", known.format(parts=observation.parts) if known else _text(contract.likelihood.name)),
+    ]
+    if manifest.parameters is not None:
+        rows.append(("parameters", f"{manifest.parameters:,}"))
+    if onnx := manifest.onnx:
+        oldest = f"onnxruntime {_text(onnx.min_onnxruntime)} or newer"
+        rows.append(("graphs", f"opset {onnx.opset}, ir_version {onnx.ir_version}, {oldest}, any batch size"))
     yield from _table(("model", ""), rows)
 
 
-def _use(facts: Facts) -> Iterator[str]:
-    clip = "" if facts.likelihood.discrete else ".clip(0, 1)"  # Gaussian pixels may leave the range
-    yield _USE.format(clip=clip, shape=", ".join(map(str, facts.shape)))
+def _use(manifest: Manifest) -> Iterator[str]:
+    observation, images = manifest.contract.observation, manifest.contract.observation.kind == IMAGE
+    likelihood = likelihoods.make(manifest.contract.likelihood, observation)
+    clipped = not likelihood.discrete and observation.range  # what the model draws may leave the range
+    yield _USE.format(
+        samples="samples" if images else "samples.npy",
+        ending="png" if images else "npy",
+        clip=".clip({:g}, {:g})".format(*clipped) if clipped else "",
+        shape=", ".join(map(str, observation.shape)),
+    )
 
 
-def _figures(facts: Facts) -> Iterator[str]:
-    if not facts.figures:
+def _figures(manifest: Manifest, figures: list[Figure]) -> Iterator[str]:
+    measured, noun = manifest.evaluation, manifest.contract.observation.noun
+    if not measured or not figures:
         return
     yield "## Figures"
     yield ""
-    yield f"Means over {_measured_on(facts)}, +- their standard errors."
+    yield f"Means over {_measured_on(measured, noun)}, +- their standard errors."
     yield "Higher is better for the ELBO and for log p(x)."
     yield ""
     rows = []
-    for figure in facts.figures:
+    for figure in figures:
         bits = "" if figure.bits is None else plus_minus(*figure.bits, ".4f")
         rows.append((_text(figure.label), plus_minus(figure.mean, figure.error), bits))
-    yield from _table(("figure", "nats per image", "bits per dimension"), rows)
-    if facts.quantiles.keys() >= _LEVELS and facts.evaluation.get("images", 0) >= 100:  # one in 100 is one image
-        low, first, third, high = (f"{facts.quantiles[level]:.1f}" for level in sorted(_LEVELS))
+    yield from _table(("figure", f"nats per {noun}", "bits per dimension"), rows)
+    levels = dict(zip(measured.quantiles.levels, measured.quantiles.elbo, strict=True)) if measured.quantiles else {}
+    if levels.keys() >= set(_LEVELS) and measured.observations >= 100:  # one in 100 is one observation
+        low, first, third, high = (f"{levels[level]:.1f}" for level in _LEVELS)
         yield ""
-        yield f"Half of the test images have an ELBO from {first} to {third}, and 98 in 100 from {low} to {high}."
-    if facts.used_latents is not None:
+        yield f"Half of the test {noun}s have an ELBO from {first} to {third}, and 98 in 100 from {low} to {high}."
+    if measured.kl_per_dimension is not None:
+        used, latents = sum(kl > _USED for kl in measured.kl_per_dimension), math.prod(manifest.contract.latent_shape)
         yield ""
-        yield f"{facts.used_latents} of the {facts.latent_dim} latents carry more than 0.01 nats on average."
-    if not facts.likelihood.discrete:
+        yield f"{used} of the {latents} latents carry more than {_USED:g} nats on average."
+    if all(figure.bits is None for figure in figures):
         yield ""
         yield _DENSITIES
 
 
-def _measured_on(facts: Facts) -> str:
+def _measured_on(measured: Evaluation, noun: str) -> str:
     """What a figure in nats must name: data set, split, binarisation and prior."""
-    measured = facts.evaluation
-    words = [
-        "the",
-        f"{measured['images']:,}" if "images" in measured else "",
-        _text(measured.get("split", "test")),
-        "images",
-    ]
-    words += ["of", _text(facts.dataset)] if facts.dataset else []
-    details = [_text(measured["binarisation"])] if "binarisation" in measured else []
-    details += [f"{_text(measured['prior'])} prior"] if "prior" in measured else []
-    return " ".join(filter(None, words)) + (f" ({', '.join(details)})" if details else "")
+    words = f"the {measured.observations:,} {_text(measured.split or 'test')} {noun}s"
+    words += f" of {_text(measured.dataset)}" if measured.dataset else ""
+    details = [_text(measured.binarisation)] if measured.binarisation else []
+    details += [f"{_text(measured.prior)} prior"] if measured.prior else []
+    return words + (f" ({', '.join(details)})" if details else "")
 
 
-def _data(facts: Facts) -> Iterator[str]:
-    measured, prepared = facts.evaluation, facts.manifest.get("preprocessing", {})
-    rows = [
-        ("data set", measured.get("dataset")),
-        ("measured on its split", measured.get("split")),
-        ("images in that split", f"{measured['images']:,}" if "images" in measured else None),
-        ("binarisation of those", measured.get("binarisation")),
-        ("training and test images", prepared.get("split")),
-        ("levels of grey or colour", prepared.get("levels")),
-        ("files left out as unreadable", prepared.get("unreadable")),
+def _data(manifest: Manifest) -> Iterator[str]:
+    noun, prepared = manifest.contract.observation.noun, manifest.preprocessing
+    rows: list[tuple[str, object]] = []
+    if measured := manifest.evaluation:
+        rows = [
+            ("data set", measured.dataset),
+            ("measured on its split", measured.split),
+            (f"{noun}s in that split", f"{measured.observations:,}"),
+            ("binarisation of those", measured.binarisation),
+        ]
+    rows += [
+        (f"training and test {noun}s", prepared.split),
+        ("levels of grey or colour", prepared.levels),
+        ("files left out as unreadable", prepared.unreadable),
     ]
-    if known := [(name, _text(value)) for name, value in rows if value is not None]:
+    if known := [(name, _text(value)) for name, value in rows if value]:
         yield "## Data"
         yield ""
         yield from _table(("data", ""), known)
 
 
-def _training(facts: Facts) -> Iterator[str]:
-    provenance = facts.manifest.get("provenance", {})
+def _training(manifest: Manifest) -> Iterator[str]:
+    provenance = manifest.provenance
     if not provenance:
         return
     yield "## Training"
     if "command" in provenance:
         yield ""
         yield f"    {printable(str(provenance['command']))}"
-    if "training_seconds" in provenance:
+    if isinstance(seconds := provenance.get("training_seconds"), int | float) and 0 <= seconds < 1e12:
         machine = ", ".join(f"{name} {_text(provenance[name])}" for name in _MACHINE if name in provenance)
         yield ""
-        yield f"It took {provenance['training_seconds'] / 60:.1f} minutes{f' ({machine})' * bool(machine)}."
+        yield f"It took {seconds / 60:.1f} minutes{f' ({machine})' * bool(machine)}."
     versions = {name: value for name, value in provenance.items() if name not in (*_TRAINING, *_MACHINE)}
     settings: dict[str, Any] = {}
-    for name, value in facts.manifest.get("settings", {}).items():  # in parts, but for those of release 0.1
+    for name, value in manifest.settings.items():  # in parts, but for those of release 0.1
         settings |= value if isinstance(value, dict) else {name: value}
     for title, named in (("Settings", settings), ("Versions", versions)):
         if words := [f"{_text(name)} {_setting(value)}" for name, value in named.items() if value is not None]:
@@ -200,64 +221,78 @@ def _training(facts: Facts) -> Iterator[str]:
             yield f"{title}: {', '.join(words)}."
 
 
-def _parity(facts: Facts) -> Iterator[str]:
-    rows = facts.manifest.get("parity", {}).get("rows", [])
-    if not rows:
+def _parity(manifest: Manifest) -> Iterator[str]:
+    parity, smaller, noun = manifest.parity, manifest.precision, manifest.contract.observation.noun
+    if not parity or not parity.rows:
         return
-    passed = sum(row["passed"] is True for row in rows)
-    batches = ", ".join(map(str, sorted({row["batch"] for row in rows})))
+    batches = ", ".join(map(str, sorted({row.batch for row in parity.rows})))
     yield "## Parity"
     yield ""
-    reference = _text(facts.manifest["parity"]["reference"])
     yield "Before it was published, the numbers that onnxruntime gives were compared with those of"
-    yield f"{reference}, at batch sizes {batches}:"
-    yield f"{passed} of {len(rows)} comparisons are within tolerance."
-    if nats := [row["nats"] for row in rows if row["tensor"] == "ELBO" and row["inputs"] == "real images"]:
-        yield f"The ELBO of real images is {max(nats):.1e} nats off at most."
-    if smaller := facts.manifest.get("precision"):
+    yield f"{_text(parity.reference)}, at batch sizes {batches}:"
+    yield f"{sum(row.passed for row in parity.rows)} of {len(parity.rows)} comparisons are within tolerance."
+    if nats := [row.nats for row in parity.rows if row.tensor == "ELBO" and row.inputs == f"real {noun}s"]:
+        yield f"The ELBO of real {noun}s is {max(nats):.1e} nats off at most."
+    if smaller:
         yield ""
-        lost = f"{plus_minus(smaller['nats'], smaller['standard_error'], '.4f')} nats per image"
-        which = _text(smaller["precision"])
+        lost = f"{plus_minus(smaller.nats, smaller.standard_error, '.4f')} nats per {noun}"
+        which = _text(smaller.precision)
         yield f"The graphs are {which}. Against float32, of which the figures above are, they lose {lost}"
-        worst = f"the worst of them loses {smaller['most_nats']:.1f} nats"
-        yield f"of the ELBO, on {smaller['images']:,} test images; {worst}."
-        if smaller["precision"] == "int8":
-            yield _EIGHT_BITS
+        on = f", on {smaller.observations:,} test {noun}s" if smaller.observations else ""
+        worst = "" if smaller.most_nats is None else f"; the worst of them loses {smaller.most_nats:.1f} nats"
+        yield f"of the ELBO{on}{worst}."
+        if smaller.precision == "int8":
+            yield _EIGHT_BITS.format(noun=noun)
 
 
-def _limits(facts: Facts) -> Iterator[str]:
-    those = f"those of {_text(facts.dataset)}" if facts.dataset else "those that it was trained on"
-    yield _LIMITS.format(those=those, shape=facts.images)
-    if facts.likelihood_name == "bernoulli":
-        yield _BINARY
+def _limits(manifest: Manifest) -> Iterator[str]:
+    noun, dataset = manifest.contract.observation.noun, _dataset(manifest)
+    those = f"those of {dataset}" if dataset else "those that it was trained on"
+    one = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    yield _LIMITS.format(noun=noun, one=one, those=those, shape=_times(manifest.contract.observation.shape))
+    if manifest.contract.likelihood.name == "bernoulli":
+        yield _BINARY.format(noun=noun)
 
 
-def _files(facts: Facts) -> Iterator[str]:
-    channels, height, width = facts.shape
-    outputs = channels * facts.likelihood.parameters_per_value
+def _files(manifest: Manifest) -> Iterator[str]:
+    contract = manifest.contract
+    likelihood = likelihoods.make(contract.likelihood, contract.observation)
+    x, z = (", ".join(map(str, shape)) for shape in (contract.observation.shape, contract.latent_shape))
+    first, *rest = contract.observation.shape
+    outputs = ", ".join(map(str, (first * likelihood.parameters_per_value, *rest)))
     inside = {
-        "encoder.onnx": f"`x` [n, {channels}, {height}, {width}] to `mu`, `logsigma` [n, {facts.latent_dim}]",
-        "decoder.onnx": f"`z` [n, {facts.latent_dim}] to `{facts.likelihood.output}` [n, {outputs}, {height}, {width}]",
+        "encoder.onnx": f"`x` [n, {x}] to `mu`, `logsigma` [n, {z}]",
+        "decoder.onnx": f"`z` [n, {z}] to `{likelihood.output}` [n, {outputs}]",
         "golden.npz": "inputs, and what the graphs must give for them",
     }
     rows = []
     for name in FILES:
-        file = facts.manifest["files"][name]
-        rows.append((f"`{name}`", inside[name], f"{file['size']:,}", f"`{_text(file['sha256'])}`"))
+        file = manifest.files[name]
+        rows.append((f"`{name}`", inside[name], f"{file.size:,}", f"`{_text(file.sha256)}`"))
     rows.append((f"`{MANIFEST}`", "all that this card says, and more", "", ""))
     yield "## Files"
     yield ""
     yield from _table(("file", "what", "bytes", "sha256"), rows)
 
 
-def _citation(facts: Facts) -> Iterator[str]:
+def _citation(figures: list[Figure]) -> Iterator[str]:
     yield "## Citation"
     yield ""
     yield "```bibtex"
     yield _KINGMA
-    if any(figure.num_samples for figure in facts.figures):
+    if any(figure.num_samples for figure in figures):
         yield _BURDA
     yield "```"
+
+
+def _dataset(manifest: Manifest) -> str:
+    """The name of the data set, empty where it is not known."""
+    return _text(manifest.evaluation.dataset) if manifest.evaluation else ""
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    """A shape for people."""
+    return " x ".join(map(str, shape))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

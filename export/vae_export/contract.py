@@ -1,25 +1,26 @@
-"""What a bundle's contract says of a VAE."""
+"""What a bundle's contract says of a VAE, and the runtime's twins of what it names."""
 
 from vae_runtime import likelihoods
+from vae_runtime import prior as priors
 from vae_runtime.likelihoods import Likelihood
 from vae_runtime.manifest import Contract, Named
-from vae_runtime.observation import IMAGE, Observation, Shape
+from vae_runtime.observation import Observation
+from vae_runtime.prior import Prior
 from vae_train.vae import VAE
 
 
-def of(vae: VAE, image_shape: Shape, pair: str = "") -> Contract:
-    """The contract of a VAE of images; `pair` is what its two graphs share."""
+def of(vae: VAE, observation: Observation, pair: str = "") -> Contract:
+    """The contract of a VAE of such observations; `pair` is what its two graphs share."""
     settings = vae.likelihood.contract()
-    return Contract(
-        pair,
-        Observation(IMAGE, image_shape),
-        (vae.latent_dim,),
-        Named("standard-normal"),
-        Named(settings.pop("name"), settings),
-    )
+    likelihood = Named(settings.pop("name"), settings)
+    return Contract(pair, observation, vae.latent_shape, Named(vae.prior.name), likelihood)
 
 
-def likelihood(vae: VAE, image_shape: Shape) -> Likelihood:
-    """The runtime's twin of the VAE's likelihood."""
-    made = of(vae, image_shape)
-    return likelihoods.make(made.likelihood, made.observation)
+def likelihood(vae: VAE, observation: Observation) -> Likelihood:
+    """The runtime's twin of the VAE's likelihood. Raises BundleError where it is not one of such observations."""
+    return likelihoods.make(of(vae, observation).likelihood, observation)
+
+
+def prior(vae: VAE) -> Prior:
+    """The runtime's twin of the VAE's prior."""
+    return priors.make(Named(vae.prior.name), vae.latent_shape)

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -17,9 +18,11 @@ from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.tradeoff import Samples, Tradeoff, Tried
 from vae_runtime import manifest as manifests
+from vae_runtime import records
 from vae_runtime.bundle import MANIFEST
-from vae_runtime.errors import ArgumentError
-from vae_runtime.observation import Shape
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.manifest import Evaluation, Preprocessing
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, evaluate
 from vae_train.fingerprint import Fingerprint
@@ -31,6 +34,7 @@ MAX_NATS = 0.5  # per observation
 GATED = 64  # observations that go through the gate
 
 Json = dict[str, Any]
+Told = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Exported:
 
 def export(
     vae: VAE,
-    image_shape: Shape,
+    observation: Observation,
     observations: NDArray[Any],
     out: str | PathLike[str],
     *,
@@ -67,45 +71,40 @@ def export(
     precision: str = "fp32",
     max_nats: float = MAX_NATS,
     samples: Samples | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    evaluation: Mapping[str, Any] | None = None,
+    provenance: Told = None,
+    settings: Told = None,
+    preprocessing: Told = None,
+    evaluation: Told = None,
     fingerprint: Fingerprint | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
     """Export `vae`, compare its graphs with it in float64, and publish them as the folder `out` if all numbers agree.
 
-    observations: real ones [n, *image_shape], uint8 levels or float32 in [0, 1]; the first 64 go through the gate.
-    precision: one of PRECISIONS; what one costs, at most `max_nats` per observation, is measured on `samples`, or on
-    all observations. provenance, settings, preprocessing, evaluation: what the manifest says of the training, if there
-    was one (docs/bundle.md). fingerprint: what the trained network gave for the first observations. keep_failing: a new
-    folder for what repeats a failure of the gate. The VAE is left on its device and in its mode.
+    observation: their kind, shape and range. observations: real ones [n, *shape], uint8 levels or floats; the first 64
+    go through the gate. precision: one of PRECISIONS; what one costs, at most `max_nats` per observation, is measured
+    on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest says of the
+    training, as far as it is known (docs/bundle.md). fingerprint: what the trained network gave for the first
+    observations. keep_failing: a new folder for what repeats a failure of the gate. The VAE is left on its device and
+    in its mode.
 
     Raises GateFailed where a number is further off than rounding explains; BundleError where the network is not one
-    that a bundle can hold, not the one that was trained, or a precision costs too much; ArgumentError. A failed or
-    killed export leaves what was at `out` as it was.
+    that a bundle can hold, not the one that was trained, or a precision costs too much; InputError, ArgumentError. A
+    failed or killed export leaves what was at `out` as it was.
     """
     onnx_graph.check_opset(opset)
     if precision not in PRECISIONS:
         raise ArgumentError("unknown precision", precision, f"choose {', '.join(PRECISIONS)}")
+    observations = _checked(observations, observation)
     if keep_failing:
         failing.check_new(keep_failing)
     out = Path(out).resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
-    about: Json = {
-        "parameters": sum(weight.numel() for weight in vae.parameters()),
-        "provenance": {**(provenance or {}), **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
-        "settings": settings,
-        "preprocessing": preprocessing,
-        "evaluation": evaluation,
-    }
-    about = {key: value for key, value in about.items() if value is not None}
+    about = _about(vae, provenance, settings, preprocessing, evaluation)
     probe = observations[:GATED]
     with _at_rest(vae):
-        made = candidate.fp32(vae, image_shape, opset)
+        made = candidate.fp32(vae, observation, opset)
         if fingerprint is not None:
-            trained.check(vae, probe, fingerprint)
+            trained.check(vae, probe, fingerprint, observation.noun)
         with publish.staging(out) as staging:
             verdicts = [_stage(staging, made, about, probe, keep_failing)]
             smaller, cost, tried = None, None, list[Tried]()
@@ -134,7 +133,7 @@ def export_run(
     with trained.named(run.config):
         return export(
             run.vae,
-            run.observation.shape,
+            run.observation,
             run.probe,
             out,
             opset=opset,
@@ -148,6 +147,41 @@ def export_run(
             fingerprint=run.fingerprint,
             keep_failing=keep_failing,
         )
+
+
+def _checked(observations: NDArray[Any], observation: Observation) -> NDArray[Any]:
+    """The observations as uint8 levels or float32. Raises InputError where they are not of that shape and range."""
+    takes = f"give [n, {', '.join(map(str, observation.shape))}], n >= 1"
+    if observations.shape[1:] != observation.shape or len(observations) == 0:
+        raise InputError("observations of the wrong shape", list(observations.shape), takes)
+    if observations.dtype == np.uint8 and observation.kind == IMAGE:
+        return observations
+    x = observations.astype(np.float32)
+    low, high = observation.range or (-np.inf, np.inf)
+    if not (np.isfinite(x).all() and low <= x.min() and x.max() <= high):
+        allowed = "finite numbers" if observation.range is None else f"numbers from {low:g} to {high:g}"
+        raise InputError("observations out of range", f"{x.min():g} to {x.max():g}", f"give {allowed}")
+    return x
+
+
+def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, evaluation: Told) -> Json:
+    """What a manifest says of a VAE's training, as far as it is known.
+
+    Raises ArgumentError where an entry is not one that a runtime would understand.
+    """
+    told = {"settings": settings, "preprocessing": preprocessing, "evaluation": evaluation}
+    known = {name: dict(entry) for name, entry in told.items() if entry is not None}
+    try:
+        records.parse(Preprocessing, known.get("preprocessing", {}), "preprocessing")
+        if "evaluation" in known:
+            records.parse(Evaluation, known["evaluation"], "evaluation")
+    except ValueError as error:
+        raise ArgumentError("entry of the manifest not understood", error, "docs/bundle.md has the fields") from None
+    return {
+        "parameters": sum(weight.numel() for weight in vae.parameters()),
+        "provenance": {**(provenance or {}), **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
+        **known,
+    }
 
 
 def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], keep_failing: Path | None) -> Verdict:

@@ -19,28 +19,30 @@ from vae_export import contract, golden, summary
 from vae_export.rounding import Precise
 from vae_runtime import noise
 from vae_runtime.errors import BundleError, VaeError
-from vae_runtime.prior import StandardNormal
+from vae_runtime.observation import Observation, Shape
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_runtime.verify import ulps
 from vae_train import pixels
 from vae_train.vae import VAE, Pass, Terms
 
 BATCHES = (1, 2, 7, 64)
-REAL, EXTREMES, PATTERNS, GOLDEN = "real images", "extremes", "patterns", "golden"
+EXTREMES, PATTERNS, GOLDEN = "extremes", "patterns", "golden"
 PRIOR, POSTERIOR, FAR = "prior z", "posterior z", "far z"
 FALSE_ALARM = 1e-6  # of a whole gate: the chance that a number is refused though rounding alone is at work
 MODEL = (
     "largest standard error of float32 for golden vectors (rounding model of docs/numeric-gate.md, u = 2^-24), times "
     "what all numbers of the gate together exceed with a chance of 1e-6"
 )
-_AT_EVERY_BATCH = (REAL, EXTREMES, PRIOR, POSTERIOR)
+_AT_ONE_BATCH = (PATTERNS, GOLDEN, FAR)
 ROWS = 16  # from which standard errors come at least: of fewer inputs each is drawn several times
 _FAR = 3.0  # standard deviations of the prior, along each axis of z, and half of it the other way along the next
+_MOST_FAR = 256  # axes: of spatial latents, which have thousands, some from all over
+_FAR_OUT = 6.0  # standard deviations of a value that has no range
 _SEED = 0  # of the draws of rounding errors
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Probe = NDArray[Any]  # uint8 levels, or float32 in [0, 1]
+Probe = NDArray[Any]  # uint8 levels, or float32 in the range of the observations
 Values = Mapping[str, NDArray[Any]]  # by tensor
 
 
@@ -135,35 +137,47 @@ class Case:
 def compare(vae: VAE, runtime: RuntimeVAE, probe: Probe) -> list[Comparison]:
     """Compare encoder, decoder and ELBO, on everything that `expect` lists, at all of its batch sizes.
 
-    probe: 64 real images [64, C, H, W], uint8 levels or float32 in [0, 1].
+    probe: 64 real observations [64, *shape], uint8 levels or float32.
     """
-    return judge(expect(vae, probe), runtime)
+    return judge(expect(vae, runtime.observation, probe), runtime)
+
+
+def real(observation: Observation) -> str:
+    """What rows of real observations are called: "real images", say."""
+    return f"real {observation.noun}s"
+
+
+def is_real(inputs: str) -> bool:
+    """Whether a row is of real observations, by what its inputs are called."""
+    return inputs.startswith("real ")
 
 
 @torch.no_grad()
-def expect(vae: VAE, probe: Probe) -> list[Case]:
-    """What the runtime must give: for real, extreme and made-up images, golden vectors, and z near and far."""
+def expect(vae: VAE, observation: Observation, probe: Probe) -> list[Case]:
+    """What the runtime must give: for real, extreme and made-up observations, golden vectors, and z near and far."""
     precise = Precise(vae.cpu().eval())
     levels, rows = torch.from_numpy(probe), np.arange(len(probe))
     grey = pixels.unit(levels).numpy()
     observed = pixels.unit(pixels.fixed_draw(levels)).numpy() if vae.likelihood.binary else grey
-    golden_z, golden_x, _ = golden.inputs(precise, probe.shape[1:])
-    made_up = {EXTREMES: _extremes(observed), PATTERNS: _patterns(observed), GOLDEN: golden_x}
-    encoder, decoder, elbo = _sides(precise, observed)
-    encoded = [_case(encoder, kind, {"x": images}) for kind, images in {REAL: grey, **made_up}.items()]
+    golden_z, golden_x, _ = golden.inputs(precise, observation)
+    ends = _ends(observation, observed)
+    made_up = {EXTREMES: _extremes(observed, *ends), PATTERNS: _patterns(observed, *ends), GOLDEN: golden_x}
+    encoder, decoder, elbo = _sides(precise, observation, observed)
+    encoded = [_case(encoder, kind, {"x": x}) for kind, x in {real(observation): grey, **made_up}.items()]
 
-    prior, eps = (noise.normal(golden.SEED, stream, rows, vae.latent_dim) for stream in (noise.PRIOR, noise.POSTERIOR))
+    def eps(index: NDArray[Any]) -> Floats:
+        drawn = noise.normal(golden.SEED, noise.POSTERIOR, index, vae.latent_dim)
+        return drawn.reshape(-1, *vae.latent_shape)
+
+    prior = contract.prior(vae).sample(golden.SEED, rows)
     mu, logsigma = encoded[0].expected.values()
-    posterior = (mu + np.exp(logsigma) * eps).astype(np.float32)
-    axes = _FAR * np.eye(vae.latent_dim, dtype=np.float32)
-    far = (axes - np.roll(axes, 1, axis=1) / 2).astype(np.float32)
-    latents = {PRIOR: prior, POSTERIOR: posterior, FAR: far, GOLDEN: golden_z}
+    posterior = (mu + np.exp(logsigma) * eps(rows)).astype(np.float32)
+    latents = {PRIOR: prior, POSTERIOR: posterior, FAR: _far(vae.latent_shape), GOLDEN: golden_z}
     decoded = [_case(decoder, kind, {"z": z}) for kind, z in latents.items()]
 
     scored = []
-    for kind, images in {REAL: observed, **made_up}.items():
-        drawn = noise.normal(golden.SEED, noise.POSTERIOR, noise.index(images), vae.latent_dim)  # as `elbo` draws it
-        scored.append(_case(elbo, kind, {"x": images, "eps": drawn}))
+    for kind, x in {real(observation): observed, **made_up}.items():
+        scored.append(_case(elbo, kind, {"x": x, "eps": eps(noise.index(x))}))  # as `elbo` draws it
     return [*encoded, *decoded, *scored]
 
 
@@ -194,8 +208,9 @@ def table(rows: list[Comparison]) -> str:
 
 def brief(rows: list[Comparison]) -> str:
     """The rows in a line, where all have passed."""
-    nats = [row.max_abs for row in rows if (row.tensor, row.inputs) == ("ELBO", REAL)]
-    return summary.of_passed(rows) + (f"; ELBO of real images within {max(nats):.1e} nats" if nats else "")
+    scored = [row for row in rows if row.tensor == "ELBO" and is_real(row.inputs)]
+    within = f"; ELBO of {scored[0].inputs} within {max(row.max_abs for row in scored):.1e} nats" if scored else ""
+    return summary.of_passed(rows) + within
 
 
 def report(rows: list[Comparison], reference: str) -> dict[str, Any]:
@@ -206,27 +221,50 @@ def report(rows: list[Comparison], reference: str) -> dict[str, Any]:
     return {"reference": reference, "tolerance": {"model": MODEL, **tolerance}, "rows": kept}
 
 
-def _extremes(images: Floats) -> Floats:
-    """Images all 0 and all 1, in turn."""
-    return np.stack([np.zeros_like(images[0]), np.ones_like(images[0])])[np.arange(len(images)) % 2]
+def _ends(observation: Observation, x: Floats) -> tuple[Floats, Floats]:
+    """The least and the largest value of each number of an observation [*shape].
+
+    Where every real number is one, what lies far out by the real observations x: a device meets such values, and not
+    1e30. A number that is the same in all of them is taken to spread by 1.
+    """
+    if observation.range is not None:
+        low, high = (np.full(observation.shape, end, np.float32) for end in observation.range)
+        return low, high
+    mean, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    out = _FAR_OUT * np.where(spread > 0, spread, 1)
+    return (mean - out).astype(np.float32), (mean + out).astype(np.float32)
 
 
-def _patterns(images: Floats) -> Floats:
-    """Half as many images as given: seeded binary noise of all densities and, in turn, some of them inverted."""
-    images = images[: max(1, len(images) // 2)]
-    rows = len(images)
-    uniforms = noise.uniform(golden.SEED, noise.PIXELS, np.arange(rows), images[0].size).reshape(images.shape)
-    density = (np.arange(rows, dtype=np.float32) + 0.5) / rows
-    patterns = (uniforms < density.reshape(-1, 1, 1, 1)).astype(np.float32)
-    patterns[::2] = 1 - images[::2]
+def _extremes(x: Floats, low: Floats, high: Floats) -> Floats:
+    """Observations all at the low end and all at the high end, in turn."""
+    return np.stack([low, high])[np.arange(len(x)) % 2]
+
+
+def _patterns(x: Floats, low: Floats, high: Floats) -> Floats:
+    """Half as many as given: seeded noise of both ends, of all densities, and, in turn, some of x inverted."""
+    x = x[: max(1, len(x) // 2)]
+    rows = len(x)
+    uniforms = noise.uniform(golden.SEED, noise.PIXELS, np.arange(rows), low.size).reshape(x.shape)
+    density = ((np.arange(rows, dtype=np.float32) + 0.5) / rows).reshape(-1, *[1] * low.ndim)
+    patterns = np.where(uniforms < density, high, low)
+    patterns[::2] = low + high - x[::2]
     return patterns
 
 
-def _sides(precise: Precise, observed: Floats) -> tuple[Side, Side, Side]:
-    """The encoder, the decoder, whose outputs are weighed by the observed images, and the ELBO."""
+def _far(shape: Shape) -> Floats:
+    """Latents [n, *shape] far from the prior's mean: along each axis, and half as far the other way along the next."""
+    size = math.prod(shape)
+    axes = np.unique(np.linspace(0, size - 1, min(size, _MOST_FAR)).round().astype(int))
+    z = np.zeros((len(axes), size), np.float32)
+    z[np.arange(len(axes)), axes] = _FAR
+    z[np.arange(len(axes)), (axes + 1) % size] -= _FAR / 2
+    return z.reshape(-1, *shape)
+
+
+def _sides(precise: Precise, observation: Observation, observed: Floats) -> tuple[Side, Side, Side]:
+    """The encoder, the decoder, whose outputs are weighed by what was observed, and the ELBO."""
     vae = precise.vae
-    likelihood = contract.likelihood(vae, observed.shape[1:])
-    prior = StandardNormal((vae.latent_dim,))
+    likelihood, prior = contract.likelihood(vae, observation), contract.prior(vae)
 
     def kl(values: Values, row: int) -> float:
         return float(prior.kl(values["mu"], values["logsigma"]).sum())
@@ -275,7 +313,7 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     return Case(
         side,
         kind,
-        sorted({min(batch, rows) for batch in BATCHES}) if kind in _AT_EVERY_BATCH else [rows],
+        sorted({min(batch, rows) for batch in BATCHES}) if kind not in _AT_ONE_BATCH else [rows],
         inputs,
         {name: values.numpy() for name, values in exact.items()},
         errors,

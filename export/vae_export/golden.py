@@ -1,7 +1,6 @@
 """Golden vectors: inputs from the model's own prior and seeded noise, and the networks' outputs in float64."""
 
 import io
-import math
 
 import numpy as np
 import torch
@@ -10,36 +9,35 @@ from numpy.typing import NDArray
 from vae_export import contract
 from vae_export.rounding import Precise
 from vae_runtime import noise
-from vae_runtime.observation import Shape
+from vae_runtime.observation import Observation
 from vae_train.vae import VAE
 
 SEED = 1
-_IMAGES = 2
+_ROWS = 2
 
 Floats = NDArray[np.float32]
 
 
-def inputs(precise: Precise, image_shape: Shape) -> tuple[Floats, Floats, Floats]:
-    """z [2, latent_dim] from the prior, x [2, C, H, W] drawn from p(x|z), and eps [2, latent_dim], all float32."""
-    vae, rows = precise.vae, np.arange(_IMAGES)
-    z = noise.normal(SEED, noise.PRIOR, rows, vae.latent_dim)
-    likelihood = contract.likelihood(vae, image_shape)
+def inputs(precise: Precise, observation: Observation) -> tuple[Floats, Floats, Floats]:
+    """z [2, *latent_shape] from the prior, x [2, *shape] drawn from p(x|z), and eps [2, *latent_shape], all float32."""
+    vae, rows = precise.vae, np.arange(_ROWS)
+    z = contract.prior(vae).sample(SEED, rows)
+    likelihood = contract.likelihood(vae, observation)
     draw = noise.uniform if likelihood.noise == "uniform" else noise.normal
-    pixels = draw(SEED, noise.PIXELS, rows, math.prod(image_shape)).reshape(-1, *image_shape)
+    draws = draw(SEED, noise.PIXELS, rows, observation.size).reshape(-1, *observation.shape)
     parameters = precise.evaluate(vae.decoder, torch.from_numpy(z)).numpy().astype(np.float32)
-    x = likelihood.sample(parameters, pixels).clip(0, 1)  # Gaussian pixels may leave the range that the runtime takes
-    return z, x, noise.normal(SEED, noise.POSTERIOR, rows, vae.latent_dim)
+    x = observation.clip(likelihood.sample(parameters, draws))
+    return z, x, noise.normal(SEED, noise.POSTERIOR, rows, vae.latent_dim).reshape(z.shape)
 
 
-def archive(vae: VAE, image_shape: Shape) -> bytes:
+def archive(vae: VAE, observation: Observation) -> bytes:
     """The bytes of golden.npz: these inputs and the networks' outputs, which are rounded from float64 to float32."""
     precise = Precise(vae)
-    z, x, eps = inputs(precise, image_shape)
-    images, noises = torch.from_numpy(x), torch.from_numpy(eps)
-    mu, logsigma = precise.evaluate(vae.encoder, images)
+    z, x, eps = inputs(precise, observation)
+    mu, logsigma = precise.evaluate(vae.encoder, torch.from_numpy(x))
     parameters = precise.evaluate(vae.decoder, torch.from_numpy(z))
     outputs = {"mu": mu, "logsigma": logsigma, vae.likelihood.output: parameters}
-    outputs["elbo"] = precise.evaluate(vae.elbo, images, noises)
+    outputs["elbo"] = precise.evaluate(vae.elbo, torch.from_numpy(x), torch.from_numpy(eps))
     arrays = {"seed": np.array(SEED, np.uint64), "z": z, "x": x, "eps": eps}
     arrays |= {name: output.float().numpy() for name, output in outputs.items()}
     buffer = io.BytesIO()

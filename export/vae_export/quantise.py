@@ -30,7 +30,7 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _OTHER_PRODUCTS = ("ConvTranspose",)  # onnxruntime's quantiser leaves them in float32
 _PERCENTILE = 99.99  # of the values seen: a few outliers would make the steps of all others coarser
 _ROWS = 64  # calibrated at once
-_CALIBRATION = 512  # images; and as many z of the prior as of the aggregate posterior
+_CALIBRATION = 512  # observations; and as many z of the prior as of the aggregate posterior
 _SHARE = 0.8  # of the nats that may be lost: on other images it is a little more or less
 _SEED = 0
 ROUNDED = 0.5  # steps that a weight may be off: it is the nearest one
@@ -46,21 +46,22 @@ def fp16(plain: Candidate) -> Candidate:
     Raises BundleError where a weight is too large for float16.
     """
     vae, opset = rounded(plain.vae), plain.encoder.opset_import[0].version
-    encoder, decoder = candidate.export(vae, plain.image_shape, opset)
+    encoder, decoder = candidate.export(vae, plain.contract.observation.shape, opset)
     reference = "the network in float64, its weights rounded to float16"
-    return candidate.assemble("fp16", reference, vae, plain.image_shape, store_half(encoder), store_half(decoder))
+    halves = store_half(encoder), store_half(decoder)
+    return candidate.assemble("fp16", reference, vae, plain.contract.observation, *halves)
 
 
 def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
     """The VAE with products of 8-bit integers, but for the layers that would cost too many nats so.
 
-    plain: its float32 graphs. x: training images [n, C, H, W] as the likelihood takes them, from which the steps come.
+    plain: its float32 graphs. x: training observations [n, *shape] as the likelihood takes them, to get the steps from.
     The reference of the gate is what ONNX's own evaluator makes of these graphs.
     Raises BundleError where no layer can be quantised within `max_nats`.
     """
     if not products(plain.encoder) + products(plain.decoder):
         raise BundleError("int8 refused", "the networks have no Conv, Gemm or MatMul", "choose fp16")
-    some = x[:: math.ceil(len(x) / _CALIBRATION)]  # from all over: images lie in order of class
+    some = x[:: math.ceil(len(x) / _CALIBRATION)]  # from all over: they lie in order of class
     latents = _latents(plain.runtime(), some)
 
     def quantised(nodes: Nodes) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -85,7 +86,7 @@ def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
         "int8",
         "ONNX's own evaluator",
         evaluated(plain.vae, encoder, decoder),
-        plain.image_shape,
+        plain.contract.observation,
         encoder,
         decoder,
     )
@@ -118,16 +119,16 @@ def _nodes(chosen: set[tuple[int, str]]) -> Nodes:
 
 
 def _latents(runtime: RuntimeVAE, x: Floats) -> Floats:
-    """As many z of the prior as of the aggregate posterior of images x."""
+    """As many z of the prior as of the aggregate posterior of x."""
     rows = np.arange(len(x))
     mu, logsigma = runtime.encode(x)
-    posterior = mu + np.exp(logsigma) * noise.normal(_SEED, noise.POSTERIOR, rows, runtime.latent_dim)
-    return np.concatenate([noise.normal(_SEED, noise.PRIOR, rows, runtime.latent_dim), posterior], dtype=np.float32)
+    eps = noise.normal(_SEED, noise.POSTERIOR, rows, runtime.latent_dim).reshape(mu.shape)
+    return np.concatenate([runtime.prior.sample(_SEED, rows), mu + np.exp(logsigma) * eps], dtype=np.float32)
 
 
 def evaluated(vae: VAE, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> VAE:
     """The VAE with these graphs, which ONNX's own evaluator runs, in place of its networks."""
-    return VAE(Evaluated(encoder), Evaluated(decoder), vae.latent_dim, vae.likelihood)
+    return VAE(Evaluated(encoder), Evaluated(decoder), vae.latent_shape, vae.likelihood, vae.prior)
 
 
 class Evaluated(nn.Module):

@@ -21,7 +21,7 @@ from vae_train import data, pixels
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
-IMAGES = 1000
+MOST = 1000  # observations to weigh on
 BATCHES = (1, 64)
 SLOWER = 1.05  # times fp32: what lies below may be noise
 _ROUNDS = 15
@@ -34,21 +34,22 @@ Floats = NDArray[np.float32]
 class Tradeoff:
     """One precision against fp32.
 
-    nats: what the ELBO loses, mean over `images` test images, with its standard error, None of one image; `most_nats`
-    of one image.
+    nats: what the ELBO loses, mean over so many test observations, with its standard error, None of one; `most_nats` of
+    one of them.
     size: bytes of both graphs. seconds: the median of `encode` and of `decode` at each batch size, one thread. Of the
     two numbers the first is this precision's, the second fp32's. float32_layers: of int8, those that would cost too
-    much.
+    much. noun: what an observation is called.
     """
 
     precision: str
-    images: int
+    observations: int
     nats: float
     standard_error: float | None
     most_nats: float
     size: tuple[int, int]
     seconds: dict[str, tuple[float, float]]
     float32_layers: list[str] = field(default_factory=list)
+    noun: str = "image"
 
     @property
     def smaller(self) -> float:
@@ -68,22 +69,22 @@ class Tradeoff:
     def refusal(self, max_nats: float) -> str | None:
         """Why it should not be published, or None."""
         if not self.nats <= max_nats:
-            return f"it costs {self.nats:.3f} nats per image, more than {max_nats:g}"
+            return f"it costs {self.nats:.3f} nats per {self.noun}, more than {max_nats:g}"
         if self.time > SLOWER and self.smaller >= 1:
             return f"it is {self.time:.2f} times as slow and not smaller"
         return None
 
     def report(self) -> dict[str, Any]:
         """All figures, for the manifest."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "noun"}
 
     def table(self) -> str:
         """All figures, for people."""
         error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
         lines = [
             f"{self.precision} against fp32",
-            f"  ELBO       {-self.nats:+.4f}{error} nats per image, mean of {self.images:,} test"
-            f" images; {-self.most_nats:+.2f} at worst",
+            f"  ELBO       {-self.nats:+.4f}{error} nats per {self.noun}, mean of "
+            f"{self.observations:,} test {self.noun}s; {-self.most_nats:+.2f} at worst",
             f"  graphs     {self.size[0] / 1e6:.2f} MB for {self.size[1] / 1e6:.2f} MB",
         ]
         for what, (ours, theirs) in self.seconds.items():
@@ -168,7 +169,7 @@ def best(weighed: list[Tradeoff]) -> Tradeoff | None:
 
 
 def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
-    """Compare a candidate with fp32, `plain`, on images x [n, C, H, W] as the likelihood takes them."""
+    """Compare a candidate with fp32, `plain`, on observations x [n, *shape] as the likelihood takes them."""
     ours, theirs = candidate.runtime(), plain.runtime()
     lost = theirs.elbo(x) - ours.elbo(x)
     error = float(lost.std(ddof=1)) / math.sqrt(len(lost)) if len(lost) > 1 else None
@@ -180,13 +181,14 @@ def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
         seconds[f"decode {batch}"] = _side_by_side(methodcaller("decode", z[:batch]), ours, theirs)
     return Tradeoff(
         precision=candidate.precision,
-        images=len(lost),
+        observations=len(lost),
         nats=float(lost.mean()),
         standard_error=error,
         most_nats=float(lost.max()),
         size=(candidate.size, plain.size),
         seconds=seconds,
         float32_layers=candidate.float32_layers,
+        noun=plain.contract.observation.noun,
     )
 
 
@@ -206,7 +208,7 @@ def samples_of_run(run: Run, images: data.Data) -> Samples:
 
 def _floats(levels: Tensor) -> Floats:
     """Up to 1,000 observations of a set, from all over it, as the runtime takes them."""
-    return pixels.unit(levels[:: math.ceil(len(levels) / IMAGES)]).numpy()
+    return pixels.unit(levels[:: math.ceil(len(levels) / MOST)]).numpy()
 
 
 def _side_by_side(work: Callable[[RuntimeVAE], object], *vaes: RuntimeVAE) -> tuple[float, float]:

@@ -56,16 +56,16 @@ def named(config: Config) -> Iterator[None]:
         raise OtherNetwork(f"{config.made_by} ({error.which})", networks.to_restore(config)) from None
 
 
-def check(vae: VAE, observations: NDArray[Any], kept: Fingerprint) -> None:
+def check(vae: VAE, observations: NDArray[Any], kept: Fingerprint, noun: str = "image") -> None:
     """Raise OtherNetwork where the VAE gives other numbers than it did when its training ended.
 
-    kept: what it gave then for the first of the observations.
+    kept: what it gave then for the first of the observations. noun: what one of them is called.
     """
     wrong = [difference for difference in compare(vae, observations, kept) if not difference.passed]
     if wrong:
         most = max(wrong, key=lambda one: one.off / one.allowed if one.allowed else math.inf)
         others = f", {len(wrong)} of 3 tensors differ" if len(wrong) > 1 else ""
-        off = f"{most.tensor} of kept image {most.row} is {most.off:.2g} off, {most.allowed:.1g} is allowed{others}"
+        off = f"{most.tensor} of kept {noun} {most.row} is {most.off:.2g} off, {most.allowed:.1g} is allowed{others}"
         raise OtherNetwork(off, "export the network that the fingerprint is of")
 
 

@@ -19,14 +19,14 @@ _BOUNDED = ("sigmoid", "hardsigmoid", "softmax", "_softmax")
 _MOVES = frozenset({"view", "reshape", "unflatten", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "clone"})
 
 
-def try_out(vae: VAE, image_shape: Shape) -> Found:
+def try_out(vae: VAE, shape: Shape) -> Found:
     """What an export would refuse, by network, and what to write; the graphs are written, opened and run once.
 
     Also, by what the traced networks say: a sigmoid at the decoder's end, under a likelihood of binary pixels, and a
     second output of the encoder that is called a log variance and is not halved.
     """
     found = {}
-    x, z = torch.zeros(2, *image_shape), torch.zeros(2, vae.latent_dim)
+    x, z = torch.zeros(2, *shape), torch.zeros(2, *vae.latent_shape)
     for name, module, example, input_name, outputs in (
         ("encoder", vae.encoder, x, "x", ["mu", "logsigma"]),
         ("decoder", vae.decoder, z, "z", [vae.likelihood.output]),

@@ -165,6 +165,7 @@ class Precision:
 
     precision: str
     nats: float
+    observations: int | None = None
     standard_error: float | None = None
     most_nats: float | None = None
 
@@ -236,7 +237,11 @@ def _of_format_1(found: dict[str, Any]) -> dict[str, Any]:
     evaluation = found.get("evaluation")
     if isinstance(evaluation, dict) and "images" in evaluation:
         evaluation = {**evaluation, "observations": evaluation["images"]}
-    return {**found, "contract": _upgraded(found["contract"]), "evaluation": evaluation}
+    precision = found.get("precision")
+    if isinstance(precision, dict) and "images" in precision:
+        precision = {**precision, "observations": precision["images"]}
+    upgraded = {"contract": _upgraded(found["contract"]), "evaluation": evaluation, "precision": precision}
+    return {**found, **upgraded}
 
 
 def _upgraded(contract: dict[str, Any]) -> dict[str, Any]:

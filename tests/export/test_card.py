@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from vae_export import card, exporter
 from vae_export.cli import main
 from vae_runtime import manifest as manifests
-from vae_runtime.bundle import shipped
+from vae_runtime.bundle import FILES, shipped
 from vae_runtime.errors import BundleError
 from vae_train import run_folder, train
 from vae_train.config import PRESETS, Place
@@ -37,6 +38,36 @@ def gaussian_bundle(digits_root: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder / "bundle"
 
 
+@pytest.fixture(scope="module")
+def rows_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of rows of numbers."""
+    folder = tmp_path_factory.mktemp("rows")
+    np.save(folder / "readings.npy", 3 * np.random.default_rng(0).standard_normal((300, 5), np.float32) + 7)
+    config = PRESETS["tutorial"].replace(
+        dataset=str(folder / "readings.npy"), hidden=(16,), latent_dim=3, epochs=1, likelihood="gaussian"
+    )
+    train.train(config, folder / "run", Place(folder, download=False), command="vae-train --likelihood gaussian")
+    exporter.export_run(run_folder.load(folder / "run"), folder / "bundle")
+    return folder / "bundle"
+
+
+def test_a_card_of_rows_speaks_of_rows(rows_bundle: Path, tmp_path: Path) -> None:
+    """No word of images or pixels; its commands run as they stand; the hub is told no task for images."""
+    text = write(manifest_of(rows_bundle))
+    assert not re.search("image|pixel", text, re.IGNORECASE)
+    assert dict(cells(text, "model"))["rows"] == "5 (columns), real values"
+    assert "nats per row" in text
+    assert "pipeline_tag" not in front_matter(text)
+    folder = Path(shutil.copytree(rows_bundle, tmp_path / "downloaded"))
+    commands = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 4
+    for command in commands:
+        call = [sys.executable, "-m", "vae_runtime", *shlex.split(command)[1:]]
+        done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert {"samples.npy", "reconstructions.npy"} <= {path.name for path in folder.iterdir()}
+
+
 @pytest.fixture(params=["shipped", "tiny", "gaussian"])
 def any_bundle(request: pytest.FixtureRequest) -> Path:
     """The bundle that ships, and fresh ones of two likelihoods."""
@@ -50,12 +81,9 @@ def manifest_of(path: Path) -> Json:
 
 
 def write(manifest: Json) -> str:
-    """The card of the bundle that has this manifest; its digest is of no account here."""
-    try:
-        parsed = manifests.of({"sha256": "", **manifest})
-    except (ValueError, LookupError, TypeError) as error:
-        raise BundleError("manifest not understood", str(error)[:120], "export it again") from None
-    return card.write(parsed)
+    """The card of the bundle that has this manifest, whose digest is made right."""
+    raw = manifests.dump({key: value for key, value in manifest.items() if key != "sha256"})
+    return card.write(manifests.parse(raw, Path("manifest.json"), FILES))
 
 
 def front_matter(text: str) -> Json:
@@ -176,7 +204,7 @@ def test_the_card_says_what_the_model_is_not_for(any_bundle: Path) -> None:
 
 def test_a_smaller_precision_is_named_with_its_cost(tiny_bundle: Path) -> None:
     """What graphs of another precision lose, with its standard error."""
-    smaller = {"precision": "fp16", "images": 1000, "nats": 0.0123, "standard_error": 0.0011, "most_nats": 0.51}
+    smaller = {"precision": "fp16", "observations": 1000, "nats": 0.0123, "standard_error": 0.0011, "most_nats": 0.51}
     text = " ".join(write({**manifest_of(tiny_bundle), "precision": smaller}).split())
     assert (
         "The graphs are fp16. Against float32, of which the figures above are, they lose 0.0123 +- 0.0011 nats" in text

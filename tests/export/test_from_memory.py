@@ -16,11 +16,12 @@ from vae_export import exporter
 from vae_runtime import VAE
 from vae_runtime.bundle import read
 from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.verify import verify
 from vae_train import fingerprint
 from vae_train.vae import VAE as TorchVAE
 
-SHAPE = (1, 8, 8)
+IMAGES = Observation(IMAGE, (1, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_a_vae_in_memory_is_exported(
 ) -> None:
     """One call publishes a bundle that verifies, returns what the gate compared, and prints nothing."""
     vae.train()
-    exported = vae_export.export(vae, SHAPE, observations, tmp_path / "bundle")
+    exported = vae_export.export(vae, IMAGES, observations, tmp_path / "bundle")
     assert capfd.readouterr() == ("", "")
     assert vae.training  # it is as it was
     assert exported.path == tmp_path / "bundle"
@@ -56,12 +57,16 @@ def test_a_vae_in_memory_is_exported(
 
 def test_what_is_not_known_is_left_out(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """Without a training the manifest has no figures, settings and preprocessing; what is given stands there."""
-    vae_export.export(vae, SHAPE, observations, tmp_path / "bare", keep_failing=tmp_path / "failing")
+    vae_export.export(vae, IMAGES, observations, tmp_path / "bare", keep_failing=tmp_path / "failing")
     bare = json.loads((tmp_path / "bare" / "manifest.json").read_bytes())
     assert not {"settings", "preprocessing", "evaluation", "precision"} & bare.keys()
     assert bare["provenance"].keys() == {"vae-edge", "onnx", "onnxscript", "onnxruntime"}
-    told = {"provenance": {"command": "my own loop"}, "settings": {"beta": 1}, "evaluation": {"dataset": "mine"}}
-    vae_export.export(vae, SHAPE, observations, tmp_path / "told", **told)
+    told = {
+        "provenance": {"command": "my own loop"},
+        "settings": {"beta": 1},
+        "evaluation": {"dataset": "mine", "observations": 64},
+    }
+    vae_export.export(vae, IMAGES, observations, tmp_path / "told", **told)
     manifest = json.loads((tmp_path / "told" / "manifest.json").read_bytes())
     assert manifest["provenance"] == {**bare["provenance"], **told["provenance"]}
     assert (manifest["settings"], manifest["evaluation"]) == (told["settings"], told["evaluation"])
@@ -83,7 +88,7 @@ def test_no_graph_is_published_that_is_off(
 
     monkeypatch.setattr(exporter.onnx_graph, "to_onnx", off)
     with pytest.raises(vae_export.GateFailed, match=r"^numeric gate failed: \d+ of 40 rows, the worst ") as caught:
-        vae_export.export(vae, SHAPE, observations, tmp_path / "bundle", keep_failing=tmp_path / "failing")
+        vae_export.export(vae, IMAGES, observations, tmp_path / "bundle", keep_failing=tmp_path / "failing")
     verdict = caught.value.verdict
     assert verdict.heading == "fp32 in onnxruntime against the network in float64"
     assert len(verdict.comparisons) == 40
@@ -92,26 +97,35 @@ def test_no_graph_is_published_that_is_off(
 
 def test_a_smaller_precision_is_weighed_on_the_observations(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """Without a run, the same observations say what float16 costs."""
-    exported = vae_export.export(vae, SHAPE, observations, tmp_path / "bundle", precision="fp16")
+    exported = vae_export.export(vae, IMAGES, observations, tmp_path / "bundle", precision="fp16")
     assert exported.precision == "fp16"
     assert exported.cost is not None
     assert [verdict.precision for verdict in exported.verdicts] == ["fp32", "fp16"]
-    assert read(exported.path).manifest["precision"]["nats"] == exported.cost.nats < 0.5
+    assert read(exported.path).manifest.raw["precision"]["nats"] == exported.cost.nats < 0.5
 
 
 def test_another_network_than_the_fingerprint_is_refused(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """What a network gave when its training ended is held against what it gives now."""
     kept = fingerprint.compute(vae, observations)
-    vae_export.export(vae, SHAPE, observations, tmp_path / "same", fingerprint=kept)
+    vae_export.export(vae, IMAGES, observations, tmp_path / "same", fingerprint=kept)
     other = TorchVAE(vae.encoder, nn.Sequential(vae.decoder, nn.Tanh()), vae.latent_dim)
     with pytest.raises(BundleError, match="not the network that was trained: ELBO of kept image"):
-        vae_export.export(other, SHAPE, observations, tmp_path / "other", fingerprint=kept)
+        vae_export.export(other, IMAGES, observations, tmp_path / "other", fingerprint=kept)
 
 
 def test_an_unknown_precision_is_wrong_usage(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """It is named, with those that there are."""
     with pytest.raises(ArgumentError, match="unknown precision: fp8; choose fp32, fp16, int8, auto"):
-        vae_export.export(vae, SHAPE, observations, tmp_path / "bundle", precision="fp8")
+        vae_export.export(vae, IMAGES, observations, tmp_path / "bundle", precision="fp8")
+
+
+def test_what_no_runtime_would_read_is_refused(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
+    """Figures that do not say of how many observations they are, before any work."""
+    with pytest.raises(
+        ArgumentError, match=r"^entry of the manifest not understood: evaluation\.observations is missing;"
+    ):
+        vae_export.export(vae, IMAGES, observations, tmp_path / "bundle", evaluation={"dataset": "mine"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_top_level_has_what_it_names() -> None:

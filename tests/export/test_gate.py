@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from vae_export import gate
 from vae_export.cli import main
 from vae_export.rounding import Precise
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import networks, run_folder
 from vae_train.config import PRESETS
@@ -151,7 +152,7 @@ def failing_rows(result: Any) -> set[str]:
 def cases(tiny_run: Path) -> list[gate.Case]:
     """What the gate expects of the tiny run's graphs."""
     run = run_folder.load(tiny_run)
-    return gate.expect(run.vae, run.probe)
+    return gate.expect(run.vae, run.observation, run.probe)
 
 
 def case_of(cases: list[gate.Case], tensor: str, kind: str) -> gate.Case:
@@ -249,14 +250,14 @@ def test_rows_agree_to_their_tolerance_only(
     cases: list[gate.Case], tiny_bundle: Path, tensor: str, factor: float, passed: bool
 ) -> None:
     """A row passes at a difference within its tolerance and fails beyond it, at NaN and at infinity; others pass."""
-    case = case_of(cases, tensor, gate.REAL)
+    case = case_of(cases, tensor, "real images")
     numbers = sum(batch * values[0].size for c in cases for batch in c.batches for values in c.expected.values())
     place = (5, 1)[: case.expected[tensor].ndim]
     tolerance = next(row.tolerance for row in gate.judge(cases, RuntimeVAE.load(tiny_bundle)) if tensor in row.name)
     assert numbers * math.erfc(tolerance / case.errors[tensor] / math.sqrt(2)) == pytest.approx(1e-6, rel=1e-6)
     moved = shifted(case, tensor, place, factor * tolerance, tiny_bundle)
     rows = gate.judge([moved if c is case else c for c in cases], RuntimeVAE.load(tiny_bundle))
-    touched = [row for row in rows if (row.tensor, row.inputs) == (tensor, gate.REAL) and row.batch > place[0]]
+    touched = [row for row in rows if (row.tensor, row.inputs) == (tensor, "real images") and row.batch > place[0]]
     assert {row.passed for row in touched} == {passed}
     assert {row.worst for row in touched} == {place[0]}
     assert all(row.passed for row in rows if row not in touched)
@@ -275,7 +276,7 @@ def test_rows_say_how_far_off_the_worst_input_is(
     tiny_run: Path, tiny_bundle: Path, cases: list[gate.Case], after_export: Callable[..., None], tmp_path: Path
 ) -> None:
     """mu[2] off by 0.001: the worst image by its KL's closed form is not asked for, but its figures are its own."""
-    case = case_of(cases, "mu", gate.REAL)
+    case = case_of(cases, "mu", "real images")
     moved = shifted(case, "mu", (9, 2), 1e-3, tiny_bundle)
     row = next(r for r in gate.judge([moved], RuntimeVAE.load(tiny_bundle)) if (r.tensor, r.batch) == ("mu", 64))
     mu = moved.expected["mu"][9]
@@ -292,7 +293,7 @@ def test_rows_say_how_far_off_the_worst_input_is(
 @pytest.mark.parametrize("off", [1e-9, 1e-3, 1e30, np.inf])
 def test_columns_stay_apart(off: float) -> None:
     """However large the figures are, each stands below its heading."""
-    row = gate.Comparison("logsigma", gate.REAL, 64, 1e-5, 1e-6, worst=63, max_abs=off, ulps=off * 2**24, nats=off)
+    row = gate.Comparison("logsigma", "real images", 64, 1e-5, 1e-6, worst=63, max_abs=off, ulps=off * 2**24, nats=off)
     head, line = gate.table([row]).splitlines()
     assert len(line) == len(head)
     for column in ("worst", "off", "tolerance", "ulps", "nats", "PyTorch"):
@@ -308,7 +309,7 @@ def test_tolerances_hold_for_rounding_by_the_model(tiny_run: Path, cases: list[g
     """
     run = run_folder.load(tiny_run)
     precise = Precise(run.vae)
-    for tensor, kind, part in (("mu", gate.REAL, run.vae.encoder), ("logits", gate.PRIOR, run.vae.decoder)):
+    for tensor, kind, part in (("mu", "real images", run.vae.encoder), ("logits", gate.PRIOR, run.vae.decoder)):
         case = case_of(cases, tensor, kind)
         values = precise.evaluate(part, torch.from_numpy(next(iter(case.inputs.values()))), seed=1000)
         first = values[0] if tensor == "mu" else values
@@ -321,10 +322,10 @@ def test_tolerances_come_from_all_inputs() -> None:
     torch.manual_seed(0)
     vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=20), (1, 4, 4)).eval()
     probe = np.zeros((2, 1, 4, 4), np.uint8)
-    far = case_of(gate.expect(vae, probe), "logits", gate.FAR)
+    far = case_of(gate.expect(vae, Observation(IMAGE, (1, 4, 4)), probe), "logits", gate.FAR)
     with torch.no_grad():
         next(vae.decoder.parameters())[:, 18] *= 1000
-    larger = case_of(gate.expect(vae, probe), "logits", gate.FAR)
+    larger = case_of(gate.expect(vae, Observation(IMAGE, (1, 4, 4)), probe), "logits", gate.FAR)
     assert larger.pytorch["logits"] > 100 * far.pytorch["logits"]
     assert larger.errors["logits"] > 100 * far.errors["logits"]
 

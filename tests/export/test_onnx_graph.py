@@ -55,8 +55,8 @@ def test_graph_is_valid_deterministic_and_self_contained(tiny_bundle: Path, role
 def test_both_graphs_carry_one_contract_and_their_role(tiny_bundle: Path) -> None:
     """The metadata of both graphs holds the manifest's contract and the graph's own role, and nothing else."""
     contract = json.loads((tiny_bundle / "manifest.json").read_bytes())["contract"]
-    assert contract["latent_dim"] == 4
-    assert contract["prior"] == "standard-normal"
+    assert contract["latent_shape"] == [4]
+    assert contract["prior"] == {"name": "standard-normal"}
     for role in ("encoder", "decoder"):
         (entry,) = onnx.load(tiny_bundle / f"{role}.onnx").metadata_props
         assert entry.key == "vae_edge"

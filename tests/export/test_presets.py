@@ -18,6 +18,7 @@ from support.runs import SHAPES, make_vae, smooth_images
 from vae_export import exporter, onnx_graph, tradeoff
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.verify import verify
 from vae_train import run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Place
@@ -36,7 +37,9 @@ OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
 }
 OPSETS = range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1)
 PAIRS = [(preset, likelihood) for preset in SHAPES for likelihood in LIKELIHOODS]
-OWN = [pair for pair in PAIRS if pair[0] == "tutorial" or pair[1] == PRESETS[pair[0]].likelihood]  # the smallest: all
+OWN = [
+    pair for pair in PAIRS if pair[0] == "tutorial" or pair[1] == PRESETS[pair[0]].network.likelihood
+]  # the smallest: all
 FAST = {(OWN[i % len(OWN)], OPSETS[i % len(OPSETS)]) for i in range(max(len(OWN), len(OPSETS)))}  # 3 to 6 s each
 CASES = [
     pytest.param(*pair, opset, marks=[] if (pair, opset) in FAST else pytest.mark.slow)
@@ -55,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
             out = tmp_path_factory.mktemp("presets") / "bundle"
             vae, levels = make_vae(preset, likelihood)
             told = {"preprocessing": PREPROCESSING}
-            exporter.export(vae, SHAPES[preset], levels.numpy(), out, opset=opset, **told)
+            exporter.export(vae, Observation(IMAGE, SHAPES[preset]), levels.numpy(), out, opset=opset, **told)
             x = torch.from_numpy(tradeoff.samples_of(vae, levels.numpy()).test)
             made[preset, likelihood, opset] = vae, x, out
         return made[preset, likelihood, opset]
@@ -81,16 +84,15 @@ def test_bundle_gives_pytorchs_numbers(exported: Exported, preset: str, likeliho
 
     loaded = read(out)
     assert all(row.passed for row in verify(loaded))
-    manifest = loaded.manifest
+    manifest = loaded.manifest.raw
     assert manifest["onnx"]["opset"] == opset
     assert manifest["preprocessing"] == PREPROCESSING
     assert manifest["parameters"] == sum(weight.numel() for weight in vae.parameters())
-    assert manifest["contract"]["latent_dim"] == latent_dim
-    sides = dict(zip(("channels", "height", "width"), shape, strict=True))
-    assert manifest["contract"]["image"] == {**sides, "range": [0, 1]}
+    assert manifest["contract"]["latent_shape"] == [latent_dim]
+    assert manifest["contract"]["observation"] == {"kind": "image", "shape": list(shape), "range": [0, 1]}
     contract: dict[str, Any] = {"name": likelihood}
     if likelihood == "gaussian":
-        contract["logsigma"] = vae.likelihood.logsigma.item()
+        contract["settings"] = {"logsigma": vae.likelihood.logsigma.item()}
     assert manifest["contract"]["likelihood"] == contract
 
     runtime = VAE.load(out, threads=1)
@@ -111,7 +113,7 @@ def test_bundle_gives_pytorchs_numbers(exported: Exported, preset: str, likeliho
     assert expected.elbo.std() > 0.1
     drawn = runtime.sample(4, seed=1)
     assert drawn.shape == (4, *shape)
-    runtime.likelihood.check(drawn)
+    assert runtime.likelihood.supports(drawn).all()
 
 
 @pytest.mark.parametrize(("preset", "likelihood", "opset"), CASES)
@@ -235,5 +237,5 @@ def test_encoder_may_return_a_list(tmp_path: Path) -> None:
     """A list of mu and logsigma passes the gate as a pair does."""
     vae, levels = make_vae("gated", "bernoulli")
     vae.encoder = Listed(vae.encoder)
-    exporter.export(vae, SHAPES["gated"], levels.numpy(), tmp_path / "bundle")
+    exporter.export(vae, Observation(IMAGE, SHAPES["gated"]), levels.numpy(), tmp_path / "bundle")
     assert all(row.passed for row in verify(read(tmp_path / "bundle")))

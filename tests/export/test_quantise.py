@@ -18,12 +18,14 @@ from vae_export.candidate import Candidate
 from vae_export.tradeoff import Samples, Tradeoff, best, choice, pick, samples_of_run, weigh
 from vae_runtime import noise, safety
 from vae_runtime.errors import BundleError
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.sessions import Session
 from vae_train import data, pixels, run_folder
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
 LATENTS = 8
+IMAGES = Observation(IMAGE, (1, 8, 8))
 QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 
 Floats = NDArray[np.float32]
@@ -50,7 +52,7 @@ def x(images: data.Data) -> Floats:
 @pytest.fixture(scope="module")
 def plain(run: Run) -> Candidate:
     """The run's float32 graphs."""
-    return candidate.fp32(run.vae, run.observation.shape, 17)
+    return candidate.fp32(run.vae, IMAGES, 17)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_quantised_convolutions_do_not_depend_on_the_batch(run: Run, images: dat
     """Nor do those of a decoder that resizes and convolves: each row of 64 is what it is alone, to the last bit."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed=False).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.observation.shape, 17), observed(images), max_nats=100)
+    made = quantise.int8(candidate.fp32(vae, IMAGES, 17), observed(images), max_nats=100)
     assert "decoder last/Conv" not in made.float32_layers
     decoder, z = Session(made.files["decoder.onnx"], "decoder"), random_latents(64)
     (together,) = decoder.run(("logits",), z)
@@ -189,7 +191,7 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     into.weight[:2] *= 1000
     into.bias[:2] *= 1000
     onwards.weight[:, :2] /= 1000
-    scaled = candidate.fp32(vae, run.observation.shape, 17)
+    scaled = candidate.fp32(vae, IMAGES, 17)
     z = random_latents(64)
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
@@ -223,7 +225,7 @@ def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Ca
         return pixels.sum(dim=(1, 2, 3)).numpy() - kl
 
     lost = elbo(plain.vae) - elbo(quantised.vae)
-    assert weighed.images == len(x) == 221
+    assert weighed.observations == len(x) == 221
     assert weighed.nats == pytest.approx(lost.mean(), abs=5e-3)
     assert weighed.standard_error == pytest.approx(lost.std(ddof=1) / np.sqrt(len(lost)), rel=0.1)
     assert weighed.most_nats == pytest.approx(lost.max(), abs=0.2)
@@ -323,7 +325,7 @@ def test_sizes_are_no_weights(run: Run, images: data.Data, transposed: bool) -> 
     """A network whose graph resizes passes its gate in 8 bits; a transposed convolution is named as left in float32."""
     torch.manual_seed(0)
     vae = VAE(run.vae.encoder, Doubled(transposed).eval(), LATENTS, run.vae.likelihood)
-    made = quantise.int8(candidate.fp32(vae, run.observation.shape, 17), observed(images), max_nats=100)
+    made = quantise.int8(candidate.fp32(vae, IMAGES, 17), observed(images), max_nats=100)
     assert ("decoder last/ConvTranspose" in made.float32_layers) is transposed
     rows = gate.compare(made.vae, made.runtime(), run.probe)
     assert all(row.passed for row in rows)

@@ -140,7 +140,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     ),
     "z that is far": ("numeric-gate.md", lambda: f"{gate._FAR:g} along its axis, {-gate._FAR / 2:g} along the next"),
     "margin of a run's own outputs": ("numeric-gate.md", lambda: f"is {trained.MARGIN} times the tolerance"),
-    "images that say what a precision costs": ("precision.md", lambda: f"up to {tradeoff.IMAGES:,} test images"),
+    "images that say what a precision costs": ("precision.md", lambda: f"up to {tradeoff.MOST:,} test images"),
     "what a precision may cost": ("precision.md", lambda: f"`--max-nats`, {exporter.MAX_NATS} nats per image by"),
     "files of a bundle": ("bundle.md", lambda: {4: "one folder with four files"}[len(bundle.FILES) + 1]),
 }

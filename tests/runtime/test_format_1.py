@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from support import bundles
+from support.graphs import stamped
 from vae_runtime import VAE
-from vae_runtime.bundle import read
+from vae_runtime.bundle import GRAPHS, read
 from vae_runtime.verify import verify
 
 OLD = Path(__file__).parents[1] / "support" / "tiny_format_1"  # as it was when the format was the newest; never remade
@@ -33,3 +37,39 @@ def test_its_numbers_are_as_they_were() -> None:
         assert x.sum(axis=(1, 2, 3)).tolist() == [265, 235, 254]
         np.testing.assert_allclose(vae.elbo(x, num_samples=4, seed=1), ELBO, atol=2e-4)
         np.testing.assert_allclose(vae.log_likelihood(x, 5, seed=1), BOUND, atol=2e-4)
+
+
+def test_the_same_graphs_in_format_2_give_the_same_bits(tmp_path: Path) -> None:
+    """Upgraded by hand, contract and evaluation alone changed, it gives equal figures in every verb, and verifies."""
+    contract = read(OLD).manifest.contract.json()
+    assert contract["format"] == 2
+    graphs = {
+        name: (OLD / name).read_bytes() + stamped({**contract, "role": name.removesuffix(".onnx")}) for name in GRAPHS
+    }
+
+    def upgrade(manifest: dict[str, Any]) -> None:
+        measured = manifest["evaluation"]
+        manifest |= {"contract": contract, "evaluation": {"observations": measured.pop("images"), **measured}}
+
+    new = bundles.forge(OLD, tmp_path / "new", graphs, upgrade)
+    assert all(row.passed for row in verify(read(new)))
+    before, now = ({name: values.tobytes() for name, values in figures(path).items()} for path in (OLD, new))
+    assert before == now
+
+
+def figures(path: Path) -> dict[str, NDArray[Any]]:
+    """What a bundle gives in every verb."""
+    with VAE.load(path) as vae:
+        x = vae.sample(20, seed=7)
+        mu, logsigma = vae.encode(x)
+        elbo = vae.elbo(x, num_samples=4, seed=1)
+        return {
+            "x": x,
+            "theta": vae.decode(mu),
+            "mu": mu,
+            "logsigma": logsigma,
+            "elbo": elbo,
+            "bound": vae.log_likelihood(x, 5, seed=1),
+            "grey": vae.terms(0.5 * x + 0.25, 2, seed=3, observe=True).elbo,
+            "percentile": vae.percentile(elbo),
+        }
