@@ -35,7 +35,7 @@ PATIENCE = 600  # seconds, for the slowest and busiest machine
 
 # 1,576 images in batches of 225: the last batch is one image, so that the second process has none
 SMALL = ["--dataset", "digits", "--hidden", "16", "--latent-dim", "3", "--batch-size", "225", "--device", "cpu"]
-TIMINGS = {"seconds", "images_per_second"}
+TIMINGS = {"seconds", "observations_per_second"}
 
 # Forks processes as torchrun starts them, but out of one that has imported everything, which saves seconds for each.
 NURSERY = """

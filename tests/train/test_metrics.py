@@ -27,7 +27,7 @@ GOOD = {
     **{"epoch": 3.0, "train_elbo": -90.0, "train_reconstruction": -70.0, "train_kl": 20.0},
     **{"test_elbo": -95.0, "test_reconstruction": -74.5, "test_kl": 20.5, "test_standard_error": 1.0},
     **{"active_units": 12.0, "gradient_norm": 5.0, "largest_gradient_norm": 9.0, "skipped_steps": 0.0},
-    **{"seconds": 2.0, "images_per_second": 30_000.0},
+    **{"seconds": 2.0, "observations_per_second": 30_000.0},
 }
 
 
@@ -202,7 +202,7 @@ def test_measured_figures_are_those_of_the_images(digits: data.Data, variance: f
     assert found["test_standard_error"] == pytest.approx((log_prob - kl).std().item() / 50**0.5, rel=1e-4)
     variances = np.var(mu.double().numpy(), axis=0)
     assert found["active_units"] == (variances > 0.01).sum() == active
-    assert found["images_per_second"] == len(digits.train) / 0.5
+    assert found["observations_per_second"] == len(digits.train) / 0.5
 
 
 def test_gradient_norms_are_those_of_the_steps(digits: data.Data) -> None:

@@ -130,7 +130,9 @@ def content(run: Path, pictures: bool) -> dict[str, Any]:
     files = (path for path in run.iterdir() if path.is_file() and (pictures or path.suffix not in (".png", ".html")))
     found: dict[str, Any] = {path.name: path.read_bytes() for path in files}
     rows = [json.loads(line) for line in found.pop("metrics.jsonl").splitlines()]
-    found["metrics"] = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    found["metrics"] = [
+        {k: v for k, v in row.items() if k not in ("seconds", "observations_per_second")} for row in rows
+    ]
     for name in ("config.json", "report.html", "curves.png"):
         found[name] = len(found.get(name, "")) > 0
     return found

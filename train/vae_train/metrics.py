@@ -38,7 +38,7 @@ class Epoch:
     largest_gradient_norm: float
     skipped_steps: int
     seconds: float
-    images_per_second: float
+    observations_per_second: float
 
 
 def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
@@ -60,7 +60,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         largest_gradient_norm=largest,
         skipped_steps=int(training.skipped),
         seconds=progress.seconds,
-        images_per_second=training.num_observations / progress.seconds,
+        observations_per_second=training.num_observations / progress.seconds,
     )
     return {name: value for name, value in asdict(epoch).items() if value is not None}
 
@@ -138,7 +138,7 @@ def _kind(line: str) -> str:
 
 def describe(row: Metrics, noun: str = "image") -> str:
     """An epoch for people."""
-    speed = row["images_per_second"]
+    speed = row["observations_per_second"]
     return (
         f"epoch {row['epoch']:3.0f}  train ELBO {row['train_elbo']:8.2f}  test ELBO {row['test_elbo']:8.2f} = "
         f"{row['test_reconstruction']:.2f} - {row['test_kl']:.2f} nats  {row['seconds']:.1f} s  "

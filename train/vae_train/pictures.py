@@ -197,7 +197,7 @@ def curves(rows: list[Metrics], latent_dim: int, noun: str = "image") -> list[Pi
         ("KL", f"nats per {noun}", {label: f"{part}kl" for label, part in both.items()}),
         ("gradient norm", "", {"largest step's": "largest_gradient_norm", "mean": "gradient_norm"}),
         ("active units", f"of {latent_dim} dimensions", {"": "active_units"}),
-        ("speed", f"{noun}s per second", {"": "images_per_second"}),
+        ("speed", f"{noun}s per second", {"": "observations_per_second"}),
     ]
 
     def lines(title: str, ylabel: str, names: dict[str, str]) -> Callable[[Axes], None]:

@@ -1,6 +1,6 @@
-"""From stored pixels to what a likelihood sees: binary draws, or values in [0, 1], in training and in tests.
+"""From stored values to what a likelihood sees: binary draws, levels / 255 or as they are, in training and in tests.
 
-Pixels are stored as they came: uint8 levels, or float32 in [0, 1].
+They are stored as they came: uint8 levels, or float32.
 """
 
 import hashlib
@@ -48,12 +48,12 @@ def literature_draw(train: Tensor, test: Tensor) -> Tensor:
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """Levels / 255, or floats as they are: float32 in [0, 1], exactly 0 and 1 for binary images."""
+    """Levels / 255, or floats as they are: float32, exactly 0 and 1 for binary images."""
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over images [n, C, H, W] of each pixel in [0, 1]: float32 [C, H, W]."""
+    """Mean and standard deviation over observations [n, *shape] of each value, by `unit`: float32 of their shape."""
     total, squares = (torch.zeros(levels.shape[1:], dtype=torch.float64) for _ in range(2))
     for some in levels.split(1000):
         x = unit(some).double()
@@ -70,7 +70,7 @@ def _probabilities(pixels: Tensor) -> NDArray[np.float64]:
 
 
 def digest(levels: Tensor) -> str:
-    """sha256 of the images' bytes, 0 and 1 where they are binary."""
+    """sha256 of the observations' bytes, 0 and 1 where levels are binary."""
     values = levels.cpu().numpy()
     if values.dtype == np.uint8 and not np.any((values != 0) & (values != 255)):
         values = values // 255

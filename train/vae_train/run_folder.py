@@ -269,8 +269,9 @@ def read_weights(folder: Path, vae: VAE, best: bool) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics, one dict per epoch."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    """The metrics, one dict per epoch; what release 0.1 called images are observations."""
+    lines = (folder / METRICS).read_text().replace('"images_per_second"', '"observations_per_second"').splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def write_json(path: Path, value: Any) -> None:
