@@ -159,9 +159,9 @@ seen = {"reads": [0, 0], "loads": [0, 0]}
 print("ready", flush=True)
 while not stop.exists():
     bundle = read(out)
-    manifest = files[0]["manifest.json"] if bundle.manifest == json.loads(files[0]["manifest.json"]) else b""
+    manifest = files[0]["manifest.json"] if bundle.manifest.raw == json.loads(files[0]["manifest.json"]) else b""
     which = 0 if manifest else 1
-    assert bundle.manifest == json.loads(files[which]["manifest.json"])
+    assert bundle.manifest.raw == json.loads(files[which]["manifest.json"])
     assert bundle.files == {name: data for name, data in files[which].items() if name != "manifest.json"}
     seen["reads"][which] += 1
     seen["loads"][numbers.index(figures(VAE.load(out, threads=1)))] += 1
