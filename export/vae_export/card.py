@@ -11,7 +11,8 @@ from vae_runtime import likelihoods
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
-from vae_runtime.manifest import Evaluation, Manifest
+from vae_runtime.manifest import Manifest
+from vae_runtime.measured import Evaluation
 from vae_runtime.observation import IMAGE, SERIES, VECTOR
 
 _ABOUT = """\

@@ -12,7 +12,8 @@ from vae_export import onnx_graph, reference
 from vae_runtime import noise, verify
 from vae_runtime.bundle import GRAPHS, Bundle
 from vae_runtime.errors import BundleError
-from vae_runtime.manifest import Graphs, Manifest
+from vae_runtime.manifest import Manifest
+from vae_runtime.measured import Graphs
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from vae_runtime import manifest as manifests
 from vae_runtime import records
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.manifest import Evaluation, Preprocessing
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.measured import Evaluation
 from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, evaluate

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from vae_runtime import likelihoods
 from vae_runtime.errors import printable
-from vae_runtime.manifest import Figure as Measured
 from vae_runtime.manifest import Manifest
+from vae_runtime.measured import Figure as Measured
 
 _LABELS = {"elbo": "ELBO", "reconstruction": "reconstruction term", "kl": "KL to the prior"}
 

@@ -54,8 +54,7 @@ class Terms:
         return cls(log_likelihood.mean(axis=1), kl_per_dimension, deviation / math.sqrt(num_samples))
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """What draws and weighs z: the networks, the likelihood, the prior, and what an observation is.
 
     most_draws: of z that are decoded at once. most_observed: binary draws of x that are weighed at once.

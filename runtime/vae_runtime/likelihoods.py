@@ -8,13 +8,11 @@ To add one: a class here and a line in `KNOWN`, and its twin in `vae_train.likel
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import records
 from vae_runtime.errors import BundleError, InputError
 from vae_runtime.manifest import Named
 from vae_runtime.observation import Observation
@@ -54,15 +52,16 @@ class Likelihood(Protocol):
         """The nearest values in the support; what lies in it stays to the last bit."""
 
 
-@dataclass(frozen=True)
 class Bernoulli:
     """Binary values with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
 
-    axes: int
     name, output, parameters_per_value, noise = "bernoulli", "logits", 1, "uniform"
     discrete, binary = True, True
     range: ClassVar[Range | None] = (0.0, 1.0)
     refusal = "grey values under a Bernoulli likelihood", "use observe(x, seed) first"
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes
 
     def mean(self, parameters: Floats) -> Floats:
         """theta = sigmoid(logits); finite for every logit."""
@@ -95,20 +94,19 @@ class Bernoulli:
         return np.rint(x)
 
 
-@dataclass(frozen=True)
 class Gaussian:
     """Real values N(loc, sigma^2) with parameters `loc` and one sigma, fixed or learned, for all of them."""
 
-    axes: int
-    logsigma: float
     name, output, parameters_per_value, noise = "gaussian", "loc", 1, "normal"
     discrete, binary = False, False
     range: ClassVar[Range | None] = None
     refusal = "no real numbers", "clean the data"
 
-    def __post_init__(self) -> None:
-        if not abs(self.logsigma) < 80:
-            raise ValueError(f"logsigma is {self.logsigma}")
+    def __init__(self, axes: int, logsigma: float) -> None:
+        """Raises ValueError where sigma would not be a number of float32."""
+        if not (type(logsigma) in (int, float) and abs(logsigma) < 80):
+            raise ValueError(f"logsigma is {logsigma}")
+        self.axes, self.logsigma = axes, float(logsigma)
 
     def mean(self, parameters: Floats) -> Floats:
         """loc itself."""
@@ -135,7 +133,6 @@ class Gaussian:
         return x
 
 
-@dataclass(frozen=True)
 class DiscretisedLogistic:
     """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
@@ -143,11 +140,13 @@ class DiscretisedLogistic:
     arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
     """
 
-    axes: int
     name, output, parameters_per_value, noise = "discretised-logistic", "parameters", 2, "uniform"
     discrete, binary = True, False
     range: ClassVar[Range | None] = (0.0, 1.0)
     refusal = "values that are no 8-bit levels", "give level / 255 for levels 0 to 255"
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes
 
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z] to within half a level: that of the logistic with its tails cut to 0 and 1, in closed form."""
@@ -194,7 +193,7 @@ class DiscretisedLogistic:
         return loc, np.exp(np.clip(log_scale, -LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
 
-KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
+KNOWN: dict[str, Any] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
 
 
 def make(named: Named, observation: Observation) -> Likelihood:
@@ -203,8 +202,9 @@ def make(named: Named, observation: Observation) -> Likelihood:
     try:
         if kind is None or (kind.range is not None and kind.range != observation.range):
             raise ValueError(f"for values in {observation.range}")
-        return records.parse(kind, {**named.settings, "axes": len(observation.shape)})
-    except ValueError as error:
+        made: Likelihood = kind(len(observation.shape), **named.settings)
+        return made
+    except (TypeError, ValueError) as error:
         which = f"{named.name!r} {named.settings or ''} ({error})"[:120]
         raise BundleError("unknown likelihood", which, "use a newer release of vae-edge, or export again") from None
 

@@ -1,16 +1,21 @@
-"""The manifest of a bundle, parsed once into typed objects; what a bundle may lack is None."""
+"""The manifest of a bundle, each part parsed once into typed objects; what a bundle may lack is None."""
 
 import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vae_runtime import records
 from vae_runtime.errors import BundleError
 from vae_runtime.observation import IMAGE, Observation, Shape
 
+if TYPE_CHECKING:
+    from vae_runtime.measured import Evaluation, Graphs, Parity, Precision
+
+T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
 _NO_DIGEST = "0" * 64
 _MOST = 2**31  # of any size
@@ -63,16 +68,6 @@ class File:
 
 
 @dataclass(frozen=True)
-class Graphs:
-    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder."""
-
-    opset: int
-    ir_version: int
-    min_onnxruntime: str
-    operators: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Preprocessing:
     """How files become observations. full_scale: the level of 16-bit images that is 1.0; None for 65535.
 
@@ -91,105 +86,60 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean over the test observations and its standard error, in nats; the latter None where it is not known.
-
-    num_samples: K, of an importance-weighted bound.
-    """
-
-    mean: float
-    standard_error: float | None = None
-    num_samples: int | None = None
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """Of the test observations: levels from 0 to 1, and the ELBO at each, nats."""
-
-    levels: tuple[float, ...]
-    elbo: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.levels or len(self.levels) != len(self.elbo):
-            raise ValueError("as many levels as quantiles are needed")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the model was measured on, and its figures by name. kl_per_dimension: nats, a mean for each latent."""
-
-    observations: int
-    dataset: str = ""
-    split: str = ""
-    binarisation: str | None = None
-    prior: str | None = None
-    figures: dict[str, Figure] = field(default_factory=dict)
-    quantiles: Quantiles | None = None
-    kl_per_dimension: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row of the numeric gate's report; docs/numeric-gate.md says what its figures are. nats: of the ELBO."""
-
-    tensor: str
-    inputs: str
-    batch: int
-    tolerance: float
-    max_abs: float
-    ulps: float
-    nats: float
-    pytorch: float
-    worst: int
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Parity:
-    """The numeric gate's report. tolerance: by golden vector, in its own unit; `model` says where it comes from."""
-
-    reference: str
-    tolerance: dict[str, float | str]
-    rows: tuple[Comparison, ...]
-
-    def golden_tolerance(self, name: str) -> float:
-        """How far a golden vector may be off. Raises ValueError where the report does not say."""
-        if not isinstance(found := self.tolerance.get(name), float):
-            raise ValueError(f"parity.tolerance.{name} is missing")
-        return found
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What smaller graphs cost: nats of the ELBO that they lose, of a mean over so many test observations."""
-
-    precision: str
-    nats: float
-    observations: int | None = None
-    standard_error: float | None = None
-    most_nats: float | None = None
-
-
-@dataclass(frozen=True)
 class Manifest:
     """All that a bundle says of itself. raw: the JSON that it was parsed from.
 
     parameters: how many numbers were trained. provenance: command, versions and machine by name. settings: those of
-    the training.
+    the training. What was measured is parsed when it is first asked for, which raises BundleError where it is not what
+    it must be: whoever draws a sample waits for none of it.
     """
 
     sha256: str
     contract: Contract
     files: dict[str, File]
-    onnx: Graphs | None = None
     parameters: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = Preprocessing()
-    evaluation: Evaluation | None = None
-    parity: Parity | None = None
-    precision: Precision | None = None
-    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def onnx(self) -> "Graphs | None":
+        """What the graphs ask of a runtime."""
+        from vae_runtime.measured import Graphs
+
+        return self._part(Graphs, "onnx")
+
+    @cached_property
+    def evaluation(self) -> "Evaluation | None":
+        """What the model was measured on, and its figures."""
+        from vae_runtime.measured import Evaluation
+
+        return self._part(Evaluation, "evaluation")
+
+    @cached_property
+    def parity(self) -> "Parity | None":
+        """The numeric gate's report."""
+        from vae_runtime.measured import Parity
+
+        return self._part(Parity, "parity")
+
+    @cached_property
+    def precision(self) -> "Precision | None":
+        """What smaller graphs than float32's cost."""
+        from vae_runtime.measured import Precision
+
+        return self._part(Precision, "precision")
+
+    def _part(self, kind: type[T], name: str) -> T | None:
+        if (written := self.raw.get(name)) is None:
+            return None
+        if isinstance(written, dict) and "images" in written:  # as format 1 calls them
+            written = {**written, "observations": written["images"]}
+        try:
+            return records.parse(kind, written, name)
+        except (ValueError, RecursionError) as error:
+            raise _not_understood("a part of it", error) from None
 
 
 def parse(raw: bytes, file: Path, needed: tuple[str, ...]) -> Manifest:
@@ -210,14 +160,19 @@ def parse(raw: bytes, file: Path, needed: tuple[str, ...]) -> Manifest:
         if missing := [name for name in needed if name not in manifest.files]:
             raise ValueError(f"files.{missing[0]} is missing")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:120]
-        raise BundleError("bundle's manifest not understood", f"{file} ({reason})", "copy or export it again") from None
+        raise _not_understood(str(file), error) from None
     return manifest
+
+
+def _not_understood(which: str, error: Exception) -> BundleError:
+    reason = f"{type(error).__name__}: {error}"[:120]
+    return BundleError("bundle's manifest not understood", f"{which} ({reason})", "copy or export it again")
 
 
 def of(written: dict[str, Any]) -> Manifest:
     """The manifest that such JSON is, of either format. Raises ValueError, KeyError or TypeError where it is none."""
-    now = _of_format_1(written) if written["contract"]["format"] == 1 else written
+    contract = written["contract"]
+    now = {**written, "contract": _upgraded(contract)} if contract["format"] == 1 else written
     return records.parse(Manifest, {**now, "raw": written})
 
 
@@ -230,18 +185,6 @@ def dump(manifest: dict[str, Any]) -> bytes:
 def parse_contract(written: dict[str, Any]) -> Contract:
     """The contract that such JSON is, of either format. Raises ValueError or KeyError where it is none."""
     return records.parse(Contract, _upgraded(written) if written["format"] == 1 else written, "contract")
-
-
-def _of_format_1(found: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of format 1, as one of format 2."""
-    evaluation = found.get("evaluation")
-    if isinstance(evaluation, dict) and "images" in evaluation:
-        evaluation = {**evaluation, "observations": evaluation["images"]}
-    precision = found.get("precision")
-    if isinstance(precision, dict) and "images" in precision:
-        precision = {**precision, "observations": precision["images"]}
-    upgraded = {"contract": _upgraded(found["contract"]), "evaluation": evaluation, "precision": precision}
-    return {**found, **upgraded}
 
 
 def _upgraded(contract: dict[str, Any]) -> dict[str, Any]:

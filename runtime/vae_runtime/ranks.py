@@ -1,13 +1,16 @@
 """The rank of an ELBO among those of the model's test observations, no finer than these are many."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from vae_runtime.draws import Nats
 from vae_runtime.errors import BundleError
-from vae_runtime.manifest import Evaluation
+
+if TYPE_CHECKING:
+    from vae_runtime.measured import Evaluation
 
 _FEWEST = 3  # of fewer observations every ELBO would have the same rank
 _TENTHS = 100  # observations, from which on a rank has tenths of a percent
@@ -23,7 +26,7 @@ class Ranks:
     elbo: Nats
 
     @classmethod
-    def of(cls, evaluation: Evaluation | None) -> "Ranks":
+    def of(cls, evaluation: "Evaluation | None") -> "Ranks":
         """The ranks that a bundle's evaluation keeps. Raises BundleError where it keeps none, or of too few."""
         if evaluation is None or evaluation.quantiles is None:
             lacks = "evaluation" if evaluation is None else "evaluation.quantiles"

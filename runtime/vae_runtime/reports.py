@@ -12,7 +12,8 @@ from vae_runtime import likelihoods
 from vae_runtime.draws import Floats
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
-from vae_runtime.manifest import Evaluation, Manifest
+from vae_runtime.manifest import Manifest
+from vae_runtime.measured import Evaluation
 from vae_runtime.scores import Scores
 
 _SHOWN = 8  # latents in the table's last line

@@ -109,8 +109,9 @@ def score(
             kl += row
         changed += changed_of_part
     elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
+    evaluation = vae.manifest.evaluation
     try:
-        ranks: Ranks | None = vae.ranks
+        ranks: Ranks | None = Ranks.of(evaluation)
     except BundleError:  # a model may be scored with that has not been measured
         ranks = None
     percentile = None if ranks is None else ranks.percentile(elbo)

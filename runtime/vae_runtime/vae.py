@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,9 @@ from vae_runtime.errors import ResourceError
 from vae_runtime.manifest import Manifest
 from vae_runtime.ranks import Ranks
 from vae_runtime.sessions import Sessions
-from vae_runtime.sources import Observations, Source
+
+if TYPE_CHECKING:  # whoever reads no files need not wait for what does
+    from vae_runtime.sources import Observations, Source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,11 +80,13 @@ class VAE:
         """
         return cls(bundles.read(bundles.locate(path)), threads, memory)
 
-    def read(self, sources: Iterable[Source]) -> Observations:
+    def read(self, sources: "Iterable[Source]") -> "Observations":
         """The observations in files, folders, patterns, arrays and bytes, as this model takes them.
 
         `Observations` says which there are; its `batches` are what the methods here take, a few at a time.
         """
+        from vae_runtime.sources import Observations
+
         return Observations(sources, self.observation, self.manifest.preprocessing)
 
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:

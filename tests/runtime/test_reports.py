@@ -13,7 +13,7 @@ import pytest
 from support import bundles
 from support.bundles import Forge
 from vae_runtime import VAE, InputError
-from vae_runtime.manifest import Precision
+from vae_runtime import manifest as manifests
 from vae_runtime.ranks import Ranks
 from vae_runtime.reports import format_info, format_latents, format_scores
 from vae_runtime.scores import Scores, score
@@ -273,7 +273,8 @@ def test_info_names_a_density(linear, likelihood: str):
 )
 def test_info_says_on_which_side_of_fp32_smaller_graphs_are(tiny_bundle, nats: float, said: str):
     """The ELBO of 8-bit graphs is below that of fp32 or, by chance, above it: no loss is shown as a negative number."""
-    manifest = dataclasses.replace(VAE.load(tiny_bundle).manifest, precision=Precision("int8", nats, 0.01))
+    smaller = {"precision": "int8", "nats": nats, "standard_error": 0.01}
+    manifest = manifests.of({**VAE.load(tiny_bundle).manifest.raw, "precision": smaller})
     line = next(line for line in format_info(manifest).splitlines() if line.startswith("precision"))
     assert line.split(maxsplit=1)[1] == f"int8, ELBO {said} that of fp32, of which the figures above are"
 

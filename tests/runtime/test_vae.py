@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
+from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise, score
 from vae_runtime.bundle import read, shipped
 
 SEED = 17
@@ -218,9 +218,12 @@ def test_a_bundle_without_quantiles_says_so(forge):
     "quantiles", [{}, [], 3, {"elbo": [], "levels": []}, {"elbo": [1, 2], "levels": [0.5]}, {"elbo": "ab"}]
 )
 def test_quantiles_that_are_none_are_refused(forge, quantiles: object):
-    """A part that a manifest may lack must be what it says it is where it is there; the error has its path."""
+    """A part that a manifest may lack must be what it says it is where it is there: who asks for it gets its path."""
+    vae = VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(quantiles=quantiles)))
     with pytest.raises(BundleError, match=r"manifest not understood: .*evaluation\.quantiles"):
-        VAE.load(forge(change=lambda manifest: manifest["evaluation"].update(quantiles=quantiles)))
+        vae.percentile([-100.0])
+    with pytest.raises(BundleError, match=r"evaluation\.quantiles"):
+        score(vae, vae.sample(2))
 
 
 def test_the_manifest_is_the_one_on_disk(loaded):

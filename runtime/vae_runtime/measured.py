@@ -1,0 +1,93 @@
+"""What a bundle may say besides its contract: what its graphs need, how good it is, and what the gate found."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder."""
+
+    opset: int
+    ir_version: int
+    min_onnxruntime: str
+    operators: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over the test observations and its standard error, in nats; the latter None where it is not known.
+
+    num_samples: K, of an importance-weighted bound.
+    """
+
+    mean: float
+    standard_error: float | None = None
+    num_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of the test observations: levels from 0 to 1, and the ELBO at each, nats."""
+
+    levels: tuple[float, ...]
+    elbo: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.levels or len(self.levels) != len(self.elbo):
+            raise ValueError("as many levels as quantiles are needed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model was measured on, and its figures by name. kl_per_dimension: nats, a mean for each latent."""
+
+    observations: int
+    dataset: str = ""
+    split: str = ""
+    binarisation: str | None = None
+    prior: str | None = None
+    figures: dict[str, Figure] = field(default_factory=dict)
+    quantiles: Quantiles | None = None
+    kl_per_dimension: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row of the numeric gate's report; docs/numeric-gate.md says what its figures are. nats: of the ELBO."""
+
+    tensor: str
+    inputs: str
+    batch: int
+    tolerance: float
+    max_abs: float
+    ulps: float
+    nats: float
+    pytorch: float
+    worst: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The numeric gate's report. tolerance: by golden vector, in its own unit; `model` says where it comes from."""
+
+    reference: str
+    tolerance: dict[str, float | str]
+    rows: tuple[Comparison, ...]
+
+    def golden_tolerance(self, name: str) -> float:
+        """How far a golden vector may be off. Raises ValueError where the report does not say."""
+        if not isinstance(found := self.tolerance.get(name), float):
+            raise ValueError(f"parity.tolerance.{name} is missing")
+        return found
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What smaller graphs cost: nats of the ELBO that they lose, of a mean over so many test observations."""
+
+    precision: str
+    nats: float
+    observations: int | None = None
+    standard_error: float | None = None
+    most_nats: float | None = None
