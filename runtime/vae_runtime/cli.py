@@ -76,7 +76,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
     vae, output = _load_to_write(options, output, "samples", *_PICTURES)
     from vae_runtime import outputs
 
-    batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows)
+    batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
     outputs.write(output, number, vae.observation.shape, batches, first=start)
     if show and output.suffix == ".png":
         from vae_runtime.images import blocks
@@ -191,8 +191,10 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
 
     z = read(latents, vae.latent_shape)
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
-    outputs.write(output, len(z), vae.observation.shape, _progress(map(vae.decode, chunks), len(z), vae.rows))
-    click.echo(f"{output}: {_count(len(z), f'decoded {vae.observation.noun}')}")
+    noun = vae.observation.noun
+    theta = _progress(map(vae.decode, chunks), len(z), vae.rows, noun)
+    outputs.write(output, len(z), vae.observation.shape, theta)
+    click.echo(f"{output}: {_count(len(z), f'decoded {noun}')}")
 
 
 @cli.command()
@@ -327,13 +329,13 @@ def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tup
     """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
     found = vae.read(sources)
     rows = rows or vae.rows * vae.threads
-    return found, _progress(found.batches(rows), len(found), rows)
+    return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
 
 
-def _progress(batches: "Iterator[Floats]", total: int, rows: int) -> "Iterator[Floats]":
+def _progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> "Iterator[Floats]":
     """Pass batches on, with a bar on stderr where that is a terminal and there are several."""
     hidden = total <= 4 * rows or not sys.stderr.isatty()
-    with click.progressbar(length=total, label="images", file=sys.stderr, hidden=hidden) as bar:
+    with click.progressbar(length=total, label=f"{noun}s", file=sys.stderr, hidden=hidden) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))
