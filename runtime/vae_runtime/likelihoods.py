@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z) in NumPy: from a decoder's natural parameters to means, draws and log-probabilities in nats.
+"""Likelihoods p(x|z) in NumPy: means, draws, and log p(x|z) in nats, summed over an observation's values.
 
 Shapes: observations x [..., *shape], of which a likelihood knows how many `axes` they have; parameters are as many, or,
 where each value has several, that many times as long along the first axis: [..., 2 C, H, W], say. Leading axes

@@ -194,9 +194,10 @@ def _examine(source: str | bytes, observation: Observation) -> _File:
 def _count(array: Array, name: str, observation: Observation) -> int:
     """How many observations an array holds. Raises InputError where its shape or type is not that of the model."""
     shape, images = observation.shape, observation.kind == IMAGE
-    if array.dtype.name not in _LEVELS and array.dtype.kind not in ("fb" if images else "fbiu"):
-        todo = "give uint8 levels or floats in [0, 1]" if images else "give numbers"
-        raise InputError(f"array of type {array.dtype}", name, todo)
+    if not images:
+        vectors.check(array.dtype, name)
+    elif array.dtype.name not in _LEVELS and array.dtype.kind not in "fb":
+        raise InputError(f"array of type {array.dtype}", name, "give uint8 levels or floats in [0, 1]")
     taken = [shape, shape[1:]] if images and shape[0] == 1 else [shape]
     one = array.shape in taken and len(array.shape) < 3  # [1, H, W] is one image of a batch
     if not (one or array.shape[1:] in taken) or min(array.shape) < 1:

@@ -13,8 +13,8 @@ from vae_export import exporter, gate, requirements, tradeoff, trained
 from vae_runtime import VAE, bundle, errors, manifest, sources
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_train import checkpoints, loop, mlp, state, train
 from vae_train import cli as train_cli
-from vae_train import loop, mlp, state, train
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -128,7 +128,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "clamp of log_scale": ("mathematics.md", lambda: rf"\log s \in [{-LOG_SCALE_BOUND:g}, {LOG_SCALE_BOUND:g}]"),
     "steps that were skipped": ("training.md", lambda: f"after {loop.MOST_SKIPPED} in a row the training stops"),
     "turns of a thread": ("benchmarks.md", lambda: f"lets them turn {train_cli.SPIN:,} times"),
-    "checkpoints": ("training.md", lambda: {60: "each minute"}[int(train.SAVE_EVERY)]),
+    "checkpoints": ("training.md", lambda: {60: "each minute"}[int(checkpoints.SAVE_EVERY)]),
     "measured gradients": ("training.md", lambda: {10: "every tenth step"}[state._NORM_EVERY]),
     "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
     "format of a bundle": ("bundle.md", lambda: f"`format` ({manifest.FORMAT})"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_train import evaluate, networks, objectives, pixels, run_folder, train
+from vae_train import evaluate, networks, objectives, pixels, provenance, run_folder, train
 from vae_train.config import PRESETS, Config, Place
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -64,3 +64,8 @@ def test_figures_are_those_of_the_cpu() -> None:
     there = evaluate.measure(vae.cuda(), levels.cuda())
     torch.testing.assert_close(here.mu, there.mu.cpu(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(here.terms.kl, there.terms.kl.cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_gpu_is_named() -> None:
+    """A run says which card made it."""
+    assert provenance.of("", torch.device("cuda"))["gpu"] == torch.cuda.get_device_name()

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import data, loop, metrics, pixels, results, train
+from vae_train import checkpoints, data, loop, metrics, pixels, results, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 from vae_train.state import Metrics, TrainingState
@@ -367,7 +367,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingState, "step", poisoned)
-        patched.setattr(train, "SAVE_EVERY", 0.0)
+        patched.setattr(checkpoints, "SAVE_EVERY", 0.0)
         result = command(main, *command_line(run, 16))
     if step == STEPS:
         assert result.code == 0, result.err

@@ -58,7 +58,7 @@ KILLER = (
     CHILD
     + """
 kills, out, data, *settings = sys.argv[1:]
-train.SAVE_EVERY = 0.01
+checkpoints.SAVE_EVERY = 0.01
 delays, killed = random.Random(0), 0
 def finished():
     return os.path.exists(os.path.join(out, "evaluation.json")) and not os.path.isdir(os.path.join(out, "checkpoints"))

@@ -68,8 +68,6 @@ def _rows(
 ) -> tuple[NDArray[np.float32], Observation, dict[str, Any]]:
     """Rows [n, D] as float32, what they are under the likelihood, and how they were read."""
     name, values = arrays.read_array(config.data.dataset, "x")
-    if values.dtype.kind not in "fbiu":
-        raise InputError(f"array of type {values.dtype}", name, "give numbers")
     x = vectors.from_numbers(values, name, 0)
     likelihood = config.network.likelihood
     if likelihood == "bernoulli":

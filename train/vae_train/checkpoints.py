@@ -16,6 +16,7 @@ from vae_runtime.files import replacing, write_errors
 from vae_train.state import TrainingState
 
 FOLDER = "checkpoints"  # in the run folder
+SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch; one is written after each epoch too
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # the names that `replacing` gives to files that it writes
 
 

@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z) in PyTorch, from the parameters that a decoder returns; `vae_runtime.likelihoods` is their twin.
+"""Likelihoods p(x|z) in PyTorch: log p(x|z) is a sum over an observation's values. The runtime has their twins.
 
 Shapes: observations x [batch, *shape], images [batch, C, H, W] say; parameters [..., batch, *shape], and where a value
 has two of them they are stacked along the first axis of the shape, [..., batch, 2 C, H, W].

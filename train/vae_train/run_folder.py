@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,13 +96,7 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
     Raises ArgumentError where the folder cannot be made or holds files.
     """
     check_new(folder)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
     stored = asdict(settings)
-    stored["provenance"] |= versions
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).touch(exist_ok=False)  # one of two trainings that begin at once

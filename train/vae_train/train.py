@@ -26,6 +26,7 @@ from vae_train import (
     pitfalls,
     pixels,
     precision,
+    provenance,
     results,
     run_folder,
     signals,
@@ -34,7 +35,6 @@ from vae_train.config import DATASETS, Config, Place
 from vae_train.data import Data
 from vae_train.state import Metrics, TrainingState
 
-SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch
 _AGREE_EVERY = 10  # steps between the processes' questions to each other whether to stop
 
 
@@ -61,13 +61,12 @@ def train(
             raise InputError(f"{observations.observation.noun}s are not the first process's", place.data_root, todo)
         config, products = distributed.from_first(lambda: _settle(config, where))
         training = _prepare(config, observations, where, config.network.model)
-        threads, processes = torch.get_num_threads(), distributed.size()
-        provenance = {"command": command, "device": str(where), "threads": threads, "processes": processes}
         path = None if config.data.dataset in DATASETS else str(Path(config.data.dataset).absolute())
         tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(
-            config, observations.observation, observations.preprocessing, digest, provenance, path, tried
-        )
+            config, observations.observation, observations.preprocessing, digest, provenance.of(command, where), path,
+            tried,
+        )  # fmt: skip
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, observations))
@@ -120,9 +119,7 @@ def _compare(begun: dict[str, Any], where: torch.device) -> None:
     kind = str(begun.get("device", where)).partition(":")[0]
     if kind != where.type:
         raise ArgumentError("run was begun on another device", kind, f"resume it with --device {kind}")
-    now = {"threads": torch.get_num_threads(), "processes": distributed.size(), "torch": torch.__version__}
-    changed = [f"{name} {value}, not {begun[name]}" for name, value in now.items() if value != begun.get(name, value)]
-    if changed:
+    if changed := provenance.changed(begun, where):
         _warn(f"weights will not be those of an unbroken training to the last bit: {', '.join(changed)}")
 
 
@@ -248,7 +245,7 @@ class _Between:
         """Stop where a signal has come; save each minute."""
         if number := self._signal():
             distributed.from_first(lambda: self._stop(number))
-        if self.first and time.monotonic() - self.saved > SAVE_EVERY:
+        if self.first and time.monotonic() - self.saved > checkpoints.SAVE_EVERY:
             self._save()
 
     def _measure(self) -> Metrics:

@@ -1,4 +1,4 @@
-"""The variational autoencoder of Kingma and Welling (2014, arXiv:1312.6114): encoder, decoder and the ELBO.
+"""The variational autoencoder of Kingma and Welling (2014, arXiv:1312.6114), with the classic names.
 
 Example:
     vae = networks.build(config, shape=(1, 28, 28))
