@@ -76,7 +76,7 @@ def test_the_shipped_bundle_has_its_manifests_elbo(data_root):
     x = images.observed_test(binary=True)[::10].numpy() // 255
     vae = VAE.load(shipped())
     elbo = vae.elbo(x.astype(np.float32))
-    figure = vae.info["evaluation"]["figures"]["elbo"]
+    figure = vae.manifest.evaluation.figures["elbo"]
     assert elbo.shape == (1000,)
-    error = math.hypot(elbo.std(ddof=1) / math.sqrt(len(elbo)), figure["standard_error"])
-    assert abs(elbo.mean() - figure["mean"]) < 4 * error
+    error = math.hypot(elbo.std(ddof=1) / math.sqrt(len(elbo)), figure.standard_error)
+    assert abs(elbo.mean() - figure.mean) < 4 * error
