@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from vae_export import candidate, gate
 from vae_export.candidate import Candidate
 from vae_runtime.bundle import DECODER, ENCODER, GRAPHS
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
@@ -127,7 +127,7 @@ def made_up(only: str | None) -> Iterator[tuple[str, Subject]]:
     presets = [only] if only else list(SHAPES)
     for preset, likelihood, shape in [*((p, like, SHAPES[p]) for p in presets for like in LIKELIHOODS), *large]:
         vae, levels = make_vae(preset, likelihood, shape)
-        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", (vae, Observation(IMAGE, shape), levels.numpy())
+        yield f"{preset}, {likelihood}, {'x'.join(map(str, shape))}", (vae, Observation.image(shape), levels.numpy())
 
 
 def trained(folders: Iterable[Path]) -> Iterator[tuple[str, Subject]]:

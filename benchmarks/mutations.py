@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from vae_export import candidate, gate, onnx_graph
 from vae_runtime import manifest as manifests
 from vae_runtime.errors import VaeError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import likelihoods, networks, pixels
 from vae_train.config import PRESETS, Config
 from vae_train.vae import VAE
 
 OPSET, TEST, BATCH, NOISE_SEED = 17, 500, 64, 7
-IMAGES = Observation(IMAGE, (1, 8, 8))
+IMAGES = Observation.image((1, 8, 8))
 ENOUGH = 0.01  # nats: a fault that does more must be caught
 
 Edit = Callable[[Any], None]  # of a graph, or of the contract, in place

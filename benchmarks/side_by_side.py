@@ -16,7 +16,7 @@ from torch import nn
 
 from vae_export import exporter
 from vae_runtime.doctor import describe
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import evaluate, networks, pixels
 from vae_train.config import PRESETS
 from vae_train.vae import VAE as TorchVAE
@@ -75,7 +75,7 @@ def exported() -> Path:
     measured_on = {"dataset": "none", "split": "none", "observations": len(probe), "binarisation": "fixed draw"}
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     out = Path(folder) / "deep"
-    exporter.export(in_pytorch(), Observation(IMAGE, _SHAPE), probe, out, evaluation={**measured_on, **summary})
+    exporter.export(in_pytorch(), Observation.image(_SHAPE), probe, out, evaluation={**measured_on, **summary})
     return out
 
 

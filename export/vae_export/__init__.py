@@ -4,7 +4,7 @@ Example:
     import vae_export
     from vae_runtime.observation import Observation
 
-    exported = vae_export.export(vae, Observation("image", (1, 28, 28)), x_test, "bundles/mine")
+    exported = vae_export.export(vae, Observation.image((1, 28, 28)), x_test, "bundles/mine")
 """
 
 from typing import TYPE_CHECKING, Any

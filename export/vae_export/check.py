@@ -55,7 +55,10 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     check_graphs(bundle)
     here, there = bundle.manifest.contract, contract.of(run.vae, run.observation)
     facts = {
+        "kind": (here.observation.kind, there.observation.kind),
         "shape": (here.observation.shape, there.observation.shape),
+        "range": (here.observation.range, there.observation.range),
+        "prior": (here.prior.name, there.prior.name),
         "latent shape": (here.latent_shape, there.latent_shape),
         "likelihood": (here.json()["likelihood"], there.json()["likelihood"]),
         "parameters": (bundle.manifest.parameters, sum(weight.numel() for weight in run.vae.parameters())),
@@ -65,7 +68,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
         raise BundleError("bundle of another run", f"{bundle.path} ({'; '.join(different)})", todo)
     if run.fingerprint is not None:
         with trained.named(run.config):
-            trained.check(run.vae, run.probe, run.fingerprint)
+            trained.check(run.vae, run.probe, run.fingerprint, run.observation.noun)
     runtime, smaller = VAE(bundle), bundle.manifest.precision
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)
@@ -105,7 +108,7 @@ def tolerances(manifest: Manifest, output: str) -> dict[str, float]:
     """How far each tensor may be off, on what is likely under the model. Raises BundleError where that is missing."""
     largest: dict[str, float] = {}
     for row in manifest.parity.rows if manifest.parity else ():
-        if row.inputs in _LIKELY or row.inputs.startswith("real "):
+        if row.inputs in _LIKELY or row.is_real:
             name = row.tensor.lower()
             largest[name] = max(largest.get(name, 0.0), row.tolerance)
     if missing := [tensor for tensor in ("mu", "logsigma", output, "elbo") if tensor not in largest]:

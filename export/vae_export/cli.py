@@ -107,7 +107,7 @@ def cli(
         click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
     run = _load(run_folder, model, best)
     place = Place(data_root, not no_download, dataset=dataset)
-    images = _images(run_folder, run, place) if precision != "fp32" else None
+    observed = _observed(run_folder, run, place) if precision != "fp32" else None
     out = out or Path("bundles") / run_folder.resolve().name
     before = _described(out)
     try:
@@ -117,7 +117,7 @@ def cli(
             opset=opset,
             precision=precision,
             max_nats=exporter.MAX_NATS if max_nats is None else max_nats,
-            images=images,
+            observed=observed,
             keep_failing=keep_failing,
         )
     except gate.GateFailed as failed:
@@ -207,19 +207,19 @@ def _print_verdict(verdict: "Verdict", verbose: bool) -> None:
     _show(verdict.comparisons, gate.table, gate.brief, verbose)
 
 
-def _images(run_folder: Path, run: "Run", place: "Place") -> "Data":
-    """The run's images, to make and weigh a precision with. Raises InputError without them.
+def _observed(run_folder: Path, run: "Run", place: "Place") -> "Data":
+    """The run's data, to make and weigh a precision with. Raises InputError without it.
 
-    Its training images count as much as its test images: with them the ranges of 8-bit graphs are measured.
+    What it trained on counts as much as what it tests on: with that the ranges of 8-bit graphs are measured.
     """
     from vae_train import data, results
 
-    images = results.load_data(run_folder, run, place)
-    if (now := images.digest()) != (then := run.settings.data_sha256):
-        where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root, run.observation.noun)
+    observed, noun = results.load_data(run_folder, run, place), run.observation.noun
+    if (now := observed.digest()) != (then := run.settings.data_sha256):
+        where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root, noun)
         which = f"{where} (sha256 {now[:16]}, and {then[:16]} in {run_folder})"
-        raise InputError("training images are not the run's", which, todo)
-    return images
+        raise InputError(f"training {noun}s are not the run's", which, todo)
+    return observed
 
 
 def _described(out: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vae_export import candidate, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
 from vae_export.candidate import Candidate
@@ -65,7 +66,7 @@ class Exported:
 def export(
     vae: VAE,
     observation: Observation,
-    observations: NDArray[Any],
+    observations: ArrayLike,
     out: str | PathLike[str],
     *,
     opset: int = onnx_graph.OLDEST_OPSET,
@@ -95,13 +96,13 @@ def export(
     onnx_graph.check_opset(opset)
     if precision not in PRECISIONS:
         raise ArgumentError("unknown precision", precision, f"choose {', '.join(PRECISIONS)}")
-    observations = _checked(observations, observation)
+    x = _checked(observations, observation)
     if keep_failing:
         failing.check_new(keep_failing)
     out = Path(out).resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
     about = _about(vae, provenance, settings, preprocessing, evaluation)
-    probe = observations[:GATED]
+    probe = x[:GATED]
     with _at_rest(vae):
         made = candidate.fp32(vae, observation, opset)
         if fingerprint is not None:
@@ -110,7 +111,7 @@ def export(
             verdicts = [_stage(staging, made, about, probe, keep_failing)]
             smaller, cost, tried = None, None, list[Tried]()
             if precision != "fp32":
-                samples = samples or tradeoff.samples_of(vae, observations)
+                samples = samples or tradeoff.samples_of(vae, x)
                 smaller, cost, tried = tradeoff.pick(precision, made, samples, max_nats)
             if smaller and cost:
                 about["precision"] = cost.report()
@@ -127,10 +128,10 @@ def export_run(
     opset: int = onnx_graph.OLDEST_OPSET,
     precision: str = "fp32",
     max_nats: float = MAX_NATS,
-    images: data.Data | None = None,
+    observed: data.Data | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
-    """`export` of a finished run, with all that the run knows of its VAE. images: its own, to weigh a precision on."""
+    """`export` of a finished run, with all that it knows of its VAE. observed: its data, to weigh a precision on."""
     with trained.named(run.config):
         return export(
             run.vae,
@@ -140,7 +141,7 @@ def export_run(
             opset=opset,
             precision=precision,
             max_nats=max_nats,
-            samples=tradeoff.samples_of_run(run, images) if images else None,
+            samples=tradeoff.samples_of_run(run, observed) if observed else None,
             provenance=run.provenance,
             settings=asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without folders above
             preprocessing=run.settings.preprocessing,
@@ -150,12 +151,13 @@ def export_run(
         )
 
 
-def _checked(observations: NDArray[Any], observation: Observation) -> NDArray[Any]:
+def _checked(observations: ArrayLike, observation: Observation) -> NDArray[Any]:
     """The observations as uint8 levels or float32. Raises InputError where they are not of that shape and range."""
     takes = f"give [n, {', '.join(map(str, observation.shape))}], n >= 1"
+    observations = np.ascontiguousarray(observations)  # of a list, a tensor or a view too
     if observations.shape[1:] != observation.shape or len(observations) == 0:
         raise InputError("observations of the wrong shape", list(observations.shape), takes)
-    if observations.dtype == np.uint8 and observation.kind == IMAGE:
+    if observations.dtype == np.uint8 and observation.kind == IMAGE and observation.range == (0, 1):
         return observations
     x = observations.astype(np.float32)
     low, high = observation.range or (-np.inf, np.inf)
@@ -170,18 +172,23 @@ def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, eval
 
     Raises ArgumentError where an entry is not one that a runtime would understand.
     """
-    told = {"settings": settings, "preprocessing": preprocessing, "evaluation": evaluation}
-    known = {name: dict(entry) for name, entry in told.items() if entry is not None}
+    told = {
+        "provenance": provenance or {},
+        "settings": settings,
+        "preprocessing": preprocessing,
+        "evaluation": evaluation,
+    }
     try:
+        known = {name: json.loads(json.dumps(dict(it), allow_nan=False)) for name, it in told.items() if it is not None}
         records.parse(Preprocessing, known.get("preprocessing", {}), "preprocessing")
         if "evaluation" in known:
             records.parse(Evaluation, known["evaluation"], "evaluation")
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ArgumentError("entry of the manifest not understood", error, "docs/bundle.md has the fields") from None
     return {
         "parameters": sum(weight.numel() for weight in vae.parameters()),
-        "provenance": {**(provenance or {}), **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
         **known,
+        "provenance": {**known["provenance"], **_versions("vae-edge", "onnx", "onnxscript", "onnxruntime")},
     }
 
 
@@ -192,7 +199,7 @@ def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], kee
     """
     manifest = {
         "contract": made.contract.json(),
-        "files": {name: _fingerprint(data) for name, data in made.files.items()},
+        "files": {name: _file(data) for name, data in made.files.items()},
         "onnx": requirements.describe(made.encoder, made.decoder),
         **about,
     }
@@ -218,7 +225,7 @@ def _at_rest(vae: VAE) -> Iterator[None]:
         vae.to(device)
 
 
-def _fingerprint(data: bytes) -> Json:
+def _file(data: bytes) -> Json:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -257,7 +257,8 @@ def _far(shape: Shape) -> Floats:
     axes = np.unique(np.linspace(0, size - 1, min(size, _MOST_FAR)).round().astype(int))
     z = np.zeros((len(axes), size), np.float32)
     z[np.arange(len(axes)), axes] = _FAR
-    z[np.arange(len(axes)), (axes + 1) % size] -= _FAR / 2
+    if size > 1:
+        z[np.arange(len(axes)), (axes + 1) % size] -= _FAR / 2
     return z.reshape(-1, *shape)
 
 

@@ -56,7 +56,7 @@ def named(config: Config) -> Iterator[None]:
         raise OtherNetwork(f"{config.made_by} ({error.which})", networks.to_restore(config)) from None
 
 
-def check(vae: VAE, observations: NDArray[Any], kept: Fingerprint, noun: str = "image") -> None:
+def check(vae: VAE, observations: NDArray[Any], kept: Fingerprint, noun: str) -> None:
     """Raise OtherNetwork where the VAE gives other numbers than it did when its training ended.
 
     kept: what it gave then for the first of the observations. noun: what one of them is called.
@@ -76,14 +76,15 @@ def compare(vae: VAE, observations: NDArray[Any], kept: Fingerprint) -> list[Dif
     Allowed is MARGIN times what the numeric gate would, by the same model of rounding.
     """
     precise = Precise(vae.cpu().eval())
-    x, eps = fingerprint.inputs(vae, observations[: len(kept.elbo)])
+    rows = min(len(observations), len(kept.elbo))
+    x, eps = fingerprint.inputs(vae, observations[:rows])
     expected = _outputs(precise, x, eps)
     at = torch.arange(max(gate.ROWS, len(x))) % len(x)
     drawn = _outputs(precise, x[at], eps[at], _SEED)
     factor = MARGIN * gate.standard_errors(sum(values.numel() for values in expected.values()))
     found = []
     for name, values in expected.items():
-        then = torch.from_numpy(getattr(kept, name.lower()))
+        then = torch.from_numpy(getattr(kept, name.lower())[:rows])
         off = (then - values).abs().reshape(len(x), -1).amax(dim=1)
         error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
         found.append(Difference(name, int(off.argmax()), float(off.max()), gate.allowed(error, factor, values.numpy())))

@@ -215,6 +215,10 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     theta = walk(vae, first, last, steps, linear)
     outputs.write(output, steps, vae.observation.shape, [theta], columns=steps)
     _say_fitted(*ends)
+    for end in ends:
+        if len(end) > 1:
+            which = f"{next(end.names())} is taken, the first of {len(end)} {vae.observation.noun}s"
+            click.echo(printable(f"vae-infer: note: {which}"), err=True)
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 

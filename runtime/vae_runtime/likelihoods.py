@@ -199,9 +199,13 @@ KNOWN: dict[str, Any] = {kind.name: kind for kind in (Bernoulli, Gaussian, Discr
 def make(named: Named, observation: Observation) -> Likelihood:
     """The likelihood that a contract names, for its observations. Raises BundleError for one that is not known."""
     kind = KNOWN.get(named.name)
+    if kind is not None and kind.range not in (None, observation.range):
+        limits = "any real numbers" if observation.range is None else list(observation.range)
+        todo = f"it is for values in {list(kind.range)}: choose another, or scale them"
+        raise BundleError("likelihood of other values", f"{named.name} of {limits}", todo)
     try:
-        if kind is None or (kind.range is not None and kind.range != observation.range):
-            raise ValueError(f"for values in {observation.range}")
+        if kind is None:
+            raise ValueError("no such name")
         made: Likelihood = kind(len(observation.shape), **named.settings)
         return made
     except (TypeError, ValueError) as error:

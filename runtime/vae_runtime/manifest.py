@@ -182,11 +182,6 @@ def dump(manifest: dict[str, Any]) -> bytes:
     return raw.replace(_NO_DIGEST.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
 
 
-def parse_contract(written: dict[str, Any]) -> Contract:
-    """The contract that such JSON is, of either format. Raises ValueError or KeyError where it is none."""
-    return records.parse(Contract, _upgraded(written) if written["format"] == 1 else written, "contract")
-
-
 def _upgraded(contract: dict[str, Any]) -> dict[str, Any]:
     """A contract of format 1, as one of format 2."""
     image, likelihood = contract["image"], contract["likelihood"]

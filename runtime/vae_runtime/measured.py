@@ -66,6 +66,11 @@ class Comparison:
     worst: int
     passed: bool
 
+    @property
+    def is_real(self) -> bool:
+        """Whether it is of real observations."""
+        return self.inputs.startswith("real ")
+
 
 @dataclass(frozen=True)
 class Parity:

@@ -25,15 +25,21 @@ class Observation:
 
     kind: str
     shape: Shape
-    range: tuple[float, float] | None = (0.0, 1.0)
+    range: tuple[float, float] | None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(map(int, self.shape)))  # lists and NumPy's integers too
         if self.kind not in AXES:
             raise ValueError(f"kind is {self.kind!r}, and none of {', '.join(AXES)}")
         if len(self.shape) != len(AXES[self.kind]) or not all(0 < size < 2**31 for size in self.shape):
             raise ValueError(f"shape of {self.kind} is {list(self.shape)}, and not {', '.join(AXES[self.kind])}")
         if self.range is not None and not self.range[0] < self.range[1]:
             raise ValueError(f"range is {list(self.range)}, which is empty")
+
+    @classmethod
+    def image(cls, shape: Shape) -> "Observation":
+        """Images [C, H, W] with values in [0, 1]."""
+        return cls(IMAGE, shape, (0.0, 1.0))
 
     @property
     def noun(self) -> str:

@@ -118,7 +118,7 @@ def format_info(manifest: Manifest) -> str:
         lines["precision"] = f"{smaller.precision}, ELBO {by} {side} that of fp32, of which the figures above are"
     if (parity := manifest.parity) is not None:
         passed = f"{len(parity.rows)} comparisons with {parity.reference} passed"
-        nats = [row.nats for row in parity.rows if row.tensor == "ELBO" and row.inputs.startswith("real ")]
+        nats = [row.nats for row in parity.rows if row.tensor == "ELBO" and row.is_real]
         worst = f"; ELBO of real {observation.noun}s within {max(nats):.1e} nats" if nats else ""
         lines["gate"] = passed + worst
     return "\n".join(printable(f"{name:22} {text}") for name, text in lines.items())

@@ -82,7 +82,7 @@ def score(
 
     Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
     get equal scores, whatever lies beside them. `start` is the number of the first one, for errors.
-    Raises InputError where there are none, or one is not of the model's shape and range.
+    Raises InputError where one is not of the model's shape and range.
     """
     rows = vae.rows_per_run(num_samples)
     batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]

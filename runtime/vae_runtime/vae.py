@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from vae_runtime import arguments, draws, likelihoods, noise, threads
 from vae_runtime import bundle as bundles
 from vae_runtime import prior as priors
 from vae_runtime.draws import Block, Floats, Model, Nats, Terms, chunks
-from vae_runtime.errors import ResourceError
+from vae_runtime.errors import ArgumentError, ResourceError
 from vae_runtime.manifest import Manifest
 from vae_runtime.ranks import Ranks
 from vae_runtime.sessions import Sessions
@@ -80,13 +81,15 @@ class VAE:
         """
         return cls(bundles.read(bundles.locate(path)), threads, memory)
 
-    def read(self, sources: "Iterable[Source]") -> "Observations":
+    def read(self, sources: "Iterable[Source] | Source") -> "Observations":
         """The observations in files, folders, patterns, arrays and bytes, as this model takes them.
 
-        `Observations` says which there are; its `batches` are what the methods here take, a few at a time.
+        `Observations` says which there are; its `batches` are what the methods here take, a few at a time. One path
+        alone may be given as it is.
         """
         from vae_runtime.sources import Observations
 
+        sources = [sources] if isinstance(sources, str | bytes | Path) else sources
         return Observations(sources, self.observation, self.manifest.preprocessing)
 
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
@@ -141,8 +144,11 @@ class VAE:
     def binarise(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
         """Draw binary observations with P(1) = x, as training does: float32 {0, 1} of x's shape.
 
-        Equal ones get equal draws. Binary ones stay as they are. `start`: the first one's number, for errors.
+        Equal ones get equal draws. Binary ones stay as they are. `start`: the first one's number, for errors. Raises
+        ArgumentError where the observations' values are no probabilities.
         """
+        if self.observation.range != (0, 1):
+            raise ArgumentError("values that are no probabilities", self.observation.range, "use observe instead")
         seed, start, _ = self._check_range(seed, start)
         observations = arguments.observations(x, self.observation, start)
 

@@ -1,4 +1,4 @@
-"""Rows of numbers as a model takes them: what their columns may hold, and how that becomes float32."""
+"""Rows and windows of numbers as a model takes them: what columns may hold, and how that becomes float32."""
 
 from typing import Any
 
@@ -17,16 +17,18 @@ def check(dtype: np.dtype[Any], name: str) -> None:
 
 
 def from_numbers(values: NDArray[Any], name: str, start: int) -> Floats:
-    """An array's rows start.. [n, D] as float32.
+    """An array's rows start.. [n, D], or windows [n, C, T], as float32; 0.0 for -0.0: equal ones are equal bytes.
 
-    Raises InputError for what is no number and, with row and column, for what is not finite.
+    Raises InputError for what is no number and, with its place, for what is not finite or too large for float32.
     """
     check(values.dtype, name)
     with np.errstate(over="ignore"):  # what becomes infinite is refused
-        x = values.astype(np.float32)
+        x = values.astype(np.float32) + np.float32(0)
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
-        row, column = bad[0].tolist()
-        which = f"{name}[{start + row}], column {column}"
-        raise InputError("NaN or infinite values", which, "clean the data, or leave that row out")
+        row, *place = bad[0].tolist()
+        where = f"column {place[0]}" if len(place) == 1 else f"channel {place[0]}, step {place[1]}"
+        large = bool(np.isfinite(values[tuple(bad[0])]))
+        what = "value too large for float32" if large else "NaN or infinite values"
+        raise InputError(what, f"{name}[{start + row}], {where}", "clean the data, or leave that one out")
     return x

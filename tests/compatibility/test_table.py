@@ -25,7 +25,7 @@ from vae_export import exporter, onnx_graph
 from vae_runtime import VAE, likelihoods, noise
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import shipped
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
 
@@ -368,7 +368,7 @@ def test_networks_likelihoods_and_opsets_agree_everywhere(
     """MLPs and ResNets, under every likelihood, of the oldest and the newest opset: ticks in all runtimes but ARM's."""
     vae, levels = make_vae(preset, likelihood, (1, 28, 28))
     opset = onnx_graph.newest_opset() if newest else onnx_graph.OLDEST_OPSET
-    exporter.export(vae, Observation(IMAGE, (1, 28, 28)), levels.numpy(), tmp_path / "bundle", opset=opset)
+    exporter.export(vae, Observation.image((1, 28, 28)), levels.numpy(), tmp_path / "bundle", opset=opset)
     check_reference(vae, table.make_job(str(tmp_path / "bundle"), tmp_path / "job"))
     only(*LOCAL, "onnxruntime-node", "onnxruntime-web")
     check_table([str(tmp_path / "bundle")], capsys)

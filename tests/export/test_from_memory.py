@@ -15,13 +15,13 @@ from support.runs import make_vae
 from vae_export import exporter
 from vae_runtime import VAE
 from vae_runtime.bundle import read
-from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
 from vae_train import fingerprint
 from vae_train.vae import VAE as TorchVAE
 
-IMAGES = Observation(IMAGE, (1, 8, 8))
+IMAGES = Observation.image((1, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,29 @@ def test_the_top_level_has_what_it_names() -> None:
     assert dir(vae_export) == sorted(vae_export.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         vae_export.nothing  # noqa: B018
+
+
+def test_a_frozen_layer_stays_frozen(observations: Any, tmp_path: Path) -> None:
+    """Each layer is left in the mode that it was in, not in that of the whole."""
+    vae = make_vae("deep", "bernoulli")[0].train()
+    vae.encoder.eval()
+    before = [module.training for module in vae.modules()]
+    vae_export.export(vae, IMAGES, torch.from_numpy(observations), tmp_path / "bundle")  # a tensor will do
+    assert [module.training for module in vae.modules()] == before
+
+
+def test_levels_are_of_images_in_0_to_1(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
+    """uint8 values are divided by 255 where the range says so, and nowhere else: there they are refused as numbers."""
+    other = Observation("image", (1, 8, 8), (-1.0, 1.0))
+    with pytest.raises(InputError, match="observations out of range: 0 to 255; give numbers from -1 to 1"):
+        vae_export.export(vae, other, observations, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("told", [{"provenance": {"at": Path("x")}}, {"settings": {"lr": float("nan")}}])
+def test_what_json_cannot_hold_is_refused_before_the_work(
+    vae: TorchVAE, observations: Any, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    """An entry of the manifest that is no JSON is an ArgumentError, and nothing is made."""
+    with pytest.raises(ArgumentError, match="entry of the manifest not understood"):
+        vae_export.export(vae, IMAGES, observations, tmp_path / "bundle", **told)
+    assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ from onnx import numpy_helper
 from vae_export import gate
 from vae_export.cli import main
 from vae_export.rounding import Precise
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import networks, run_folder
 from vae_train.config import PRESETS
@@ -322,12 +322,18 @@ def test_tolerances_come_from_all_inputs() -> None:
     torch.manual_seed(0)
     vae = networks.build(PRESETS["tutorial"].replace(hidden=(8,), latent_dim=20), (1, 4, 4)).eval()
     probe = np.zeros((2, 1, 4, 4), np.uint8)
-    far = case_of(gate.expect(vae, Observation(IMAGE, (1, 4, 4)), probe), "logits", gate.FAR)
+    far = case_of(gate.expect(vae, Observation.image((1, 4, 4)), probe), "logits", gate.FAR)
     with torch.no_grad():
         next(vae.decoder.parameters())[:, 18] *= 1000
-    larger = case_of(gate.expect(vae, Observation(IMAGE, (1, 4, 4)), probe), "logits", gate.FAR)
+    larger = case_of(gate.expect(vae, Observation.image((1, 4, 4)), probe), "logits", gate.FAR)
     assert larger.pytorch["logits"] > 100 * far.pytorch["logits"]
     assert larger.errors["logits"] > 100 * far.errors["logits"]
+
+
+def test_far_latents_are_far_on_every_axis() -> None:
+    """3 along each axis, and -1.5 along the next where there is one."""
+    assert gate._far((1,)).tolist() == [[3.0]]
+    assert gate._far((2,)).tolist() == [[3.0, -1.5], [-1.5, 3.0]]
 
 
 def test_golden_tolerances_are_in_the_manifest(tiny_bundle: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import networks
 from vae_train.config import PRESETS
 
@@ -22,7 +22,7 @@ def test_every_arithmetic_is_well_within_tolerance(preset: str, monkeypatch: pyt
     config = PRESETS[preset].replace(latent_dim=4, **sizes)
     vae = networks.build(config, (1, 8, 8)).eval()
     probe = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), np.uint8)
-    found = headroom.measure(vae, Observation(IMAGE, (1, 8, 8)), probe)
+    found = headroom.measure(vae, Observation.image((1, 8, 8)), probe)
     shares = {side: share for side, share in found.items() if side not in ("nats", "of", "seconds")}
     assert shares.keys() == {"onnxruntime", "unoptimised", "reference", "PyTorch", "in order", "fused"}
     assert min(shares.values()) > 0

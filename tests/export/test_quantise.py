@@ -18,14 +18,14 @@ from vae_export.candidate import Candidate
 from vae_export.tradeoff import Samples, Tradeoff, best, choice, pick, samples_of_run, weigh
 from vae_runtime import noise, safety
 from vae_runtime.errors import BundleError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.sessions import Session
 from vae_train import data, pixels, run_folder
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
 
 LATENTS = 8
-IMAGES = Observation(IMAGE, (1, 8, 8))
+IMAGES = Observation.image((1, 8, 8))
 QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ import torch
 from support.runs import smooth_images
 from vae_export import exporter, onnx_graph
 from vae_export.cli import main
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import networks, run_folder
 from vae_train.config import PRESETS
 
@@ -100,7 +100,7 @@ def test_claimed_onnxruntime_runs_the_bundle_and_the_one_before_does_not(
     torch.manual_seed(0)
     vae = networks.build(PRESETS["resnet"].replace(hidden=(4, 4), dense=8, latent_dim=4), (1, 28, 28))
     images = smooth_images(64, (1, 28, 28)).numpy()
-    exporter.export(vae, Observation(IMAGE, (1, 28, 28)), images, out, opset=opset)  # with convolutions
+    exporter.export(vae, Observation.image((1, 28, 28)), images, out, opset=opset)  # with convolutions
     claimed = json.loads((out / "manifest.json").read_bytes())["onnx"]["min_onnxruntime"]
     python = installed(claimed)
     found = subprocess.run(

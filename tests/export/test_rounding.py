@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from support.arithmetic import InOrder
 from vae_export import gate
 from vae_export.rounding import Precise
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import networks
 from vae_train.config import PRESETS
 from vae_train.vae import VAE
@@ -255,7 +255,7 @@ def test_layers_are_off_by_no_more_than_the_model_says(layer: str) -> None:
 def test_processors_that_add_in_order_are_within_tolerance(network: str, fused: bool) -> None:
     """Sums strictly in order, with and without fused multiply-add, stay below what the gate tolerates."""
     vae = small(network)
-    cases = gate.expect(vae, Observation(IMAGE, (1, 8, 8)), (images(8) * 255).byte().numpy())
+    cases = gate.expect(vae, Observation.image((1, 8, 8)), (images(8) * 255).byte().numpy())
     factor = 6  # less than the quantile of any gate: of 1e-6 / 2 for the fewest numbers that it may have
     for case in cases:
         with InOrder(fused):

@@ -11,12 +11,12 @@ from vae_export import candidate, check, gate, quantise, tradeoff
 from vae_export.exporter import Exported
 from vae_runtime import VAE
 from vae_runtime.bundle import read
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
 from vae_train import fingerprint
 from vae_train.vae import VAE as TorchVAE
 
-IMAGES = Observation(IMAGE, (1, 16, 12))
+IMAGES = Observation.image((1, 16, 12))
 LATENTS = (2, 4, 3)
 
 

@@ -14,7 +14,7 @@ from vae_export.check import with_run
 from vae_export.trained import OtherNetwork
 from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import fingerprint, networks, pixels, run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Place
 from vae_train.fingerprint import Fingerprint
@@ -80,7 +80,7 @@ def own() -> VAE:
 
 def check(vae: VAE, kept: Fingerprint) -> None:
     """Hold the VAE against what was kept for the images."""
-    trained.check(vae, images().numpy(), kept)
+    trained.check(vae, images().numpy(), kept, "image")
 
 
 def kept_of(vae: VAE) -> Fingerprint:
@@ -137,7 +137,7 @@ def test_a_constant_is_its_float32_and_no_other(monkeypatch: pytest.MonkeyPatch)
     vae = with_noise(VAE(Fixed(), OwnDecoder(), 4)).eval()
     kept = kept_of(vae)
     check(vae, kept)
-    made = candidate.fp32(vae, Observation(IMAGE, SHAPE), 17)
+    made = candidate.fp32(vae, Observation.image(SHAPE), 17)
     assert all(row.passed for row in gate.compare(vae, made.runtime(), images().numpy()))
     monkeypatch.setattr(Fixed, "spread", -1.11)
     with pytest.raises(OtherNetwork):
@@ -214,7 +214,7 @@ def test_nothing_is_published_of_another_network(tmp_path: Path) -> None:
     kept = kept_of(vae)
     other_activation(vae)
     with pytest.raises(OtherNetwork, match="not the network that was trained"):
-        exporter.export(vae, Observation(IMAGE, SHAPE), images().numpy(), tmp_path / "bundle", fingerprint=kept)
+        exporter.export(vae, Observation.image(SHAPE), images().numpy(), tmp_path / "bundle", fingerprint=kept)
     assert not list(tmp_path.iterdir())
 
 
@@ -237,7 +237,7 @@ def test_outputs_are_computed_outside_of_autocast_and_leave_the_network_as_it_wa
     for best in (False, True):
         run = run_folder.load(tmp_path / "run", best=best)
         assert run.fingerprint is not None
-        trained.check(run.vae, run.probe, run.fingerprint)
+        trained.check(run.vae, run.probe, run.fingerprint, "image")
     vae = own().train()
     before = torch.get_float32_matmul_precision()
     fingerprint.compute(vae, images().numpy())

@@ -9,11 +9,11 @@ import pytest
 from vae_runtime import BundleError, InputError, noise
 from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, check, make
 from vae_runtime.manifest import Named
-from vae_runtime.observation import IMAGE, VECTOR, Observation
+from vae_runtime.observation import VECTOR, Observation
 
 BERNOULLI = Bernoulli(3)
 LOGISTIC = DiscretisedLogistic(3)
-IMAGES = Observation(IMAGE, (1, 3, 3))
+IMAGES = Observation.image((1, 3, 3))
 LEVELS = (np.arange(256) / 255).astype(np.float32).reshape(256, 1, 1, 1)
 PAIRS = [(0.5, -3), (0.0, -2), (1.0, -5), (0.3, 0), (-5, 1.2), (-5, -9), (1.2, -9), (0.5, -9), (1.2, 7), (-5, 7)]
 

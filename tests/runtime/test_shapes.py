@@ -133,7 +133,7 @@ def test_other_shapes_and_values_are_refused(case: VAE):
 def test_kinds_have_their_axes(wrong: tuple[str, tuple[int, ...]]):
     """An observation of another number of axes than its kind has, or without numbers, is none."""
     with pytest.raises(ValueError, match=wrong[0]):
-        Observation(*wrong)
+        Observation(*wrong, None)
 
 
 def test_rows_are_scored_and_printed(command, rows: Path):
@@ -205,12 +205,46 @@ def test_what_is_no_row_is_refused(command, rows: Path, call: list[str], words: 
     assert result.out == ""
 
 
+@pytest.mark.parametrize(
+    ("shape", "bad", "place"), [((6,), (1, 4), "column 4"), ((2, 5), (1, 1, 3), "channel 1, step 3")]
+)
+def test_what_is_no_number_is_named_by_its_place(forge: Forge, tmp_path: Path, shape, bad, place: str):
+    """NaN, and what is too large for float32, are refused by row and column, or by window, channel and step."""
+    vae = VAE.load(bundles.linear(forge, "gaussian", shape))
+    for value, words in ((np.nan, "NaN or infinite values"), (1e300, "value too large for float32")):
+        x = np.zeros((3, *shape))
+        x[bad] = value
+        np.save(tmp_path / "x.npy", x)
+        with pytest.raises(InputError, match=rf"{words}: .*x\.npy\[1\], {place}; "):
+            vae.read(tmp_path / "x.npy").load()
+
+
+def test_rows_that_are_equal_are_equal_bytes(rows: Path):
+    """-0.0 is read as 0.0: equal rows have one index, and lie on one side of a split."""
+    np.save("x.npy", np.array([[0.0] * 6, [-0.0] * 6]))
+    x = VAE.load(rows).read("x.npy").load().x
+    assert x[0].tobytes() == x[1].tobytes()
+
+
+def test_only_probabilities_are_drawn_as_binary(rows: Path):
+    """P(1) = x means nothing of values outside of [0, 1]."""
+    with pytest.raises(ArgumentError, match="no probabilities"):
+        VAE.load(rows).binarise(np.zeros((1, 6)))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, np.bool_])
 def test_numbers_of_any_type_are_taken_as_they_are(rows: Path, dtype: type):
     """No level is divided by 255 where values have no range: a row is its numbers, as float32."""
     values = np.random.default_rng(0).integers(0, 2, (5, 6)).astype(dtype)
     np.save("x.npy", values)
     np.testing.assert_array_equal(VAE.load(rows).read(["x.npy"]).load().x, values.astype(np.float32))
+    np.testing.assert_array_equal(VAE.load(rows).read("x.npy").load().x, values.astype(np.float32))
+
+
+def test_a_walk_says_which_rows_it_joins(command, rows: Path):
+    """Where a file holds several rows, the walk goes from the first, and says so."""
+    result = command(main, "--bundle", rows, "interpolate", "readings.npy", "readings.npy")
+    assert result.err.splitlines() == ["vae-infer: note: readings.npy[0] is taken, the first of 12 rows"] * 2
 
 
 def test_a_format_of_the_past_gives_the_same_numbers(tiny_bundle: Path):

@@ -144,7 +144,7 @@ def test_the_documentation_has_the_presets() -> None:
 
 def test_the_default_preset_depends_on_the_channels() -> None:
     """Grey images: tutorial. Colour: a network and a likelihood of colours."""
-    assert default_preset(Observation("image", (1, 8, 8))) == "tutorial"
+    assert default_preset(Observation.image((1, 8, 8))) == "tutorial"
     assert default_preset(Observation("vector", (5,), None)) == "vector"
-    colour = PRESETS[default_preset(Observation("image", (3, 8, 8)))].network
+    colour = PRESETS[default_preset(Observation.image((3, 8, 8)))].network
     assert (colour.architecture, colour.likelihood) == ("resnet", "discretised-logistic")

@@ -12,7 +12,7 @@ from torch import Tensor, distributions
 from vae_runtime import likelihoods as numpy_likelihoods
 from vae_runtime import noise
 from vae_runtime.manifest import Named
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train.config import LIKELIHOODS
 from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 
@@ -82,7 +82,7 @@ def independent_log_prob(likelihood: Likelihood, x: Tensor, parameters: Tensor) 
 def twin(likelihood: Likelihood) -> Any:
     """The runtime's likelihood of the same contract, as it comes out of a manifest."""
     named = json.loads(json.dumps(likelihood.contract()))
-    return numpy_likelihoods.make(Named(named.pop("name"), named), Observation(IMAGE, (3, 5, 4)))
+    return numpy_likelihoods.make(Named(named.pop("name"), named), Observation.image((3, 5, 4)))
 
 
 @every_likelihood

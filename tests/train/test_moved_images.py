@@ -141,8 +141,8 @@ def test_a_precision_is_chosen_on_moved_images(
     """`vae-export --precision` takes --dataset, and has the images at hand before it exports."""
     seen = []
 
-    def export_run(*given: object, images: Data, **options: object) -> exporter.Exported:
-        seen.append(images.observation.shape)
+    def export_run(*given: object, observed: Data, **options: object) -> exporter.Exported:
+        seen.append(observed.observation.shape)
         return exporter.Exported(Path("bundle"), [gate.Verdict("fp16", "made up", [PASSED])], [], None)
 
     monkeypatch.setattr(exporter, "export_run", export_run)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import data, pixels, results
 from vae_train.cli import main
 from vae_train.config import PRESETS
@@ -85,9 +85,9 @@ def error(path: object, **settings: Any) -> str:
 def test_a_folder_is_read_as_the_runtime_reads_it(photos: Path, size: int, channels: int) -> None:
     """Whatever the files' size and mode, their pixels are those that vae_runtime gives a model of that shape."""
     files = sorted(path for path in photos.rglob("*") if path.is_file())
-    expected = sources.Observations(files, Observation(IMAGE, (channels, size, size))).load().x
+    expected = sources.Observations(files, Observation.image((channels, size, size))).load().x
     images = load(photos, image_size=(size, size), channels=channels)
-    assert images.observation == Observation(IMAGE, (channels, size, size))
+    assert images.observation == Observation.image((channels, size, size))
     assert len(images.train) + len(images.test) == len(expected)
     assert levels(images) == {x.tobytes() for x in expected}
 
@@ -132,7 +132,7 @@ def test_folders_inside_are_classes(photos: Path) -> None:
     assert images.names == ["all", "cats", "dogs"]
     for label, name in ((1, "cats"), (2, "dogs")):
         files = sorted((photos / name).rglob("*.*g"))
-        inside = sources.Observations(files, Observation(IMAGE, (3, 8, 8))).load().x
+        inside = sources.Observations(files, Observation.image((3, 8, 8))).load().x
         expected = {x.tobytes() for x in inside[data.in_test(inside)]}
         assert {x.numpy().tobytes() for x in images.test[images.test_labels == label]} == expected != set()
 

@@ -501,7 +501,7 @@ def test_the_map_has_numbers_where_it_cannot_write_a_name(names: list[str], writ
     """A font that lacks a script draws boxes for it; the page names the numbers in text then."""
     assert pictures.labelled(names) == written
     images = data.Data(
-        torch.zeros(90, 1, 2, 2), torch.zeros(30, 1, 2, 2), torch.zeros(30), names, {}, Observation("image", (1, 2, 2))
+        torch.zeros(90, 1, 2, 2), torch.zeros(30, 1, 2, 2), torch.zeros(30), names, {}, Observation.image((1, 2, 2))
     )
     caption = report._map(images)
     assert all((f"{number} {name}" in caption) == (written != names) for number, name in enumerate(names))

@@ -368,7 +368,7 @@ def test_a_run_of_the_first_release_is_read(tiny_run: Path, copied: Path, digits
     lines = (copied / "metrics.jsonl").read_text().replace("observations_per_second", "images_per_second")
     (copied / "metrics.jsonl").write_text(lines)
     run = run_folder.load(copied)
-    assert (run.config, run.observation) == (TINY, Observation("image", (1, 28, 28)))
+    assert (run.config, run.observation) == (TINY, Observation.image((1, 28, 28)))
     assert (run.evaluation["observations"], run.fingerprint) == (297, None)
     results.evaluate_run(copied, 2, place(digits_root), torch.device("cpu"))
     assert read(copied / "evaluation.json")["figures"]["elbo"] == evaluation["figures"]["elbo"]

@@ -147,12 +147,13 @@ def test_rows_are_split_and_labelled_as_images_are(tmp_path: Path) -> None:
         (np.linspace(0, 1, 600).reshape(200, 3), "float64 values are taken as float32; the largest change is 3e-08"),
         (2**24 + np.arange(600).reshape(200, 3), "int64 values are taken as float32; the largest change is 1"),
         (np.linspace(0, 1, 600, dtype=np.float32).reshape(200, 3) * [[1, 1, 100]], "columns' spreads are from "),
+        (300 * np.random.default_rng(2).standard_normal((200, 3)), "columns' spreads are about 3"),
         (
             np.linspace(0, 1, 600, dtype=np.float32).reshape(200, 3) + np.float32(50),
             "column 2 has a mean of 51 and a spread of 0.29; ",
         ),
     ],
-    ids=["float64", "integers", "spreads", "means"],
+    ids=["float64", "integers", "spreads", "scale", "means"],
 )
 def test_what_is_lost_or_hard_is_said(tmp_path: Path, values: np.ndarray, note: str) -> None:
     """float64 and large integers as float32, and columns that differ widely."""

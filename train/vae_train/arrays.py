@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from vae_runtime import arrays, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import IMAGE, VECTOR, Observation
+from vae_runtime.observation import VECTOR, Observation
 from vae_train import levels
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, split
 
 _WIDE = 30  # how many times a column's spread may be another's, and a mean its spread, before that is noted
+_USUAL = (0.1, 10)  # spreads that the networks' first weights are made for
 
 
 def observation(data: DataConfig) -> Observation:
@@ -40,7 +41,7 @@ def observation(data: DataConfig) -> Observation:
         raise InputError(what, path, "put the channels first: x.transpose(0, 3, 1, 2)")
     if channels not in (1, 3):
         raise InputError(what, path, "give images of 1 (grey) or 3 (RGB) channels")
-    return Observation(IMAGE, (channels, *found[-2:]))
+    return Observation.image((channels, *found[-2:]))
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
@@ -82,7 +83,7 @@ def _rows(
         raise ArgumentError(f"{likelihood} is a likelihood of 8-bit levels, not of rows of numbers", name, todo)
     if (lost := np.abs(x.astype(np.float64) - values.astype(np.float64)).max(initial=0)) > 0:
         say(f"{values.dtype} values are taken as float32; the largest change is {lost:.1g}")
-    if note := _unlike(x):
+    if likelihood == "gaussian" and (note := _unlike(x)):
         say(note)
     return x, kind, {"values": f"{values.dtype} as float32"}
 
@@ -100,6 +101,8 @@ def _unlike(x: NDArray[np.float32]) -> str:
         return f"columns' spreads are from {spreads[low]:.2g} (column {low}) to {spreads[high]:.2g} ({high}); {todo}"
     if abs(means[far]) > _WIDE * spreads[far]:
         return f"column {far} has a mean of {means[far]:.2g} and a spread of {spreads[far]:.2g}; {todo}"
+    if not _USUAL[0] < spreads[low] <= spreads[high] < _USUAL[1]:
+        return f"columns' spreads are about {spreads[high]:.2g}, which networks learn slowly or not at all; {todo}"
     return ""
 
 

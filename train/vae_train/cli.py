@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from vae_runtime import extras
 from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train.config import (
     DATASETS,
     FULL_SCALE,
@@ -323,7 +323,7 @@ def _export() -> "pitfalls.Export | None":
 def _observation(dataset: str, given: int | None) -> Observation:
     """What is to be trained on; channels are given of a folder's images."""
     if dataset in DATASETS or not Path(dataset).exists():
-        return Observation(IMAGE, (1, 28, 28))
+        return Observation.image((1, 28, 28))
     from vae_train import data
 
     return data.observation(DataConfig(dataset, channels=given if Path(dataset).is_dir() else None))

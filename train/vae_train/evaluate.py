@@ -89,13 +89,14 @@ def bits_per_dimension(nats: float, dimensions: int) -> float:
 
 @contextmanager
 def evaluating(vae: VAE) -> Iterator[None]:
-    """Let layers that differ in training, such as a person's dropout, be as they are afterwards."""
-    training = vae.training
+    """Let layers that differ in training, such as a person's dropout, be as they are afterwards, and each as it was."""
+    training = [module.training for module in vae.modules()]
     vae.eval()
     try:
         yield
     finally:
-        vae.train(training)
+        for module, before in zip(vae.modules(), training, strict=True):
+            module.training = before
 
 
 def _rows(levels: Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 from vae_runtime import images, sources, threads
 from vae_runtime.errors import InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train import levels
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, split
@@ -22,7 +22,7 @@ DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
 
 def observation(data: DataConfig) -> Observation:
     """The images' kind and shape, as asked for."""
-    return Observation(IMAGE, (data.channels or DEFAULT_CHANNELS, *(data.image_size or (DEFAULT_SIZE, DEFAULT_SIZE))))
+    return Observation.image((data.channels or DEFAULT_CHANNELS, *(data.image_size or (DEFAULT_SIZE, DEFAULT_SIZE))))
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:

@@ -8,7 +8,7 @@ import numpy as np
 import torchvision.datasets
 
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_train.config import DataConfig
 from vae_train.data import Data, split
 
@@ -38,7 +38,7 @@ def _digits() -> Data:
     levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # [1797, 1, 8, 8]
     names = [str(name) for name in digits.target_names]
     preprocessing = {"levels": "scikit-learn's 17 levels as 8-bit levels"}
-    return split(levels, digits.target.astype(np.int64), names, Observation(IMAGE, (1, 8, 8)), preprocessing)
+    return split(levels, digits.target.astype(np.int64), names, Observation.image((1, 8, 8)), preprocessing)
 
 
 def _torchvision(dataset: str, root: Path, download: bool) -> Data:
@@ -64,5 +64,5 @@ def _torchvision(dataset: str, root: Path, download: bool) -> Data:
         raise InputError(f"data damaged ({error})", folder, "remove the files and fetch them again") from None
     names = [name.split(" - ")[0] for name in train.classes]
     preprocessing = {"levels": "as they are", "split": "the set's own"}
-    kind = Observation(IMAGE, (1, *train.data.shape[1:]))
+    kind = Observation.image((1, *train.data.shape[1:]))
     return Data(train.data.unsqueeze(1), test.data.unsqueeze(1), test.targets, names, preprocessing, kind)

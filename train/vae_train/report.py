@@ -106,7 +106,7 @@ def _grids(run: Run, grids: pictures.Grids | None) -> list[str]:
         none = f"There are none: what this model observes are {run.observation.noun}s of numbers."
         return [_section("Samples, reconstructions and traversals", f"<p>{none}</p>")]
     return [
-        _section("Samples", _grid(grids.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ N(0, I).")),
+        _section("Samples", _grid(grids.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ p(z).")),
         _section("Reconstructions", _grid(grids.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
         _section("Latent traversals", _traversals(run, grids)),
     ]

@@ -15,8 +15,6 @@ from vae_train import checkpoints, data, evaluate, fingerprint, metrics, network
 from vae_train.config import Place
 from vae_train.data import Data
 from vae_train.evaluate import Measured
-from vae_train.likelihoods import Likelihood
-from vae_train.prior import StandardNormal
 from vae_train.run_folder import Run
 from vae_train.state import TrainingState
 from vae_train.vae import VAE
@@ -29,7 +27,7 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
     """Write weights, test figures and the report of a training that has come to its end."""
     config, vae = training.config, training.vae
     test = observations.observed_test(vae.likelihood.binary)
-    measured_on = protocol(config.data.dataset, observations.observation, vae.likelihood, test)
+    measured_on = protocol(config.data.dataset, observations.observation, vae, test)
     run_folder.save_weights(out, vae)
     run_folder.save_probe(out, observations.test[:64])
     last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
@@ -74,11 +72,10 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
-    measured_on = protocol(str(run.evaluation.get("dataset")), run.observation, vae.likelihood, test)
+    measured_on = protocol(str(run.evaluation.get("dataset")), run.observation, vae, test)
     run_folder.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
-    click.echo(
-        f"{measured_on['dataset']} test, {measured_on['binarisation']}, N(0, I) prior, nats per {run.observation.noun}"
-    )
+    drawn, prior = measured_on["binarisation"], measured_on["prior"]
+    click.echo(f"{measured_on['dataset']} test, {drawn}, {prior} prior, nats per {run.observation.noun}")
     for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
         click.echo(name.ljust(26) + describe(figure) + bits(vae, figure["mean"], run.observation))
 
@@ -164,17 +161,17 @@ def _measured_on(run: Run, test: Tensor) -> bool:
     return run.evaluation.get("observations") == len(test) and values.endswith(f"sha256 {pixels.digest(test)[:16]}")
 
 
-def protocol(dataset: str, observation: Observation, likelihood: Likelihood, test: Tensor) -> dict[str, Any]:
+def protocol(dataset: str, observation: Observation, vae: VAE, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
     values = "8-bit levels" if test.dtype == torch.uint8 else "values"
-    drawn = likelihood.binary and observation.kind == IMAGE
+    drawn = vae.likelihood.binary and observation.kind == IMAGE
     kind = "fixed draw, seed 777" if drawn else f"{values} as they are"
     return {
         "dataset": Path(dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",
         "observations": len(test),
         "binarisation": f"{kind}, sha256 {pixels.digest(test)[:16]}",
-        "prior": StandardNormal.name,
+        "prior": vae.prior.name,
     }
 
 

@@ -263,8 +263,8 @@ def read_weights(folder: Path, vae: VAE, best: bool) -> None:
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The metrics, one dict per epoch; what release 0.1 called images are observations."""
-    lines = (folder / METRICS).read_text().replace('"images_per_second"', '"observations_per_second"').splitlines()
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [{name.replace("images_per", "observations_per"): value for name, value in row.items()} for row in rows]
 
 
 def write_json(path: Path, value: Any) -> None:
