@@ -63,6 +63,7 @@ def test_figures_do_not_depend_on_the_parts(start, command, cluster: str, folder
     assert len(expected) == 46
 
 
+@pytest.mark.slow
 def test_it_brings_its_own_cluster(start, command, folder: Path):
     """Without a scheduler two workers are started, give the same table, and are gone at the end."""
     code, out, err = start("batch.py", folder, "-o", "scores.csv", "--workers", 2, "--part", 10).end()
@@ -83,6 +84,7 @@ def test_an_unreadable_image_does_not_stop_the_others(start, command, cluster: s
     assert rows(Path("scores.csv").read_text()) == [row for row in expected if row[0] not in names]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_its_workers(start, folder: Path):
     """Ctrl-C in the middle of the work ends all processes, with its line and exit code 130, and writes nothing."""
     batch = start("batch.py", folder, "-o", "scores.csv", "--workers", 2, "--part", 1, "--samples", 100_000)

@@ -12,6 +12,7 @@ from vae_train import networks
 from vae_train.config import PRESETS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tutorial", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_every_arithmetic_is_well_within_tolerance(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runtimes, PyTorch and sums strictly in order are off, but by less than two thirds of what they may be."""

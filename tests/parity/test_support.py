@@ -42,6 +42,7 @@ def test_each_kind_of_attribute_is_read_as_it_was_meant() -> None:
     assert {entry.key: entry.value for entry in tensor.external_data} == {"location": "x", "offset": "4"}
 
 
+@pytest.mark.slow
 def test_the_script_makes_such_a_bundle(tmp_path: Path) -> None:
     """support/make_tiny.py still makes a bundle of the committed one's contract, settings and kinds of steps."""
     make_tiny.make(tmp_path / "tiny", epochs=1)

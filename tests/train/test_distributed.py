@@ -216,6 +216,7 @@ def checkpoints(run: Path) -> set[str]:
 # Whole trainings
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(nursery: Nursery, places: list[Path]) -> None:
     """Metrics and weights agree with one process's to rounding, whatever the threads; another seed's are far away.
 

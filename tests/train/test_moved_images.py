@@ -124,6 +124,7 @@ def test_a_stopped_training_goes_on_with_moved_images(
     assert command(main, "--resume", copy, "--dataset", moved, "--device", "cpu").code == 0
 
 
+@pytest.mark.slow
 def test_what_is_published_has_no_folders(command: Command, project: Path) -> None:
     """config.json has the absolute path, the bundle's manifest has not."""
     run = project / "runs" / "faces"

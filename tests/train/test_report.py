@@ -519,6 +519,7 @@ def test_classes_lie_apart_in_the_map() -> None:
     assert {BLUE, (255, 127, 14)} <= colours  # matplotlib's first two
 
 
+@pytest.mark.slow
 def test_commands_run_as_printed(
     copied: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:

@@ -173,7 +173,8 @@ def stopped(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 200])
 def test_a_killed_training_ends_with_the_same_weights(
     uninterrupted: Path, digits_root: Path, tmp_path: Path, kills: int
 ) -> None:
@@ -475,6 +476,7 @@ LITTLE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_full_disk_leaves_the_last_checkpoint(
     uninterrupted: Path, stopped: Path, digits_root: Path, tmp_path: Path, begun: bool

@@ -1,4 +1,4 @@
-"""A person's own arrays, .npy or .npz: images [n, C, H, W] or [n, H, W], or rows of numbers [n, D].
+"""A person's own arrays: images [n, C, H, W] or [n, H, W], or rows of numbers [n, D]; the runtime reads the files.
 
 An .npz may hold the classes `y` of its observations `x`.
 """

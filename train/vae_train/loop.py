@@ -1,4 +1,4 @@
-"""The training loop: Adam on the negative bound under a one-cycle schedule, over observations held in memory."""
+"""The training loop: epochs of steps down the negative bound, over observations held in memory."""
 
 import math
 import time

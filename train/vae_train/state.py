@@ -1,4 +1,4 @@
-"""A VAE in training: all that its next step depends on, and how that goes into a checkpoint and comes back."""
+"""A VAE in training: weights, optimiser, schedule and position, which go into a checkpoint and come back."""
 
 import json
 from dataclasses import asdict, dataclass, field
