@@ -4,7 +4,8 @@
 PYTHON ?= python3
 INFER = .venv-demo/bin/vae-infer
 DEV = .venv-dev/bin
-TESTS = $(DEV)/pytest -n 2 --dist loadfile
+# in the order of their names: xdist's own puts files of few tests last, and those are the slowest
+TESTS = $(DEV)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo lint test test-all arm64 compatibility clean
 

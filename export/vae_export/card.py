@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vae_export import facts, front_matter
-from vae_export.facts import Figure
+from vae_export.facts import CardFigure
 from vae_runtime import likelihoods
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import printable
@@ -142,7 +142,7 @@ def _use(manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _figures(manifest: Manifest, figures: list[Figure]) -> Iterator[str]:
+def _figures(manifest: Manifest, figures: list[CardFigure]) -> Iterator[str]:
     measured, noun = manifest.evaluation, manifest.contract.observation.noun
     if not measured or not figures:
         return
@@ -276,7 +276,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
     yield from _table(("file", "what", "bytes", "sha256"), rows)
 
 
-def _citation(figures: list[Figure]) -> Iterator[str]:
+def _citation(figures: list[CardFigure]) -> Iterator[str]:
     yield "## Citation"
     yield ""
     yield "```bibtex"

@@ -268,4 +268,5 @@ def _require_extra() -> None:
 
 def main() -> None:
     """Entry point of `vae-export`."""
+    # click has no group with a default command, and to make one takes ten times these lines
     run(on_bundles if sys.argv[1:2] and sys.argv[1] in on_bundles.commands else cli, "vae-export")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from vae_export.facts import Figure
+from vae_export.facts import CardFigure
 from vae_runtime.errors import printable
 from vae_runtime.manifest import Manifest
 from vae_runtime.observation import IMAGE
@@ -13,7 +13,7 @@ _HUB = {"mnist": "ylecun/mnist", "fashion-mnist": "zalando-datasets/fashion_mnis
 _TASK = "unconditional-image-generation"  # hubs have no such task for other kinds
 
 
-def lines(manifest: Manifest, figures: list[Figure]) -> Iterator[str]:
+def lines(manifest: Manifest, figures: list[CardFigure]) -> Iterator[str]:
     """YAML as https://github.com/huggingface/hub-docs/blob/main/modelcard.md has it. No licence: none is known here.
 
     A line for each key, its value in JSON, which YAML understands.

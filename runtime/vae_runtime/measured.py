@@ -52,7 +52,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """A row of the numeric gate's report; docs/numeric-gate.md says what its figures are. nats: of the ELBO."""
 
     tensor: str
@@ -78,7 +78,7 @@ class Parity:
 
     reference: str
     tolerance: dict[str, float | str]
-    rows: tuple[Comparison, ...]
+    rows: tuple[Compared, ...]
 
     def golden_tolerance(self, name: str) -> float:
         """How far a golden vector may be off. Raises ValueError where the report does not say."""
