@@ -104,6 +104,7 @@ def test_a_smaller_precision_is_weighed_on_the_observations(vae: TorchVAE, obser
     assert read(exported.path).manifest.raw["precision"]["nats"] == exported.cost.nats < 0.5
 
 
+@pytest.mark.slow
 def test_another_network_than_the_fingerprint_is_refused(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """What a network gave when its training ended is held against what it gives now."""
     kept = fingerprint.compute(vae, observations)

@@ -444,6 +444,7 @@ def test_what_cannot_be_resumed_is_refused(
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_second_trainer_is_refused(command: Command, digits_root: Path, tmp_path: Path) -> None:
     """While one process trains in a run folder, another that resumes it ends in exit code 2, and the first goes on."""
     run = tmp_path / "run"
