@@ -605,6 +605,7 @@ def test_what_cannot_be_resumed_is_refused(nursery: Nursery, unfinished: Path, p
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_training_ends_all(nursery: Nursery, places: list[Path], number: int) -> None:
     """While the first process still reads its images, a signal to all makes them leave with its code and one line.

@@ -213,7 +213,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         assert str(folder) in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_seed_decides_the_weights(tiny_run: Path, digits_root: Path, tmp_path: Path, seed: int) -> None:
     """The same seed gives the same weights and figures again, to the last bit; another seed gives others."""
     out = tmp_path / "again"
