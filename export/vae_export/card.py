@@ -259,8 +259,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
     contract = manifest.contract
     likelihood = likelihoods.make(contract.likelihood, contract.observation)
     x, z = (", ".join(map(str, shape)) for shape in (contract.observation.shape, contract.latent_shape))
-    first, *rest = contract.observation.shape
-    outputs = ", ".join(map(str, (first * likelihood.parameters_per_value, *rest)))
+    outputs = ", ".join(map(str, likelihoods.parameter_shape(likelihood, contract.observation.shape)))
     inside = {
         "encoder.onnx": f"`x` [n, {x}] to `mu`, `logsigma` [n, {z}]",
         "decoder.onnx": f"`z` [n, {z}] to `{likelihood.output}` [n, {outputs}]",

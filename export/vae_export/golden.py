@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vae_export import contract
 from vae_export.rounding import Precise
-from vae_runtime import noise
+from vae_runtime import likelihoods, noise
 from vae_runtime.observation import Observation
 from vae_train.vae import VAE
 
@@ -23,10 +23,8 @@ def inputs(precise: Precise, observation: Observation) -> tuple[Floats, Floats, 
     vae, rows = precise.vae, np.arange(_ROWS)
     z = contract.prior(vae).sample(SEED, rows)
     likelihood = contract.likelihood(vae, observation)
-    draw = noise.uniform if likelihood.noise == "uniform" else noise.normal
-    draws = draw(SEED, noise.PIXELS, rows, observation.size).reshape(-1, *observation.shape)
     parameters = precise.evaluate(vae.decoder, torch.from_numpy(z)).numpy().astype(np.float32)
-    x = observation.clip(likelihood.sample(parameters, draws))
+    x = observation.clip(likelihoods.draw(likelihood, parameters, SEED, rows, observation.shape))
     return z, x, noise.normal(SEED, noise.POSTERIOR, rows, vae.latent_dim).reshape(z.shape)
 
 

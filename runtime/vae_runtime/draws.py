@@ -93,17 +93,14 @@ def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
 def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
     """The terms of observations of which some may be grey under a likelihood of binary ones."""
     grey = likelihoods.outside(model.likelihood, block.x)
-    if not grey.any():
-        return terms(model, block, num_samples, seed)
-    if grey.all():
-        return _terms_of_grey(model, block, num_samples, seed)
     rows, latents = len(block.x), math.prod(model.prior.shape)
     joined = Terms(np.empty(rows), np.empty((rows, latents)), np.empty(rows))
     for which, work in ((~grey, terms), (grey, _terms_of_grey)):
-        part = work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
-        joined.reconstruction[which] = part.reconstruction
-        joined.kl_per_dimension[which] = part.kl_per_dimension
-        joined.standard_error[which] = part.standard_error
+        if which.any():
+            part = work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
+            joined.reconstruction[which] = part.reconstruction
+            joined.kl_per_dimension[which] = part.kl_per_dimension
+            joined.standard_error[which] = part.standard_error
     return joined
 
 

@@ -11,11 +11,12 @@ import math
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from vae_runtime import noise
 from vae_runtime.errors import BundleError, InputError
 from vae_runtime.manifest import Named
-from vae_runtime.observation import Observation
+from vae_runtime.observation import Observation, Shape
 
 Floats = NDArray[np.float32]
 Range = tuple[float, float]
@@ -219,6 +220,18 @@ def check(likelihood: Likelihood, x: Floats, noun: str, start: int = 0) -> None:
     if bad.any():
         what, todo = likelihood.refusal
         raise InputError(what, f"{noun} {start + int(np.argmax(bad))}", todo)
+
+
+def parameter_shape(likelihood: Likelihood, shape: Shape) -> Shape:
+    """The shape of the parameters of an observation of this shape: theirs stand along its first axis."""
+    first, *rest = shape
+    return (first * likelihood.parameters_per_value, *rest)
+
+
+def draw(likelihood: Likelihood, parameters: Floats, seed: int, index: ArrayLike, shape: Shape) -> Floats:
+    """x ~ p(x|z), float32 [len(index), *shape], by this seed's noise of the stream `noise.PIXELS`."""
+    source = noise.uniform if likelihood.noise == "uniform" else noise.normal
+    return likelihood.sample(parameters, source(seed, noise.PIXELS, index, math.prod(shape)).reshape(-1, *shape))
 
 
 def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:

@@ -134,7 +134,8 @@ class Manifest:
     def _part(self, kind: type[T], name: str) -> T | None:
         if (written := self.raw.get(name)) is None:
             return None
-        if isinstance(written, dict) and "images" in written:  # as format 1 calls them
+        of_format_1 = self.raw["contract"]["format"] == 1
+        if of_format_1 and isinstance(written, dict) and "images" in written:  # as that format calls them
             written = {**written, "observations": written["images"]}
         try:
             return records.parse(kind, written, name)

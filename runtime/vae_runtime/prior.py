@@ -41,6 +41,7 @@ class StandardNormal:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
+        self._axes = tuple(range(-len(shape), 0))
 
     def sample(self, seed: int, index: ArrayLike) -> Floats:
         """Standard normal draws, float32 [len(index), *shape]."""
@@ -48,14 +49,12 @@ class StandardNormal:
 
     def log_prob(self, z: Floats) -> Nats:
         """-1/2 sum(z^2 + log 2 pi), nats, float64 [...]."""
-        axes = tuple(range(-len(self.shape), 0))
-        squares: Nats = np.square(z.astype(np.float64)).sum(axis=axes)
+        squares: Nats = np.square(z.astype(np.float64)).sum(axis=self._axes)
         return -0.5 * (squares + math.prod(self.shape) * math.log(2 * math.pi))
 
     def log_ratio(self, z: Floats, eps: Floats, logsigma: Floats) -> Nats:
         """Sum of 1/2 (eps^2 - z^2) + logsigma: the 2 pi terms cancel."""
-        axes = tuple(range(-len(self.shape), 0))
-        ratio: Nats = (0.5 * (eps**2 - z**2) + logsigma).sum(axis=axes, dtype=np.float64)
+        ratio: Nats = (0.5 * (eps**2 - z**2) + logsigma).sum(axis=self._axes, dtype=np.float64)
         return ratio
 
     def kl(self, mu: Floats, logsigma: Floats) -> Nats:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import arguments, noise
+from vae_runtime import arguments, likelihoods, noise
 from vae_runtime.draws import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.ranks import Ranks
@@ -84,6 +84,11 @@ def score(
     get equal scores, whatever lies beside them. `start` is the number of the first one, for errors.
     Raises InputError where one is not of the model's shape and range.
     """
+    evaluation = vae.manifest.evaluation  # read before hours of work, since it may be malformed
+    try:
+        ranks: Ranks | None = Ranks.of(evaluation)
+    except BundleError:  # a model may be scored with that has not been measured
+        ranks = None
     rows = vae.rows_per_run(num_samples)
     batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
@@ -98,7 +103,7 @@ def score(
         first, observations = piece
         terms = vae.terms(observations, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        changed = int(vae.off_support(observations).sum())
+        changed = int(likelihoods.outside(vae.likelihood, observations).sum())
         return figures, terms.kl_per_dimension, noise.index(observations), changed
 
     figures, index, kl, changed = array("d"), array("Q"), np.zeros(vae.latent_dim), 0
@@ -109,11 +114,6 @@ def score(
             kl += row
         changed += changed_of_part
     elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
-    evaluation = vae.manifest.evaluation
-    try:
-        ranks: Ranks | None = Ranks.of(evaluation)
-    except BundleError:  # a model may be scored with that has not been measured
-        ranks = None
     percentile = None if ranks is None else ranks.percentile(elbo)
     bits = -elbo / (vae.observation.size * _LN2) if vae.likelihood.discrete else None
     mean_kl = kl / max(1, len(elbo))

@@ -57,8 +57,7 @@ class VAE:
         self.latent_dim = math.prod(self.latent_shape)
         self.likelihood = likelihoods.make(contract.likelihood, self.observation)
         self.prior = priors.make(contract.prior, self.latent_shape)
-        first, *rest = self.observation.shape
-        self._parameter_shape = (first * self.likelihood.parameters_per_value, *rest)
+        self._parameter_shape = likelihoods.parameter_shape(self.likelihood, self.observation.shape)
         row = self.threads * math.prod(self._parameter_shape)
         self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
         self._sessions = Sessions(bundle, self.likelihood.output, self._parameter_shape)
@@ -266,9 +265,7 @@ class VAE:
         parameters = self._finite_parameters(self.prior.sample(seed, index), int(index[0]))
         if mean:
             return self.likelihood.mean(parameters)
-        draw = noise.uniform if self.likelihood.noise == "uniform" else noise.normal
-        values = draw(seed, noise.PIXELS, index, self.observation.size)
-        return self.likelihood.sample(parameters, values.reshape(-1, *self.observation.shape))
+        return likelihoods.draw(self.likelihood, parameters, seed, index, self.observation.shape)
 
     def _weigh(
         self,

@@ -65,7 +65,7 @@ def linear(forge: Forge, likelihood: str, shape: Shape, latent_shape: Shape = (3
     limits = None if named.name == "gaussian" and len(shape) < 3 else (0.0, 1.0)
     observation = Observation({1: VECTOR, 2: SERIES, 3: IMAGE}[len(shape)], shape, limits)
     kind = likelihoods.make(named, observation)
-    parameters = [shape[0] * kind.parameters_per_value, *shape[1:]]
+    parameters = [*likelihoods.parameter_shape(kind, shape)]
     generator = np.random.default_rng(7)
     pixels, outputs, latent_dim = math.prod(shape), math.prod(parameters), math.prod(latent_shape)
     sizes: dict[str, tuple[int | tuple[int, int], float]] = {
