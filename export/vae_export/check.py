@@ -14,6 +14,7 @@ from vae_runtime.bundle import GRAPHS, Bundle
 from vae_runtime.errors import BundleError
 from vae_runtime.manifest import Manifest
 from vae_runtime.measured import Graphs
+from vae_runtime.prior import kl_of_draw
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
         mu, logsigma = encode(some)
         of_posterior = (mu + np.exp(logsigma) * eps[:batch]).astype(np.float32)
         log_likelihood = vae.likelihood.log_prob(some, decode(of_posterior)[0])
-        elbo = log_likelihood - vae.prior.kl(mu, logsigma).reshape(batch, -1).sum(axis=1)
-        expected = {"mu": mu, "logsigma": logsigma, output: decode(z[:batch])[0], "elbo": elbo}
+        elbo = log_likelihood - kl_of_draw(vae.prior, mu, logsigma, eps[:batch])
+        expected: Arrays = {"mu": mu, "logsigma": logsigma, output: decode(z[:batch])[0], "elbo": elbo}
         got = dict(zip(("mu", "logsigma"), vae.encode(some), strict=True))
         yield batch, expected, {**got, output: vae.parameters(z[:batch]), "elbo": vae.elbo(some, seed=SEED)}
 

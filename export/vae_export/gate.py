@@ -20,10 +20,11 @@ from vae_export.rounding import Precise
 from vae_runtime import noise
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.observation import Observation, Shape
+from vae_runtime.prior import kl_of_draw
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_runtime.verify import ulps
 from vae_train import pixels
-from vae_train.vae import VAE, Pass, Terms
+from vae_train.vae import VAE, Pass
 
 BATCHES = (1, 2, 7, 64)
 EXTREMES, PATTERNS, GOLDEN = "extremes", "patterns", "golden"
@@ -268,13 +269,14 @@ def _sides(precise: Precise, observation: Observation, observed: Floats) -> tupl
     likelihood, prior = contract.likelihood(vae, observation), contract.prior(vae)
 
     def kl(values: Values, row: int) -> float:
-        return float(prior.kl(values["mu"], values["logsigma"]).sum())
+        mu, logsigma = values["mu"][None], values["logsigma"][None]
+        return float(kl_of_draw(prior, mu, logsigma, np.zeros_like(mu))[0])
 
     def log_prob(values: Values, row: int) -> float:
         return float(likelihood.log_prob(observed[row % len(observed)], values[likelihood.output]))
 
     def elbo_of(x: Tensor, out: Pass) -> Tensor:
-        return Terms(vae.likelihood.log_prob(x, out.parameters[0]), vae.kl_divergence(out.mu, out.logsigma)).elbo
+        return vae.terms_of(x, out).elbo
 
     def elbo(x: Tensor, eps: Tensor, seed: int | None = None) -> list[Tensor]:
         out = precise.evaluate(vae, x, eps[None], seed=seed)

@@ -1,7 +1,7 @@
 """Draws of z, weighed by the model: the ELBO, its two terms, and the importance-weighted bound, in nats."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,20 +25,15 @@ Nats = NDArray[np.float64]
 class Terms:
     """The two terms of the ELBO of each observation, nats: elbo = reconstruction - kl.
 
-    reconstruction, kl: float64 [batch]. kl_per_dimension: float64 [batch, latent_dim], its sum is kl; latents of
-    several axes are counted in C order.
-    standard_error: float64 [batch], of the ELBO over the draws; NaN for one draw.
+    reconstruction, kl: float64 [batch]; the KL is averaged over the draws where the prior has no closed form of it.
+    standard_error: float64 [batch], of the ELBO over the draws; NaN for one draw. kl_per_dimension: float64 [batch,
+    latent_dim], its sum is kl, and None without a closed form; latents of several axes are counted in C order.
     """
 
     reconstruction: Nats
-    kl_per_dimension: Nats
+    kl: Nats
     standard_error: Nats
-
-    @property
-    def kl(self) -> Nats:
-        """KL(q(z|x) || p(z)), nats, [batch]."""
-        total: Nats = self.kl_per_dimension.sum(axis=1)
-        return total
+    kl_per_dimension: Nats | None
 
     @property
     def elbo(self) -> Nats:
@@ -46,12 +41,28 @@ class Terms:
         return self.reconstruction - self.kl
 
     @classmethod
-    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats) -> "Terms":
+    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats | None) -> "Terms":
         """The terms averaged over draws, log_likelihood [batch, num_samples] of them; kl is as many, or one for all."""
         rows, num_samples = log_likelihood.shape
         elbo = log_likelihood - kl
         deviation = elbo.std(axis=1, ddof=1) if num_samples > 1 else np.full(rows, np.nan)
-        return cls(log_likelihood.mean(axis=1), kl_per_dimension, deviation / math.sqrt(num_samples))
+        mean_kl = kl.mean(axis=1) if kl_per_dimension is None else kl_per_dimension.sum(axis=1)
+        return cls(log_likelihood.mean(axis=1), mean_kl, deviation / math.sqrt(num_samples), kl_per_dimension)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Terms"]) -> "Terms":
+        """The terms of one batch or more, one after the other."""
+        reconstruction, kl, error = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("reconstruction", "kl", "standard_error")
+        )
+        of_each = [part.kl_per_dimension for part in parts if part.kl_per_dimension is not None]
+        return cls(reconstruction, kl, error, np.concatenate(of_each) if len(of_each) == len(parts) else None)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> "Terms":
+        """The terms of these rows, in their order."""
+        of_each = None if self.kl_per_dimension is None else self.kl_per_dimension[rows]
+        return Terms(self.reconstruction[rows], self.kl[rows], self.standard_error[rows], of_each)
 
 
 class Model(NamedTuple):
@@ -77,8 +88,8 @@ class Block(NamedTuple):
 
 def terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
     """Both terms of the ELBO of observations in the likelihood's support, the reconstruction averaged over draws."""
-    log_likelihood, _, kl = _weigh(model, block, num_samples, seed)
-    return Terms.mean(log_likelihood, kl.sum(axis=1)[:, None], kl)
+    log_likelihood, log_ratio, kl = _weigh(model, block, num_samples, seed)
+    return Terms.mean(log_likelihood, -log_ratio if kl is None else kl.sum(axis=1)[:, None], kl)
 
 
 def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
@@ -93,20 +104,18 @@ def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
 def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
     """The terms of observations of which some may be grey under a likelihood of binary ones."""
     grey = likelihoods.outside(model.likelihood, block.x)
-    rows, latents = len(block.x), math.prod(model.prior.shape)
-    joined = Terms(np.empty(rows), np.empty((rows, latents)), np.empty(rows))
-    for which, work in ((~grey, terms), (grey, _terms_of_grey)):
-        if which.any():
-            part = work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
-            joined.reconstruction[which] = part.reconstruction
-            joined.kl_per_dimension[which] = part.kl_per_dimension
-            joined.standard_error[which] = part.standard_error
-    return joined
+    parts = [
+        work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
+        for which, work in ((~grey, terms), (grey, _terms_of_grey))
+        if which.any()
+    ]
+    back = np.argsort(np.argsort(grey, kind="stable"))  # from those in order of their kind to those as they were given
+    return Terms.joined(parts)[back]
 
 
 @np.errstate(all="ignore")  # what is not finite in the end is refused, with its number
-def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nats, Nats, Nats]:
-    """log p(x|z_k) and log p(z_k) - log q(z_k|x), [rows, num_samples] each, and the KL, [rows, latents]."""
+def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nats, Nats, Nats | None]:
+    """log p(x|z_k) and log p(z_k) - log q(z_k|x), [rows, num_samples] each, and the closed-form KL, [rows, latents]."""
     x, shape = block.x, model.prior.shape
     mu, logsigma = model.networks.encode(x)  # [rows, *shape]
     sigma, latents = np.exp(logsigma)[:, None], math.prod(shape)
@@ -123,8 +132,9 @@ def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nat
             parameters = model.networks.decode(z[i, j].reshape(-1, *shape))
             parameters = parameters.reshape(*z[i, j].shape[:2], *parameters.shape[1:])
             log_likelihood[:, k][i, j] = model.likelihood.log_prob(x[i, None], parameters)
-    kl = model.prior.kl(mu, logsigma).reshape(len(x), -1)
-    _refuse_infinite(model, block, log_likelihood, log_ratio, kl)
+    kl = model.prior.kl(mu, logsigma)
+    kl = None if kl is None else kl.reshape(len(x), -1)
+    _refuse_infinite(model, block, log_likelihood, log_ratio, *[] if kl is None else [kl])
     return log_likelihood, log_ratio, kl
 
 
@@ -134,7 +144,7 @@ def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int) -> T
     x, shape = block.x, model.observation.shape
     index, values, latents = noise.index(x), model.observation.size, math.prod(model.prior.shape)
     log_likelihood, kl = np.empty((2, len(x), num_samples))
-    total = np.zeros((len(x), latents))  # of the KL of each latent
+    total: Nats | None = np.zeros((len(x), latents))  # of the KL of each latent
     for i, k in _blocks(len(x), num_samples, model.most_observed):
         threads.go_on()
         draws = k.stop - k.start
@@ -143,14 +153,19 @@ def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int) -> T
         observed = observed.reshape(-1, *shape)  # [rows * draws, *shape]
         mu, logsigma = model.networks.encode(observed)
         eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latents, start=k.start * latents)
-        z = (mu + np.exp(logsigma) * eps.reshape(mu.shape)).astype(np.float32, copy=False)
+        eps = eps.reshape(mu.shape)
+        z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
         log_likelihood[i, k] = model.likelihood.log_prob(observed, model.networks.decode(z)).reshape(-1, draws)
-        of_each = model.prior.kl(mu, logsigma).reshape(-1, draws, latents)
+        of_each = model.prior.kl(mu, logsigma)
+        if of_each is None or total is None:
+            kl[i, k], total = -model.prior.log_ratio(z, eps, logsigma).reshape(-1, draws), None
+            continue
+        of_each = of_each.reshape(-1, draws, latents)
         kl[i, k] = of_each.sum(axis=2)
         for draw in range(draws):  # one after the other, so that no bit depends on the blocks
             total[i] += of_each[:, draw]
-    _refuse_infinite(model, block, log_likelihood, total)
-    return Terms.mean(log_likelihood, kl, total / num_samples)
+    _refuse_infinite(model, block, log_likelihood, kl)
+    return Terms.mean(log_likelihood, kl, None if total is None else total / num_samples)
 
 
 def _refuse_infinite(model: Model, block: Block, *figures: Nats) -> None:

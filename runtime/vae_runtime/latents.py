@@ -10,6 +10,7 @@ from vae_runtime.arrays import read_array
 from vae_runtime.draws import Floats, Nats
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Shape
+from vae_runtime.prior import StandardNormal
 from vae_runtime.vae import VAE
 
 MOST_STEPS = 1000
@@ -68,13 +69,27 @@ def traverse(
     mu, logsigma = vae.encode(vae.observation.clip(vae.sample(_SAMPLES, seed)) if x is None else x)
     if not len(mu):
         raise InputError(f"no {vae.observation.noun}s", "an empty array", "give one or more, or none at all")
-    kl = vae.prior.kl(mu, logsigma).mean(axis=0).ravel()
+    kl = _kl(vae, mu, logsigma)
     latents = np.argsort(-kl, kind="stable")[:most]
     z = np.tile(np.zeros(vae.latent_dim, np.float32) if x is None else mu[0].ravel(), (len(latents), steps, 1))
     for row, latent in enumerate(latents):
         z[row, :, latent] = np.linspace(-span, span, steps)
     theta = vae.decode(z.reshape(-1, *vae.latent_shape)).reshape(len(latents), steps, *vae.observation.shape)
     return Traversal(theta, latents.tolist(), kl[latents])
+
+
+def _kl(vae: VAE, mu: Floats, logsigma: Floats) -> Nats:
+    """The mean KL of each latent, float64 [latent_dim].
+
+    Where the prior has no closed form, that to the Gaussian of the latent's mean and variance over all observations.
+    """
+    of_each = vae.prior.kl(mu, logsigma)
+    if of_each is None:
+        mean, variance = mu.mean(axis=0), mu.var(axis=0) + np.exp(2 * logsigma).mean(axis=0)
+        deviation = np.sqrt(variance)
+        of_each = StandardNormal(vae.latent_shape).kl((mu - mean) / deviation, logsigma - np.log(deviation))
+    mean_kl: Nats = of_each.mean(axis=0).ravel()
+    return mean_kl
 
 
 def read(source: str, shape: Shape) -> Floats:

@@ -1,7 +1,8 @@
 """Priors p(z) in NumPy: draws of z, and log-probabilities in nats. The trainer has their twins."""
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,8 +31,8 @@ class Prior(Protocol):
     def log_ratio(self, z: Floats, eps: Floats, logsigma: Floats) -> Nats:
         """log p(z) - log q(z|x) of z = mu + sigma * eps, nats, float64 [...], from arrays [..., *shape]."""
 
-    def kl(self, mu: Floats, logsigma: Floats) -> Nats:
-        """KL(N(mu, sigma^2) || p(z)) of each latent, nats, float64 [batch, *shape]."""
+    def kl(self, mu: Floats, logsigma: Floats) -> Nats | None:
+        """KL(N(mu, sigma^2) || p(z)) of each latent, nats, float64 [batch, *shape]; None without a closed form."""
 
 
 class StandardNormal:
@@ -67,7 +68,19 @@ class StandardNormal:
         return kl
 
 
-KNOWN = {StandardNormal.name: StandardNormal}
+KNOWN: dict[str, Callable[[Shape], Prior]] = {StandardNormal.name: StandardNormal}
+
+
+def kl_of_draw(prior: Prior, mu: NDArray[Any], logsigma: NDArray[Any], eps: Floats) -> Nats:
+    """KL(q(z|x) || p(z)), nats, float64 [batch], from arrays [batch, *shape].
+
+    In closed form where the prior has one; else as one draw z = mu + sigma * eps estimates it, log q(z|x) - log p(z).
+    """
+    of_each = prior.kl(mu, logsigma)
+    if of_each is None:
+        return -prior.log_ratio(mu + np.exp(logsigma) * eps, eps, logsigma)
+    kl: Nats = of_each.reshape(len(mu), -1).sum(axis=1)
+    return kl
 
 
 def make(named: Named, shape: Shape) -> Prior:

@@ -29,8 +29,10 @@ def format_scores(
         case "json":
             facts = {
                 "unit": "nats", "samples": num_samples, "seed": seed, "mean_elbo": float(scores.elbo.mean()),
-                "standard_error_of_mean": scores.error_of_mean, "kl_per_dimension": scores.kl_per_dimension.tolist(),
+                "standard_error_of_mean": scores.error_of_mean,
             }  # fmt: skip
+            if scores.kl_per_dimension is not None:
+                facts["kl_per_dimension"] = scores.kl_per_dimension.tolist()
             yield json.dumps(facts, indent=1).removesuffix("\n}") + f',\n "{noun}s": ['
             for i, (name, *figures) in enumerate(rows, start=1):
                 row = {noun: name, **dict(zip(columns, figures, strict=True))}
@@ -69,9 +71,10 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int, noun: 
     if scores.bits_per_dimension is not None:
         kind = f"{scores.bits_per_dimension.mean():.3f} bits per dimension"
     yield f"mean ELBO{of} {mean} nats per {noun} ({kind}), {draws}"
-    order = np.argsort(-scores.kl_per_dimension, kind="stable")[:_SHOWN]
-    largest = ", ".join(f"{scores.kl_per_dimension[i]:.2f} (latent {i})" for i in order)
-    yield f"mean KL per latent, largest first: {largest}{', ...' if len(scores.kl_per_dimension) > _SHOWN else ''}"
+    if (kl := scores.kl_per_dimension) is not None:
+        order = np.argsort(-kl, kind="stable")[:_SHOWN]
+        largest = ", ".join(f"{kl[i]:.2f} (latent {i})" for i in order)
+        yield f"mean KL per latent, largest first: {largest}{', ...' if len(kl) > _SHOWN else ''}"
 
 
 def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: str, noun: str) -> Iterator[str]:

@@ -26,10 +26,10 @@ class Scores:
 
     standard_error: of the ELBO over the draws, of z and, where x is grey under a Bernoulli likelihood, of the binary x
     too; NaN for one draw. bits_per_dimension: -ELBO / (size of x, times ln 2), None where the likelihood is a density.
-    kl_per_dimension: float64 [latent_dim], nats, averaged over the observations. off_support: how many `VAE.observe`
-    changes: grey ones are drawn as binary under a Bernoulli likelihood, others are rounded to the levels of theirs.
-    index: uint64 [n], `noise.index` of each, by which equal ones are known. ranks, percentile: None where the bundle
-    keeps no quantiles.
+    kl_per_dimension: float64 [latent_dim], nats, averaged over the observations; None as in `Terms`.
+    off_support: how many `VAE.observe` changes: grey ones are drawn as binary under a Bernoulli likelihood, others are
+    rounded to the levels of theirs. index: uint64 [n], `noise.index` of each, by which equal ones are known.
+    ranks, percentile: None where the bundle keeps no quantiles.
     """
 
     elbo: Nats
@@ -38,7 +38,7 @@ class Scores:
     kl: Nats
     percentile: Nats | None
     bits_per_dimension: Nats | None
-    kl_per_dimension: Nats
+    kl_per_dimension: Nats | None
     off_support: int
     index: NDArray[np.uint64]
     ranks: Ranks | None = None
@@ -99,23 +99,27 @@ def score(
             yield from ((seen + i, observations[i : i + rows]) for i in range(0, len(observations), rows))
             seen += len(observations)
 
-    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats, NDArray[np.uint64], int]:
+    def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats | None, NDArray[np.uint64], int]:
         first, observations = piece
         terms = vae.terms(observations, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
         changed = int(likelihoods.outside(vae.likelihood, observations).sum())
         return figures, terms.kl_per_dimension, noise.index(observations), changed
 
-    figures, index, kl, changed = array("d"), array("Q"), np.zeros(vae.latent_dim), 0
+    figures, index, changed = array("d"), array("Q"), 0
+    kl: Nats | None = np.zeros(vae.latent_dim)
     for part, kl_of_part, index_of_part, changed_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
         index.frombytes(index_of_part.tobytes())
-        for row in kl_of_part:  # one after the other, so that no bit depends on the parts
-            kl += row
+        if kl is None or kl_of_part is None:
+            kl = None
+        else:
+            for row in kl_of_part:  # one after the other, so that no bit depends on the parts
+                kl += row
         changed += changed_of_part
     elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
     percentile = None if ranks is None else ranks.percentile(elbo)
     bits = -elbo / (vae.observation.size * _LN2) if vae.likelihood.discrete else None
-    mean_kl = kl / max(1, len(elbo))
+    mean_kl = None if kl is None else kl / max(1, len(elbo))
     numbers = np.frombuffer(index, np.uint64)
     return Scores(elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks)

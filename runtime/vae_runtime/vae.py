@@ -182,7 +182,9 @@ class VAE:
         start: int = 0,
         observe: bool = False,
     ) -> Terms:
-        """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the closed-form KL.
+        """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the KL, in closed form.
+
+        Where the prior has no closed form of it, the KL is averaged over the draws too.
 
         x must lie in the likelihood's support: for Bernoulli, binary. Equal observations get equal figures, alone or
         among others. `start` is the number of the first one, for errors; no figure depends on it.
@@ -192,12 +194,8 @@ class VAE:
         standard error covers both.
         """
         work = draws.averaged_terms if observe else draws.terms
-        parts = list(self._weigh(work, x, num_samples, seed, start, observe))
-        return Terms(
-            _join([part.reconstruction for part in parts]),
-            _join([part.kl_per_dimension for part in parts], self.latent_dim),
-            _join([part.standard_error for part in parts]),
-        )
+        none = Terms(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, self.latent_dim)))
+        return Terms.joined(list(self._weigh(work, x, num_samples, seed, start, observe)) or [none])
 
     def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats, float64 [batch]; higher is better.
@@ -317,5 +315,5 @@ class VAE:
         return noise.check_seed(seed), start, arguments.integer(n, "number of samples", 1, 2**63 - 1)
 
 
-def _join(parts: list[Nats], *shape: int) -> Nats:
-    return np.concatenate(parts) if parts else np.zeros((0, *shape))
+def _join(parts: list[Nats]) -> Nats:
+    return np.concatenate(parts) if parts else np.zeros(0)

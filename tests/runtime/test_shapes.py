@@ -15,6 +15,8 @@ from support.bundles import Forge
 from vae_runtime import VAE, ArgumentError, InputError, latents, noise, score
 from vae_runtime.cli import main
 from vae_runtime.observation import Observation
+from vae_runtime.prior import KNOWN, StandardNormal
+from vae_runtime.reports import format_scores
 
 CASES = {  # likelihood, observation, latents
     "vector": ("gaussian", (6,), (3,)),
@@ -51,6 +53,63 @@ def graph(vae: VAE, name: str, feed: np.ndarray) -> list[np.ndarray]:
     """What onnxruntime alone makes of a graph."""
     session = onnxruntime.InferenceSession(vae.path / f"{name}.onnx")
     return session.run(None, {session.get_inputs()[0].name: feed})
+
+
+class NoClosedForm(StandardNormal):
+    """N(0, I), whose KL has to be estimated as if it were not known."""
+
+    def kl(self, mu: np.ndarray, logsigma: np.ndarray) -> None:
+        """None."""
+        return
+
+
+def estimated(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> VAE:
+    """The same model, with such a prior."""
+    monkeypatch.setitem(KNOWN, "standard-normal", NoClosedForm)
+    return VAE.load(vae.path)
+
+
+def test_a_kl_without_a_closed_form_is_the_mean_over_the_draws(case: VAE, monkeypatch: pytest.MonkeyPatch):
+    """Terms and scores have it as the mean of log q(z|x) - log p(z), near the closed form; nothing is said of latents.
+
+    The bound, which needs no KL, keeps its bits, and the golden ELBO of such a prior is verified.
+    """
+    vae, x = estimated(case, monkeypatch), observations(case, 4)
+    draws = 4000
+    closed, terms = case.terms(x, draws, SEED), vae.terms(x, draws, SEED)
+    assert terms.kl_per_dimension is None
+    np.testing.assert_array_equal(terms.reconstruction, closed.reconstruction)
+    np.testing.assert_allclose(terms.kl, closed.kl, rtol=0.1)
+    off = np.hypot(terms.standard_error, closed.standard_error)
+    assert (np.abs(terms.elbo - closed.elbo) < 5 * off).all()
+    np.testing.assert_array_equal(vae.log_likelihood(x, 9, SEED), case.log_likelihood(x, 9, SEED))
+    scores = score(vae, x, K, SEED)
+    np.testing.assert_array_equal(scores.kl, vae.terms(x, K, SEED).kl)
+    assert scores.kl_per_dimension is None
+    walked = latents.traverse(vae, x, steps=3)
+    assert len(walked.latents) == len(set(walked.latents)) == min(10, vae.latent_dim)
+
+
+def test_grey_observations_need_no_closed_form(forge: Forge, monkeypatch: pytest.MonkeyPatch):
+    """Grey and binary ones in one batch have the estimated KL, each as alone."""
+    closed = VAE.load(bundles.linear(forge, *CASES["binary vector"]))
+    vae, x = estimated(closed, monkeypatch), observations(closed, 4)
+    x[1::2] = 0.3
+    terms = vae.terms(x, 2000, SEED, observe=True)
+    expected = closed.terms(x, 2000, SEED, observe=True)
+    assert terms.kl_per_dimension is None
+    np.testing.assert_array_equal(terms.reconstruction, expected.reconstruction)
+    np.testing.assert_allclose(terms.kl, expected.kl, rtol=0.1)
+    for i in range(4):
+        assert vae.terms(x[i : i + 1], 2000, SEED, observe=True).kl[0] == terms.kl[i]
+
+
+def test_scores_without_latents_of_their_own_are_written(case: VAE, monkeypatch: pytest.MonkeyPatch):
+    """The table and JSON leave out what there is not."""
+    scores = score(estimated(case, monkeypatch), observations(case, 3), K, SEED)
+    table = "\n".join(format_scores(scores, "abc", "table", K, SEED, "row"))
+    assert "mean ELBO" in table and "per latent" not in table
+    assert "kl_per_dimension" not in json.loads("\n".join(format_scores(scores, "abc", "json", K, SEED, "row")))
 
 
 def test_shapes_are_the_contracts(case: VAE):
