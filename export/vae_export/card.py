@@ -12,7 +12,7 @@ from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
 from vae_runtime.manifest import Manifest
-from vae_runtime.measured import Evaluation
+from vae_runtime.measured import Evaluation, Provenance
 from vae_runtime.observation import IMAGE, SERIES, VECTOR
 
 _ABOUT = """\
@@ -68,7 +68,6 @@ For drawing, encoding, reconstructing and scoring {noun}s like {those}, and for 
   that it was trained on."""
 _BINARY = "- Its {noun}s are binary. The score of a grey one is the mean over its binary draws."
 _USED = 0.01  # nats of KL from which on a latent is counted as used
-_TRAINING, _MACHINE = ("command", "training_seconds"), ("device", "threads", "processes")  # the rest are versions
 _KINGMA = """\
 @inproceedings{kingma2014auto,
   title = {Auto-Encoding Variational {B}ayes},
@@ -201,22 +200,22 @@ def _data(manifest: Manifest) -> Iterator[str]:
 
 
 def _training(manifest: Manifest) -> Iterator[str]:
-    provenance = manifest.provenance
-    if not provenance:
+    made = manifest.provenance
+    if made is None or made == Provenance():
         return
     yield "## Training"
-    if "command" in provenance:
+    if made.command is not None:
         yield ""
-        yield f"    {printable(str(provenance['command']))}"
-    if isinstance(seconds := provenance.get("training_seconds"), int | float) and 0 <= seconds < 1e12:
-        machine = ", ".join(f"{name} {_text(provenance[name])}" for name in _MACHINE if name in provenance)
+        yield f"    {printable(made.command)}"
+    if made.training_seconds is not None:
+        facts = {"device": made.device, "gpu": made.gpu, "threads": made.threads, "processes": made.processes}
+        machine = ", ".join(f"{name} {_text(value)}" for name, value in facts.items() if value is not None)
         yield ""
-        yield f"It took {seconds / 60:.1f} minutes{f' ({machine})' * bool(machine)}."
-    versions = {name: value for name, value in provenance.items() if name not in (*_TRAINING, *_MACHINE)}
+        yield f"It took {made.training_seconds / 60:.1f} minutes{f' ({machine})' * bool(machine)}."
     settings: dict[str, Any] = {}
     for name, value in manifest.settings.items():  # in parts, but for those of release 0.1
         settings |= value if isinstance(value, dict) else {name: value}
-    for title, named in (("Settings", settings), ("Versions", versions)):
+    for title, named in (("Settings", settings), ("Versions", made.others)):
         if words := [f"{_text(name)} {_setting(value)}" for name, value in named.items() if value is not None]:
             yield ""
             yield f"{title}: {', '.join(words)}."

@@ -232,7 +232,8 @@ def _described(out: Path) -> str:
         return ""
     opset = f"opset {manifest.onnx.opset}, " if manifest.onnx else ""
     precision = manifest.precision.precision if manifest.precision else "fp32"
-    of = f", of the run by {command}" if (command := manifest.provenance.get("command")) else ""
+    made = manifest.provenance
+    of = f", of the run by {made.command}" if made and made.command else ""
     return printable(f"{opset}{precision}, pair {manifest.contract.pair}{of}")
 
 

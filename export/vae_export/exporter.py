@@ -23,7 +23,7 @@ from vae_runtime import records
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.measured import Evaluation
+from vae_runtime.measured import Evaluation, Provenance
 from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, evaluate
@@ -180,6 +180,7 @@ def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, eval
     }
     try:
         known = {name: json.loads(json.dumps(dict(it), allow_nan=False)) for name, it in told.items() if it is not None}
+        records.parse(Provenance, known["provenance"], "provenance")
         records.parse(Preprocessing, known.get("preprocessing", {}), "preprocessing")
         if "evaluation" in known:
             records.parse(Evaluation, known["evaluation"], "evaluation")

@@ -13,7 +13,7 @@ from vae_runtime.errors import BundleError
 from vae_runtime.observation import IMAGE, Observation, Shape
 
 if TYPE_CHECKING:
-    from vae_runtime.measured import Evaluation, Graphs, Parity, Precision
+    from vae_runtime.measured import Evaluation, Graphs, Parity, Precision, Provenance
 
 T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
@@ -89,16 +89,15 @@ class Preprocessing:
 class Manifest:
     """All that a bundle says of itself. raw: the JSON that it was parsed from.
 
-    parameters: how many numbers were trained. provenance: command, versions and machine by name. settings: those of
-    the training. What was measured is parsed when it is first asked for, which raises BundleError where it is not what
-    it must be: whoever draws a sample waits for none of it.
+    parameters: how many numbers were trained. settings: those of the training by name, for people. What was measured
+    is parsed when it is first asked for, which raises BundleError where it is not what it must be: whoever draws a
+    sample waits for none of it.
     """
 
     sha256: str
     contract: Contract
     files: dict[str, File]
     parameters: int | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = Preprocessing()
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -109,6 +108,13 @@ class Manifest:
         from vae_runtime.measured import Graphs
 
         return self._part(Graphs, "onnx")
+
+    @cached_property
+    def provenance(self) -> "Provenance | None":
+        """How the model was made."""
+        from vae_runtime.measured import Provenance
+
+        return self._part(Provenance, "provenance")
 
     @cached_property
     def evaluation(self) -> "Evaluation | None":

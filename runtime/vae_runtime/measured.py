@@ -1,6 +1,8 @@
-"""What a bundle may say besides its contract: what its graphs need, how good it is, and what the gate found."""
+"""What a bundle may say besides its contract: what its graphs need, how it was made, its figures, the gate's report."""
 
 from dataclasses import dataclass, field
+
+from vae_runtime import records
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,23 @@ class Graphs:
     ir_version: int
     min_onnxruntime: str
     operators: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a model was made: by which command, in how many seconds, and on what. others: versions, and whatever else."""
+
+    command: str | None = None
+    training_seconds: float | None = None
+    device: str | None = None
+    gpu: str | None = None
+    threads: int | None = None
+    processes: int | None = None
+    others: dict[str, str | int | float | bool | None] = field(default_factory=dict, metadata=records.OTHERS)
+
+    def __post_init__(self) -> None:
+        if self.training_seconds is not None and self.training_seconds < 0:
+            raise ValueError(f"training_seconds is {self.training_seconds:g}")
 
 
 @dataclass(frozen=True)

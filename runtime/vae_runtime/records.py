@@ -8,17 +8,19 @@ from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+OTHERS = {"others": True}  # metadata of a field, a dict, which takes what no other field is called
 
 _hints = cache(get_type_hints)
 _WORDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "an integer", float: "a number"}
 
 
 def parse(cls: type[T], value: Any, where: str = "") -> T:
-    """The dataclass `cls` from a JSON object: its fields by name, what else the object holds is left aside.
+    """The dataclass `cls` from a JSON object: its fields by name; what else it holds is left aside.
 
     Fields may be of int, float, str, bool, Any, other dataclasses, tuple[X, ...], tuple[X, Y], dict[str, X] and
-    X | None. A field that is missing takes its default. Raises ValueError, naming the field by its path, where one is
-    missing or of another type, and for numbers that are not finite.
+    X | None. A field that is missing takes its default; one with the metadata OTHERS takes what no field is called.
+    Raises ValueError, naming the field by its path, where one is missing or of another type, and for numbers that are
+    not finite.
     """
     return cast(T, _record(cls, value, where))
 
@@ -28,7 +30,11 @@ def _record(cls: Any, value: Any, where: str) -> Any:
     found, hints = {}, _hints(cls)
     for field in fields(cls):
         path = f"{where}.{field.name}" if where else field.name
-        if field.name in given:
+        if field.metadata == OTHERS:
+            names = {other.name for other in fields(cls)}
+            others = {name: item for name, item in given.items() if name not in names}
+            found[field.name] = _value(hints[field.name], others, where)
+        elif field.name in given:
             found[field.name] = _value(hints[field.name], given[field.name], path)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{path} is missing")

@@ -93,7 +93,7 @@ def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: st
 
 def format_info(manifest: Manifest) -> str:
     """What a bundle is, as far as its manifest says it."""
-    contract, onnx, made = manifest.contract, manifest.onnx, manifest.provenance
+    contract, onnx = manifest.contract, manifest.onnx
     observation = contract.observation
     shape = " x ".join(map(str, observation.shape))
     size = sum(file.size for file in manifest.files.values())
@@ -109,10 +109,9 @@ def format_info(manifest: Manifest) -> str:
         "latents": f"{latents} dimensions, {contract.prior.name} prior",
         "graphs": ", ".join(graphs),
     }
-    if "command" in made:
-        seconds = made.get("training_seconds")
-        took = f", in {seconds / 60:.1f} minutes" if isinstance(seconds, int | float) else ""
-        lines["made by"] = f"{made['command']}{took}"
+    if (made := manifest.provenance) is not None and made.command is not None:
+        took = "" if made.training_seconds is None else f", in {made.training_seconds / 60:.1f} minutes"
+        lines["made by"] = f"{made.command}{took}"
     if manifest.evaluation is not None:
         lines |= _measured(manifest.evaluation, observation.noun)
     if (smaller := manifest.precision) is not None:

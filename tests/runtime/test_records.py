@@ -81,3 +81,19 @@ def test_what_is_no_object_is_no_record(value: Any):
         records.parse(Inner, value)
     with pytest.raises(ValueError, match=r"^there is .* not an object"):
         records.parse(Inner, value, "there")
+
+
+@dataclass(frozen=True)
+class Open:
+    """A record of one known field, and of others."""
+
+    command: str | None = None
+    others: dict[str, str | int] = field(default_factory=dict, metadata=records.OTHERS)
+
+
+def test_what_no_field_is_called_goes_where_others_go():
+    """By name and checked too; a field's own name is none of them."""
+    assert records.parse(Open, {"command": "c", "a": 1, "b": "x"}) == Open("c", {"a": 1, "b": "x"})
+    assert records.parse(Open, {}) == Open()
+    with pytest.raises(ValueError, match=r"a\.b is 1\.5"):
+        records.parse(Open, {"b": 1.5}, "a")

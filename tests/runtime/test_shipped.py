@@ -26,7 +26,7 @@ def test_the_manifests_figures_are_what_the_readers_are_promised(name):
     assert evaluation.binarisation == f"fixed draw, seed 777, sha256 {drawn}"
     assert 0 > best.mean >= least
     assert best.mean > evaluation.figures["elbo"].mean
-    assert manifest.provenance["command"].startswith("vae-train --preset resnet ")
+    assert manifest.provenance.command.startswith("vae-train --preset resnet ")
 
 
 def test_the_default_is_mnist():

@@ -50,7 +50,7 @@ class Data:
 
     def observed_test(self, binary: bool) -> Tensor:
         """The test observations as a likelihood sees them: as they are, or the literature's binary draw of images."""
-        return self._drawn_test if binary and self.observation.kind == IMAGE else self.test
+        return self._drawn_test if pixels.drawn(binary, self.observation) else self.test
 
     @cached_property
     def _drawn_test(self) -> Tensor:
@@ -59,7 +59,7 @@ class Data:
     def observed_train(self, binary: bool) -> Tensor:
         """As many of those to train on, as a likelihood sees them; from all over, since files lie in order of class."""
         some = self.train[:: max(1, len(self.train) // len(self.test))][: len(self.test)]
-        return pixels.fixed_draw(some) if binary and self.observation.kind == IMAGE else some
+        return pixels.fixed_draw(some) if pixels.drawn(binary, self.observation) else some
 
     def is_grey(self) -> bool:
         """Whether any value of [0, 1] is neither 0 nor 1."""

@@ -10,8 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae_runtime.observation import IMAGE, Observation
+
 _VALIDATION_START = 50_000  # the literature's split: the last 10,000 training images were its validation set
 _SEED = 777  # the literature's
+
+
+def drawn(binary: bool, observation: Observation) -> bool:
+    """Whether a likelihood, `binary` or not, sees draws of what is stored: of images, whose values are probabilities.
+
+    Rows of 0 and 1 are what they are.
+    """
+    return binary and observation.kind == IMAGE
 
 
 def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:

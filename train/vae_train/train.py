@@ -72,22 +72,21 @@ def train(
             _say(_describe(training, observations))
             if products:
                 _say(products)
-            binary = training.vae.likelihood.binary
-            if (
-                binary
-                and observations.observation.kind == IMAGE
-                and config.data.dataset not in DATASETS
-                and observations.is_grey()
-            ):
-                levels = observations.train.dtype == torch.uint8
-                what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
-                keep = f"--likelihood {other} keeps them"
-                _say(f"vae-train: note: grey levels are drawn as binary, P(1) = {what}; {keep}")
+            if config.data.dataset not in DATASETS:
+                _note_grey(training, observations)
             if few := metrics.few_steps(config, len(observations.train)):
                 _warn(few)
             for line in tried:
                 _warn(line)
             _run(training, observations, out, place, tensorboard, bool(tried))
+
+
+def _note_grey(training: TrainingState, observations: Data) -> None:
+    """Say that a person's own grey levels are drawn as binary, where they are."""
+    if pixels.drawn(training.vae.likelihood.binary, observations.observation) and observations.is_grey():
+        levels = observations.train.dtype == torch.uint8
+        what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
+        _note(f"grey levels are drawn as binary, P(1) = {what}; --likelihood {other} keeps them")
 
 
 def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
@@ -316,7 +315,7 @@ def _describe(training: TrainingState, observations: Data) -> str:
     values = "values as they are"
     if observations.train.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
-    drawn = "drawn as binary in every batch" if training.vae.likelihood.binary and kind.kind == IMAGE else values
+    drawn = "drawn as binary in every batch" if pixels.drawn(training.vae.likelihood.binary, kind) else values
     weights = sum(weight.numel() for weight in training.weights)
     steps = config.optimiser.epochs * training.steps_per_epoch
     density = "" if training.vae.likelihood.discrete else " (log density)"
