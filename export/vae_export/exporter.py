@@ -18,8 +18,8 @@ from vae_export import candidate, failing, gate, onnx_graph, publish, requiremen
 from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.tradeoff import Samples, Tradeoff, Tried
+from vae_runtime import arguments, records
 from vae_runtime import manifest as manifests
-from vae_runtime import records
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
@@ -153,18 +153,12 @@ def export_run(
 
 def _checked(observations: ArrayLike, observation: Observation) -> NDArray[Any]:
     """The observations as uint8 levels or float32. Raises InputError where they are not of that shape and range."""
-    takes = f"give [n, {', '.join(map(str, observation.shape))}], n >= 1"
-    observations = np.ascontiguousarray(observations)  # of a list, a tensor or a view too
-    if observations.shape[1:] != observation.shape or len(observations) == 0:
-        raise InputError("observations of the wrong shape", list(observations.shape), takes)
-    if observations.dtype == np.uint8 and observation.kind == IMAGE and observation.range == (0, 1):
-        return observations
-    x = observations.astype(np.float32)
-    low, high = observation.range or (-np.inf, np.inf)
-    if not (np.isfinite(x).all() and low <= x.min() and x.max() <= high):
-        allowed = "finite numbers" if observation.range is None else f"numbers from {low:g} to {high:g}"
-        raise InputError("observations out of range", f"{x.min():g} to {x.max():g}", f"give {allowed}")
-    return x
+    values = np.ascontiguousarray(observations)  # of a list, a tensor or a view too
+    levels = values.dtype == np.uint8 and observation.kind == IMAGE and observation.range == (0, 1)
+    x = arguments.observations(values / np.float32(255) if levels else values, observation)
+    if not len(x):
+        raise InputError(f"no {observation.noun}s", "an empty array", "give 64 real ones or more")
+    return values if levels else x
 
 
 def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, evaluation: Told) -> Json:

@@ -22,7 +22,6 @@ Floats = NDArray[np.float32]
 Range = tuple[float, float]
 
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
-_SOFTPLUS_HALVINGS = 4  # 2^4 factors in (1, 2] are multiplied before one logarithm is taken
 
 
 class Likelihood(Protocol):
@@ -81,9 +80,17 @@ class Bernoulli:
         """Sum over values of x * logits - softplus(logits); finite for every logit.
 
         With s = logits where x = 1 and -logits where x = 0, a value's term is min(s, 0) - log(1 + exp(-|s|)): no two
-        large numbers cancel. One logarithm serves 16 values, since the factors lie in (1, 2].
+        large numbers cancel.
         """
-        return _bernoulli_log_prob(_flat(2 * x - 1, self.axes), _flat(parameters, self.axes))
+        s = _flat(2 * x - 1, self.axes) * _flat(parameters, self.axes)
+        negative = np.abs(s)
+        np.negative(negative, out=negative)
+        s += negative  # 2 min(s, 0), exactly
+        linear: NDArray[np.float64] = 0.5 * s.sum(axis=-1).astype(np.float64)
+        factors = np.exp(negative, out=negative)
+        factors += 1
+        linear -= np.log(factors, out=factors).sum(axis=-1)
+        return linear
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 0 or 1."""
@@ -241,24 +248,6 @@ def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:
 
 def _flat(values: Floats, axes: int) -> Floats:
     return values.reshape(*values.shape[: values.ndim - axes], -1)
-
-
-def _bernoulli_log_prob(signs: Floats, logits: Floats) -> NDArray[np.float64]:
-    """Sum over values of log sigmoid(s) = min(s, 0) - log(1 + exp(-|s|)), s = signs * logits [..., values], float64."""
-    s = signs * logits
-    negative = np.abs(s)
-    np.negative(negative, out=negative)
-    s += negative  # 2 min(s, 0), exactly
-    linear: NDArray[np.float64] = 0.5 * s.sum(axis=-1).astype(np.float64)
-    factors = np.exp(negative, out=negative)
-    factors += 1
-    for _ in range(_SOFTPLUS_HALVINGS):
-        half, odd = divmod(factors.shape[-1], 2)
-        if odd:
-            break
-        factors = factors[..., :half] * factors[..., half:]
-    linear -= np.log(factors).sum(axis=-1)
-    return linear
 
 
 def _softplus(x: Floats) -> Floats:

@@ -150,7 +150,7 @@ def test_a_frozen_layer_stays_frozen(observations: Any, tmp_path: Path) -> None:
 def test_levels_are_of_images_in_0_to_1(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:
     """uint8 values are divided by 255 where the range says so, and nowhere else: there they are refused as numbers."""
     other = Observation("image", (1, 8, 8), (-1.0, 1.0))
-    with pytest.raises(InputError, match="observations out of range: 0 to 255; give numbers from -1 to 1"):
+    with pytest.raises(InputError, match=r"pixels outside \[-1, 1\]: image 0; scale them as in training"):
         vae_export.export(vae, other, observations, tmp_path / "bundle")
 
 

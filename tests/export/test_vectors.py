@@ -155,9 +155,9 @@ def test_another_graph_is_refused(vae: TorchVAE, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (readings(8, 0)[:, :5], "observations of the wrong shape: [8, 5]; give [n, 6], n >= 1"),
-        (readings(0, 0), "observations of the wrong shape: [0, 6]; give [n, 6], n >= 1"),
-        (np.full((8, 6), np.nan, np.float32), "observations out of range: nan to nan; give finite numbers"),
+        (readings(8, 0)[:, :5], "rows of the wrong shape: [8, 5]; this model takes [batch, 6]"),
+        (readings(0, 0), "no rows: an empty array; give 64 real ones or more"),
+        (np.full((8, 6), np.nan, np.float32), "NaN or infinite values: row 0; clean the data"),
     ],
 )
 def test_rows_that_are_none_are_named(vae: TorchVAE, tmp_path: Path, x: NDArray[np.float32], words: str) -> None:
