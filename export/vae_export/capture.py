@@ -18,8 +18,8 @@ from vae_runtime.errors import BundleError
 _BRANCH = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
 _BATCH = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"
 _OTHER_WAY = (
-    "write it so that it does the same for any number of images; where a library's function chooses, write what it "
-    "computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
+    "write it so that it does the same for any number of observations; where a library's function chooses, write "
+    "what it computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
 )
 _FEWER_BITS = "leave autocast and 16-bit types out of the network; vae-train --precision bfloat16 has them in training"
 _UNRUN = "change that layer, or take another that onnxruntime runs"

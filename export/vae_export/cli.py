@@ -62,7 +62,7 @@ A run folder of such a name is ./check or ./card.
     "--max-nats",
     type=float,
     callback=_number,
-    help="What a precision may cost, nats per image.  [default: 0.5]",
+    help="What a precision may cost, nats per observation.  [default: 0.5]",
 )
 @click.option(
     "--data-root",
@@ -73,7 +73,7 @@ A run folder of such a name is ./check or ./card.
     show_envvar=True,
     help="Folder of the named image sets, which say what a precision costs.",
 )
-@click.option("--dataset", type=_PATH, help="Where the run's own images are now.")
+@click.option("--dataset", type=_PATH, help="Where the run's own observations are now.")
 @click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.version_option(package_name="vae-edge")
 def cli(

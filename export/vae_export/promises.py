@@ -1,4 +1,4 @@
-"""What a bundle promises of its networks: no noise, nothing as in training, and each image by itself."""
+"""What a bundle promises of its networks: no noise, nothing as in training, and each observation by itself."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from vae_export.code_lines import Owns, refusal
 _NOISE = "write the distribution's parameters as outputs instead; what samples draws the noise"
 _TRAINING = "write training=self.training instead"
 _STATISTICS = "write training=self.training instead, and give it running statistics"
-_AXIS = "write what is done for each image instead, so that the first axis of every output is the batch"
-_EACH = "write what is done for each image instead"
+_AXIS = "write what is done for each observation instead, so that the first axis of every output is the batch"
+_EACH = "write what is done for each observation instead"
 _ROUNDING = 1e-3  # of a tensor's largest value; another batch size rounds otherwise, by 1e-6 or so
 
 
@@ -35,7 +35,7 @@ def check(program: ExportedProgram, owns: Owns, names: str) -> None:
     if (mixed := _mixes(program)) is not None:
         inputs = {n: {size for of in n.all_input_nodes for size in _sizes(of)} for n in _made_from(mixed)}
         loses = (n for n, sizes in inputs.items() if batch in sizes and batch not in _sizes(n))
-        reason = "an image's numbers depend on the others of its batch"
+        reason = "an observation's numbers depend on the others of its batch"
         raise refusal(code_lines.of_node(next(loses, mixed), owns), reason, _EACH, names)
 
 
@@ -57,7 +57,7 @@ def _draws_or_trains(node: fx.Node) -> tuple[str, str] | None:
 
 @torch.no_grad()
 def _mixes(program: ExportedProgram) -> fx.Node | None:
-    """The first operator, if any, that gives two images other numbers when two more are in their batch; tried out."""
+    """The first operator, if any, that gives two rows other numbers when two more are in their batch; tried out."""
     module: Any = program.module()
     (shape,) = (value.shape[1:] for value in program.example_inputs[0])
     x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))

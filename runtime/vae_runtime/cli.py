@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help d
 F = TypeVar("F", bound=Callable[..., Any])
 Options = tuple[Path | None, int | None, int | None]  # bundle, threads, bytes
 _SEED = click.IntRange(0, 2**64 - 1)
-_TRAVERSED = 1000  # images at most, which say how large each latent's KL is
+_TRAVERSED = 1000  # observations at most, which say how large each latent's KL is
 _SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 _ARRAYS = (".npy", ".npz")
 _PICTURES = (".png", *_ARRAYS, "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
-_sources = click.argument("sources", metavar="IMAGES...", nargs=-1, required=True)
+_sources = click.argument("sources", metavar="SOURCES...", nargs=-1, required=True)
 
 
 def _output(help: str, default: str | None = None) -> Callable[[F], F]:
@@ -50,9 +50,9 @@ def _output(help: str, default: str | None = None) -> Callable[[F], F]:
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(context: click.Context, bundle: Path | None, threads: int | None, memory: int | None) -> None:
-    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image, or row.
+    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image or row.
 
-    IMAGES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
+    SOURCES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
     MNIST's, or - for standard input. What does not have the model's size or mode is fitted, and the command says so.
     Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of rows of
     numbers takes arrays alone, and gives them.
@@ -61,16 +61,14 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
 
 
 @cli.command()
-@click.option("-n", "number", type=click.IntRange(1, 2**63 - 1), default=16, show_default=True, help="How many images.")
+@click.option("-n", "number", type=click.IntRange(1, 2**63 - 1), default=16, show_default=True, help="How many.")
 @click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
-@click.option(
-    "--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="First image of the seed."
-)
+@click.option("--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The first of the seed.")
 @click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
 @_output("Grid, array or folder.  [default: samples.png, and the terminal]")
 @click.pass_obj
 def sample(options: Options, number: int, seed: int | None, start: int, mean: bool, output: Path | None) -> None:
-    """Draw images from the prior."""
+    """Draw observations from the model, x ~ p(x|z) with z ~ p(z)."""
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     show = output is None and sys.stdout.isatty()
     vae, output = _load_to_write(options, output, "samples", *_PICTURES)
@@ -93,7 +91,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 )
 @click.pass_obj
 def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
-    """Encode images and decode their means."""
+    """Encode observations and decode their means."""
     vae, output = _load_to_write(options, output, "reconstructions", *_PICTURES)
     from vae_runtime import outputs
 
@@ -113,7 +111,7 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None)
 @cli.command()
 @_sources
 @click.option(
-    "--samples", "-K", type=click.IntRange(1, 1_000_000), default=16, show_default=True, help="Draws of z per image."
+    "--samples", "-K", type=click.IntRange(1, 1_000_000), default=16, show_default=True, help="Draws of z for each."
 )
 @_FIXED_SEED
 @click.option(
@@ -124,7 +122,7 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None)
 def elbo(
     options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str | None, output: Path | None
 ) -> None:
-    """Score images: the ELBO, its two terms, and its rank among the test images of the training data.
+    """Score observations: the ELBO, its two terms, and its rank among the test ones of the training data.
 
     Grey images under a Bernoulli likelihood are drawn as binary ones, as in training, anew for each draw of z, and the
     command says so.
@@ -158,7 +156,7 @@ def elbo(
 @_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
 def encode(options: Options, sources: tuple[str, ...], style: str | None, output: Path | None) -> None:
-    """Print or save mu and logsigma of q(z|x) for each image."""
+    """Print or save mu and logsigma of q(z|x) for each observation."""
     style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
     vae = _load(options)
     import numpy as np
@@ -200,12 +198,12 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
 @cli.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="Images, both ends included.")
+@click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="With both ends.")
 @click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
 @_output("One row of images, an animated .gif, array or folder.  [default: interpolation.png]")
 @click.pass_obj
 def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, output: Path | None) -> None:
-    """Walk through latent space from image A to image B."""
+    """Walk through latent space from observation A to observation B."""
     vae, output = _load_to_write(options, output, "interpolation", *_PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
@@ -223,8 +221,8 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
 
 
 @cli.command()
-@click.argument("sources", metavar="[IMAGES]...", nargs=-1)
-@click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="Images per latent.")
+@click.argument("sources", metavar="[SOURCES]...", nargs=-1)
+@click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="How many for each latent.")
 @click.option(
     "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
 )
@@ -236,7 +234,7 @@ def traverse(
 ) -> None:
     """Vary one latent at a time, a row each, the latent with the largest KL first.
 
-    The other latents rest at the first image's mean, and the KL is the mean of the first 1,000 images; without IMAGES,
+    The other latents rest at the first observation's mean, and the KL is the mean of the first 1,000; without SOURCES,
     at 0, and the KL is that of 500 of the model's own samples.
     """
     vae, output = _load_to_write(options, output, "traversal", *_PICTURES, ".gif")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vae_runtime import arguments
-from vae_runtime.arrays import read_array
+from vae_runtime.array_files import read_array
 from vae_runtime.draws import Floats, Nats
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Shape

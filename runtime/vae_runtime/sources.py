@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from vae_runtime import arrays, vectors
-from vae_runtime.arrays import Array, header, reading
+from vae_runtime import array_files, vectors
+from vae_runtime.array_files import Array, header, reading
 from vae_runtime.errors import InputError
 from vae_runtime.images import Floats, deepest, fit, from_levels
 from vae_runtime.manifest import Preprocessing
@@ -102,7 +102,7 @@ class Observations:
         if array is None or _count(array, file.name, self.observation) != file.rows:
             raise ValueError("it has changed since it was looked at")
         start = 0
-        for values in arrays.blocks(array, file.rows, self.observation.shape, rows):
+        for values in array_files.blocks(array, file.rows, self.observation.shape, rows):
             if self.observation.kind == IMAGE:
                 x, note = from_levels(values, self.preprocessing.full_scale, file.name, start)
                 if note:
@@ -174,14 +174,14 @@ def largest_level(path: Path) -> int | None:
     name = str(path)
     with reading(name), path.open("rb") as stream:
         if (array := header(stream)) is not None:
-            return arrays.largest(array) if array.dtype.name == "uint16" else None
+            return array_files.largest(array) if array.dtype.name == "uint16" else None
         with _picture(stream, name) as image:
             return deepest(image)
 
 
 def _examine(source: str | bytes, observation: Observation) -> _File:
     """Look at a file's first bytes, and for an array at its shape."""
-    name, opener = arrays.opener(source)
+    name, opener = array_files.opener(source)
     with reading(name), opener() as stream:
         if (array := header(stream)) is not None:
             return _File(name, _count(array, name, observation), opener)

@@ -20,8 +20,8 @@ from vae_runtime.sessions import Session
 
 WHERE = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
 SIZES = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"
-AXIS = "write what is done for each image instead, so that the first axis of every output is the batch"
-EACH = "write what is done for each image instead"
+AXIS = "write what is done for each observation instead, so that the first axis of every output is the batch"
+EACH = "write what is done for each observation instead"
 NOISE = "write the distribution's parameters as outputs instead; what samples draws the noise"
 TRAINING = "write training=self.training instead"
 STATISTICS = "write training=self.training instead, and give it running statistics"
@@ -382,12 +382,12 @@ class Unpads(nn.Module):
 
 
 OTHER = (
-    "write it so that it does the same for any number of images; where a library's function chooses, write what it "
-    "computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
+    "write it so that it does the same for any number of observations; where a library's function chooses, write "
+    "what it computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
 )
 DATA = "data-dependent: the way depends on a tensor's values"
 FIXED = "fixes the batch size"
-MIXED = "an image's numbers depend on the others of its batch"
+MIXED = "an observation's numbers depend on the others of its batch"
 REFUSED = [
     (Branches, "if positive.all():", DATA, WHERE, Chooses),
     (Halves, "while x.abs().max() > 1:", DATA, WHERE, HalvesOnce),

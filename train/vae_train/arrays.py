@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import arrays, sources, vectors
+from vae_runtime import array_files, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import VECTOR, Observation
@@ -30,7 +30,7 @@ def observation(data: DataConfig) -> Observation:
     path = Path(data.dataset)
     if data.image_size or data.channels:
         raise ArgumentError("an array's observations are not resized", path, "leave out --image-size and --channels")
-    found = arrays.array_shape(str(path), "x")
+    found = array_files.array_shape(str(path), "x")
     what = f"array of shape {list(found)}"
     if len(found) == 2:
         return Observation(VECTOR, found[1:], None)
@@ -68,7 +68,7 @@ def _rows(
     config: Config, kind: Observation, say: Callable[[str], None]
 ) -> tuple[NDArray[np.float32], Observation, dict[str, Any]]:
     """Rows [n, D] as float32, what they are under the likelihood, and how they were read."""
-    name, values = arrays.read_array(config.data.dataset, "x")
+    name, values = array_files.read_array(config.data.dataset, "x")
     x = vectors.from_numbers(values, name, 0)
     likelihood = config.network.likelihood
     if likelihood == "bernoulli":
@@ -114,7 +114,7 @@ def _classes(path: Path, observations: int, noun: str) -> tuple[NDArray[np.int64
             labelled = "y" in archive.files
     if not labelled:
         return np.zeros(observations, np.int64), ["all"]
-    y = arrays.read_array(str(path), "y")[1]
+    y = array_files.read_array(str(path), "y")[1]
     if y.shape != (observations,):
         todo = f"give one for each of its {observations:,} {noun}s"
         raise InputError(f"labels y of shape {list(y.shape)}", path, todo)

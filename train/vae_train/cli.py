@@ -177,7 +177,9 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
 @section(
     "Objective",
     _setting(
-        "--samples", type=_POSITIVE, help="Draws of z per image: 1 is the ELBO, more the importance-weighted bound."
+        "--samples",
+        type=_POSITIVE,
+        help="Draws of z for each x: 1 is the ELBO, more the importance-weighted bound.",
     ),
     _setting("--gradient", type=click.Choice(GRADIENTS), help="path (STL, or DReG for more samples) or total."),
     _setting("--beta", type=_WEIGHT, help="Weight of the KL."),
@@ -241,7 +243,7 @@ def cli(
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=_PATH)
-@click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Importance samples per image.")
+@click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Draws of z for each.")
 @click.option("--best", is_flag=True, help="The weights of the best epoch instead of the last.")
 @_model
 @_data
