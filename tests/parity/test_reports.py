@@ -88,3 +88,23 @@ def test_a_device_observes_a_trained_file_as_training_did(forge: Forge, tmp_path
         assert np.abs(drawn - seen).max() < 6 * 0.5 / math.sqrt(400)
     else:
         np.testing.assert_array_equal(vae.observe(read[~test]), seen)
+
+
+@pytest.mark.parametrize("kind", ["float64.npy", "int16.npy", "float32.npz"])
+def test_a_device_reads_rows_as_training_did(forge: Forge, tmp_path: Path, kind: str) -> None:
+    """Rows of numbers from one file are the same bits on both sides, and have the ELBO of the rows in memory."""
+    dtype, suffix = kind.split(".")
+    x = (np.random.default_rng(2).normal(20, 9, (90, 6))).astype(dtype)
+    path = tmp_path / f"train.{suffix}"
+    if suffix == "npy":
+        np.save(path, x)
+    else:
+        np.savez(path, x=x, y=np.arange(90))
+    config = PRESETS["vector"].replace(dataset=str(path))
+    rows = data.load(config, tmp_path, download=False)
+    vae = VAE.load(bundles.linear(forge, "gaussian", (6,)))
+    (read,) = vae.read(path).batches(100)
+    test = data.in_test(read)
+    np.testing.assert_array_equal(read[test], rows.test)
+    np.testing.assert_array_equal(read[~test], rows.train)
+    np.testing.assert_array_equal(score(vae, read, 3).elbo, score(vae, x.astype(np.float32), 3).elbo)

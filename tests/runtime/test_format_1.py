@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from support import bundles
 from support.graphs import stamped
-from vae_runtime import VAE
+from vae_runtime import VAE, score
 from vae_runtime.bundle import GRAPHS, read
 from vae_runtime.verify import verify
 
@@ -73,3 +73,16 @@ def figures(path: Path) -> dict[str, NDArray[Any]]:
             "grey": vae.terms(0.5 * x + 0.25, 2, seed=3, observe=True).elbo,
             "percentile": vae.percentile(elbo),
         }
+
+
+def test_a_format_of_the_past_gives_the_same_numbers(tiny_bundle: Path) -> None:
+    """A bundle of format 1 is read, and gives the numbers of the same graphs in format 2, to the last bit."""
+    old, new = VAE.load(OLD), VAE.load(tiny_bundle)
+    assert old.manifest.raw["contract"]["format"] == 1
+    assert old.manifest.contract == new.manifest.contract
+    assert old.manifest.evaluation == new.manifest.evaluation
+    x = new.sample(30, seed=2)
+    np.testing.assert_array_equal(old.sample(30, seed=2), x)
+    for call in (VAE.encode, VAE.elbo, VAE.log_likelihood, VAE.reconstruct):
+        np.testing.assert_array_equal(call(old, x), call(new, x))
+    np.testing.assert_array_equal(score(old, 0.5 * x).elbo, score(new, 0.5 * x).elbo)

@@ -306,19 +306,6 @@ def test_a_walk_says_which_rows_it_joins(command, rows: Path):
     assert result.err.splitlines() == ["vae-infer: note: readings.npy[0] is taken, the first of 12 rows"] * 2
 
 
-def test_a_format_of_the_past_gives_the_same_numbers(tiny_bundle: Path):
-    """A bundle of format 1 is read, and gives the numbers of the same graphs in format 2, to the last bit."""
-    old, new = VAE.load(tiny_bundle.with_name("tiny_format_1")), VAE.load(tiny_bundle)
-    assert old.manifest.raw["contract"]["format"] == 1
-    assert old.manifest.contract == new.manifest.contract
-    assert old.manifest.evaluation == new.manifest.evaluation
-    x = new.sample(30, seed=2)
-    np.testing.assert_array_equal(old.sample(30, seed=2), x)
-    for call in (VAE.encode, VAE.elbo, VAE.log_likelihood, VAE.reconstruct):
-        np.testing.assert_array_equal(call(old, x), call(new, x))
-    np.testing.assert_array_equal(score(old, 0.5 * x).elbo, score(new, 0.5 * x).elbo)
-
-
 def test_a_closed_model_of_rows_says_so(rows: Path):
     """What is closed is closed for every kind."""
     with VAE.load(rows) as vae:
