@@ -250,7 +250,7 @@ def _limits(manifest: Manifest) -> Iterator[str]:
     those = f"those of {dataset}" if dataset else "those that it was trained on"
     one = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
     yield _LIMITS.format(noun=noun, one=one, those=those, shape=_times(manifest.contract.observation.shape))
-    if manifest.contract.likelihood.name == "bernoulli":
+    if likelihoods.make(manifest.contract.likelihood, manifest.contract.observation).binary:
         yield _BINARY.format(noun=noun)
 
 

@@ -59,7 +59,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
         "kind": (here.observation.kind, there.observation.kind),
         "shape": (here.observation.shape, there.observation.shape),
         "range": (here.observation.range, there.observation.range),
-        "prior": (here.prior.name, there.prior.name),
+        "prior": (here.json()["prior"], there.json()["prior"]),
         "latent shape": (here.latent_shape, there.latent_shape),
         "likelihood": (here.json()["likelihood"], there.json()["likelihood"]),
         "parameters": (bundle.manifest.parameters, sum(weight.numel() for weight in run.vae.parameters())),

@@ -228,11 +228,11 @@ def _described(out: Path) -> str:
 
     try:
         manifest = bundles.read(out).manifest
+        onnx, smaller, made = manifest.onnx, manifest.precision, manifest.provenance
     except BundleError:
         return ""
-    opset = f"opset {manifest.onnx.opset}, " if manifest.onnx else ""
-    precision = manifest.precision.precision if manifest.precision else "fp32"
-    made = manifest.provenance
+    opset = f"opset {onnx.opset}, " if onnx else ""
+    precision = smaller.precision if smaller else "fp32"
     of = f", of the run by {made.command}" if made and made.command else ""
     return printable(f"{opset}{precision}, pair {manifest.contract.pair}{of}")
 

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from vae_export import candidate, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
+from vae_export import candidate, contract, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
 from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.tradeoff import Samples, Tradeoff, Tried
-from vae_runtime import arguments, records
+from vae_runtime import arguments, likelihoods, records
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.measured import Evaluation, Provenance
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import data, evaluate
+from vae_train import data, evaluate, pixels
 from vae_train.fingerprint import Fingerprint
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
@@ -96,7 +96,7 @@ def export(
     onnx_graph.check_opset(opset)
     if precision not in PRECISIONS:
         raise ArgumentError("unknown precision", precision, f"choose {', '.join(PRECISIONS)}")
-    x = _checked(observations, observation)
+    x = _checked(observations, observation, vae)
     if keep_failing:
         failing.check_new(keep_failing)
     out = Path(out).resolve()  # a link is followed, so that its target is replaced
@@ -151,14 +151,23 @@ def export_run(
         )
 
 
-def _checked(observations: ArrayLike, observation: Observation) -> NDArray[Any]:
-    """The observations as uint8 levels or float32. Raises InputError where they are not of that shape and range."""
-    values = np.ascontiguousarray(observations)  # of a list, a tensor or a view too
-    levels = values.dtype == np.uint8 and observation.kind == IMAGE and observation.range == (0, 1)
-    x = arguments.observations(values / np.float32(255) if levels else values, observation)
-    if not len(x):
-        raise InputError(f"no {observation.noun}s", "an empty array", "give 64 real ones or more")
-    return values if levels else x
+def _checked(observations: ArrayLike, observation: Observation, vae: VAE) -> NDArray[Any]:
+    """The observations as uint8 levels or float32. Raises InputError where they are not of that shape and range.
+
+    The values of images that are drawn as binary may lie between 0 and 1; others must be in the likelihood's support.
+    """
+    if isinstance(observations, torch.Tensor):
+        observations = observations.detach().cpu().numpy()
+    if isinstance(observations, np.ndarray) and observations.dtype == np.uint8 and observation.range == (0, 1):
+        values: NDArray[Any] = np.ascontiguousarray(observations)
+        arguments.observations(values[:1] / np.float32(255), observation)  # whose shape may be wrong, and nothing else
+    else:
+        values = arguments.observations(observations, observation)
+        if not pixels.drawn(vae.likelihood.binary, observation):
+            likelihoods.check(contract.likelihood(vae, observation), values, observation.noun)
+    if not len(values):
+        raise InputError(f"no {observation.noun}s", "an empty array", "give real ones, 64 for the whole gate")
+    return values
 
 
 def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, evaluation: Told) -> Json:

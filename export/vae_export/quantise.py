@@ -104,7 +104,7 @@ def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
 def choose(candidates: Nodes, cost: Callable[[Nodes], float], most: float) -> Nodes:
     """The candidates without the costliest ones, so that they cost at most `most` nats together.
 
-    cost: how many nats per image the ELBO loses with these quantised.
+    cost: how many nats per observation the ELBO loses with these quantised.
     """
     alone = {(role, name): cost(_nodes({(role, name)})) for role in (0, 1) for name in candidates[role]}
     left = sorted(alone, key=alone.__getitem__)

@@ -182,7 +182,7 @@ def encode(options: Options, sources: tuple[str, ...], style: str | None, output
 @_output("Grid, array or folder.  [default: decoded.png]")
 @click.pass_obj
 def decode(options: Options, latents: str, output: Path | None) -> None:
-    """Decode LATENTS, an .npy [n, latent_dim] or the .npz of `encode` (- for standard input), to E[x|z]."""
+    """Decode LATENTS, an .npy [n, *latent_shape] or the .npz of `encode` (- for stdin), to E[x|z]."""
     vae, output = _load_to_write(options, output, "decoded", *_PICTURES)
     from vae_runtime import outputs
     from vae_runtime.latents import read

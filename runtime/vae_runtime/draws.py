@@ -59,10 +59,17 @@ class Terms:
         of_each = [part.kl_per_dimension for part in parts if part.kl_per_dimension is not None]
         return cls(reconstruction, kl, error, np.concatenate(of_each) if len(of_each) == len(parts) else None)
 
-    def __getitem__(self, rows: NDArray[np.intp]) -> "Terms":
+    def rows(self, which: NDArray[np.intp]) -> "Terms":
         """The terms of these rows, in their order."""
-        of_each = None if self.kl_per_dimension is None else self.kl_per_dimension[rows]
-        return Terms(self.reconstruction[rows], self.kl[rows], self.standard_error[rows], of_each)
+        of_each = None if self.kl_per_dimension is None else self.kl_per_dimension[which]
+        return Terms(self.reconstruction[which], self.kl[which], self.standard_error[which], of_each)
+
+
+def no_terms(prior: Prior) -> Terms:
+    """Those of no observation."""
+    none = np.zeros((0, *prior.shape), np.float32)
+    kl = prior.kl(none, none)
+    return Terms(np.zeros(0), np.zeros(0), np.zeros(0), None if kl is None else kl.reshape(0, math.prod(prior.shape)))
 
 
 class Model(NamedTuple):
@@ -110,7 +117,7 @@ def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> T
         if which.any()
     ]
     back = np.argsort(np.argsort(grey, kind="stable"))  # from those in order of their kind to those as they were given
-    return Terms.joined(parts)[back]
+    return Terms.joined(parts).rows(back)
 
 
 @np.errstate(all="ignore")  # what is not finite in the end is refused, with its number

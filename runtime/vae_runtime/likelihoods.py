@@ -4,7 +4,7 @@ Shapes: observations x [..., *shape], of which a likelihood knows how many `axes
 where each value has several, that many times as long along the first axis: [..., 2 C, H, W], say. Leading axes
 broadcast, so that x [batch, 1, C, H, W] meets parameters [batch, draws, C, H, W].
 
-To add one: a class here and a line in `KNOWN`, and its twin in `vae_train.likelihoods`.
+To add one: a class here and a line in `KNOWN`, its twin in `vae_train.likelihoods`, and its name in `vae_train.config`.
 """
 
 import math
@@ -20,6 +20,7 @@ from vae_runtime.observation import Observation, Shape
 
 Floats = NDArray[np.float32]
 Range = tuple[float, float]
+PerColumn = float | list[float]
 
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 
@@ -77,7 +78,7 @@ class Bernoulli:
         return (noise < self.mean(parameters)).astype(np.float32)
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """Sum over values of x * logits - softplus(logits); finite for every logit.
+        """Sum over values of x * logits - softplus(logits); finite for every logit up to 1e38.
 
         With s = logits where x = 1 and -logits where x = 0, a value's term is min(s, 0) - log(1 + exp(-|s|)): no two
         large numbers cancel.
@@ -103,18 +104,24 @@ class Bernoulli:
 
 
 class Gaussian:
-    """Real values N(loc, sigma^2) with parameters `loc` and one sigma, fixed or learned, for all of them."""
+    """Real values N(loc, sigma^2) with parameters `loc`, and one sigma for all of them or one for each column.
+
+    logsigma: of the values as the networks take them. log_unit: the logarithm of what 1 of these is in the unit that
+    they came in, where they were scaled: log p(x|z) is a density in that unit. Both are a number, or one for each row
+    of an observation's first axis.
+    """
 
     name, output, parameters_per_value, noise = "gaussian", "loc", 1, "normal"
     discrete, binary = False, False
     range: ClassVar[Range | None] = None
     refusal = "no real numbers", "clean the data"
 
-    def __init__(self, axes: int, logsigma: float) -> None:
+    def __init__(self, axes: int, logsigma: PerColumn, log_unit: PerColumn = 0.0) -> None:
         """Raises ValueError where sigma would not be a number of float32."""
-        if not (type(logsigma) in (int, float) and abs(logsigma) < 80):
-            raise ValueError(f"logsigma is {logsigma}")
-        self.axes, self.logsigma = axes, float(logsigma)
+        self.axes = axes
+        self.logsigma = _per_column("logsigma", logsigma, 80, axes)  # [] or [C, 1, ...], as what follows
+        self._sigma, self._precision = (np.exp(sign * self.logsigma).astype(np.float32) for sign in (1, -1))
+        self._constant = self.logsigma + _per_column("log_unit", log_unit, 700, axes) + 0.5 * math.log(2 * math.pi)
 
     def mean(self, parameters: Floats) -> Floats:
         """loc itself."""
@@ -122,15 +129,16 @@ class Gaussian:
 
     def sample(self, parameters: Floats, noise: Floats) -> Floats:
         """loc + sigma * noise; may leave the range of the observations."""
-        return parameters + np.float32(math.exp(self.logsigma)) * noise
+        drawn: Floats = parameters + self._sigma * noise
+        return drawn
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """Sum over values of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
-        scaled = (x - parameters) * np.float32(math.exp(-self.logsigma))
-        constant = self.logsigma + 0.5 * math.log(2 * math.pi)
+        scaled = (x - parameters) * self._precision
         axes = tuple(range(-self.axes, 0))
         squares: NDArray[np.float64] = np.square(scaled).sum(axis=axes, dtype=np.float64)
-        return -0.5 * squares - constant * math.prod(x.shape[-self.axes :])
+        values = math.prod(x.shape[-self.axes :]) // self._constant.size  # that each constant is for
+        return -0.5 * squares - float(self._constant.sum()) * values
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
@@ -214,6 +222,9 @@ def make(named: Named, observation: Observation) -> Likelihood:
     try:
         if kind is None:
             raise ValueError("no such name")
+        several = [len(value) for value in named.settings.values() if isinstance(value, list)]
+        if any(length != observation.shape[0] for length in several):
+            raise ValueError(f"not {observation.shape[0]} numbers, one for each column")
         made: Likelihood = kind(len(observation.shape), **named.settings)
         return made
     except (TypeError, ValueError) as error:
@@ -244,6 +255,14 @@ def draw(likelihood: Likelihood, parameters: Floats, seed: int, index: ArrayLike
 def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:
     """Which observations of x [batch, *shape] have a value off the support: bool [batch]."""
     return np.logical_not(likelihood.supports(x).all(axis=tuple(range(1, x.ndim))))
+
+
+def _per_column(name: str, given: PerColumn, most: float, axes: int) -> NDArray[np.float64]:
+    """A setting that is a number, [], or one for each row of an observation's first axis, [C, 1, ...]."""
+    numbers = given if isinstance(given, list) else [given]
+    if not all(type(number) in (int, float) and abs(number) < most for number in numbers):
+        raise ValueError(f"{name} is {str(given)[:40]}")
+    return np.array(numbers, np.float64).reshape([-1] + [1] * (axes - 1) if isinstance(given, list) else [])
 
 
 def _flat(values: Floats, axes: int) -> Floats:

@@ -1,6 +1,7 @@
 """What a bundle may say besides its contract: what its graphs need, how it was made, its figures, the gate's report."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from vae_runtime import records
 
@@ -25,7 +26,7 @@ class Provenance:
     gpu: str | None = None
     threads: int | None = None
     processes: int | None = None
-    others: dict[str, str | int | float | bool | None] = field(default_factory=dict, metadata=records.OTHERS)
+    others: dict[str, Any] = field(default_factory=dict, metadata=records.OTHERS)
 
     def __post_init__(self) -> None:
         if self.training_seconds is not None and self.training_seconds < 0:

@@ -68,7 +68,7 @@ class StandardNormal:
         return kl
 
 
-KNOWN: dict[str, Callable[[Shape], Prior]] = {StandardNormal.name: StandardNormal}
+KNOWN: dict[str, Callable[..., Prior]] = {StandardNormal.name: StandardNormal}
 
 
 def kl_of_draw(prior: Prior, mu: NDArray[Any], logsigma: NDArray[Any], eps: Floats) -> Nats:
@@ -85,6 +85,8 @@ def kl_of_draw(prior: Prior, mu: NDArray[Any], logsigma: NDArray[Any], eps: Floa
 
 def make(named: Named, shape: Shape) -> Prior:
     """The prior that a contract names, of latents of this shape. Raises BundleError for one that is not known."""
-    if named.name not in KNOWN:
-        raise BundleError("unknown prior", repr(named.name)[:120], "use a newer release of vae-edge, or export again")
-    return KNOWN[named.name](shape)
+    try:
+        return KNOWN[named.name](shape, **named.settings)
+    except (KeyError, TypeError, ValueError):
+        which = f"{named.name!r} {named.settings or ''}".strip()[:120]
+        raise BundleError("unknown prior", which, "use a newer release of vae-edge, or export again") from None

@@ -31,7 +31,7 @@ def _record(cls: Any, value: Any, where: str) -> Any:
     for field in fields(cls):
         path = f"{where}.{field.name}" if where else field.name
         if field.metadata == OTHERS:
-            names = {other.name for other in fields(cls)}
+            names = {other.name for other in fields(cls) if other is not field}
             others = {name: item for name, item in given.items() if name not in names}
             found[field.name] = _value(hints[field.name], others, where)
         elif field.name in given:

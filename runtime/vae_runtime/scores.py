@@ -107,15 +107,13 @@ def score(
         return figures, terms.kl_per_dimension, noise.index(observations), changed
 
     figures, index, changed = array("d"), array("Q"), 0
-    kl: Nats | None = np.zeros(vae.latent_dim)
+    of_none = vae.terms(np.zeros((0, *vae.observation.shape), np.float32)).kl_per_dimension
+    kl: Nats | None = None if of_none is None else of_none.sum(axis=0)
     for part, kl_of_part, index_of_part, changed_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
         index.frombytes(index_of_part.tobytes())
-        if kl is None or kl_of_part is None:
-            kl = None
-        else:
-            for row in kl_of_part:  # one after the other, so that no bit depends on the parts
-                kl += row
+        for row in () if kl_of_part is None else kl_of_part:  # one after the other, so that no bit depends on the parts
+            kl = row if kl is None else kl + row
         changed += changed_of_part
     elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
     percentile = None if ranks is None else ranks.percentile(elbo)

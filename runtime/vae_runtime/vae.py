@@ -194,8 +194,8 @@ class VAE:
         standard error covers both.
         """
         work = draws.averaged_terms if observe else draws.terms
-        none = Terms(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, self.latent_dim)))
-        return Terms.joined(list(self._weigh(work, x, num_samples, seed, start, observe)) or [none])
+        parts = list(self._weigh(work, x, num_samples, seed, start, observe))
+        return Terms.joined(parts or [draws.no_terms(self.prior)])
 
     def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats, float64 [batch]; higher is better.

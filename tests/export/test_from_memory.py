@@ -12,13 +12,14 @@ from torch import nn
 
 import vae_export
 from support.runs import make_vae
-from vae_export import exporter
-from vae_runtime import VAE
+from vae_export import check, exporter
+from vae_runtime import VAE, noise, prior
 from vae_runtime.bundle import read
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
 from vae_train import fingerprint
+from vae_train.prior import StandardNormal
 from vae_train.vae import VAE as TorchVAE
 
 IMAGES = Observation.image((1, 8, 8))
@@ -145,6 +146,46 @@ def test_a_frozen_layer_stays_frozen(observations: Any, tmp_path: Path) -> None:
     before = [module.training for module in vae.modules()]
     vae_export.export(vae, IMAGES, torch.from_numpy(observations), tmp_path / "bundle")  # a tensor will do
     assert [module.training for module in vae.modules()] == before
+
+
+class NoClosedForm(StandardNormal):
+    """N(0, I) as the trainer has it, with a KL that has to be estimated."""
+
+    def kl(self, mu: torch.Tensor, logsigma: torch.Tensor) -> Any:
+        """None."""
+
+
+class RuntimeTwin(prior.StandardNormal):
+    """The same on the device."""
+
+    def kl(self, mu: Any, logsigma: Any) -> None:
+        """None."""
+
+
+def test_a_prior_without_a_closed_form_passes_the_gate(
+    vae: TorchVAE, observations: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gate, golden vectors and both checks estimate its KL from one draw, and notice where that is wrong."""
+    monkeypatch.setitem(prior.KNOWN, "standard-normal", RuntimeTwin)
+    estimated = TorchVAE(vae.encoder, vae.decoder, vae.latent_shape, vae.likelihood, NoClosedForm(vae.latent_shape))
+    exported = vae_export.export(estimated, IMAGES, observations, tmp_path / "bundle")
+    made = read(exported.path)
+    assert all(row.passed for row in verify(made))
+    assert all(row.passed for row in check.alone(made))
+    x = VAE.load(exported.path).sample(4)
+    eps = torch.from_numpy(noise.normal(0, noise.POSTERIOR, noise.index(x), vae.latent_dim))
+    expected = estimated.elbo(torch.from_numpy(x), eps).detach().numpy()
+    np.testing.assert_allclose(VAE.load(exported.path).elbo(x), expected, rtol=1e-5)
+    assert np.abs(vae.elbo(torch.from_numpy(x), eps).detach().numpy() - expected).max() > 0.01
+    monkeypatch.setattr(RuntimeTwin, "log_ratio", lambda self, z, eps, logsigma: np.zeros(len(z)))
+    assert [row.name for row in verify(made) if not row.passed] == ["elbo"]
+
+
+def test_values_off_the_support_are_refused_before_the_gate(tmp_path: Path) -> None:
+    """Between the levels of a discretised logistic, and other than 0 and 1 in rows, which are not drawn."""
+    logistic, observed = make_vae("deep", "discretised-logistic")
+    with pytest.raises(InputError, match="no 8-bit levels: image 0"):
+        vae_export.export(logistic, IMAGES, observed.float() / 255 * 0.999, tmp_path / "bundle")
 
 
 def test_levels_are_of_images_in_0_to_1(vae: TorchVAE, observations: Any, tmp_path: Path) -> None:

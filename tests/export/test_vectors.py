@@ -156,7 +156,7 @@ def test_another_graph_is_refused(vae: TorchVAE, tmp_path: Path, monkeypatch: py
     ("x", "words"),
     [
         (readings(8, 0)[:, :5], "rows of the wrong shape: [8, 5]; this model takes [batch, 6]"),
-        (readings(0, 0), "no rows: an empty array; give 64 real ones or more"),
+        (readings(0, 0), "no rows: an empty array; give real ones, 64 for the whole gate"),
         (np.full((8, 6), np.nan, np.float32), "NaN or infinite values: row 0; clean the data"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from vae_runtime import BundleError, InputError, noise
 from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, check, make
 from vae_runtime.manifest import Named
-from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.observation import SERIES, VECTOR, Observation
 
 BERNOULLI = Bernoulli(3)
 LOGISTIC = DiscretisedLogistic(3)
@@ -81,6 +81,27 @@ def test_gaussian_samples_have_its_moments():
     x = Gaussian(3, math.log(sigma)).sample(np.repeat(loc, n, axis=0), normals)
     assert (np.abs(x.mean(axis=0) - loc[0]) < 4.5 * sigma / math.sqrt(n)).all()
     assert (np.abs(x.var(axis=0) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(VECTOR, (4,)), (SERIES, (4, 5))])
+def test_each_column_has_its_sigma_and_its_unit(kind: str, shape: tuple[int, ...]):
+    """Densities are those of raw values, in float64; draws spread by each column's sigma; axes in front broadcast."""
+    generator = np.random.default_rng(4)
+    logsigma, scale = generator.normal(-1, 0.5, 4), generator.uniform(0.01, 300, 4)
+    settings = {"logsigma": logsigma.tolist(), "log_unit": np.log(scale).tolist()}
+    gaussian = make(Named("gaussian", settings), Observation(kind, shape, None))
+    x, loc = generator.normal(0, 1, (2, 6, *shape)).astype(np.float32)
+    per_column = (4, *[1] * (len(shape) - 1))
+    sigma, unit = np.exp(logsigma).reshape(per_column), scale.reshape(per_column)
+    raw, raw_loc = (values.astype(np.float64) * unit for values in (x, loc))
+    terms = -0.5 * ((raw - raw_loc) / (sigma * unit)) ** 2 - np.log(sigma * unit * math.sqrt(2 * math.pi))
+    expected = terms.reshape(6, -1).sum(axis=1)
+    np.testing.assert_allclose(gaussian.log_prob(x, loc), expected, rtol=1e-5)
+    np.testing.assert_allclose(gaussian.log_prob(x[:, None], loc[:, None]), expected[:, None], rtol=1e-5)
+    normals = noise.normal(3, noise.PIXELS, np.arange(4000), math.prod(shape)).reshape(-1, *shape)
+    drawn = gaussian.sample(np.repeat(loc[:1], 4000, axis=0), normals)
+    assert drawn.dtype == np.float32
+    np.testing.assert_allclose(drawn.std(axis=0), np.broadcast_to(sigma, shape), rtol=0.06)
 
 
 def stacked(loc: float, log_scale: float, rows: int = 1) -> np.ndarray:
@@ -155,7 +176,10 @@ def test_a_contract_names_three_likelihoods():
 @pytest.mark.parametrize(
     "named",
     [Named("poisson"), Named(""), Named("gaussian")]
-    + [Named("gaussian", {"logsigma": value}) for value in ("0", None, True, math.nan, math.inf, -80.0, [0.0])],
+    + [
+        Named("gaussian", {"logsigma": value})
+        for value in ("0", None, True, math.nan, math.inf, -80.0, [], [0.0, 0.0], ["0"])
+    ],
 )
 def test_what_is_not_known_is_refused(named: Named):
     """An unknown likelihood, or one without what it needs, raises BundleError that shows it and says what to do."""

@@ -163,7 +163,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         type=click.IntRange(1, FULL_SCALE),
         help="The level of 16-bit files that is 1.0, such as 4095.  [default: told from the files]",
     ),
-    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the pixels, p(x|z)."),
+    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the values, p(x|z)."),
 )
 @section(
     "Networks",
@@ -185,7 +185,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
     _setting("--beta", type=_WEIGHT, help="Weight of the KL."),
     _setting("--warm-up", type=_WEIGHT, help="Epochs in which that weight grows from 0."),
     _setting("--free-bits", type=_WEIGHT, help="Nats of KL that each latent dimension has for nothing."),
-    _setting("--batch-size", type=_POSITIVE, help="Images per step."),
+    _setting("--batch-size", type=_POSITIVE, help="Observations per step."),
     _setting("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate of the one-cycle schedule."),
     _setting(
         "--precision", type=click.Choice(PRECISIONS), help="Of the products; auto: what the processor is fast in."

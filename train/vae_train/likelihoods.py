@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
 
 _HALF_BIN = 1 / 510
+LEAST_LOGSIGMA = math.log(1e-3)  # of values as the networks take them, which spread by about 1
 
 
 class Likelihood(nn.Module):
@@ -85,22 +86,27 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real values N(loc, sigma^2) with parameters `loc` and one learned sigma.
+    """Real values N(loc, sigma^2) with parameters `loc`, and one learned sigma for all of them or for each column.
 
-    Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202.
+    Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202. columns: how many rows the first axis of an observation has,
+    if each has its own sigma. log_unit: [columns], the logarithm of what 1 is in the unit that the values came in:
+    log p(x|z) is a density in that unit.
     """
 
     name, output, discrete = "gaussian", "loc", False
 
-    def __init__(self, axes: int = 3) -> None:
+    log_unit: Tensor
+
+    def __init__(self, axes: int = 3, columns: int | None = None) -> None:
         super().__init__(axes)
-        self.logsigma = nn.Parameter(torch.zeros(()))
+        self.logsigma = nn.Parameter(torch.zeros(() if columns is None else (columns, *[1] * (axes - 1))))
+        self.register_buffer("log_unit", torch.zeros_like(self.logsigma), persistent=False)  # the run's columns say it
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Sum of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
-        squares = _sum(((x - parameters) * torch.exp(-self.logsigma)).square(), x)
-        constant = self.logsigma + 0.5 * math.log(2 * math.pi)
-        log_prob: Tensor = -0.5 * squares - constant * math.prod(x.shape[1:])
+        squares = _sum(((x - parameters) * torch.exp(-self._bounded)).square(), x)
+        constant = self._bounded + self.log_unit + 0.5 * math.log(2 * math.pi)
+        log_prob: Tensor = -0.5 * squares - constant.sum() * (math.prod(x.shape[1:]) // constant.numel())
         return log_prob
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -109,17 +115,26 @@ class Gaussian(Likelihood):
 
     def sample(self, parameters: Tensor) -> Tensor:
         """loc + sigma * noise; may leave [0, 1]."""
-        return parameters + torch.exp(self.logsigma) * torch.randn_like(parameters)
+        return parameters + torch.exp(self._bounded) * torch.randn_like(parameters)
 
     def constant(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The mean; sigma starts from the pixels' own spread around it."""
+        """The mean; sigma starts from the values' own spread around it."""
+        squares = std.square()
+        squares = squares.mean() if self.logsigma.ndim == 0 else squares.flatten(1).mean(dim=1)
         with torch.no_grad():
-            self.logsigma.copy_(std.square().mean().sqrt().clamp(min=1e-3).log())
+            self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
         return mean
 
     def contract(self) -> dict[str, Any]:
         """With the learned sigma."""
-        return {"name": self.name, "logsigma": self.logsigma.item()}
+        named = {"logsigma": self._bounded} | ({"log_unit": self.log_unit} if self.log_unit.any() else {})
+        listed = {name: values.flatten().tolist() if values.ndim else values.item() for name, values in named.items()}
+        return {"name": self.name, **listed}
+
+    @property
+    def _bounded(self) -> Tensor:
+        """log sigma; a column that follows from the others would without a bound have a density without one."""
+        return self.logsigma.clamp(min=LEAST_LOGSIGMA) if self.logsigma.ndim else self.logsigma
 
 
 class DiscretisedLogistic(Likelihood):

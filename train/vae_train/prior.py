@@ -4,6 +4,7 @@ A latent z has the `shape` of its prior: arrays of them are [batch, *shape], or 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ class StandardNormal(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
+
+    def contract(self) -> dict[str, Any]:
+        """What a bundle says of it."""
+        return {"name": self.name}
 
     def sample(self, num_samples: int, like: Tensor) -> Tensor:
         """z ~ p(z), [num_samples, *shape], of the type of `like` and on its device."""

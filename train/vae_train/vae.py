@@ -106,8 +106,13 @@ class VAE(nn.Module):
         return self.terms_of(x, self(x, eps[None]))
 
     def terms_of(self, x: Tensor, out: Pass) -> Terms:
-        """Both terms of the ELBO of x [batch, *shape] from a pass, the first averaged over its K draws of z."""
+        """Both terms of the ELBO of x [batch, *shape] from a pass, the first averaged over its K draws of z.
+
+        So is the KL where the prior has no closed form of it: `prior.kl` gives None there.
+        """
         log_prob = self.likelihood.log_prob(x, out.parameters)  # [K, batch]
+        if self.prior.kl(out.mu[:0], out.logsigma[:0]) is None:
+            return Terms(log_prob.mean(dim=0), -self.prior.log_ratio(out.mu, out.logsigma, out.z).mean(dim=0))
         return Terms(log_prob.mean(dim=0), self.kl_divergence(out.mu, out.logsigma))
 
     def elbo(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
