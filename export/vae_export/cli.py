@@ -1,6 +1,5 @@
 """The command `vae-export`: a training run in, a checked bundle out; and what one does with a bundle before it goes."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,9 +27,9 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
 
 
 def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """The number, or wrong usage where it is none."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is no number")
+    """The number, or wrong usage where it is none or below 0."""
+    if value is not None and not value >= 0:
+        raise click.BadParameter(f"{value:g} is not 0 or more")
     return value
 
 
@@ -62,7 +61,7 @@ A run folder of such a name is ./check or ./card.
     "--max-nats",
     type=float,
     callback=_number,
-    help="What a precision may cost, nats per observation.  [default: 0.5]",
+    help="What a precision may cost on average, nats per observation.  [default: 0.5]",
 )
 @click.option(
     "--data-root",
