@@ -1,5 +1,6 @@
 """The command `vae-export`: a training run in, a checked bundle out; and what one does with a bundle before it goes."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,9 +28,9 @@ _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this mod
 
 
 def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """The number, or wrong usage where it is none or below 0."""
-    if value is not None and not value >= 0:
-        raise click.BadParameter(f"{value:g} is not 0 or more")
+    """The number, or wrong usage where it is none."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no number")
     return value
 
 

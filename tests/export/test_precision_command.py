@@ -191,7 +191,7 @@ def test_eight_bits_of_another_run_are_found(command: Command, mlp_of_digits: Pa
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--precision", "int8", "--max-nats", "nan"), "nan is not 0 or more"),
+        (("--precision", "int8", "--max-nats", "nan"), "nan is no number"),
         (("--max-nats", "3"), "--max-nats goes with another --precision than fp32"),
     ],
 )
