@@ -70,7 +70,7 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
     if run.fingerprint is not None:
         with trained.named(run.config):
             trained.check(run.vae, run.probe, run.fingerprint, run.observation.noun)
-    runtime, smaller = VAE(bundle), bundle.manifest.precision
+    runtime, smaller = VAE(bundle, standardised=True), bundle.manifest.precision
     if not smaller:
         return gate.compare(run.vae, runtime, run.probe)
     if smaller.precision == "fp16":
@@ -153,7 +153,7 @@ def graphs_of(bundle: Bundle) -> Graphs:
 
 def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
     """For each batch size, what the reference evaluator gives by name, and what the runtime gives."""
-    vae = VAE(bundle)
+    vae = VAE(bundle, standardised=True)
     encode, decode = (_evaluator(bundle, name) for name in GRAPHS)
     rows = np.arange(max(BATCHES))
     z = vae.prior.sample(SEED, rows)

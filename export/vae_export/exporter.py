@@ -208,7 +208,7 @@ def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], kee
         **about,
     }
     publish.write(staging, {**made.files, MANIFEST: manifests.dump(manifest)})
-    comparisons = gate.compare(made.vae, RuntimeVAE.load(staging), probe)
+    comparisons = gate.compare(made.vae, RuntimeVAE.load(staging, standardised=True), probe)
     verdict = Verdict(made.precision, made.reference, comparisons)
     if not all(comparison.passed for comparison in comparisons):
         if keep_failing:

@@ -50,7 +50,7 @@ def _rerun(failed: list[Comparison]) -> str:
     i, row = next(((i, row) for i, row in enumerate(failed) if "eps" not in row.evidence), (0, failed[0]))
     arrays = f"import numpy; f = numpy.load('{ARRAYS}')"
     if "eps" in row.evidence:
-        got = f"__import__('vae_runtime').VAE.load('.').elbo(f['{i}/x'], seed={golden.SEED})"
+        got = f"__import__('vae_runtime').VAE.load('.', standardised=True).elbo(f['{i}/x'], seed={golden.SEED})"
     else:
         value, graph = ("x", "encoder") if "x" in row.evidence else ("z", "decoder")
         session = f"__import__('onnxruntime').InferenceSession('{graph}.onnx')"

@@ -7,17 +7,22 @@ from numpy.typing import NDArray
 
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation, Shape
+from vae_runtime.vectors import Scaling
 
 Floats = NDArray[np.float32]
 
 
-def observations(values: Any, observation: Observation, start: int = 0) -> Floats:
-    """Observations start.. of a model, float32 [batch, *shape] in their range. Raises InputError, naming the one."""
+def observations(values: Any, observation: Observation, start: int = 0, scaling: Scaling | None = None) -> Floats:
+    """Observations start.. of a model, scaled, float32 [batch, *shape] in their range.
+
+    Raises InputError, naming the one.
+    """
     noun, parts = observation.noun, observation.parts
-    x = _floats(values, f"{noun}s")
-    if x.shape[1:] != observation.shape:
+    array = _array(values, f"{noun}s")
+    if array.shape[1:] != observation.shape:
         which = f"this model takes {observation.batch_shape}"
-        raise InputError(f"{noun}s of the wrong shape", list(x.shape), which)
+        raise InputError(f"{noun}s of the wrong shape", list(array.shape), which)
+    x = _float32(array) if scaling is None else scaling.standardise(array)
     _refuse_rows(x, ~np.isfinite(x), f"NaN or infinite {parts}", noun, "clean the data", start)
     if observation.range is not None:
         low, high = observation.range
@@ -28,7 +33,7 @@ def observations(values: Any, observation: Observation, start: int = 0) -> Float
 
 def latents(values: Any, shape: Shape) -> Floats:
     """Latents [batch, *shape]. Raises InputError, naming the row."""
-    z = _floats(values, "latents")
+    z = _float32(_array(values, "latents"))
     if z.shape[1:] != shape:
         todo = f"this model takes [batch, {', '.join(map(str, shape))}]"
         raise InputError("latents of the wrong shape", list(z.shape), todo)
@@ -53,13 +58,17 @@ def finite(outputs: Floats, unit: str, start: int) -> Floats:
     return outputs
 
 
-def _floats(values: Any, what: str) -> Floats:
+def _array(values: Any, what: str) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except ValueError:
         raise InputError(f"{what} of different lengths", "a ragged list", "give one array") from None
     if array.dtype.kind not in "fbiu":
         raise InputError(f"{what} of the wrong type", array.dtype, "give numbers")
+    return array
+
+
+def _float32(array: NDArray[Any]) -> Floats:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
         return np.ascontiguousarray(array, np.float32)
 

@@ -15,7 +15,7 @@ import click
 from vae_runtime import files
 from vae_runtime.command import run
 from vae_runtime.errors import printable
-from vae_runtime.observation import IMAGE
+from vae_runtime.observation import IMAGE, VECTOR
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
     from vae_runtime.draws import Floats
@@ -28,6 +28,7 @@ _SEED = click.IntRange(0, 2**64 - 1)
 _TRAVERSED = 1000  # observations at most, which say how large each latent's KL is
 _SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 _ARRAYS = (".npy", ".npz")
+_ROWS = (".csv", *_ARRAYS)
 _PICTURES = (".png", *_ARRAYS, "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
 _sources = click.argument("sources", metavar="SOURCES...", nargs=-1, required=True)
@@ -53,9 +54,9 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
     """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image or row.
 
     SOURCES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
-    MNIST's, or - for standard input. What does not have the model's size or mode is fitted, and the command says so.
-    Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of rows of
-    numbers takes arrays alone, and gives them.
+    MNIST's, tables, or - for standard input. What does not have the model's size or mode is fitted, and the command
+    says so. Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of
+    rows of numbers takes tables and arrays, and gives .csv, .npy or .npz.
     """
     context.obj = (bundle, threads, None if memory is None else memory << 20)
 
@@ -75,7 +76,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
     from vae_runtime import outputs
 
     batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
-    outputs.write(output, number, vae.observation.shape, batches, first=start)
+    outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":
         from vae_runtime.images import blocks
 
@@ -97,9 +98,13 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None)
 
     found, batches = _read(sources, vae)
     shape = vae.observation.shape
-    if output.suffix == ".png":
-        import numpy as np
+    import numpy as np
 
+    if output.suffix == ".csv":
+        names = [*vae.names, *(f"{name} reconstructed" for name in vae.names)]
+        both = (np.hstack([x, vae.reconstruct(x)]) for x in batches)
+        outputs.write(output, len(found), shape, both, names=names)
+    elif output.suffix == ".png":
         pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
         outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))
     else:
@@ -191,7 +196,7 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
     noun = vae.observation.noun
     theta = _progress(map(vae.decode, chunks), len(z), vae.rows, noun)
-    outputs.write(output, len(z), vae.observation.shape, theta)
+    outputs.write(output, len(z), vae.observation.shape, theta, names=vae.names)
     click.echo(f"{output}: {_count(len(z), f'decoded {noun}')}")
 
 
@@ -211,7 +216,7 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     ends = [vae.read([source]) for source in (a, b)]
     first, last = (next(end.batches(1))[0] for end in ends)
     theta = walk(vae, first, last, steps, linear)
-    outputs.write(output, steps, vae.observation.shape, [theta], columns=steps)
+    outputs.write(output, steps, vae.observation.shape, [theta], columns=steps, names=vae.names)
     _say_fitted(*ends)
     for end in ends:
         if len(end) > 1:
@@ -244,7 +249,9 @@ def traverse(
     found = vae.read(sources) if sources else None
     x = next(found.batches(_TRAVERSED))[:_TRAVERSED] if found else None
     walked = walk(vae, x, steps, span, most)
-    outputs.write(output, len(walked.latents) * steps, vae.observation.shape, walked.theta, columns=steps)
+    outputs.write(
+        output, len(walked.latents) * steps, vae.observation.shape, walked.theta, columns=steps, names=vae.names
+    )
     if found:
         _say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
@@ -317,13 +324,13 @@ def _load(options: Options) -> "VAE":
 
 
 def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str) -> "tuple[VAE, Path]":
-    """The VAE, and where its output goes: by default a picture `name` where it is of images, else an array."""
+    """The VAE, and where its output goes: by default a picture `name` of images, a table of rows, else an array."""
     if output is not None:
-        files.check_output(output, *kinds)
+        files.check_output(output, *kinds, ".csv")
     vae = _load(options)
-    images = vae.observation.kind == IMAGE
-    output = output or Path(f"{name}.png" if images else f"{name}.npy")
-    files.check_output(output, *(kinds if images else _ARRAYS))
+    fitting = {IMAGE: kinds, VECTOR: _ROWS}.get(vae.observation.kind, _ARRAYS)
+    output = output or Path(f"{name}{fitting[0]}")
+    files.check_output(output, *fitting)
     return vae, output
 
 

@@ -68,13 +68,28 @@ class File:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of rows of numbers, or a channel of series: the networks take (value - mean) / scale of it."""
+
+    name: str
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ValueError(f"scale is {self.scale:g}")
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How files become observations. full_scale: the level of 16-bit images that is 1.0; None for 65535.
 
+    columns: those of an observation, in order; none where arrays are taken as they are.
     levels, split, rounded: for people, what was done in training. unreadable: how many files were left out there.
     """
 
     full_scale: int | None = None
+    columns: tuple[Column, ...] = ()
     levels: str | None = None
     split: str | None = None
     rounded: str | None = None

@@ -1,13 +1,15 @@
 """Observations out, as a stream of batches: an .npy or .npz array, or of images a PNG grid, a GIF or PNG files."""
 
+import csv
+import io
 import math
 import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +27,19 @@ _FRAME = 80  # milliseconds
 
 
 def write(
-    path: Path, count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None, first: int = 0
+    path: Path,
+    count: int,
+    shape: Shape,
+    batches: Iterable[NDArray[Any]],
+    columns: int | None = None,
+    first: int = 0,
+    names: Sequence[str] = (),
 ) -> None:
     """Write `count` observations of `shape` in one step, as what the suffix of `path` says.
 
     .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
-    [count, *shape]. .npz: the same, compressed, as `x`. No suffix: a folder with one PNG per image, numbered from
-    `first`.
+    [count, *shape], or of the batches' own type where that is float64. .npz: the same, compressed, as `x`. .csv: rows
+    below the `names` of their columns. No suffix: a folder with one PNG per image, numbered from `first`.
     Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
     """
     if not path.suffix:
@@ -49,6 +57,8 @@ def write(
             archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
             with archive, archive.open("x.npy", "w", force_zip64=True) as member:
                 _write_npy(member, (count, *shape), batches)
+        elif path.suffix == ".csv":
+            _write_csv(file, names, batches)
         elif path.suffix == ".gif":
             _write_gif(file, count, shape, batches, columns or count)
         else:
@@ -98,10 +108,23 @@ def _enlarge(levels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return levels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[Floats]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[NDArray[Any]]) -> None:
+    batches = iter(batches)
+    first = next(batches)
+    kind = "<f8" if first.dtype == np.float64 else "<f4"
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    file.write(first.astype(kind, copy=False).tobytes())
     for batch in batches:
-        file.write(batch.astype("<f4", copy=False).tobytes())
+        file.write(batch.astype(kind, copy=False).tobytes())
+
+
+def _write_csv(file: IO[bytes], names: Sequence[str], batches: Iterable[NDArray[Any]]) -> None:
+    """Rows of as many digits as float32's steps of a usual column need, and some more."""
+    head = io.StringIO()
+    csv.writer(head, lineterminator="\n").writerow(names)
+    file.write(head.getvalue().encode())
+    for batch in batches:
+        file.writelines((",".join(f"{value:.9g}" for value in row) + "\n").encode() for row in batch.tolist())
 
 
 def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floats], columns: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import arguments, likelihoods, noise
+from vae_runtime import likelihoods, noise
 from vae_runtime.draws import Floats, Nats
 from vae_runtime.errors import BundleError
 from vae_runtime.ranks import Ranks
@@ -95,7 +95,7 @@ def score(
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = start
         for batch in batches:
-            observations = arguments.observations(batch, vae.observation, seen)
+            observations = np.asarray(batch)
             yield from ((seen + i, observations[i : i + rows]) for i in range(0, len(observations), rows))
             seen += len(observations)
 
@@ -103,8 +103,9 @@ def score(
         first, observations = piece
         terms = vae.terms(observations, num_samples, seed, first, observe=True)
         figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
-        changed = int(likelihoods.outside(vae.likelihood, observations).sum())
-        return figures, terms.kl_per_dimension, noise.index(observations), changed
+        standardised = vae.standardise(observations)
+        changed = int(likelihoods.outside(vae.likelihood, standardised).sum())
+        return figures, terms.kl_per_dimension, noise.index(standardised), changed
 
     figures, index, changed = array("d"), array("Q"), 0
     of_none = vae.terms(np.zeros((0, *vae.observation.shape), np.float32)).kl_per_dimension

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vae_runtime import array_files, vectors
 from vae_runtime.array_files import Array, header, reading
 from vae_runtime.errors import InputError
 from vae_runtime.images import Floats, deepest, fit, from_levels
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import IMAGE, VECTOR, Observation
+from vae_runtime.tables import Table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,16 +27,17 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows m
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
 _LEVELS = ("uint8", "uint16")
 _AS_THEY_ARE = Preprocessing()
+_TODO = "give a table, CSV or its like, or an .npy or .npz array"
 
 Source = str | Path | bytes
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Observations x float32 [n, *shape] with a name each; `fitted` says by name which were changed, and how."""
+    """Observations x [n, *shape] with a name each; `fitted` says by name which were changed, and how."""
 
     names: list[str]
-    x: Floats
+    x: NDArray[Any]
     fitted: dict[str, str]
 
 
@@ -45,7 +48,7 @@ class Observations:
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
     where there is one channel: 8- or 16-bit levels, booleans or floats in [0, 1]; or rows [n, D], or one [D], of
-    numbers. An .npz has one, or one named x.
+    numbers. An .npz has one, or one named x. Rows come from tables too, CSV or its like, by the names of the columns.
     preprocessing: of the model's own, as its manifest has it.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
@@ -54,10 +57,11 @@ class Observations:
         self, sources: Iterable[Source], observation: Observation, preprocessing: Preprocessing = _AS_THEY_ARE
     ) -> None:
         self.observation, self.preprocessing = observation, preprocessing
+        self._columns = [column.name for column in preprocessing.columns]
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self._files = [_examine(path, observation) for source in sources for path in _paths(source)]
+        self._files = [_examine(path, observation, self._columns) for source in sources for path in _paths(source)]
         if not self._files:
-            named = "image files, folders or arrays" if observation.kind == IMAGE else "arrays"
+            named = "image files, folders or arrays" if observation.kind == IMAGE else "tables or arrays"
             raise InputError(f"no {observation.noun}s", "none named", f"name {named}")
 
     def __len__(self) -> int:
@@ -68,9 +72,9 @@ class Observations:
         for file in self._files:
             yield from [file.name] if file.rows is None else (f"{file.name}[{i}]" for i in range(file.rows))
 
-    def batches(self, rows: int) -> Iterator[Floats]:
-        """The observations, float32 [about `rows`, *shape] at a time."""
-        parts: list[Floats] = []
+    def batches(self, rows: int) -> Iterator[NDArray[Any]]:
+        """The observations, float32 [about `rows`, *shape] at a time; float64 where the model scales its columns."""
+        parts: list[NDArray[Any]] = []
         held = 0
         for part in (part for file in self._files for part in self._read(file, rows)):
             parts.append(part)
@@ -86,7 +90,13 @@ class Observations:
         x = np.concatenate(list(self.batches(256)))
         return Batch(list(self.names()), x, self.fitted)
 
-    def _read(self, file: "_File", rows: int) -> Iterator[Floats]:
+    def _read(self, file: "_File", rows: int) -> Iterator[NDArray[Any]]:
+        if file.table is not None:
+            columns = columns_of(file.table, self._columns, self.observation.shape[0])
+            with reading(file.name, _TODO):
+                for block in file.table.blocks(columns):
+                    yield self._numbers(block.values, file.name, int(block.rows[0]))
+            return
         with reading(file.name), file.open() as stream:
             if file.rows is not None:
                 yield from self._array(stream, file, rows)
@@ -96,7 +106,7 @@ class Observations:
                 self.fitted[file.name] = note
             yield x
 
-    def _array(self, stream: IO[bytes], file: "_File", rows: int) -> Iterator[Floats]:
+    def _array(self, stream: IO[bytes], file: "_File", rows: int) -> Iterator[NDArray[Any]]:
         """The observations of an array, at most `rows` at a time."""
         array = header(stream)
         if array is None or _count(array, file.name, self.observation) != file.rows:
@@ -109,8 +119,16 @@ class Observations:
                     self.fitted[file.name] = note
                 yield x
             else:
-                yield vectors.from_numbers(values, file.name, start)
+                yield self._numbers(values, file.name, start)
             start += len(values)
+
+    def _numbers(self, values: NDArray[Any], name: str, start: int) -> NDArray[Any]:
+        """Rows or windows start.. of a file, as they are where they will be scaled."""
+        if not self._columns:
+            return vectors.from_numbers(values, name, start)
+        vectors.check(values.dtype, name)
+        vectors.refuse_infinite(values, values, name, start, self._columns)
+        return values.astype(np.float64)
 
     def _image(self, stream: IO[bytes], name: str) -> tuple[Floats, str]:
         """The image of a file, [1, C, H, W], and what was changed."""
@@ -121,11 +139,12 @@ class Observations:
 
 @dataclass(frozen=True)
 class _File:
-    """One file: `rows` is None for an image, and the number of observations for an array."""
+    """One file: `rows` is None for an image, and the number of observations for an array or a table."""
 
     name: str
     rows: int | None
     open: Callable[[], IO[bytes]]
+    table: Table | None = None
 
 
 def _paths(source: Source) -> Iterable[str | bytes]:
@@ -179,16 +198,41 @@ def largest_level(path: Path) -> int | None:
             return deepest(image)
 
 
-def _examine(source: str | bytes, observation: Observation) -> _File:
-    """Look at a file's first bytes, and for an array at its shape."""
+def _examine(source: str | bytes, observation: Observation, columns: list[str]) -> _File:
+    """Look at a file's first bytes, for an array at its shape, and for a table at its columns."""
     name, opener = array_files.opener(source)
-    with reading(name), opener() as stream:
+    with reading(name, "give images, arrays or tables"), opener() as stream:
         if (array := header(stream)) is not None:
             return _File(name, _count(array, name, observation), opener)
-        if observation.kind != IMAGE:
+        if observation.kind == IMAGE:
+            return _File(name, None, opener)
+        if observation.kind != VECTOR:
             todo = f"this model takes {observation.batch_shape}; give an .npy or .npz array"
             raise InputError("not an array", name, todo)
-        return _File(name, None, opener)
+    with reading(name, _TODO):
+        table = Table(name, opener)
+        columns_of(table, columns, observation.shape[0])
+        if not (rows := len(table)):
+            raise InputError("no rows", name, "give one or more below the header")
+        return _File(name, rows, opener, table)
+
+
+def columns_of(table: Table, known: list[str], count: int) -> list[str]:
+    """The columns of a table that a model takes, in its order: those of its names, or all where it knows none.
+
+    Raises InputError, naming it, for one that is missing, or where there are more or fewer than `count`.
+    """
+    names = list(table.layout.names)
+    numbered = known in ([], [f"column {i}" for i in range(count)])
+    if not numbered:
+        if not table.layout.header:
+            raise InputError("table without a header", table.name, f"name its columns: {', '.join(known)[:200]}")
+        if missing := [name for name in known if name not in names]:
+            raise InputError(f"no column {missing[0]}", table.name, f"it has {', '.join(names)[:200]}")
+        return known
+    if len(names) != count:
+        raise InputError(f"table of {len(names)} columns", table.name, f"this model takes {count}, which have no names")
+    return names
 
 
 def _count(array: Array, name: str, observation: Observation) -> int:

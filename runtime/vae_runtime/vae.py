@@ -15,14 +15,17 @@ from vae_runtime import prior as priors
 from vae_runtime.draws import Block, Floats, Model, Nats, Terms, chunks
 from vae_runtime.errors import ArgumentError, ResourceError
 from vae_runtime.manifest import Manifest
+from vae_runtime.observation import IMAGE
 from vae_runtime.ranks import Ranks
 from vae_runtime.sessions import Sessions
+from vae_runtime.vectors import Scaling
 
 if TYPE_CHECKING:  # whoever reads no files need not wait for what does
     from vae_runtime.sources import Observations, Source
 
 T = TypeVar("T")
 R = TypeVar("R")
+Measured = NDArray[Any]  # float32, or float64 in the units of the columns
 
 MOST_SAMPLES = 1_000_000  # of z per observation
 MEMORY = 8 << 20  # bytes for the arrays of the chunks in work
@@ -37,22 +40,33 @@ class VAE:
     """An exported VAE. Make one with `VAE.load`.
 
     Observations x are float32 [batch, *shape]: `observation` says their kind, shape and range; images are [batch, C, H,
-    W] in [0, 1]. Latents z are [batch, *latent_shape], and `latent_dim` is how many numbers one has. Wrong shapes, NaN
-    and values out of range raise InputError, wrong arguments ArgumentError. The same seed gives the same noise on every
-    machine. What makes observations (`sample`) draws by position; what takes them (`elbo`, `terms`, `log_likelihood`,
-    `observe`, `binarise`) draws by content, so that equal ones get equal figures whatever lies beside them.
+    W] in [0, 1]. Where the model knows the `columns` of its rows, these are taken and given as they were measured,
+    float64, and figures are densities in their units. Latents z are [batch, *latent_shape], and `latent_dim` is how
+    many numbers one has. Wrong shapes, NaN and values out of range raise InputError, wrong arguments ArgumentError. The
+    same seed gives the same noise on every machine. What makes observations (`sample`) draws by position; what takes
+    them (`elbo`, `terms`, `log_likelihood`, `observe`, `binarise`) draws by content, so that equal ones get equal
+    figures whatever lies beside them.
 
     One VAE may be used from many threads at once, as a context manager, and after a fork; it pickles and copies as its
     bundle's path and hash, and is opened again from there.
     """
 
-    def __init__(self, bundle: bundles.Bundle, num_threads: int | None = None, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: bundles.Bundle,
+        num_threads: int | None = None,
+        memory: int | None = None,
+        standardised: bool = False,
+    ) -> None:
         self.threads = threads.count(num_threads)
         self.memory = arguments.integer(MEMORY if memory is None else memory, "memory", 1, 2**63 - 1)
         self.path = bundle.path.absolute()
         self.manifest: Manifest = bundle.manifest
         contract = bundle.manifest.contract
         self.observation = contract.observation
+        self.columns = bundle.manifest.preprocessing.columns
+        self.standardised = standardised
+        self._scaling = None if standardised else Scaling.of(self.columns, self.observation)
         self.latent_shape = contract.latent_shape
         self.latent_dim = math.prod(self.latent_shape)
         self.likelihood = likelihoods.make(contract.likelihood, self.observation)
@@ -68,17 +82,22 @@ class VAE:
 
     @classmethod
     def load(
-        cls, path: str | PathLike[str] | None = None, threads: int | None = None, memory: int | None = None
+        cls,
+        path: str | PathLike[str] | None = None,
+        threads: int | None = None,
+        memory: int | None = None,
+        standardised: bool = False,
     ) -> "VAE":
         """Load the bundle in the folder `path`, or one that ships with the package: "mnist" (None) or "fashion-mnist".
 
         threads: None for the environment variable VAE_EDGE_THREADS, or else all cores that this process may use.
         memory: about how many bytes the arrays of the chunks in work may take, results and the graphs' own apart; None
         for 8 MiB. It sets `rows`, how many observations are drawn or decoded in a run; no result depends on it.
+        standardised: take and give observations as the networks do, (value - mean) / scale of each column, float32.
         Raises BundleError where the bundle is missing, damaged or of another format. Each graph is opened when it
         is first used.
         """
-        return cls(bundles.read(bundles.locate(path)), threads, memory)
+        return cls(bundles.read(bundles.locate(path)), threads, memory, standardised)
 
     def read(self, sources: "Iterable[Source] | Source") -> "Observations":
         """The observations in files, folders, patterns, arrays and bytes, as this model takes them.
@@ -91,9 +110,17 @@ class VAE:
         sources = [sources] if isinstance(sources, str | bytes | Path) else sources
         return Observations(sources, self.observation, self.manifest.preprocessing)
 
+    def standardise(self, x: ArrayLike, start: int = 0) -> Floats:
+        """Observations as the networks take them, float32 [batch, *shape], each column scaled where it has a scale.
+
+        `start`: the first one's number, for errors. Raises InputError where they are not of the model's shape and
+        range.
+        """
+        return arguments.observations(x, self.observation, start, self._scaling)
+
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """q(z|x) of each observation: (mu, logsigma), float32 [batch, *latent_shape] each."""
-        observations = arguments.observations(x, self.observation)
+        observations = self.standardise(x)
 
         def work(chunk: slice) -> Floats:
             both = np.stack(self._sessions.encode(observations[chunk]), axis=1)
@@ -102,14 +129,14 @@ class VAE:
         joined = self._gather(len(observations), (2, *self.latent_shape), work)
         return np.ascontiguousarray(joined[:, 0]), np.ascontiguousarray(joined[:, 1])
 
-    def decode(self, z: ArrayLike) -> Floats:
-        """theta = E[x|z]: float32 [batch, *shape], from z [batch, *latent_shape]."""
+    def decode(self, z: ArrayLike) -> Measured:
+        """theta = E[x|z]: [batch, *shape], from z [batch, *latent_shape]."""
         latents = arguments.latents(z, self.latent_shape)
 
         def work(chunk: slice) -> Floats:
             return self.likelihood.mean(self._finite_parameters(latents[chunk], chunk.start))
 
-        return self._gather(len(latents), self.observation.shape, work)
+        return self._restore(self._gather(len(latents), self.observation.shape, work))
 
     def parameters(self, z: ArrayLike) -> Floats:
         """The likelihood's natural parameters, for Bernoulli the logits: float32, from z [batch, *latent_shape].
@@ -123,21 +150,23 @@ class VAE:
 
         return self._gather(len(latents), self._parameter_shape, work)
 
-    def sample(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Floats:
-        """Draw observations start..start+n-1 of this seed, x ~ p(x|z) with z ~ p(z): float32 [n, *shape].
+    def sample(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Measured:
+        """Draw observations start..start+n-1 of this seed, x ~ p(x|z) with z ~ p(z): [n, *shape].
 
         With `mean`, E[x|z] instead of draws.
         """
         seed, start, n = self._check_range(seed, start, n)
-        return self._gather(n, self.observation.shape, lambda chunk: self._draw(chunk, seed, mean, start))
+        return self._restore(
+            self._gather(n, self.observation.shape, lambda chunk: self._draw(chunk, seed, mean, start))
+        )
 
-    def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Floats]:
+    def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Measured]:
         """The observations of `sample` as a stream of batches [at most `rows`, *shape], in constant memory."""
         seed, start, n = self._check_range(seed, start, n)
-        return self._map(lambda chunk: self._draw(chunk, seed, mean, start), chunks(n, self.rows))
+        return self._map(lambda chunk: self._restore(self._draw(chunk, seed, mean, start)), chunks(n, self.rows))
 
-    def reconstruct(self, x: ArrayLike) -> Floats:
-        """theta = E[x|z] at z = mu(x): float32 [batch, *shape]."""
+    def reconstruct(self, x: ArrayLike) -> Measured:
+        """theta = E[x|z] at z = mu(x): [batch, *shape]."""
         return self.decode(self.encode(x)[0])
 
     def binarise(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
@@ -149,7 +178,7 @@ class VAE:
         if self.observation.range != (0, 1):
             raise ArgumentError("values that are no probabilities", self.observation.range, "use observe instead")
         seed, start, _ = self._check_range(seed, start)
-        observations = arguments.observations(x, self.observation, start)
+        observations = self.standardise(x, start)
 
         def draw(chunk: slice) -> Floats:
             grey = observations[chunk]
@@ -158,21 +187,21 @@ class VAE:
 
         return self._gather(len(observations), self.observation.shape, draw)
 
-    def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
+    def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Measured:
         """Observations as the likelihood knows them and as training took them, ready to be scored.
 
         Binarised for Bernoulli, rounded to 8-bit levels for the discretised logistic, as they are for others.
         """
         if self.likelihood.binary:
             return self.binarise(x, seed, start)
-        return self.likelihood.nearest(arguments.observations(x, self.observation, start))
+        return self._restore(self.likelihood.nearest(self.standardise(x, start)))
 
     def off_support(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Which observations `observe` changes: those with a value off the likelihood's support, bool [batch].
 
         Under a Bernoulli likelihood these are the grey ones, under one of 8-bit levels those between the levels.
         """
-        return likelihoods.outside(self.likelihood, arguments.observations(x, self.observation))
+        return likelihoods.outside(self.likelihood, self.standardise(x))
 
     def terms(
         self,
@@ -222,6 +251,12 @@ class VAE:
         return max(1, min(_MOST_DRAWS // num_samples, most))
 
     @property
+    def names(self) -> list[str]:
+        """What the columns of a row, or the channels of a series, are called; of images none."""
+        numbered = [] if self.observation.kind == IMAGE else [f"column {i}" for i in range(self.observation.shape[0])]
+        return [column.name for column in self.columns] or numbered
+
+    @property
     def ranks(self) -> Ranks:
         """The quantiles of the test observations' ELBO. Raises BundleError where the bundle keeps none."""
         return Ranks.of(self.manifest.evaluation)
@@ -247,11 +282,18 @@ class VAE:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "sha256": self.manifest.sha256, "threads": self.threads, "memory": self.memory}
+        return {
+            "path": self.path, "sha256": self.manifest.sha256, "threads": self.threads, "memory": self.memory,
+            "standardised": self.standardised,
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         bundle = bundles.reread(state["path"], state["sha256"])
-        self.__init__(bundle, state["threads"], state["memory"])  # type: ignore[misc]
+        self.__init__(bundle, state["threads"], state["memory"], state["standardised"])  # type: ignore[misc]
+
+    def _restore(self, x: Floats) -> Measured:
+        """What the networks speak of, as it is measured."""
+        return x if self._scaling is None else self._scaling.restore(x)
 
     def _finite_parameters(self, z: Floats, start: int) -> Floats:
         """The likelihood's natural parameters for rows start.. of z, or InputError."""
@@ -283,7 +325,7 @@ class VAE:
         def blocks() -> Iterator[Block]:
             seen = start
             for batch in batches:
-                observations = arguments.observations(batch, self.observation, seen)
+                observations = self.standardise(batch, seen)
                 if observe and not self.likelihood.binary:  # binary ones are drawn while they are weighed
                     observations = self.likelihood.nearest(observations)
                 elif not observe:

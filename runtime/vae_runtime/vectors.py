@@ -1,13 +1,46 @@
-"""Rows and windows of numbers as a model takes them: what columns may hold, and how that becomes float32."""
+"""Rows and windows of numbers as a model takes them: what columns may hold, how they are scaled, and become float32."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime.errors import InputError
+from vae_runtime.errors import BundleError, InputError
+from vae_runtime.manifest import Column
+from vae_runtime.observation import Observation
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+class Scaling(NamedTuple):
+    """From what is measured to what networks take, and back; mean and scale are of each column, [D], or [C, 1]."""
+
+    mean: Doubles
+    scale: Doubles
+
+    @classmethod
+    def of(cls, columns: Sequence[Column], observation: Observation) -> "Scaling | None":
+        """That of a model's columns; None where it has none. Raises BundleError where they are not as many."""
+        if not columns:
+            return None
+        if len(columns) != observation.shape[0]:
+            which = f"{len(columns)} columns of {observation.noun}s of shape {list(observation.shape)}"
+            raise BundleError("bundle's columns do not fit", which, "export it again")
+        shape = (-1, *[1] * (len(observation.shape) - 1))
+        return cls(*(np.array([getattr(c, name) for c in columns]).reshape(shape) for name in ("mean", "scale")))
+
+    def standardise(self, values: NDArray[Any]) -> Floats:
+        """(values - mean) / scale in float64, then float32 [n, *shape]; 0.0 for -0.0: equal ones are equal bytes."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+            scaled: Floats = ((values.astype(np.float64) - self.mean) / self.scale).astype(np.float32) + np.float32(0)
+        return scaled
+
+    def restore(self, x: Floats) -> Doubles:
+        """What is measured where the networks speak of x [n, *shape], float64."""
+        restored: Doubles = x * self.scale + self.mean
+        return restored
 
 
 def check(dtype: np.dtype[Any], name: str) -> None:
@@ -24,11 +57,17 @@ def from_numbers(values: NDArray[Any], name: str, start: int) -> Floats:
     check(values.dtype, name)
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = values.astype(np.float32) + np.float32(0)
+    refuse_infinite(x, values, name, start)
+    return x
+
+
+def refuse_infinite(x: NDArray[Any], values: NDArray[Any], name: str, start: int, columns: Sequence[str] = ()) -> None:
+    """Raise InputError, with its place, where a number of x [n, *shape] is not finite; values are what x was before."""
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         row, *place = bad[0].tolist()
-        where = f"column {place[0]}" if len(place) == 1 else f"channel {place[0]}, step {place[1]}"
+        column = columns[place[0]] if columns else place[0]
+        where = f"column {column}" if len(place) == 1 else f"channel {column}, step {place[1]}"
         large = bool(np.isfinite(values[tuple(bad[0])]))
         what = "value too large for float32" if large else "NaN or infinite values"
         raise InputError(what, f"{name}[{start + row}], {where}", "clean the data, or leave that one out")
-    return x

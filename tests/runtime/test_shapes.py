@@ -214,7 +214,7 @@ def test_rows_are_scored_and_printed(command, rows: Path):
 
 
 def test_every_verb_takes_and_gives_rows(command, rows: Path):
-    """Samples, reconstructions, decodings and walks of rows are arrays by default, equal to the API's."""
+    """Samples, reconstructions, decodings and walks of rows are tables by default, equal to the API's."""
     vae = VAE.load(rows)
     x = np.load("readings.npy").astype(np.float32)
     np.save("first.npy", x[:1])
@@ -224,15 +224,18 @@ def test_every_verb_takes_and_gives_rows(command, rows: Path):
         result = command(main, "--bundle", rows, *call)
         assert (result.code, result.err) == (0, ""), call
         assert result.out.startswith(f"{name}: "), call
-        np.testing.assert_array_equal(np.load(name), expected)
+        assert Path(name).read_text().startswith("column 0,column 1,")
+        np.testing.assert_allclose(np.loadtxt(name, delimiter=",", skiprows=1), expected, rtol=1e-8)
 
-    gives("samples.npy", vae.sample(5, seed=2), "sample", "-n", 5, "--seed", 2)
-    gives("reconstructions.npy", vae.reconstruct(x), "reconstruct", "readings.npy")
+    gives("samples.csv", vae.sample(5, seed=2), "sample", "-n", 5, "--seed", 2)
+    gives("reconstructions.csv", np.hstack([x, vae.reconstruct(x)]), "reconstruct", "readings.npy")
+    assert command(main, "--bundle", rows, "sample", "-n", 5, "--seed", 2, "-o", "samples.npy").code == 0
+    np.testing.assert_array_equal(np.load("samples.npy"), vae.sample(5, seed=2))
     np.save("z.npy", np.ones((4, 3)))
-    gives("decoded.npy", vae.decode(np.ones((4, 3))), "decode", "z.npy")
-    gives("interpolation.npy", latents.interpolate(vae, x[0], x[-1], 4), "interpolate", "first.npy", "last.npy",
+    gives("decoded.csv", vae.decode(np.ones((4, 3))), "decode", "z.npy")
+    gives("interpolation.csv", latents.interpolate(vae, x[0], x[-1], 4), "interpolate", "first.npy", "last.npy",
           "--steps", 4)  # fmt: skip
-    gives("traversal.npy", latents.traverse(vae, x, 3).theta.reshape(9, 6), "traverse", "readings.npy", "--steps", 3)
+    gives("traversal.csv", latents.traverse(vae, x, 3).theta.reshape(9, 6), "traverse", "readings.npy", "--steps", 3)
     encoded = command(main, "--bundle", rows, "encode", "readings.npy").out
     assert [float(row["mu_1"]) for row in csv.DictReader(io.StringIO(encoded))] == vae.encode(x)[0][:, 1].tolist()
     about = command(main, "--bundle", rows, "info").out
@@ -244,7 +247,7 @@ def test_every_verb_takes_and_gives_rows(command, rows: Path):
     [
         (["sample", "-o", "x.png"], "output of an unknown kind: x.png"),
         (["reconstruct", "readings.npy", "-o", "folder"], "output of an unknown kind: folder"),
-        (["elbo", "digit.png"], "not an array: digit.png; this model takes [batch, 6]"),
+        (["elbo", "digit.png"], "not a table or array: digit.png; give CSV in UTF-8, .npy or .npz"),
         (["elbo", "wide.npy"], "array of shape [4, 7]: wide.npy; this model takes [n, 6]"),
         (["elbo", "words.npy"], "array of type <U1: words.npy; give numbers"),
         (["elbo", "nan.npy"], "NaN or infinite values: nan.npy[2], column 4; "),

@@ -130,6 +130,11 @@ def test_every_setting_has_an_option() -> None:
         "channels",
         "levels",
         "model",
+        "columns",
+        "label",
+        "normal",
+        "missing",
+        "split",
     }
     assert PART_OF.keys() - covered == set()
 
@@ -464,7 +469,7 @@ def test_resume_takes_no_setting(command: Command, tmp_path: Path, name: str) ->
     assert_one_line(result.err)
 
 
-TITLES = ["The common case", "Images", "Networks", "Objective", "Machine", "Options", "Commands"]
+TITLES = ["The common case", "Images", "Rows of numbers", "Networks", "Objective", "Machine", "Options", "Commands"]
 
 
 def test_help_lists_every_option_in_its_section(command: Command) -> None:

@@ -231,7 +231,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
     """An empty name is not the working folder; a misspelt name of a set is answered with the names that there are."""
     save(tmp_path / "a.png", "L")
     monkeypatch.chdir(tmp_path)
-    names = "mnist, fashion-mnist, kmnist, digits, a folder of images, or an array's file"
+    names = "mnist, fashion-mnist, kmnist, digits, a folder of images, a table or an array"
     assert error(path) == f"data not found: {path or 'an empty name'}; name {names}"
 
 
@@ -505,7 +505,11 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.npy").write_text("hello")
     save(tmp_path / "picture.png", "RGB")
     path = tmp_path / name
-    assert error(path) == f"file cannot be read (it is no array): {path}; give an .npy or .npz array"
+    words = {
+        "text.npy": f"file cannot be read (it is no array): {path}; give an .npy or .npz array",
+        "picture.png": f"not a table or array: {path}; give CSV in UTF-8, .npy or .npz",
+    }
+    assert error(path) == words[name]
 
 
 @pytest.mark.parametrize("setting", [{"image_size": (8, 8)}, {"channels": 3}])

@@ -20,13 +20,16 @@ from vae_train.config import (
     FULL_SCALE,
     GRADIENTS,
     LIKELIHOODS,
+    MISSING,
     PART_OF,
     PRECISIONS,
     PRESETS,
+    SPLITS,
     DataConfig,
     Place,
     default_preset,
 )
+from vae_train.config import preset as preset_for
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +134,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         default="mnist",
         show_default=True,
         metavar="NAME|PATH",
-        help=f"{', '.join(DATASETS)}, or your own: a folder of images, an .npy or .npz array of images or rows.",
+        help=f"{', '.join(DATASETS)}, or your own: a folder of images, a table, an array of images or rows.",
     ),
     click.option(
         "--preset",
@@ -163,10 +166,18 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         type=click.IntRange(1, FULL_SCALE),
         help="The level of 16-bit files that is 1.0, such as 4095.  [default: told from the files]",
     ),
-    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the values, p(x|z)."),
+)
+@section(
+    "Rows of numbers",
+    _setting("--columns", metavar="A,B,...", help="Those of a table to train on.  [default: all of numbers]"),
+    _setting("--label", metavar="COLUMN", help="A table's column of classes, which is not trained on."),
+    _setting("--normal", metavar="LABEL", help="Train on half of the rows with this label, and on no others."),
+    _setting("--missing", type=click.Choice(MISSING), help="What to do with rows that lack a value."),
+    _setting("--split", type=click.Choice(SPLITS), help="Keep a tenth for testing by its hash, or the last one."),
 )
 @section(
     "Networks",
+    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the values, p(x|z)."),
     _setting("--latent-dim", type=_POSITIVE, help="Dimensions of z."),
     _setting("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
     _setting("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),
@@ -200,6 +211,7 @@ def cli(
     dataset: str,
     preset: str | None,
     hidden: str | None,
+    columns: str | None,
     out: Path | None,
     resume: Path | None,
     tensorboard: bool,
@@ -229,8 +241,12 @@ def cli(
 
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
-    preset = preset or default_preset(_observation(dataset, settings["channels"]))
-    config = PRESETS[preset].replace(dataset=dataset, hidden=_widths(hidden), **settings)
+    chosen = None if columns is None else tuple(name.strip() for name in columns.split(","))
+    observation, count = _looked_at(dataset, settings, chosen)
+    preset = preset or default_preset(observation)
+    config = preset_for(preset, observation, count).replace(
+        dataset=dataset, hidden=_widths(hidden), columns=chosen, **settings
+    )
     resnet = config.network.model is None and config.network.architecture == "resnet"
     if not resnet and (unused := sorted({"blocks", "dense"} & given)):
         raise click.UsageError(f"--{unused[0]} is for a resnet's layers; leave it out, or add --preset resnet")
@@ -322,13 +338,15 @@ def _export() -> "pitfalls.Export | None":
     return try_out
 
 
-def _observation(dataset: str, given: int | None) -> Observation:
-    """What is to be trained on; channels are given of a folder's images."""
+def _looked_at(dataset: str, settings: dict[str, Any], columns: tuple[str, ...] | None) -> tuple[Observation, int]:
+    """What is to be trained on, and how many there are; channels are given of a folder's images."""
     if dataset in DATASETS or not Path(dataset).exists():
-        return Observation.image((1, 28, 28))
+        return Observation.image((1, 28, 28)), 0
     from vae_train import data
 
-    return data.observation(DataConfig(dataset, channels=given if Path(dataset).is_dir() else None))
+    channels = settings["channels"] if Path(dataset).is_dir() else None
+    known = {name: settings[name] for name in ("label", "normal")}
+    return data.look(DataConfig(dataset, channels=channels, columns=columns, **known))
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -18,7 +18,7 @@ from vae_train import pixels
 from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
 from vae_train.run_folder import Settings
 
-_TEST_SHARE = 0.1
+TEST_SHARE = 0.1
 _NAME_THEM = "name with --dataset where the {}s are that the run was trained on"
 
 
@@ -79,7 +79,7 @@ def load(
     warn is told what is left out or lost, say what was changed. Raises InputError when files are missing and cannot be
     had, or are damaged; ArgumentError where they do not go with the settings.
     """
-    from vae_train import arrays, folders  # which return what is defined here
+    from vae_train import arrays, folders, tables  # which return what is defined here
 
     path = Path(config.data.dataset)
     if config.data.dataset in DATASETS:
@@ -87,16 +87,35 @@ def load(
 
         return named_sets.load(config.data, root, download)
     if not config.data.dataset or not path.exists():
-        todo = f"name {', '.join(DATASETS)}, a folder of images, or an array's file"
+        todo = f"name {', '.join(DATASETS)}, a folder of images, a table or an array"
         raise InputError("data not found", config.data.dataset or "an empty name", todo)
-    return folders.load(config, warn, say) if path.is_dir() else arrays.load(config, warn, say)
+    if path.is_dir():
+        return folders.load(config, warn, say)
+    return tables.load(config, say) if tables.is_table(path) else arrays.load(config, warn, say)
 
 
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a person's own observations, told without reading them all. Raises what `load` does."""
-    from vae_train import arrays, folders
+    from vae_train import arrays, folders, tables
 
-    return folders.observation(data) if Path(data.dataset).is_dir() else arrays.observation(data)
+    path = Path(data.dataset)
+    if path.is_dir():
+        return folders.observation(data)
+    return tables.observation(data) if tables.is_table(path) else arrays.observation(data)
+
+
+def look(data: DataConfig) -> tuple[Observation, int]:
+    """What a person's own observations are, and about how many there are, told without reading them all.
+
+    A folder's images are not counted: 0. Raises what `load` does.
+    """
+    from vae_train import arrays, tables
+
+    path = Path(data.dataset)
+    kind = observation(data)
+    if path.is_dir():
+        return kind, 0
+    return kind, tables.count(data) if tables.is_table(path) else arrays.count(data)
 
 
 def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
@@ -159,14 +178,24 @@ def origin(config: Config, root: Path, noun: str) -> tuple[object, str]:
     return config.data.dataset, _NAME_THEM.format(noun)
 
 
-def in_test(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which observations [n, *shape] are kept for testing: bool [n].
+def in_test(values: NDArray[Any], share: float = TEST_SHARE, seed: int | None = None) -> NDArray[np.bool_]:
+    """Which observations [n, *shape] are kept for testing: bool [n], a `share` of them.
 
-    A tenth, chosen by each one's own bytes: equal ones are on one side, and one stays on its side when others come or
-    go.
+    Chosen by each one's own bytes, and by the seed if there is one: equal ones are on one side, and one stays on its
+    side when others come or go.
     """
-    firsts = [int.from_bytes(hashlib.sha256(value.tobytes()).digest()[:4], "big") for value in values]
-    return np.array(firsts, np.uint32) < np.uint32(_TEST_SHARE * 2**32)
+    salt = b"" if seed is None else f"{seed} ".encode()
+    firsts = [int.from_bytes(hashlib.sha256(salt + value.tobytes()).digest()[:4], "big") for value in values]
+    return np.array(firsts, np.uint32) < np.uint32(share * 2**32)
+
+
+def too_few(values: NDArray[Any], noun: str) -> InputError:
+    """What to say of observations that cannot be split."""
+    count, distinct = len(values), len({value.tobytes() for value in values})
+    what = f"too few {noun}s" if distinct == count else f"too few different {noun}s"
+    which = f"{count} of them" if distinct == count else f"of {count}, {distinct} differ"
+    which = which if distinct > 1 or count == 1 else f"all {count} are equal"
+    return InputError(f"{what} to keep a tenth for testing", which, "give some dozens")
 
 
 def split(
@@ -180,11 +209,7 @@ def split(
     """Keep the tenth that `in_test` chooses for testing. Raises InputError where that leaves one side empty."""
     test, noun = in_test(values), observation.noun
     if test.all() or not test.any():
-        distinct = len({value.tobytes() for value in values})
-        what = f"too few {noun}s" if distinct == len(test) else f"too few different {noun}s"
-        which = f"{len(test)} of them" if distinct == len(test) else f"of {len(test)}, {distinct} differ"
-        which = which if distinct > 1 or len(test) == 1 else f"all {len(test)} are equal"
-        raise InputError(f"{what} to keep a tenth for testing", which, "give some dozens")
+        raise too_few(values, noun)
     how = f"a tenth, by the sha256 of the {observation.parts}"
     preprocessing = {**preprocessing, "split": how, "unreadable": unreadable}
     train, kept = (torch.from_numpy(values[part]) for part in (~test, test))

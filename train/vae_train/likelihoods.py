@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_runtime.observation import Shape
 
 _HALF_BIN = 1 / 510
 LEAST_LOGSIGMA = math.log(1e-3)  # of values as the networks take them, which spread by about 1
@@ -120,7 +121,7 @@ class Gaussian(Likelihood):
     def constant(self, mean: Tensor, std: Tensor) -> Tensor:
         """The mean; sigma starts from the values' own spread around it."""
         squares = std.square()
-        squares = squares.mean() if self.logsigma.ndim == 0 else squares.flatten(1).mean(dim=1)
+        squares = squares.mean() if self.logsigma.ndim == 0 else squares.reshape(len(squares), -1).mean(dim=1)
         with torch.no_grad():
             self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
         return mean
@@ -181,6 +182,12 @@ class DiscretisedLogistic(Likelihood):
 
 
 KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
+
+
+def make(name: str, shape: Shape) -> Likelihood:
+    """The likelihood of observations of this shape; a Gaussian of rows or series has a sigma for each column."""
+    kind = KNOWN[name]
+    return kind(len(shape), columns=shape[0]) if kind is Gaussian and len(shape) < 3 else kind(len(shape))
 
 
 def _sum(terms: Tensor, x: Tensor) -> Tensor:

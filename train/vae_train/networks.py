@@ -1,5 +1,8 @@
 """From settings to a VAE: which encoder and decoder."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
@@ -16,7 +19,7 @@ def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
     since settings come from files. Raises ArgumentError where the networks cannot be made.
     """
     network = config.network
-    likelihood = likelihoods.KNOWN[network.likelihood](len(shape))
+    likelihood = likelihoods.make(network.likelihood, shape)
     out = shape[0] * likelihood.parameters_per_value
     if network.model is not None:
         return VAE(*own_networks.make(network.model, trusted, shape, network.latent_dim, out), likelihood)
@@ -39,6 +42,14 @@ def _resnet(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Modul
         raise ArgumentError("images do not halve", f"{shape[1]}x{shape[2]}", todo)
     sizes = (shape, network.hidden, network.blocks, network.dense, network.latent_dim)
     return resnet.Encoder(*sizes), resnet.Decoder(*sizes, out)
+
+
+def in_units(vae: VAE, preprocessing: dict[str, Any]) -> None:
+    """Let log p(x|z) be a density in the units that the observations' columns came in."""
+    scales = [column["scale"] for column in preprocessing.get("columns", ())]
+    unit = getattr(vae.likelihood, "log_unit", None)
+    if scales and unit is not None:
+        unit.copy_(torch.tensor(scales, dtype=torch.float64).log().reshape(unit.shape))
 
 
 def to_restore(config: Config) -> str:

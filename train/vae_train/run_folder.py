@@ -245,6 +245,7 @@ def load_weights(folder: Path, settings: Settings, trusted: str | None, best: bo
     Raises BundleError where they cannot be read.
     """
     vae = networks.build(settings.config, settings.observation.shape, trusted)
+    networks.in_units(vae, settings.preprocessing)
     read_weights(folder, vae, best)
     return vae.eval()
 

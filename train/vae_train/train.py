@@ -160,6 +160,7 @@ def _prepare(config: Config, observations: Data, where: torch.device, trusted: s
     torch.manual_seed(config.optimiser.seed)
     with memory_errors():
         vae = networks.build(config, observations.observation.shape, trusted)
+        networks.in_units(vae, observations.preprocessing)
         networks.start_at_constant(vae, *pixels.moments(observations.train))
         if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
@@ -312,7 +313,8 @@ def memory_errors() -> Iterator[None]:
 def _describe(training: TrainingState, observations: Data) -> str:
     config, kind = training.config, observations.observation
     shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.size} columns"
-    values = "values as they are"
+    scaled = any(column["scale"] != 1 for column in observations.preprocessing.get("columns", ()))
+    values = "each scaled to mean 0 and spread 1" if scaled else "values as they are"
     if observations.train.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
     drawn = "drawn as binary in every batch" if pixels.drawn(training.vae.likelihood.binary, kind) else values

@@ -1,0 +1,199 @@
+"""Tables in text files, CSV and its like: delimiter and decimal mark are found, and columns are read by name."""
+
+import csv
+import gzip
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.errors import InputError
+
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in lower case
+_DELIMITERS = "\t;|,"
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
+_LOOKED_AT = 50  # lines, from which the layout is told
+_LINES = 4096  # parsed at once
+_SHOWN = 12  # columns in an error message
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is written: the names of its columns, its delimiter, its decimal mark, and whether it has a header.
+
+    Columns without a header are called "column 0" and so on.
+    """
+
+    names: tuple[str, ...]
+    delimiter: str
+    decimal: str
+    header: bool
+
+
+class Block(NamedTuple):
+    """Some rows of a table: their numbers, counted from 0 below the header, and their values [n, columns]."""
+
+    rows: NDArray[np.int64]
+    values: Doubles
+
+
+class Table:
+    """A table in a file, opened anew each time that it is read. Raises InputError, naming it, where it is none.
+
+    name: what to call it. open: gives its bytes, gzipped or not.
+    """
+
+    def __init__(self, name: str, open_: Callable[[], IO[bytes]]) -> None:
+        self.name, self._open = name, open_
+        with self._lines() as lines:
+            self.layout = _layout(list(islice(lines, _LOOKED_AT)), name)
+
+    def __len__(self) -> int:
+        """How many rows there are below the header; lines of nothing at the end are none."""
+        with self._lines() as lines:
+            return sum(1 for _ in lines) - self.layout.header
+
+    def blocks(self, columns: Sequence[str], drop_missing: bool = False) -> Iterator[Block]:
+        """The numbers of these columns, some thousand rows at a time, in float64.
+
+        Raises InputError, naming row and column, for a column that there is not, for what is no number and, unless such
+        rows are to be dropped, for a missing value.
+        """
+        wanted = [self._index(column) for column in columns]
+        with self._lines() as lines:
+            first = len(list(islice(lines, int(self.layout.header))))
+            row = 0
+            while some := list(islice(lines, _LINES)):
+                block = self._fast(some, wanted, row)
+                yield block if block is not None else self._slow(some, wanted, row, first, drop_missing)
+                row += len(some)
+
+    def first(self) -> dict[str, list[str]]:
+        """The fields of the first rows as they are written, by column, but for rows with more or fewer."""
+        names = self.layout.names
+        with self._lines() as lines:
+            some = list(islice(lines, int(self.layout.header), _LOOKED_AT))
+        rows = [row for row in csv.reader(some, delimiter=self.layout.delimiter) if len(row) == len(names)]
+        return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+    def texts(self, column: str) -> list[str]:
+        """A column as it is written."""
+        index, header = self._index(column), int(self.layout.header)
+        with self._lines() as lines:
+            rows = csv.reader(islice(lines, header, None), delimiter=self.layout.delimiter)
+            return [row[index].strip() for row in rows if row]
+
+    def _index(self, column: str) -> int:
+        names = self.layout.names
+        if column not in names:
+            there = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            raise InputError(f"no column {column}", self.name, f"it has {there}")
+        return names.index(column)
+
+    def _fast(self, lines: list[str], wanted: list[int], row: int) -> Block | None:
+        """The block as NumPy's own parser reads it; None where a line needs a closer look."""
+        delimiters = len(self.layout.names) - 1
+        if any(line.count(self.layout.delimiter) != delimiters or line.isspace() for line in lines):
+            return None
+        if self.layout.decimal == ",":
+            lines = [line.replace(",", ".") for line in lines]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                values = np.loadtxt(lines, delimiter=self.layout.delimiter, usecols=wanted, ndmin=2, comments=None)
+        except ValueError:
+            return None
+        if len(values) != len(lines) or np.isnan(values).any():
+            return None
+        return Block(np.arange(row, row + len(values)), values)
+
+    def _slow(self, lines: list[str], wanted: list[int], row: int, first: int, drop_missing: bool) -> Block:
+        """The same, field by field: quotes, missing values, and words on what is wrong. first: lines above row 0."""
+        rows, kept = [], []
+        for i, fields in enumerate(csv.reader(lines, delimiter=self.layout.delimiter), start=row):
+            where = f"{self.name}, row {i} (line {first + i + 1})"
+            if len(fields) != len(self.layout.names):
+                expected = f"{len(self.layout.names)} fields, as above, or in quotes"
+                raise InputError(f"line of {len(fields)} fields", where, f"give {expected}")
+            numbers = [self._number(fields[index], f"{where}, column {self.layout.names[index]}") for index in wanted]
+            missing = [index for index, number in zip(wanted, numbers, strict=True) if math.isnan(number)]
+            if missing and not drop_missing:
+                which = f"{where}, column {self.layout.names[missing[0]]}"
+                raise InputError("missing value", which, "fill it in, or add --missing drop")
+            if not missing:
+                rows.append(numbers)
+                kept.append(i)
+        return Block(np.array(kept, np.int64), np.array(rows, np.float64).reshape(-1, len(wanted)))
+
+    def _number(self, text: str, where: str) -> float:
+        if text.strip().lower() in MISSING:
+            return math.nan
+        try:
+            return float(text.replace(",", ".") if self.layout.decimal == "," else text)
+        except ValueError:
+            raise InputError(f"no number: {text.strip()[:40]!r}", where, "give one, or name other columns") from None
+
+    @contextmanager
+    def _lines(self) -> "Iterator[Iterator[str]]":
+        with self._open() as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+            try:
+                with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+                    yield _but_the_last_empty(text)
+            except UnicodeDecodeError:
+                raise InputError("not a table or array", self.name, "give CSV in UTF-8, .npy or .npz") from None
+
+
+def _but_the_last_empty(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, without those at the end in which nothing stands."""
+    held: list[str] = []
+    for line in lines:
+        if line.isspace():
+            held.append(line)
+        else:
+            yield from held
+            held.clear()
+            yield line
+
+
+def _layout(lines: list[str], name: str) -> Layout:
+    """How the table that begins with these lines is written."""
+    if not lines:
+        raise InputError("empty table", name, "give a header and rows")
+    delimiter = next((mark for mark in _DELIMITERS if _is_delimiter(mark, lines)), ",")
+    fields = list(csv.reader(lines, delimiter=delimiter))
+    below = [field for row in fields[1:] or fields for field in row]
+    decimal = "," if delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, below)) else "."
+    names = [field.strip() for field in fields[0]]
+    header = any(not is_number(field, decimal) for field in names)
+    if header and (several := sorted({field for field in names if field and names.count(field) > 1})):
+        raise InputError(f"column {several[0]} comes twice", name, "give each column a name of its own")
+    taken = (field if header and field else f"column {i}" for i, field in enumerate(names))
+    return Layout(tuple(taken), delimiter, decimal, header)
+
+
+def _is_delimiter(mark: str, lines: list[str]) -> bool:
+    """Whether it cuts all lines into as many fields, two or more."""
+    counts = {len(row) for row in csv.reader(lines, delimiter=mark)}
+    return len(counts) == 1 and counts != {1}
+
+
+def is_number(text: str, decimal: str) -> bool:
+    """Whether a field may be a value of a column of numbers, be it a missing one."""
+    try:
+        float(text.replace(",", ".") if decimal == "," else text)
+    except ValueError:
+        return text.lower() in MISSING
+    return True

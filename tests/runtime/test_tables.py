@@ -1,0 +1,206 @@
+"""Tables in text files: how they are written is found, columns are read by name, mistakes are named by their place."""
+
+import csv
+import gzip
+import io
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support import bundles
+from support.bundles import Forge
+from vae_runtime import VAE, InputError, score
+from vae_runtime import manifest as manifests
+from vae_runtime.bundle import MANIFEST
+from vae_runtime.cli import main
+from vae_runtime.tables import Table
+
+COLUMNS = [
+    {"name": "temp", "mean": 20.0, "scale": 4.0},
+    {"name": "pressure", "mean": 101325.0, "scale": 300.0},
+    {"name": "load", "mean": 0.5, "scale": 0.01},
+]
+NAMES = [column["name"] for column in COLUMNS]
+
+
+def table(text: str | bytes) -> Table:
+    """A table of this content."""
+    content = text.encode() if isinstance(text, str) else text
+    return Table("t.csv", lambda: io.BytesIO(content))
+
+
+def values(text: str | bytes, *columns: str, drop: bool = False) -> list[list[float]]:
+    """The numbers of these columns, or of all."""
+    read = table(text)
+    blocks = list(read.blocks(columns or read.layout.names, drop))
+    return [row for block in blocks for row in block.values.tolist()]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1.5,2\n3,-4e2\n",
+        "a;b\n1,5;2\n3;-4e2\n",
+        "a\tb\r\n1,5\t2\r\n3\t-4E2\r\n",
+        "a|b\n1.5|2\n3|-4e2",
+        '\ufeff"a","b"\n"1.5","2"\n3,-4e2\n\n\n',
+        " a , b \n 1.5 , 2 \n 3 , -400 \n",
+        gzip.compress(b"a,b\n1.5,2\n3,-4e2\n"),
+    ],
+    ids=["comma", "semicolon", "tab", "bar", "quotes", "blanks", "gzip"],
+)
+def test_delimiter_and_decimal_mark_are_found(text: str | bytes):
+    """The same numbers under the same names, however they are written."""
+    assert table(text).layout.names == ("a", "b")
+    assert len(table(text)) == 2
+    assert values(text) == [[1.5, 2.0], [3.0, -400.0]]
+    assert values(text, "b") == [[2.0], [-400.0]]
+
+
+def test_a_table_without_a_header_has_numbered_columns():
+    """All of its lines are rows, and there may be one column alone."""
+    assert table("1,2\n3,4\n").layout.names == ("column 0", "column 1")
+    assert values("1,2\n3,4\n", "column 1") == [[2.0], [4.0]]
+    assert values("5\n6\n") == [[5.0], [6.0]]
+    assert table(",b\n0,1\n").layout.names == ("column 0", "b")  # as pandas writes an index
+
+
+def test_blocks_are_the_whole_as_numpy_reads_it(tmp_path: Path):
+    """10,000 rows in blocks, one of which needs a closer look, are those of numpy.loadtxt to the last bit."""
+    x = np.random.default_rng(1).normal(size=(10_000, 5)) * 10.0 ** np.arange(-8, 12, 4)
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="a,b,c,d,e", comments="")
+    lines = (tmp_path / "x.csv").read_text().splitlines(keepends=True)
+    lines[5001] = '"' + lines[5001].strip().replace(",", '","') + '"\n'
+    (tmp_path / "x.csv").write_text("".join(lines))
+    read = Table("x.csv", partial((tmp_path / "x.csv").open, "rb"))
+    blocks = list(read.blocks(["d", "a"]))
+    np.testing.assert_array_equal(np.concatenate([block.values for block in blocks]), x[:, [3, 0]])
+    np.testing.assert_array_equal(np.concatenate([block.rows for block in blocks]), np.arange(10_000))
+    assert len(blocks) > 1
+
+
+def test_text_beside_the_numbers_is_left_alone():
+    """Names, dates and quoted commas in other columns, and their fields as they are written."""
+    text = 'when,what,x\n2024-01-02,"a, b",1\n2024-01-03,c,2\n'
+    assert values(text, "x") == [[1.0], [2.0]]
+    assert table(text).texts("what") == ["a, b", "c"]
+    assert table(text).first()["when"] == ["2024-01-02", "2024-01-03"]
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "nan", "?", "null", " "])
+def test_missing_values_are_refused_or_dropped(missing: str):
+    """By row, line and column; or such rows are left out, and the others keep their numbers."""
+    text = f"a,b\n1,2\n3,{missing}\n5,6\n"
+    with pytest.raises(InputError, match=r"missing value: t\.csv, row 1 \(line 3\), column b; fill it in, or add"):
+        values(text)
+    assert values(text, drop=True) == [[1.0, 2.0], [5.0, 6.0]]
+    assert [block.rows.tolist() for block in table(text).blocks(["a", "b"], True)] == [[0, 2]]
+    assert values(text, "a") == [[1.0], [3.0], [5.0]]  # where the column is not asked for
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n3,x\n", "no number: 'x': t.csv, row 1 (line 3), column b; "),
+        ("a,b\n1,2\n3\n", "line of 1 fields: t.csv, row 1 (line 3); "),
+        ("a,b\n1,2\n3,4,5\n", "line of 3 fields: t.csv, row 1 (line 3); "),
+        ("a,b\n1,2\n\n3,4\n", "line of 0 fields: t.csv, row 1 (line 3); "),
+        ("a,b,a\n1,2,3\n", "column a comes twice: t.csv; "),
+        ("", "empty table: t.csv; "),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not a table or array: t.csv; "),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_place(text: str | bytes, words: str):
+    """Row, line and column, in one line."""
+    with pytest.raises(InputError) as caught:
+        values(text)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.fixture
+def rows(forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle of a model that knows three columns, and a table of 12 rows in which they lie among others."""
+    folder = bundles.linear(forge, "gaussian", (3,))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"preprocessing": {"columns": COLUMNS}}
+    (folder / MANIFEST).write_bytes(manifests.dump({name: manifest[name] for name in manifest if name != "sha256"}))
+    monkeypatch.chdir(tmp_path)
+    x = measured()
+    lines = [
+        f"2024-01-01 00:{i:02},{load!r},{temp!r},9,{pressure!r}" for i, (temp, pressure, load) in enumerate(x.tolist())
+    ]
+    Path("readings.csv").write_text("\n".join(["when,load,temp,spare,pressure", *lines]))
+    return folder
+
+
+def measured() -> np.ndarray:
+    """Twelve rows in their units, float64 [12, 3]."""
+    scale, mean = ([column[name] for column in COLUMNS] for name in ("scale", "mean"))
+    return np.random.default_rng(6).normal(size=(12, 3)) * scale + mean
+
+
+def test_columns_are_found_by_name_and_scaled(rows: Path):
+    """In any order and among others; what comes out is in the units that went in."""
+    vae, core = VAE.load(rows), VAE.load(rows, standardised=True)
+    (x,) = vae.read("readings.csv").batches(100)
+    np.testing.assert_array_equal(x, measured())
+    scale, mean = (np.array([column[name] for column in COLUMNS]) for name in ("scale", "mean"))
+    standardised = ((measured() - mean) / scale).astype(np.float32)
+    np.testing.assert_array_equal(vae.standardise(x), standardised)
+    np.testing.assert_array_equal(vae.elbo(x, 3), core.elbo(standardised, 3))
+    np.testing.assert_array_equal(vae.encode(x)[0], core.encode(standardised)[0])
+    np.testing.assert_allclose(vae.reconstruct(x), core.reconstruct(standardised) * scale + mean, rtol=1e-12)
+    np.testing.assert_allclose(vae.sample(5, 1), core.sample(5, 1) * scale + mean, rtol=1e-12)
+    np.testing.assert_array_equal(score(vae, x, 3).index, score(core, standardised, 3).index)
+    np.testing.assert_allclose(vae.observe(x), x, rtol=1e-6)
+    assert vae.names == NAMES
+
+
+def test_the_command_reads_and_writes_tables(command, rows: Path):
+    """Scores of a table are those of its numbers; samples come below the names of the columns."""
+    vae = VAE.load(rows)
+    printed = command(main, "--bundle", rows, "elbo", "readings.csv", "--format", "csv")
+    assert (printed.code, printed.err) == (0, "")
+    found = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [row["row"] for row in found] == [f"readings.csv[{i}]" for i in range(12)]
+    np.testing.assert_array_equal([float(row["elbo"]) for row in found], vae.elbo(measured(), 16))
+    assert command(main, "--bundle", rows, "sample", "-n", 4, "--seed", 3).code == 0
+    written = list(csv.DictReader(io.StringIO(Path("samples.csv").read_text())))
+    assert list(written[0]) == NAMES
+    np.testing.assert_allclose([[float(row[name]) for name in NAMES] for row in written], vae.sample(4, 3), rtol=1e-8)
+    assert command(main, "--bundle", rows, "reconstruct", "samples.csv").code == 0
+    both = list(csv.DictReader(io.StringIO(Path("reconstructions.csv").read_text())))
+    assert list(both[0]) == [*NAMES, *(f"{name} reconstructed" for name in NAMES)]
+    np.save("x.npy", measured())
+    assert command(main, "--bundle", rows, "elbo", "x.npy", "--format", "csv").out.replace("x.npy", "readings.csv") \
+        == printed.out  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("temp,load\n1,2\n", "no column pressure: t.csv; it has temp, load"),
+        ("1,2,3\n4,5,6\n", "table without a header: t.csv; name its columns: temp, pressure, load"),
+        ("temp,pressure,load\n1,2,inf\n", "NaN or infinite values: t.csv[0], column load; "),
+        ("temp,pressure,load\n", "no rows: t.csv; "),
+        ("temp,pressure,load\n1,2,\n", "missing value: t.csv, row 0 (line 2), column load; "),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(command, rows: Path, text: str, words: str):
+    """What is missing is named, in one line and with exit code 4."""
+    Path("t.csv").write_text(text)
+    result = command(main, "--bundle", rows, "elbo", "t.csv")
+    assert (result.code, result.out) == (4, "")
+    assert result.err.startswith(f"vae-infer: error: {words}")
+
+
+def test_a_model_without_names_takes_as_many_columns(command, forge: Forge, tmp_path: Path):
+    """All columns in order; another number is refused."""
+    folder = bundles.linear(forge, "gaussian", (3,))
+    (tmp_path / "t.csv").write_text("a,b,c\n1,2,3\n")
+    np.testing.assert_array_equal(VAE.load(folder).read(tmp_path / "t.csv").load().x, np.float32([[1, 2, 3]]))
+    (tmp_path / "u.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="table of 2 columns"):
+        VAE.load(folder).read(tmp_path / "u.csv")

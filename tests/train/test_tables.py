@@ -1,0 +1,176 @@
+"""A person's own table, from the file to the device: which columns and rows are trained on, and what is said."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vae_export
+from support.commands import Command
+from vae_runtime import VAE, noise
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import Observation
+from vae_train import data, run_folder, train
+from vae_train.cli import main
+from vae_train.config import PRESETS, Place
+
+
+def readings(n: int = 600) -> np.ndarray:
+    """Rows of three sensors in their units, that one hidden cause drives, float64 [n, 3]."""
+    random = np.random.default_rng(5)
+    cause = random.normal(size=(n, 1))
+    return (cause + 0.3 * random.normal(size=(n, 3))) * [4.0, 300.0, 0.01] + [20.0, 101325.0, 0.5]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """600 such rows beside a time, a name, a constant and a label, which is "odd" in every tenth row."""
+    lines = ["when,room,temp,pressure,load,spare,state"]
+    for i, (temp, pressure, load) in enumerate(readings().tolist()):
+        state = "odd" if i % 10 == 0 else "fine"
+        lines.append(f"2024-01-{1 + i % 28:02} 00:00,kitchen,{temp},{pressure},{load},7,{state}")
+    (tmp_path / "readings.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "readings.csv"
+
+
+def load(path: Path, **settings: Any) -> tuple[data.Data, list[str]]:
+    """The rows, and what is said of them."""
+    said: list[str] = []
+    config = PRESETS["vector"].replace(dataset=str(path), **settings)
+    return data.load(config, Path("absent"), False, pytest.fail, said.append), said
+
+
+def names(rows: data.Data) -> list[str]:
+    """Those of the columns that are trained on."""
+    return [column["name"] for column in rows.preprocessing["columns"]]
+
+
+def restored(rows: data.Data, part: str = "train") -> np.ndarray:
+    """The rows in their units again."""
+    columns = rows.preprocessing["columns"]
+    mean, scale = ([column[name] for column in columns] for name in ("mean", "scale"))
+    return np.asarray(getattr(rows, part).double().numpy() * scale + mean)
+
+
+def test_columns_of_numbers_are_trained_on(table: Path) -> None:
+    """Text, time and constants are left out by name; the others are scaled by the rows that are trained on."""
+    rows, said = load(table, label="state")
+    assert names(rows) == ["temp", "pressure", "load"]
+    assert rows.observation == Observation("vector", (3,), None)
+    assert said == [
+        "a column of text is left out: room; --columns names those to train on",
+        "a column of time is left out: when; --columns names those to train on",
+        "constant columns are left out: spare (7)",
+    ]
+    test = data.in_test(readings_as_written(table))
+    np.testing.assert_allclose(restored(rows), readings()[~test], rtol=1e-6)
+    np.testing.assert_allclose(restored(rows, "test"), readings()[test], rtol=1e-6)
+    assert rows.names == ["fine", "odd"]
+    assert rows.test_labels.tolist() == [int(i % 10 == 0) for i in np.flatnonzero(test)]
+    np.testing.assert_allclose(rows.train.mean(dim=0), np.zeros(3), atol=1e-5)
+
+
+def readings_as_written(table: Path) -> np.ndarray:
+    """All columns of numbers that a row's side is chosen by, the constant one too."""
+    return np.loadtxt(table, delimiter=",", skiprows=1, usecols=(2, 3, 4, 5))
+
+
+def test_named_columns_are_taken_in_their_order(table: Path) -> None:
+    """Without a word on the others."""
+    rows, said = load(table, columns=("load", "temp"))
+    assert (names(rows), said) == (["load", "temp"], [])
+
+
+def test_half_of_the_normal_rows_are_trained_on(table: Path) -> None:
+    """None of another label; the halves are others for another seed, and are the file's rows."""
+    rows, said = load(table, label="state", normal="fine", columns=("temp", "pressure", "load"))
+    normal = np.array([x for i, x in enumerate(readings()) if i % 10])
+    test = data.in_test(normal, 0.5, 0)
+    np.testing.assert_allclose(restored(rows), normal[~test], rtol=1e-6)
+    np.testing.assert_allclose(restored(rows, "test"), normal[test], rtol=1e-6)
+    assert 200 < len(rows.train) < 340
+    assert said == ["60 rows with another label than fine are left out; half of the 540 are trained on"]
+    other, _ = load(table, label="state", normal="fine", columns=("temp", "pressure", "load"), seed=1)
+    assert not np.array_equal(other.train[:9], rows.train[:9])
+    assert rows.preprocessing["split"] == "half of the rows of state fine, by the sha256 of the values and seed 0"
+
+
+def test_the_last_tenth_may_be_kept(table: Path) -> None:
+    """In the order of the file."""
+    rows, _ = load(table, columns=("temp",), split="last")
+    np.testing.assert_allclose(restored(rows, "test")[:, 0], readings()[540:, 0], rtol=1e-6)
+    assert rows.preprocessing["split"] == "the last tenth"
+
+
+def test_rows_with_a_missing_value_are_refused_or_dropped(tmp_path: Path, table: Path) -> None:
+    """By row, line and column, or left out and counted; labels stay with their rows."""
+    lines = table.read_text().splitlines()
+    lines[7] = lines[7].replace(lines[7].split(",")[2], "", 1)
+    table.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"missing value: .*readings\.csv, row 6 \(line 8\), column temp; fill it in"):
+        load(table)
+    rows, said = load(table, columns=("temp",), missing="drop", label="state", split="last")
+    assert said == ["1 of 600 rows have a missing value and are left out"]
+    np.testing.assert_allclose(restored(rows)[:8, 0], np.delete(readings(), 6, axis=0)[:8, 0], rtol=1e-6)
+    assert len(rows.train) + len(rows.test) == 599
+    assert rows.test_labels.tolist() == [int(i % 10 == 0) for i in range(540 - 1 + 1, 600)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"columns": ("humidity",)}, "no column humidity: "),
+        ({"label": "kind"}, "no column kind: "),
+        ({"normal": "fine"}, "--normal without labels: "),
+        ({"normal": "broken", "label": "state"}, "no row is labelled broken: "),
+        ({"columns": ("room",)}, "no number: 'kitchen': "),
+        ({"likelihood": "bernoulli", "columns": ("temp",)}, "values other than 0 and 1 under a Bernoulli likelihood: "),
+        ({"likelihood": "discretised-logistic"}, "discretised-logistic is a likelihood of 8-bit levels, "),
+        ({"image_size": (8, 8)}, "a table has no images: "),
+    ],
+)
+def test_what_does_not_go_with_the_table_is_refused(table: Path, settings: dict[str, Any], words: str) -> None:
+    """In one line that names the file."""
+    with pytest.raises((InputError, ArgumentError)) as caught:
+        load(table, **settings)
+    assert str(caught.value).startswith(words)
+    assert "readings.csv" in str(caught.value)
+
+
+def test_a_row_has_on_the_device_the_score_that_training_gave_it(table: Path, tmp_path: Path) -> None:
+    """The ELBO of raw rows from the file, in nats per row in their units: the trainer's own, with the same noise."""
+    config = PRESETS["vector"].replace(dataset=str(table), label="state", epochs=40)
+    train.train(config, tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
+    run = run_folder.load(tmp_path / "run")
+    exported = vae_export.export_run(run, tmp_path / "bundle")
+    vae = VAE.load(exported.path)
+    (raw,) = vae.read(table).batches(1000)
+    rows, _ = load(table, label="state")
+    test = data.in_test(readings_as_written(table))
+    x = vae.standardise(raw[test])
+    np.testing.assert_array_equal(x, rows.test)
+    eps = torch.from_numpy(noise.normal(0, noise.POSTERIOR, noise.index(x), vae.latent_dim))
+    with torch.no_grad():
+        expected = run.vae.elbo(rows.test, eps).numpy()
+    np.testing.assert_allclose(vae.elbo(raw[test]), expected, atol=1e-3)
+    # and in its units: a density of temp, pressure and load, so that the mean is near that of the generating Gaussian
+    mean, covariance = readings().mean(axis=0), np.cov(readings().T)
+    centred = raw[test] - mean
+    squares = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)
+    gaussian = -0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert run.evaluation["figures"]["elbo"]["mean"] == pytest.approx(gaussian.mean(), abs=1)
+
+
+def test_the_command_trains_on_a_table(command: Command, table: Path, tmp_path: Path) -> None:
+    """Its options reach the run, and the terminal says what was left out."""
+    made = command(
+        main, "--dataset", table, "--label", "state", "--normal", "fine", "--columns", "temp, load", "--epochs", 1,
+        "--out", tmp_path / "run", "--device", "cpu", "--threads", 1,
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    assert "2 columns, each scaled to mean 0 and spread 1" in made.err
+    assert "vae-train: note: 60 rows with another label than fine are left out" in made.err
+    config = run_folder.load(tmp_path / "run").config
+    assert (config.data.columns, config.data.label, config.data.normal) == (("temp", "load"), "state", "fine")

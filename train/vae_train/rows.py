@@ -1,0 +1,138 @@
+"""Rows of numbers to train on, from arrays and tables: constant columns are left out, the others scaled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.manifest import Column
+from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.vectors import Scaling
+from vae_train.config import Config
+from vae_train.data import TEST_SHARE, Data, in_test, too_few
+
+_NORMAL_SHARE = 0.5
+_AT_A_TIME = 4096
+_FEW = 200  # rows, below which figures and columns' scales mean little
+
+Doubles = NDArray[np.float64]
+
+
+def observation(names: Sequence[str], likelihood: str) -> Observation:
+    """What rows of these columns are under a likelihood: of 0 and 1, or of any real numbers."""
+    return Observation(VECTOR, (len(names),), (0.0, 1.0) if likelihood == "bernoulli" else None)
+
+
+def prepared(
+    config: Config,
+    name: str,
+    columns: Sequence[str],
+    values: Doubles,
+    labels: NDArray[np.str_] | None,
+    say: Callable[[str], None],
+) -> Data:
+    """The data of a training from rows [n, D] of finite numbers, and a label for each if there are any.
+
+    Constant columns are left out, and `say` is told. Where `config.data.normal` names a label, half of the rows that
+    have it are trained on and the other half is tested on; else nine in ten are trained on. Each column is scaled to
+    mean 0 and spread 1 by the rows that are trained on. name: of the source, for errors.
+
+    Raises InputError for values that the likelihood does not know, and for too few rows; ArgumentError for a likelihood
+    of other observations.
+    """
+    data, likelihood = config.data, config.network.likelihood
+    if likelihood == "discretised-logistic":
+        todo = "add --likelihood gaussian"
+        raise ArgumentError(f"{likelihood} is a likelihood of 8-bit levels, not of rows of numbers", name, todo)
+    if likelihood == "bernoulli":
+        _refuse_others(values, columns, name)
+    if data.normal is not None:
+        values, labels = _normal(values, labels, data.normal, name, say)
+    test = _test(config, values)
+    if test.all() or not test.any():
+        raise too_few(values, "row")
+    if len(values) - test.sum() < _FEW:
+        say(f"{len(values) - test.sum()} rows to train on are few: some hundreds make figures that mean something")
+    alive = _alive(columns, values, ~test, name, say)
+    known = [_column(columns[i], values[~test, i], scaled=likelihood != "bernoulli") for i in alive]
+    kind = observation([column.name for column in known], likelihood)
+    train, kept = (torch.from_numpy(_standardised(values, part, alive, known, kind)) for part in (~test, test))
+    classes, numbers = np.unique(np.zeros(len(values)) if labels is None else labels, return_inverse=True)
+    names = ["all"] if labels is None else [str(label) for label in classes]
+    how = {"columns": [asdict(column) for column in known], "split": _how(config)}
+    return Data(train, kept, torch.from_numpy(numbers.astype(np.int64)[test]), names, how, kind)
+
+
+def _test(config: Config, values: Doubles) -> NDArray[np.bool_]:
+    """Which rows are kept for testing: bool [n]."""
+    if config.data.split == "last":
+        return np.arange(len(values)) >= len(values) - max(1, round(TEST_SHARE * len(values)))
+    return in_test(values) if config.data.normal is None else in_test(values, _NORMAL_SHARE, config.optimiser.seed)
+
+
+def _how(config: Config) -> str:
+    """How rows were split, in words."""
+    if config.data.split == "last":
+        return "the last tenth"
+    if config.data.normal is None:
+        return "a tenth, by the sha256 of the values"
+    of = f"{config.data.label} {config.data.normal}"
+    return f"half of the rows of {of}, by the sha256 of the values and seed {config.optimiser.seed}"
+
+
+def _normal(
+    values: Doubles, labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]
+) -> tuple[Doubles, NDArray[np.str_]]:
+    """The rows of a label, and their labels. Raises InputError where no row has it."""
+    if labels is None:
+        raise ArgumentError("--normal without labels", name, "name their column with --label")
+    which = labels == normal
+    if not which.any():
+        found = ", ".join(np.unique(labels).tolist()[:9])
+        raise InputError(f"no row is labelled {normal}", name, f"name one of its labels: {found}")
+    if odd := int(len(labels) - which.sum()):
+        say(f"{odd:,} rows with another label than {normal} are left out; half of the {which.sum():,} are trained on")
+    return values[which], labels[which]
+
+
+def _alive(
+    columns: Sequence[str], values: Doubles, train: NDArray[np.bool_], name: str, say: Callable[[str], None]
+) -> list[int]:
+    """The columns that are not constant among the rows that are trained on. Raises InputError where none is left."""
+    first = values[np.argmax(train)]
+    alive = [i for i in range(len(columns)) if (values[train, i] != first[i]).any()]
+    if not alive:
+        raise InputError("all columns are constant", name, "give columns that differ from row to row")
+    if constant := [f"{columns[i]} ({first[i]:g})" for i in range(len(columns)) if i not in alive]:
+        say(f"constant columns are left out: {', '.join(constant)}")
+    return alive
+
+
+def _column(name: str, values: Doubles, scaled: bool) -> Column:
+    """A column with the mean and the spread of these values of it; with 0 and 1 where values are not scaled."""
+    return Column(name, float(values.mean()), float(values.std())) if scaled else Column(name)
+
+
+def _standardised(
+    values: Doubles, part: NDArray[np.bool_], alive: list[int], columns: list[Column], kind: Observation
+) -> NDArray[np.float32]:
+    """These rows' columns as the networks take them; a few rows at a time, since there may be millions."""
+    scaling, rows = Scaling.of(columns, kind), np.flatnonzero(part)
+    assert scaling is not None
+    x = np.empty((len(rows), len(columns)), np.float32)
+    for start in range(0, len(rows), _AT_A_TIME):
+        some = rows[start : start + _AT_A_TIME]
+        x[start : start + len(some)] = scaling.standardise(values[some][:, alive])
+    return x
+
+
+def _refuse_others(values: Doubles, columns: Sequence[str], name: str) -> None:
+    """Raise InputError where a value is neither 0 nor 1."""
+    if len(bad := np.argwhere((values != 0) & (values != 1))):
+        row, column = bad[0].tolist()
+        what = "values other than 0 and 1 under a Bernoulli likelihood"
+        which = f"{name}[{row}], column {columns[column]}, is {values[row, column]:g}"
+        raise InputError(what, which, "add --likelihood gaussian")

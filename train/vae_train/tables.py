@@ -1,0 +1,119 @@
+"""A person's own table, CSV or its like, one row an observation; the runtime reads it, and columns are chosen here."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.array_files import opener, reading
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import Observation
+from vae_runtime.tables import Table, is_number
+from vae_train import rows
+from vae_train.config import Config, DataConfig
+from vae_train.data import Data
+
+_TIMES = {"time", "timestamp", "date", "datetime", "zeit", "datum"}
+_TODO = "give a table, CSV or its like, or an .npy or .npz array"
+
+
+def observation(data: DataConfig) -> Observation:
+    """Kind and shape of a table's rows, told from its first lines; constant columns count here. Raises InputError."""
+    table = _open(data)
+    return rows.observation(_chosen(table, data, lambda text: None), "gaussian")
+
+
+def count(data: DataConfig) -> int:
+    """About how many rows of a table are trained on."""
+    return len(_open(data)) // (1 if data.normal is None else 2)
+
+
+def load(config: Config, say: Callable[[str], None]) -> Data:
+    """The rows of the table that `config.data` names; `say` is told of columns and rows that are left out.
+
+    Raises InputError where a value is missing or no number, and for too few rows; ArgumentError where settings do not
+    go with the table.
+    """
+    data = config.data
+    table = _open(data)
+    columns = _chosen(table, data, say)
+    values = np.empty((len(table), len(columns)))  # float64: nothing is lost before it is scaled
+    kept = np.empty(len(table), np.int64)
+    count = 0
+    with reading(table.name, _TODO):
+        for block in table.blocks(columns, drop_missing=data.missing == "drop"):
+            n = len(block.rows)
+            values[count : count + n], kept[count : count + n] = block.values, block.rows
+            count += n
+        labels = None if data.label is None else np.array(table.texts(data.label))[kept[:count]]
+    if count < len(table):
+        say(f"{len(table) - count:,} of {len(table):,} rows have a missing value and are left out")
+    values = values[:count]
+    if len(bad := np.argwhere(~np.isfinite(values))):
+        row, column = bad[0].tolist()
+        raise InputError("infinite value", f"{table.name}[{kept[row]}], column {columns[column]}", "clean the data")
+    return rows.prepared(config, table.name, columns, values, _as_typed(labels), say)
+
+
+def _open(data: DataConfig) -> Table:
+    if data.image_size or data.channels or data.levels:
+        todo = "leave out --image-size, --channels and --levels"
+        raise ArgumentError("a table has no images", data.dataset, todo)
+    name, open_ = opener(data.dataset)
+    with reading(name, _TODO):
+        return Table(name, open_)
+
+
+def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[str]:
+    """The columns to train on: those that are named, or all that hold numbers and are neither label nor time.
+
+    Raises InputError where one is not there, or none is left.
+    """
+    names = table.layout.names
+    for name in (*(data.columns or ()), *filter(None, [data.label])):
+        if name not in names:
+            raise InputError(f"no column {name}", table.name, f"it has {', '.join(names)[:200]}")
+    if data.columns:
+        return list(data.columns)
+    kinds = {name: _kind(name, texts, table.layout.decimal) for name, texts in table.first().items()}
+    for kind in ("text", "time"):
+        if left := [name for name in names if kinds[name] == kind and name != data.label]:
+            are = f"columns of {kind} are left out" if len(left) > 1 else f"a column of {kind} is left out"
+            say(f"{are}: {', '.join(left)}; --columns names those to train on")
+    chosen = [name for name in names if kinds[name] == "numbers" and name != data.label]
+    if not chosen:
+        raise InputError("no column of numbers", table.name, "check its delimiter and header")
+    return chosen
+
+
+def _kind(name: str, texts: list[str], decimal: str) -> str:
+    """What a column holds, by its name and its first fields: "numbers", "time" or "text"."""
+    if name.strip().lower() in _TIMES:
+        return "time"
+    if all(is_number(text, decimal) for text in texts):
+        return "numbers"
+    return "time" if all(map(_is_time, texts)) else "text"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text.strip())
+    except ValueError:
+        return False
+    return True
+
+
+def _as_typed(labels: NDArray[np.str_] | None) -> NDArray[np.str_] | None:
+    """Labels without the quotes and the zeros behind a point that a program may have added: 0.0 is 0."""
+    if labels is None:
+        return None
+    return np.array([label.removesuffix(".0") for label in labels.tolist()])
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file holds a table: text, and no array."""
+    with reading(str(path), _TODO), path.open("rb") as file:
+        start = file.read(4)
+    return not start.startswith((b"\x93NUM", b"PK\x03\x04", b"\0\0\x08")) and path.suffix not in (".npy", ".npz")
