@@ -122,10 +122,17 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None)
 @click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
+@click.option("--by-column", is_flag=True, help="What each column of rows adds to log p(x|z) too, in a file's format.")
 @_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
 def elbo(
-    options: Options, sources: tuple[str, ...], samples: int, seed: int, style: str | None, output: Path | None
+    options: Options,
+    sources: tuple[str, ...],
+    samples: int,
+    seed: int,
+    style: str | None,
+    by_column: bool,
+    output: Path | None,
 ) -> None:
     """Score observations: the ELBO, its two terms, and its rank among the test ones of the training data.
 
@@ -133,12 +140,14 @@ def elbo(
     command says so.
     """
     style = _style(style, output, "table", ".csv", ".json", ".jsonl")
+    if by_column and style == "table":
+        raise click.UsageError("--by-column goes with --format csv, json or jsonl, or with -o")
     vae = _load(options)
     from vae_runtime.reports import format_scores
     from vae_runtime.scores import score
 
     found, batches = _read(sources, vae, vae.rows_per_run(samples))
-    scores, noun = score(vae, batches, samples, seed), vae.observation.noun
+    scores, noun = score(vae, batches, samples, seed, by_column=by_column), vae.observation.noun
     lines = format_scores(scores, found.names(), style, samples, seed, noun)
     _print(lines, output, f"scores of {_count(len(found), noun)}, {_count(samples, 'draw')} of z each, seed {seed}")
     _say_fitted(found)

@@ -99,6 +99,13 @@ def terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
     return Terms.mean(log_likelihood, -log_ratio if kl is None else kl.sum(axis=1)[:, None], kl)
 
 
+def of_each(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
+    """log p of each value of x, averaged over the draws of z that `terms` takes: nats, [rows, *shape]."""
+    total = np.zeros(block.x.shape)
+    _weigh(model, block, num_samples, seed, total)
+    return total / num_samples
+
+
 def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
     """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), nats, [rows]."""
     log_likelihood, log_ratio, _ = _weigh(model, block, num_samples, seed)
@@ -121,8 +128,13 @@ def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> T
 
 
 @np.errstate(all="ignore")  # what is not finite in the end is refused, with its number
-def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nats, Nats, Nats | None]:
-    """log p(x|z_k) and log p(z_k) - log q(z_k|x), [rows, num_samples] each, and the closed-form KL, [rows, latents]."""
+def _weigh(
+    model: Model, block: Block, num_samples: int, seed: int, total: Nats | None = None
+) -> tuple[Nats, Nats, Nats | None]:
+    """log p(x|z_k) and log p(z_k) - log q(z_k|x), [rows, num_samples] each, and the closed-form KL, [rows, latents].
+
+    total: [rows, *shape], to which log p of each value is added, for each draw.
+    """
     x, shape = block.x, model.prior.shape
     mu, logsigma = model.networks.encode(x)  # [rows, *shape]
     sigma, latents = np.exp(logsigma)[:, None], math.prod(shape)
@@ -139,6 +151,8 @@ def _weigh(model: Model, block: Block, num_samples: int, seed: int) -> tuple[Nat
             parameters = model.networks.decode(z[i, j].reshape(-1, *shape))
             parameters = parameters.reshape(*z[i, j].shape[:2], *parameters.shape[1:])
             log_likelihood[:, k][i, j] = model.likelihood.log_prob(x[i, None], parameters)
+            if total is not None:
+                total[i] += model.likelihood.log_prob_of_each(x[i, None], parameters).sum(axis=1)
     kl = model.prior.kl(mu, logsigma)
     kl = None if kl is None else kl.reshape(len(x), -1)
     _refuse_infinite(model, block, log_likelihood, log_ratio, *[] if kl is None else [kl])

@@ -46,6 +46,9 @@ class Likelihood(Protocol):
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """log p(x|z), nats, float64 [...], summed over the observation's axes."""
 
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """The terms of that sum: log p of each value, nats, float64 [..., *shape]."""
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Which values are in the support: bool of x's shape."""
 
@@ -92,6 +95,12 @@ class Bernoulli:
         factors += 1
         linear -= np.log(factors, out=factors).sum(axis=-1)
         return linear
+
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """x * logits - softplus(logits), as log sigmoid(s)."""
+        s = (2 * x.astype(np.float64) - 1) * parameters
+        terms: NDArray[np.float64] = np.minimum(s, 0) - np.log1p(np.exp(-np.abs(s)))
+        return terms
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 0 or 1."""
@@ -140,6 +149,12 @@ class Gaussian:
         values = math.prod(x.shape[-self.axes :]) // self._constant.size  # that each constant is for
         return -0.5 * squares - float(self._constant.sum()) * values
 
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """-1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi."""
+        scaled = ((x - parameters) * self._precision).astype(np.float64)
+        terms: NDArray[np.float64] = -0.5 * np.square(scaled) - self._constant
+        return terms
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
         return np.isfinite(x)
@@ -179,7 +194,13 @@ class DiscretisedLogistic:
         return levels
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
-        """Sum over values of log(F(x + 1/510) - F(x - 1/510)), F the logistic's distribution function.
+        """Sum over values of log(F(x + 1/510) - F(x - 1/510)), F the logistic's distribution function."""
+        axes = tuple(range(-self.axes, 0))
+        log_prob: NDArray[np.float64] = self.log_prob_of_each(x, parameters).sum(axis=axes, dtype=np.float64)
+        return log_prob
+
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """log(F(x + 1/510) - F(x - 1/510)).
 
         With a and b the standardised edges of the bin, the difference is (1 - exp(b - a)) sigmoid(a) sigmoid(-b), whose
         logarithm is finite for every parameter.
@@ -189,10 +210,8 @@ class DiscretisedLogistic:
         upper = np.where(x > 1 - half_bin, np.float32(np.inf), (x + half_bin - loc) / scale)
         lower = np.where(x < half_bin, np.float32(-np.inf), (x - half_bin - loc) / scale)
         inside = np.where(np.isfinite(upper) & np.isfinite(lower), np.log(-np.expm1(-2 * half_bin / scale)), 0)
-        terms = inside - _softplus(-upper) - _softplus(lower)
-        axes = tuple(range(-self.axes, 0))
-        log_prob: NDArray[np.float64] = terms.sum(axis=axes, dtype=np.float64)
-        return log_prob
+        terms: Floats = inside - _softplus(-upper) - _softplus(lower)
+        return terms.astype(np.float64)
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 8-bit levels / 255, but for what float32 rounds."""

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import likelihoods, noise
 from vae_runtime.draws import Floats, Nats
-from vae_runtime.errors import BundleError
+from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.observation import VECTOR
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
@@ -29,7 +30,8 @@ class Scores:
     kl_per_dimension: float64 [latent_dim], nats, averaged over the observations; None as in `Terms`.
     off_support: how many `VAE.observe` changes: grey ones are drawn as binary under a Bernoulli likelihood, others are
     rounded to the levels of theirs. index: uint64 [n], `noise.index` of each, by which equal ones are known.
-    ranks, percentile: None where the bundle keeps no quantiles.
+    ranks, percentile: None where the bundle keeps no quantiles. contributions: by column, what it adds to log p(x|z),
+    where that was asked for.
     """
 
     elbo: Nats
@@ -42,6 +44,7 @@ class Scores:
     off_support: int
     index: NDArray[np.uint64]
     ranks: Ranks | None = None
+    contributions: dict[str, Nats] = field(default_factory=dict)
 
     @property
     def different(self) -> int:
@@ -61,7 +64,10 @@ class Scores:
         return math.sqrt(float(np.square(off).sum()) * different / (different - 1)) / len(self.elbo)
 
     def columns(self) -> dict[str, list[float]]:
-        """The figures that each one has, by name; beside a percentile `test_observations`, of how many it is."""
+        """The figures that each one has, by name; beside a percentile `test_observations`, of how many it is.
+
+        What a column of rows contributes is called "log p(NAME)".
+        """
         one_draw = bool(np.isnan(self.standard_error).all())
         figures: dict[str, NDArray[Any] | None] = {
             "elbo": self.elbo,
@@ -72,18 +78,27 @@ class Scores:
             "test_observations": None if self.ranks is None else np.full(len(self.elbo), self.ranks.observations),
             "bits_per_dimension": self.bits_per_dimension,
         }
-        return {name: column.tolist() for name, column in figures.items() if column is not None}
+        named = {name: column.tolist() for name, column in figures.items() if column is not None}
+        return named | {f"log p({name})": column.tolist() for name, column in self.contributions.items()}
 
 
 def score(
-    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int = NUM_SAMPLES, seed: int = 0, start: int = 0
+    vae: VAE,
+    x: ArrayLike | Iterator[ArrayLike],
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    start: int = 0,
+    by_column: bool = False,
 ) -> Scores:
     """Score observations [batch, *shape], or an iterator over such batches, in memory for a few figures each.
 
     Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
-    get equal scores, whatever lies beside them. `start` is the number of the first one, for errors.
+    get equal scores, whatever lies beside them. `start` is the number of the first one, for errors. by_column: what
+    each column of rows contributes too, for as much time again; ArgumentError where they are no rows.
     Raises InputError where one is not of the model's shape and range.
     """
+    if by_column and vae.observation.kind != VECTOR:
+        raise ArgumentError(f"{vae.observation.noun}s have no columns", vae.path, "score them without")
     evaluation = vae.manifest.evaluation  # read before hours of work, since it may be malformed
     try:
         ranks: Ranks | None = Ranks.of(evaluation)
@@ -102,7 +117,8 @@ def score(
     def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats | None, NDArray[np.uint64], int]:
         first, observations = piece
         terms = vae.terms(observations, num_samples, seed, first, observe=True)
-        figures = np.stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl], axis=1)
+        each = [vae.contributions(observations, num_samples, seed, first)] if by_column else []
+        figures = np.column_stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl, *each])
         standardised = vae.standardise(observations)
         changed = int(likelihoods.outside(vae.likelihood, standardised).sum())
         return figures, terms.kl_per_dimension, noise.index(standardised), changed
@@ -116,9 +132,13 @@ def score(
         for row in () if kl_of_part is None else kl_of_part:  # one after the other, so that no bit depends on the parts
             kl = row if kl is None else kl + row
         changed += changed_of_part
-    elbo, error, reconstruction, kl_of_each = np.frombuffer(figures).reshape(-1, 4).T
+    columns = vae.names if by_column else []
+    elbo, error, reconstruction, kl_of_each, *of_columns = np.frombuffer(figures).reshape(-1, 4 + len(columns)).T
     percentile = None if ranks is None else ranks.percentile(elbo)
     bits = -elbo / (vae.observation.size * _LN2) if vae.likelihood.discrete else None
     mean_kl = None if kl is None else kl / max(1, len(elbo))
     numbers = np.frombuffer(index, np.uint64)
-    return Scores(elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks)
+    return Scores(
+        elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks,
+        dict(zip(columns, of_columns, strict=True)),
+    )  # fmt: skip

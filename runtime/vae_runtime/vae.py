@@ -245,6 +245,16 @@ class VAE:
         """
         return _join(list(self._weigh(draws.bound, x, num_samples, seed, start)))
 
+    def contributions(
+        self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 16, seed: int = 0, start: int = 0
+    ) -> Nats:
+        """What each value adds to log p(x|z), a mean over the draws of z that `terms` takes: nats, float64 [n, *shape].
+
+        Over an observation they sum to its reconstruction term. x as in `elbo`.
+        """
+        parts = list(self._weigh(draws.of_each, x, num_samples, seed, start))
+        return np.concatenate(parts) if parts else np.zeros((0, *self.observation.shape))
+
     def rows_per_run(self, num_samples: int) -> int:
         """How many observations with `num_samples` draws of z each a thread scores at a time."""
         most = self.memory // (self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + _BYTES_TO_WEIGH))

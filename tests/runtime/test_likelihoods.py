@@ -104,6 +104,18 @@ def test_each_column_has_its_sigma_and_its_unit(kind: str, shape: tuple[int, ...
     np.testing.assert_allclose(drawn.std(axis=0), np.broadcast_to(sigma, shape), rtol=0.06)
 
 
+@pytest.mark.parametrize("likelihood", [BERNOULLI, Gaussian(3, -1.0), LOGISTIC], ids=lambda it: it.name)
+def test_the_terms_of_each_value_sum_to_the_whole(likelihood):
+    """log_prob_of_each has the observation's shape, broadcasts over draws, and sums to log_prob."""
+    generator = np.random.default_rng(8)
+    x = generator.integers(0, 2, (5, 1, 2, 3, 4)).astype(np.float32)
+    parameters = generator.normal(0, 2, (5, 6, 2 * likelihood.parameters_per_value, 3, 4)).astype(np.float32)
+    x = np.repeat(x, 2, axis=2)[:, :, :2]
+    each = likelihood.log_prob_of_each(x, parameters)
+    assert (each.shape, each.dtype) == ((5, 6, 2, 3, 4), np.float64)
+    np.testing.assert_allclose(each.sum(axis=(2, 3, 4)), likelihood.log_prob(x, parameters), rtol=1e-5)
+
+
 def stacked(loc: float, log_scale: float, rows: int = 1) -> np.ndarray:
     """Parameters of one pixel, float32 [rows, 2, 1, 1]."""
     return np.tile(np.array([loc, log_scale], np.float32).reshape(1, 2, 1, 1), (rows, 1, 1, 1))

@@ -12,7 +12,7 @@ import pytest
 
 from support import bundles
 from support.bundles import Forge
-from vae_runtime import VAE, InputError, score
+from vae_runtime import VAE, InputError, noise, score
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.cli import main
@@ -176,6 +176,26 @@ def test_the_command_reads_and_writes_tables(command, rows: Path):
     np.save("x.npy", measured())
     assert command(main, "--bundle", rows, "elbo", "x.npy", "--format", "csv").out.replace("x.npy", "readings.csv") \
         == printed.out  # fmt: skip
+
+
+def test_each_column_says_what_it_adds(command, rows: Path):
+    """Their sum is log p(x|z); each is the mean over the draws of its own density, in float64, in its own unit."""
+    vae, core = VAE.load(rows), VAE.load(rows, standardised=True)
+    printed = command(main, "--bundle", rows, "elbo", "readings.csv", "--by-column", "--format", "csv", "-K", 5).out
+    found = list(csv.DictReader(io.StringIO(printed)))
+    each = np.array([[float(row[f"log p({name})"]) for name in NAMES] for row in found])
+    np.testing.assert_allclose(each.sum(axis=1), [float(row["reconstruction"]) for row in found], rtol=1e-6)
+    np.testing.assert_allclose(each, vae.contributions(measured(), 5), rtol=1e-12)
+    x = vae.standardise(measured())
+    mu, logsigma = core.encode(x)
+    eps = noise.normal(0, noise.POSTERIOR, noise.index(x), 15).reshape(12, 5, 3)
+    loc = core.parameters((mu[:, None] + np.exp(logsigma)[:, None] * eps).reshape(-1, 3)).reshape(12, 5, 3)
+    sigma = np.exp(np.float64(vae.likelihood.logsigma))
+    terms = -0.5 * ((x[:, None] - loc.astype(np.float64)) / sigma) ** 2 - np.log(sigma * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(each, terms.mean(axis=1), rtol=1e-5)
+    refused = command(main, "--bundle", rows, "elbo", "readings.csv", "--by-column")
+    assert (refused.code, "goes with --format" in refused.err) == (2, True)
+    assert command(main, "elbo", "readings.csv", "--by-column", "--format", "csv").code in (2, 4)
 
 
 @pytest.mark.parametrize(
