@@ -55,12 +55,12 @@ def needed(page: Path, command: str) -> list[str]:
 
 
 def marks(page: Path, command: str) -> list[pytest.MarkDecorator]:
-    """Trainings take some time, and those on MNIST, not on scikit-learn's digits, the image sets too."""
+    """Trainings take some time, and those on MNIST, not on what is at hand everywhere, the image sets too."""
     trainings = [each for each in needed(page, command) if each.startswith(("vae-train --", "torchrun"))]
     if not trainings:
         return []
-    digits = all("--dataset digits" in each for each in trainings)
-    return [pytest.mark.slow] if digits else [pytest.mark.slow, pytest.mark.data]
+    at_hand = all("--dataset digits" in each or "--dataset examples/" in each for each in trainings)
+    return [pytest.mark.slow] if at_hand else [pytest.mark.slow, pytest.mark.data]
 
 
 class Shell:
@@ -124,7 +124,7 @@ def test_a_shown_command_prints_what_the_page_says(
 
 
 TIMINGS = re.compile(  # and rounding errors, and what a row of the numeric gate says of them: all machines differ
-    r"[\d.]+ s +[\d,]+ images/s|\d\.\de-\d\d|\d+ threads?|(?<=^✓ .{28}).*"
+    r"[\d.]+ s +[\d,]+ (?:images|rows)/s|\d\.\de-\d\d|\d+ threads?|(?<=^✓ .{28}).*"
 )
 FIGURE = re.compile(r"-?\d+\.\d+")
 

@@ -134,7 +134,7 @@ def test_every_setting_has_an_option() -> None:
         "label",
         "normal",
         "missing",
-        "split",
+        "held_out",
     }
     assert PART_OF.keys() - covered == set()
 

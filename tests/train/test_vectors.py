@@ -14,7 +14,7 @@ from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
 from vae_train import data, evaluate, networks, pixels, run_folder, train
 from vae_train.cli import main
-from vae_train.config import PRESETS, Place
+from vae_train.config import PRESETS, Place, vector
 
 D = 6
 HERE = ["--device", "cpu", "--threads", 1]
@@ -40,9 +40,9 @@ def readings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(readings: Path) -> Path:
-    """A run of the preset for rows, of 30 epochs."""
+    """A run of the preset for rows, of 60 epochs."""
     out = readings.parent / "run"
-    config = PRESETS["vector"].replace(dataset=str(readings), epochs=30)
+    config = vector(columns=D, rows=4000).replace(dataset=str(readings), epochs=60)
     train.train(config, out, Place(Path(), False, "cpu", 1), "vae-train")
     return out
 
@@ -72,13 +72,21 @@ def test_the_run_says_what_it_observes(run: Path) -> None:
     assert loaded.vae.sample(5).shape == (5, D)
 
 
-def test_the_report_has_rows_and_no_grids(run: Path) -> None:
-    """It says that there are no pictures of them, and speaks of rows throughout."""
+def test_the_report_has_columns_and_no_grids(run: Path) -> None:
+    """Histograms and correlations in place of pictures, and rows throughout."""
     page = (run / "report.html").read_text()
-    assert "There are none: what this model observes are rows of numbers." in page
+    assert "<h2>Columns</h2>" in page
+    assert "<h2>Correlations</h2>" in page
+    assert "<h2>Samples</h2>" not in page
     assert "nats per row" in page
     assert "image" not in page.split("</style>")[1].replace("data:image/png", "").lower()
-    assert {path.name for path in run.glob("*.png")} == {"latents.png", "kl.png", "curves.png"}
+    assert {path.name for path in run.glob("*.png")} == {
+        "latents.png",
+        "kl.png",
+        "curves.png",
+        "columns.png",
+        "correlations.png",
+    }
 
 
 def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: Path) -> None:
@@ -165,7 +173,7 @@ def test_a_scale_changes_no_model(tmp_path: Path) -> None:
     for name, rows in (("a", x), ("b", x * units)):
         np.save(tmp_path / f"{name}.npy", rows)
         config = PRESETS["vector"].replace(dataset=str(tmp_path / f"{name}.npy"), epochs=2, hidden=(8,))
-        config = config.replace(split="last")  # by their bytes other rows would be kept
+        config = config.replace(held_out="last")  # by their bytes other rows would be kept
         train.train(config, tmp_path / name, Place(Path(), False, "cpu", 1), "vae-train")
         runs.append(run_folder.load(tmp_path / name))
     elbo = [run.evaluation["figures"]["elbo"]["mean"] for run in runs]

@@ -173,7 +173,12 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
     _setting("--label", metavar="COLUMN", help="A table's column of classes, which is not trained on."),
     _setting("--normal", metavar="LABEL", help="Train on half of the rows with this label, and on no others."),
     _setting("--missing", type=click.Choice(MISSING), help="What to do with rows that lack a value."),
-    _setting("--split", type=click.Choice(SPLITS), help="Keep a tenth for testing by its hash, or the last one."),
+    click.option(
+        "--split",
+        "held_out",
+        type=click.Choice(SPLITS),
+        help="Keep for testing a tenth by its hash, or the last one.  [default: hash]",
+    ),
 )
 @section(
     "Networks",
@@ -236,7 +241,8 @@ def cli(
     if resume is not None:
         where = {"dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard"}
         if unfit := sorted(given - where - {"resume"}):
-            raise click.UsageError(f"a run keeps its settings: --resume goes without --{unfit[0].replace('_', '-')}")
+            options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+            raise click.UsageError(f"a run keeps its settings: --resume goes without {options[unfit[0]]}")
         from vae_train.train import resume as go_on
 
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)

@@ -44,7 +44,7 @@ class DataConfig:
     numbers. image_size (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such as
     4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; label: its column of classes.
     normal: the label of the rows to train on, half of them. missing: whether to "refuse" rows with a missing value or
-    to "drop" them. split: how rows are kept for testing, by their "hash", or the "last" tenth.
+    to "drop" them. held_out: how rows are kept for testing, by their "hash", or the "last" tenth.
     """
 
     dataset: str = "mnist"
@@ -55,7 +55,7 @@ class DataConfig:
     label: str | None = None
     normal: str | None = None
     missing: str = "refuse"
-    split: str = "hash"
+    held_out: str = "hash"
 
     def __post_init__(self) -> None:
         _check_sizes(("image_size", side) for side in self.image_size or ())
@@ -65,7 +65,7 @@ class DataConfig:
             raise ArgumentError("levels out of range", self.levels, f"give 1 to {FULL_SCALE}")
         if self.channels not in (None, 1, 3):
             raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
-        _check_choices(self, missing=MISSING, split=SPLITS)
+        _check_choices(self, missing=MISSING, held_out=SPLITS)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import bidirectional
 
 import numpy as np
@@ -19,12 +19,15 @@ from torch import Tensor
 
 from vae_runtime import outputs
 from vae_runtime.files import replacing
-from vae_runtime.observation import IMAGE
+from vae_runtime.observation import IMAGE, VECTOR
 from vae_train import pixels
 from vae_train.data import Data
 from vae_train.run_folder import Run, read_metrics
 from vae_train.state import Metrics
 from vae_train.vae import VAE
+
+if TYPE_CHECKING:
+    from vae_train.columns import Columns
 
 WIDTH = 800  # pixels of a grid, at most: a page shows it as it is
 TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and from minus to plus where
@@ -49,9 +52,10 @@ class Grids(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """All pictures of a run; grids are None where observations are no images."""
+    """All pictures of a run; grids are None where observations are no images, columns where they are no rows."""
 
     grids: Grids | None
+    columns: "Columns | None"
     latents: Picture
     kl: Picture
     curves: list[Picture]
@@ -65,12 +69,17 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
     every = math.ceil(len(observed) / _MAPPED)
     mu = torch.cat([vae.encoder(pixels.unit(some))[0] for some in observed[::every].split(_ENCODED)])
     noun = run.observation.noun
-    grids = None
+    grids = columns = None
+    if run.observation.kind == VECTOR:
+        from vae_train import columns as of_rows  # which draws with what is defined here
+
+        columns = of_rows.draw(vae, observations)
     if run.observation.kind == IMAGE:
         shown = reconstructions(vae, pixels.unit(observed[:32]))
         grids = Grids(samples(vae, 32), shown, *traversals(vae, kl, mu[0]))
     drawn = Pictures(
         grids,
+        columns,
         latents(mu.flatten(1).numpy(), observations.test_labels[::every].numpy(), observations.names, noun),
         _chart((5.5, 2.8), lambda axes: _kl(axes, kl, noun)),
         curves(read_metrics(folder), vae.latent_dim, noun),
@@ -79,6 +88,8 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
     files = {"latents": drawn.latents, "kl": drawn.kl, "curves": np.concatenate(rows)}
     if grids:
         files |= {"samples": grids.samples, "reconstructions": grids.reconstructions, "traversals": grids.traversals}
+    if columns:
+        files |= {"columns": columns.histograms, "correlations": columns.correlations}
     for name, picture in files.items():
         with replacing(folder / f"{name}.png") as file:
             file.write(outputs.png(picture, scale=1))
@@ -241,8 +252,13 @@ def _kl(axes: Axes, kl: list[float], noun: str) -> None:
 def _chart(size: tuple[float, float], onto: Callable[[Axes], None]) -> Picture:
     """What `onto` plots, at a size in inches."""
     figure = Figure(figsize=size, dpi=200, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     onto(figure.add_subplot())
+    return rendered(figure)
+
+
+def rendered(figure: Figure) -> Picture:
+    """The pixels of a figure."""
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # classes may have names in any script
         canvas.draw()  # type: ignore[no-untyped-call]

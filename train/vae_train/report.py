@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_runtime import outputs
 from vae_runtime.figures import plus_minus
@@ -17,6 +17,9 @@ from vae_train.evaluate import bits_per_dimension
 from vae_train.pictures import Picture
 from vae_train.run_folder import Run, read_metrics
 from vae_train.state import Metrics
+
+if TYPE_CHECKING:
+    from vae_train.columns import Columns
 
 PAGE = "report.html"
 _MOST_ROWS = 30  # of the table of epochs
@@ -87,7 +90,7 @@ def draw(folder: Path, run: Run, observations: Data) -> None:
         _headline(run, rows),
         _section("Signs of trouble", _trouble(run, rows, len(observations.train))),
         _section("Training", _charts(drawn.curves, run.observation.noun)),
-        *_grids(run, drawn.grids),
+        *(_columns(run, drawn.columns) if drawn.columns else _grids(run, drawn.grids)),
         _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
         _section("Test figures", _figures(run)),
@@ -109,6 +112,20 @@ def _grids(run: Run, grids: pictures.Grids | None) -> list[str]:
         _section("Samples", _grid(grids.samples, "Pairs: a draw x ~ p(x|z), and E[x|z], at z ~ p(z).")),
         _section("Reconstructions", _grid(grids.reconstructions, "Pairs: a test image, and E[x|z] at its mean mu.")),
         _section("Latent traversals", _traversals(run, grids)),
+    ]
+
+
+def _columns(run: Run, columns: "Columns") -> list[str]:
+    shown, all_ = columns.shown, run.observation.size
+    which = f"The first {shown} of {all_} columns" if shown < all_ else "Each column"
+    caption = (
+        f"{which}: test rows, and as many samples x ~ p(x|z) with z ~ p(z), in the columns' units; what lies beyond "
+        "the outer half percents of the test rows is left out."
+    )
+    same = "Where the two differ, the model has not learnt how columns move together."
+    return [
+        _section("Columns", _chart(columns.histograms, "Histograms of test rows and samples by column", caption)),
+        _section("Correlations", _chart(columns.correlations, "Correlations of test rows and of samples", same)),
     ]
 
 

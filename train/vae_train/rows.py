@@ -68,14 +68,14 @@ def prepared(
 
 def _test(config: Config, values: Doubles) -> NDArray[np.bool_]:
     """Which rows are kept for testing: bool [n]."""
-    if config.data.split == "last":
+    if config.data.held_out == "last":
         return np.arange(len(values)) >= len(values) - max(1, round(TEST_SHARE * len(values)))
     return in_test(values) if config.data.normal is None else in_test(values, _NORMAL_SHARE, config.optimiser.seed)
 
 
 def _how(config: Config) -> str:
     """How rows were split, in words."""
-    if config.data.split == "last":
+    if config.data.held_out == "last":
         return "the last tenth"
     if config.data.normal is None:
         return "a tenth, by the sha256 of the values"
