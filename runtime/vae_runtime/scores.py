@@ -64,22 +64,27 @@ class Scores:
         return math.sqrt(float(np.square(off).sum()) * different / (different - 1)) / len(self.elbo)
 
     def columns(self) -> dict[str, list[float]]:
-        """The figures that each one has, by name; beside a percentile `test_observations`, of how many it is.
+        """`figures` as Python's numbers, for JSON."""
+        return {name: column.tolist() for name, column in self.figures().items()}
+
+    def figures(self) -> dict[str, NDArray[Any]]:
+        """The figures that each one has, [n], by name; beside a percentile `test_observations`, of how many it is.
 
         What a column of rows contributes is called "log p(NAME)".
         """
         one_draw = bool(np.isnan(self.standard_error).all())
+        of = None if self.ranks is None else np.broadcast_to(self.ranks.observations, len(self.elbo))
         figures: dict[str, NDArray[Any] | None] = {
             "elbo": self.elbo,
             "standard_error": None if one_draw else self.standard_error,
             "reconstruction": self.reconstruction,
             "kl": self.kl,
             "percentile": self.percentile,
-            "test_observations": None if self.ranks is None else np.full(len(self.elbo), self.ranks.observations),
+            "test_observations": of,
             "bits_per_dimension": self.bits_per_dimension,
         }
-        named = {name: column.tolist() for name, column in figures.items() if column is not None}
-        return named | {f"log p({name})": column.tolist() for name, column in self.contributions.items()}
+        named = {name: column for name, column in figures.items() if column is not None}
+        return named | {f"log p({name})": column for name, column in self.contributions.items()}
 
 
 def score(
