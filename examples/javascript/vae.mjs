@@ -3,8 +3,8 @@
 // [n * D], n latents one of [n * latent_dim]. Every figure is in nats, computed in double precision from what the graphs return.
 
 export class VAE {
-  constructor(ort, contract, encoder, decoder) {
-    Object.assign(this, { ort, contract, encoder, decoder });
+  constructor(ort, contract, encoder, decoder, columns = []) {
+    Object.assign(this, { ort, contract, encoder, decoder, columns });
     this.likelihood = LIKELIHOODS[contract.likelihood.name];
     if (contract.format !== 2 || contract.prior.name !== "standard-normal" || !this.likelihood) {
       throw new Error(`bundle not understood: ${JSON.stringify(contract)}; use a newer release of this module`);
@@ -13,7 +13,7 @@ export class VAE {
 
   /** Load a bundle. `ort` is the onnxruntime package; `read(name)` promises a file of the bundle, as a Uint8Array. */
   static async load(ort, read) {
-    const { contract, files } = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
+    const { contract, files, preprocessing } = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
     const open = async (name) => {
       const bytes = await read(name);
       if ((await sha256(bytes)) !== files[name].sha256) {
@@ -22,7 +22,15 @@ export class VAE {
       }
       return ort.InferenceSession.create(bytes);
     };
-    return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"));
+    return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"), preprocessing?.columns);
+  }
+
+  /** Rows as they are measured, numbers [n * D] in the order of `columns`, as `encode` and `terms` take them. */
+  standardise(rows) {
+    return Float32Array.from(rows, (value, i) => {
+      const { mean, scale } = this.columns[i % this.columns.length] ?? { mean: 0, scale: 1 };
+      return (value - mean) / scale;
+    });
   }
 
   /** q(z|x) of each image: mu and logsigma, Float32Array [n * latent_dim] each. */
@@ -72,8 +80,11 @@ export const LIKELIHOODS = {
   },
   gaussian: {
     output: "loc",
-    logProb: (x, loc, { logsigma }) =>
-      sum(x, (pixel, i) => -0.5 * ((pixel - loc[i]) / Math.exp(logsigma)) ** 2 - logsigma - 0.5 * Math.log(2 * Math.PI)),
+    logProb: (x, loc, { logsigma, log_unit = 0 }) =>
+      sum(x, (value, i) => {
+        const [log, unit] = [logsigma, log_unit].map((setting) => ofColumn(setting, i, x.length));
+        return -0.5 * ((value - loc[i]) / Math.exp(log)) ** 2 - log - unit - 0.5 * Math.log(2 * Math.PI);
+      }),
   },
   "discretised-logistic": {
     output: "parameters", // all of an image's loc, then all of its log_scale
@@ -97,6 +108,11 @@ export async function noiseIndex(x, n) {
     index[i] = new DataView(await crypto.subtle.digest("SHA-256", bytes)).getBigUint64(0, true);
   }
   return index;
+}
+
+/** A setting of value i of n: one number for all, or one for each column. */
+function ofColumn(setting, i, n) {
+  return Array.isArray(setting) ? setting[Math.floor((i * setting.length) / n)] : setting;
 }
 
 /** log(F(pixel + 1/510) - F(pixel - 1/510)), F the logistic's distribution function; levels 0 and 255 have the tails. */
