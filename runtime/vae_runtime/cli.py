@@ -65,16 +65,24 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
 @click.option("-n", "number", type=click.IntRange(1, 2**63 - 1), default=16, show_default=True, help="How many.")
 @click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
 @click.option("--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The first of the seed.")
-@click.option("--mean", is_flag=True, help="Write E[x|z], smooth grey levels, instead of draws from p(x|z).")
+@click.option(
+    "--mean/--draws",
+    default=None,
+    help="Write E[x|z], or draws from p(x|z).  [default: draws; E[x|z] in a .png whose pixels are not binary]",
+)
 @_output("Grid, array or folder.  [default: samples.png, and the terminal]")
 @click.pass_obj
-def sample(options: Options, number: int, seed: int | None, start: int, mean: bool, output: Path | None) -> None:
+def sample(options: Options, number: int, seed: int | None, start: int, mean: bool | None, output: Path | None) -> None:
     """Draw observations from the model, x ~ p(x|z) with z ~ p(z)."""
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     show = output is None and sys.stdout.isatty()
     vae, output = _load_to_write(options, output, "samples", *_PICTURES)
     from vae_runtime import outputs
 
+    if mean is None:  # draws of every pixel beside each other look like noise
+        mean = output.suffix == ".png" and not vae.likelihood.binary
+        if mean:
+            click.echo("vae-infer: note: a picture shows E[x|z]; --draws draws each pixel from p(x|z) too", err=True)
     batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
     outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":

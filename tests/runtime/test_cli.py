@@ -439,7 +439,7 @@ def gaussian(forge: Forge) -> Path:
 
 @pytest.mark.parametrize(
     "call",
-    [["sample", "-o", "x.png"], ["sample", "-o", "x.npy"], ["reconstruct", "digits", "-o", "x.npy"], ["elbo", "digits"],
+    [["sample", "--draws", "-o", "x.png"], ["sample", "-o", "x.npy"], ["reconstruct", "digits", "-o", "x.npy"], ["elbo", "digits"],
      ["encode", "digits"], ["decode", "z.npy", "-o", "x"], ["interpolate", "digits/0.png", "digits/1.png"],
      ["traverse", "digits"], ["traverse"], ["bench", "--seconds", "0.01"], ["info"]],
     ids=" ".join,

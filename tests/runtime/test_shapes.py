@@ -242,6 +242,26 @@ def test_every_verb_takes_and_gives_rows(command, rows: Path):
     assert "rows                   6, gaussian likelihood" in about
 
 
+def test_pictures_of_colour_show_means_unless_draws_are_asked_for(
+    command, forge: Forge, tiny_bundle: Path, tmp_path: Path
+):
+    """Draws of every pixel look like noise; it is said, and arrays and folders hold draws as ever."""
+    folder = bundles.linear(forge, "logistic", (3, 4, 5))
+
+    def sampled(name: str, *options: str) -> tuple[bytes, str]:
+        call = ["--bundle", folder, "sample", "-n", 4, "--seed", 2, "-o", tmp_path / name, *options]
+        result = command(main, *call)
+        assert result.code == 0, result.err
+        return (tmp_path / name).read_bytes(), result.err
+
+    usual, note = sampled("a.png")
+    assert note == "vae-infer: note: a picture shows E[x|z]; --draws draws each pixel from p(x|z) too\n"
+    assert sampled("b.png", "--mean") == (usual, "")
+    assert sampled("c.png", "--draws")[0] != usual
+    assert sampled("a.npy") == sampled("b.npy", "--draws")
+    assert command(main, "--bundle", tiny_bundle, "sample", "-o", tmp_path / "d.png").err == ""
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
