@@ -119,12 +119,13 @@ def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[NDArra
 
 
 def _write_csv(file: IO[bytes], names: Sequence[str], batches: Iterable[NDArray[Any]]) -> None:
-    """Rows of as many digits as float32's steps of a usual column need, and some more."""
+    """Rows with all digits that their type has, so that they are read again as they were."""
     head = io.StringIO()
     csv.writer(head, lineterminator="\n").writerow(names)
     file.write(head.getvalue().encode())
     for batch in batches:
-        file.writelines((",".join(f"{value:.9g}" for value in row) + "\n").encode() for row in batch.tolist())
+        words = repr if batch.dtype == np.float64 else "{:.9g}".format
+        file.writelines((",".join(map(words, row)) + "\n").encode() for row in batch.tolist())
 
 
 def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floats], columns: int) -> None:

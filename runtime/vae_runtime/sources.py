@@ -223,13 +223,13 @@ def columns_of(table: Table, known: list[str], count: int) -> list[str]:
     Raises InputError, naming it, for one that is missing, or where there are more or fewer than `count`.
     """
     names = list(table.layout.names)
-    numbered = known in ([], [f"column {i}" for i in range(count)])
-    if not numbered:
+    if known and all(name in names for name in known):
+        return known
+    if known not in ([], [f"column {i}" for i in range(count)]):
         if not table.layout.header:
             raise InputError("table without a header", table.name, f"name its columns: {', '.join(known)[:200]}")
-        if missing := [name for name in known if name not in names]:
-            raise InputError(f"no column {missing[0]}", table.name, f"it has {', '.join(names)[:200]}")
-        return known
+        missing = next(name for name in known if name not in names)
+        raise InputError(f"no column {missing}", table.name, f"it has {', '.join(names)[:200]}")
     if len(names) != count:
         raise InputError(f"table of {len(names)} columns", table.name, f"this model takes {count}, which have no names")
     return names

@@ -20,6 +20,7 @@ from vae_runtime.errors import InputError
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in lower case
 _DELIMITERS = "\t;|,"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
+_DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _LOOKED_AT = 50  # lines, from which the layout is told
 _LINES = 4096  # parsed at once
 _SHOWN = 12  # columns in an error message
@@ -31,13 +32,14 @@ Doubles = NDArray[np.float64]
 class Layout:
     """How a table is written: the names of its columns, its delimiter, its decimal mark, and whether it has a header.
 
-    Columns without a header are called "column 0" and so on.
+    Columns without a header are called "column 0" and so on; `unnamed` are those for which the header has no word.
     """
 
     names: tuple[str, ...]
     delimiter: str
     decimal: str
     header: bool
+    unnamed: tuple[str, ...] = ()
 
 
 class Block(NamedTuple):
@@ -83,15 +85,14 @@ class Table:
         names = self.layout.names
         with self._lines() as lines:
             some = list(islice(lines, int(self.layout.header), _LOOKED_AT))
-        rows = [row for row in csv.reader(some, delimiter=self.layout.delimiter) if len(row) == len(names)]
+        rows = [row for row in self._records(some) if len(row) == len(names)]
         return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
     def texts(self, column: str) -> list[str]:
         """A column as it is written."""
         index, header = self._index(column), int(self.layout.header)
         with self._lines() as lines:
-            rows = csv.reader(islice(lines, header, None), delimiter=self.layout.delimiter)
-            return [row[index].strip() for row in rows if row]
+            return [row[index].strip() for row in self._records(islice(lines, header, None)) if row]
 
     def _index(self, column: str) -> int:
         names = self.layout.names
@@ -106,6 +107,8 @@ class Table:
         if any(line.count(self.layout.delimiter) != delimiters or line.isspace() for line in lines):
             return None
         if self.layout.decimal == ",":
+            if any("." in line for line in lines):
+                return None
             lines = [line.replace(",", ".") for line in lines]
         try:
             with warnings.catch_warnings():
@@ -120,7 +123,7 @@ class Table:
     def _slow(self, lines: list[str], wanted: list[int], row: int, first: int, drop_missing: bool) -> Block:
         """The same, field by field: quotes, missing values, and words on what is wrong. first: lines above row 0."""
         rows, kept = [], []
-        for i, fields in enumerate(csv.reader(lines, delimiter=self.layout.delimiter), start=row):
+        for i, fields in enumerate(self._records(lines), start=row):
             where = f"{self.name}, row {i} (line {first + i + 1})"
             if len(fields) != len(self.layout.names):
                 expected = f"{len(self.layout.names)} fields, as above, or in quotes"
@@ -129,7 +132,7 @@ class Table:
             missing = [index for index, number in zip(wanted, numbers, strict=True) if math.isnan(number)]
             if missing and not drop_missing:
                 which = f"{where}, column {self.layout.names[missing[0]]}"
-                raise InputError("missing value", which, "fill it in, or add --missing drop")
+                raise InputError("missing value", which, "fill it in, or leave such rows out: --missing drop trains so")
             if not missing:
                 rows.append(numbers)
                 kept.append(i)
@@ -139,9 +142,22 @@ class Table:
         if text.strip().lower() in MISSING:
             return math.nan
         try:
-            return float(text.replace(",", ".") if self.layout.decimal == "," else text)
+            if self.layout.decimal == ",":
+                if "." in text:
+                    raise ValueError("a thousands separator, or another decimal mark than elsewhere")
+                text = text.replace(",", ".")
+            return float(text)
         except ValueError:
             raise InputError(f"no number: {text.strip()[:40]!r}", where, "give one, or name other columns") from None
+
+    def _records(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """The fields of each line. Raises InputError where a line break stands in quotes: rows are lines here."""
+        reader = csv.reader(lines, delimiter=self.layout.delimiter)
+        for number, fields in enumerate(reader, start=1):
+            if reader.line_num != number:
+                which = f"{self.name}, in the field that begins {fields[-1][:20]!r}"
+                raise InputError("line break within quotes", which, "take it out")
+            yield fields
 
     @contextmanager
     def _lines(self) -> "Iterator[Iterator[str]]":
@@ -175,13 +191,15 @@ def _layout(lines: list[str], name: str) -> Layout:
     delimiter = next((mark for mark in _DELIMITERS if _is_delimiter(mark, lines)), ",")
     fields = list(csv.reader(lines, delimiter=delimiter))
     below = [field for row in fields[1:] or fields for field in row]
-    decimal = "," if delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, below)) else "."
+    commas, points = (any(map(mark.fullmatch, below)) for mark in (_DECIMAL_COMMA, _DECIMAL_POINT))
+    decimal = "," if delimiter != "," and (commas or (delimiter == ";" and not points)) else "."
     names = [field.strip() for field in fields[0]]
-    header = any(not is_number(field, decimal) for field in names)
+    header = any(not field or not is_number(field, decimal) for field in names)
     if header and (several := sorted({field for field in names if field and names.count(field) > 1})):
         raise InputError(f"column {several[0]} comes twice", name, "give each column a name of its own")
-    taken = (field if header and field else f"column {i}" for i, field in enumerate(names))
-    return Layout(tuple(taken), delimiter, decimal, header)
+    taken = tuple(field if header and field else f"column {i}" for i, field in enumerate(names))
+    unnamed = tuple(f"column {i}" for i, field in enumerate(names) if header and not field)
+    return Layout(taken, delimiter, decimal, header, unnamed)
 
 
 def _is_delimiter(mark: str, lines: list[str]) -> bool:
@@ -192,6 +210,7 @@ def _is_delimiter(mark: str, lines: list[str]) -> bool:
 
 def is_number(text: str, decimal: str) -> bool:
     """Whether a field may be a value of a column of numbers, be it a missing one."""
+    text = text.strip()
     try:
         float(text.replace(",", ".") if decimal == "," else text)
     except ValueError:

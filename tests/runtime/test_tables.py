@@ -82,6 +82,18 @@ def test_blocks_are_the_whole_as_numpy_reads_it(tmp_path: Path):
     assert len(blocks) > 1
 
 
+def test_a_header_without_words_for_a_column_is_one():
+    """As pandas writes an index beside columns of numbers."""
+    assert table(",0,1\n0,5.5,6\n").layout.names == ("column 0", "0", "1")
+    assert table(",0,1\n0,5.5,6\n").layout.unnamed == ("column 0",)
+
+
+def test_a_decimal_comma_may_come_late():
+    """Where the delimiter is a semicolon, whole numbers may come first."""
+    text = "a;b\n" + "1;2\n" * 60 + "4,5;3\n"
+    assert values(text, "a")[-1] == [4.5]
+
+
 def test_text_beside_the_numbers_is_left_alone():
     """Names, dates and quoted commas in other columns, and their fields as they are written."""
     text = 'when,what,x\n2024-01-02,"a, b",1\n2024-01-03,c,2\n'
@@ -94,7 +106,7 @@ def test_text_beside_the_numbers_is_left_alone():
 def test_missing_values_are_refused_or_dropped(missing: str):
     """By row, line and column; or such rows are left out, and the others keep their numbers."""
     text = f"a,b\n1,2\n3,{missing}\n5,6\n"
-    with pytest.raises(InputError, match=r"missing value: t\.csv, row 1 \(line 3\), column b; fill it in, or add"):
+    with pytest.raises(InputError, match=r"missing value: t\.csv, row 1 \(line 3\), column b; fill it in, or leave"):
         values(text)
     assert values(text, drop=True) == [[1.0, 2.0], [5.0, 6.0]]
     assert [block.rows.tolist() for block in table(text).blocks(["a", "b"], True)] == [[0, 2]]
@@ -110,6 +122,8 @@ def test_missing_values_are_refused_or_dropped(missing: str):
         ("a,b\n1,2\n\n3,4\n", "line of 0 fields: t.csv, row 1 (line 3); "),
         ("a,b,a\n1,2,3\n", "column a comes twice: t.csv; "),
         ("", "empty table: t.csv; "),
+        ('a,b\n1,"x\ny"\n3,4\n', "line break within quotes: t.csv, "),
+        ("a;b\n1,5;1.000\n", "no number: '1.000': t.csv, row 0 (line 2), column b; "),
         (b"\x89PNG\r\n\x1a\n\0\0", "not a table or array: t.csv; "),
     ],
 )
@@ -173,6 +187,7 @@ def test_the_command_reads_and_writes_tables(command, rows: Path):
     assert command(main, "--bundle", rows, "reconstruct", "samples.csv").code == 0
     both = list(csv.DictReader(io.StringIO(Path("reconstructions.csv").read_text())))
     assert list(both[0]) == [*NAMES, *(f"{name} reconstructed" for name in NAMES)]
+    np.testing.assert_array_equal([[float(row[name]) for name in NAMES] for row in both], vae.sample(4, 3))
     np.save("x.npy", measured())
     assert command(main, "--bundle", rows, "elbo", "x.npy", "--format", "csv").out.replace("x.npy", "readings.csv") \
         == printed.out  # fmt: skip

@@ -91,7 +91,7 @@ def test_half_of_the_normal_rows_are_trained_on(table: Path) -> None:
     np.testing.assert_allclose(restored(rows), normal[~test], rtol=1e-6)
     np.testing.assert_allclose(restored(rows, "test"), normal[test], rtol=1e-6)
     assert 200 < len(rows.train) < 340
-    assert said == ["60 rows with another label than fine are left out; half of the 540 are trained on"]
+    assert said == ["60 rows with another label than fine are left out; 540 have it"]
     other, _ = load(table, label="state", normal="fine", columns=("temp", "pressure", "load"), seed=1)
     assert not np.array_equal(other.train[:9], rows.train[:9])
     assert rows.preprocessing["split"] == "half of the rows of state fine, by the sha256 of the values and seed 0"
@@ -129,6 +129,8 @@ def test_rows_with_a_missing_value_are_refused_or_dropped(tmp_path: Path, table:
         ({"likelihood": "bernoulli", "columns": ("temp",)}, "values other than 0 and 1 under a Bernoulli likelihood: "),
         ({"likelihood": "discretised-logistic"}, "discretised-logistic is a likelihood of 8-bit levels, "),
         ({"image_size": (8, 8)}, "a table has no images: "),
+        ({"columns": ("temp", "state"), "label": "state"}, "a column twice: "),
+        ({"columns": ("temp", "temp")}, "a column twice: "),
     ],
 )
 def test_what_does_not_go_with_the_table_is_refused(table: Path, settings: dict[str, Any], words: str) -> None:
@@ -136,7 +138,7 @@ def test_what_does_not_go_with_the_table_is_refused(table: Path, settings: dict[
     with pytest.raises((InputError, ArgumentError)) as caught:
         load(table, **settings)
     assert str(caught.value).startswith(words)
-    assert "readings.csv" in str(caught.value)
+    assert "readings.csv" in str(caught.value) or words.startswith("a column twice")
 
 
 def test_a_row_has_on_the_device_the_score_that_training_gave_it(table: Path, tmp_path: Path) -> None:
@@ -190,3 +192,34 @@ def test_real_tables_train_without_a_network(tmp_path: Path, name: str) -> None:
     mean, spread = bunch.data[~test].mean(axis=0), bunch.data[~test].std(axis=0)
     terms = -0.5 * ((bunch.data[test] - mean) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
     assert run.evaluation["figures"]["elbo"]["mean"] > terms.sum(axis=1).mean() + 1
+
+
+def test_settings_of_tables_are_refused_elsewhere(tmp_path: Path, digits_root: Path) -> None:
+    """Rather than left aside: a named set, and an array for what it cannot have."""
+    for settings in ({"columns": ("a",)}, {"label": "y"}, {"normal": "3"}, {"missing": "drop"}, {"held_out": "last"}):
+        config = PRESETS["tutorial"].replace(dataset="digits", **settings)
+        with pytest.raises(ArgumentError, match="is for tables: digits; leave it out"):
+            data.load(config, digits_root)
+    np.save(tmp_path / "a.npy", readings())
+    with pytest.raises(ArgumentError, match="--columns is for tables"):
+        load(tmp_path / "a.npy", columns=("a",))
+    rows, _ = load(tmp_path / "a.npy", held_out="last")
+    np.testing.assert_allclose(restored(rows, "test"), readings()[540:], rtol=1e-6)
+
+
+def test_labels_that_are_numbers_are_one_however_written(tmp_path: Path) -> None:
+    """0, 0.0 and 0.00 are one class, and may be named so; an index that pandas wrote is left out."""
+    lines = [f"{i},{x},{y},{'0.0' if i % 2 else '0' if i % 4 else '1.0'}" for i, (x, y, _) in enumerate(readings(400))]
+    (tmp_path / "t.csv").write_text("\n".join([",a,b,label", *lines]))
+    rows, said = load(tmp_path / "t.csv", label="label", normal="0.00")
+    assert said[0] == "a column of no name is left out: column 0; --columns names those to train on"
+    assert said[1] == "100 rows with another label than 0.00 are left out; 300 have it"
+    assert (names(rows), rows.names) == (["a", "b"], ["0"])
+
+
+def test_spreads_that_no_number_can_have_are_refused(tmp_path: Path) -> None:
+    """By the column's name, before a training that could only diverge."""
+    for scale in (1e-300, 1e300):
+        np.savetxt(tmp_path / "t.csv", readings() * [scale, 1, 1], delimiter=",", header="a,b,c", comments="")
+        with pytest.raises(InputError, match=r"a spread of .*: column a; give it in another unit"):
+            load(tmp_path / "t.csv")

@@ -16,7 +16,7 @@ from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import VECTOR, Observation
 from vae_train import levels, rows
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, split
+from vae_train.data import Data, refuse_options, split
 
 
 def observation(data: DataConfig) -> Observation:
@@ -53,6 +53,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
+    refuse_options(config.data, ("normal", "held_out") if kind.kind == VECTOR else ())
     if kind.kind == VECTOR:
         name, values = array_files.read_array(config.data.dataset, "x")
         vectors.check(values.dtype, name)
@@ -84,4 +85,4 @@ def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None
     if y.shape != (observations,):
         todo = f"give one for each of its {observations:,} {noun}s"
         raise InputError(f"labels y of shape {list(y.shape)}", path, todo)
-    return y.astype(str)
+    return np.array([rows.as_label(label) for label in y.astype(str).tolist()])

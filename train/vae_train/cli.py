@@ -88,7 +88,7 @@ def _setting(name: str, *, help: str, **attributes: Any) -> Callable[[Any], Any]
     setting = name[2:].replace("-", "_")
     values = {getattr(getattr(preset, PART_OF[setting]), setting) for preset in PRESETS.values()}
     default = values.pop() if len(values) == 1 else "of the preset"
-    return click.option(name, help=f"{help}  [default: {default}]", **attributes)
+    return click.option(name, help=help if default is None else f"{help}  [default: {default}]", **attributes)
 
 
 def _sides(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:

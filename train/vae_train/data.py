@@ -83,6 +83,7 @@ def load(
 
     path = Path(config.data.dataset)
     if config.data.dataset in DATASETS:
+        refuse_options(config.data)
         from vae_train import named_sets  # torchvision takes seconds
 
         return named_sets.load(config.data, root, download)
@@ -90,6 +91,7 @@ def load(
         todo = f"name {', '.join(DATASETS)}, a folder of images, a table or an array"
         raise InputError("data not found", config.data.dataset or "an empty name", todo)
     if path.is_dir():
+        refuse_options(config.data)
         return folders.load(config, warn, say)
     return tables.load(config, say) if tables.is_table(path) else arrays.load(config, warn, say)
 
@@ -102,6 +104,15 @@ def observation(data: DataConfig) -> Observation:
     if path.is_dir():
         return folders.observation(data)
     return tables.observation(data) if tables.is_table(path) else arrays.observation(data)
+
+
+def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:
+    """Raise ArgumentError where a setting for tables was given, `but` for these."""
+    usual = DataConfig()
+    for name in ("columns", "label", "normal", "missing", "held_out"):
+        if name not in but and getattr(data, name) != getattr(usual, name):
+            option = "--split" if name == "held_out" else f"--{name}"
+            raise ArgumentError(f"{option} is for tables", data.dataset, "leave it out")
 
 
 def look(data: DataConfig) -> tuple[Observation, int]:

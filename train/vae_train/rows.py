@@ -83,18 +83,26 @@ def _how(config: Config) -> str:
     return f"half of the rows of {of}, by the sha256 of the values and seed {config.optimiser.seed}"
 
 
+def as_label(text: str) -> str:
+    """A label as it is written, but of a number its shortest form."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
 def _normal(
     values: Doubles, labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]
 ) -> tuple[Doubles, NDArray[np.str_]]:
     """The rows of a label, and their labels. Raises InputError where no row has it."""
     if labels is None:
         raise ArgumentError("--normal without labels", name, "name their column with --label")
-    which = labels == normal
+    which = labels == as_label(normal)
     if not which.any():
         found = ", ".join(np.unique(labels).tolist()[:9])
         raise InputError(f"no row is labelled {normal}", name, f"name one of its labels: {found}")
     if odd := int(len(labels) - which.sum()):
-        say(f"{odd:,} rows with another label than {normal} are left out; half of the {which.sum():,} are trained on")
+        say(f"{odd:,} rows with another label than {normal} are left out; {which.sum():,} have it")
     return values[which], labels[which]
 
 
@@ -113,7 +121,13 @@ def _alive(
 
 def _column(name: str, values: Doubles, scaled: bool) -> Column:
     """A column with the mean and the spread of these values of it; with 0 and 1 where values are not scaled."""
-    return Column(name, float(values.mean()), float(values.std())) if scaled else Column(name)
+    if not scaled:
+        return Column(name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, spread = float(values.mean()), float(values.std())
+    if not 1e-150 < spread < 1e150:
+        raise InputError(f"a spread of {spread:.0e}", f"column {name}", "give it in another unit, or leave it out")
+    return Column(name, mean, spread)
 
 
 def _standardised(
@@ -126,6 +140,9 @@ def _standardised(
     for start in range(0, len(rows), _AT_A_TIME):
         some = rows[start : start + _AT_A_TIME]
         x[start : start + len(some)] = scaling.standardise(values[some][:, alive])
+    if len(bad := np.argwhere(~np.isfinite(x))):
+        which = f"column {columns[bad[0, 1]].name}, {values[rows[bad[0, 0]], alive[bad[0, 1]]]:g}"
+        raise InputError("value too far from all others", which, "clean the data, or leave that row out")
     return x
 
 

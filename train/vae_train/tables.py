@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime.array_files import opener, reading
+from vae_runtime.array_files import header, opener, reading
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
 from vae_runtime.tables import Table, is_number
@@ -27,7 +27,9 @@ def observation(data: DataConfig) -> Observation:
 
 def count(data: DataConfig) -> int:
     """About how many rows of a table are trained on."""
-    return len(_open(data)) // (1 if data.normal is None else 2)
+    table = _open(data)
+    with reading(table.name, _TODO):
+        return len(table) // (1 if data.normal is None else 2)
 
 
 def load(config: Config, say: Callable[[str], None]) -> Data:
@@ -47,14 +49,16 @@ def load(config: Config, say: Callable[[str], None]) -> Data:
             n = len(block.rows)
             values[count : count + n], kept[count : count + n] = block.values, block.rows
             count += n
-        labels = None if data.label is None else np.array(table.texts(data.label))[kept[:count]]
+        labels = None if data.label is None else labels_of(table, data.label)[kept[:count]]
+    if not count:
+        raise InputError("no row has all values", table.name, "name columns that have them with --columns")
     if count < len(table):
         say(f"{len(table) - count:,} of {len(table):,} rows have a missing value and are left out")
-    values = values[:count]
+    values = values[:count] + 0.0  # 0.0 for -0.0: equal rows are equal bytes
     if len(bad := np.argwhere(~np.isfinite(values))):
         row, column = bad[0].tolist()
         raise InputError("infinite value", f"{table.name}[{kept[row]}], column {columns[column]}", "clean the data")
-    return rows.prepared(config, table.name, columns, values, _as_typed(labels), say)
+    return rows.prepared(config, table.name, columns, values, labels, say)
 
 
 def _open(data: DataConfig) -> Table:
@@ -76,9 +80,16 @@ def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[
         if name not in names:
             raise InputError(f"no column {name}", table.name, f"it has {', '.join(names)[:200]}")
     if data.columns:
+        if len(set(data.columns)) < len(data.columns) or data.label in data.columns:
+            raise ArgumentError("a column twice", ", ".join(data.columns), "name each once in --columns, and no label")
         return list(data.columns)
-    kinds = {name: _kind(name, texts, table.layout.decimal) for name, texts in table.first().items()}
-    for kind in ("text", "time"):
+    if table.layout.header and (numbers := [name for name in names if is_number(name, table.layout.decimal)]):
+        say(f"the first line is taken as the header, though it holds {numbers[0]}; give the table one if it has none")
+    with reading(table.name, _TODO):
+        first = table.first()
+    kinds = {name: _kind(name, texts, table.layout.decimal) for name, texts in first.items()}
+    kinds |= dict.fromkeys(table.layout.unnamed, "no name")
+    for kind in ("text", "time", "no name"):
         if left := [name for name in names if kinds[name] == kind and name != data.label]:
             are = f"columns of {kind} are left out" if len(left) > 1 else f"a column of {kind} is left out"
             say(f"{are}: {', '.join(left)}; --columns names those to train on")
@@ -105,15 +116,14 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def _as_typed(labels: NDArray[np.str_] | None) -> NDArray[np.str_] | None:
-    """Labels without the quotes and the zeros behind a point that a program may have added: 0.0 is 0."""
-    if labels is None:
-        return None
-    return np.array([label.removesuffix(".0") for label in labels.tolist()])
+def labels_of(table: Table, column: str) -> NDArray[np.str_]:
+    """The label of each row; of numbers the shortest form, so that 0, 0.0 and 0.00 are one."""
+    return np.array([rows.as_label(text) for text in table.texts(column)])
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file holds a table: text, and no array."""
+    """Whether a file holds a table: text, gzipped or not, and no array."""
+    if path.suffix in (".npy", ".npz"):
+        return False
     with reading(str(path), _TODO), path.open("rb") as file:
-        start = file.read(4)
-    return not start.startswith((b"\x93NUM", b"PK\x03\x04", b"\0\0\x08")) and path.suffix not in (".npy", ".npz")
+        return header(file) is None
