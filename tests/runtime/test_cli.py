@@ -441,7 +441,8 @@ def gaussian(forge: Forge) -> Path:
     "call",
     [["sample", "--draws", "-o", "x.png"], ["sample", "-o", "x.npy"], ["reconstruct", "digits", "-o", "x.npy"],
      ["elbo", "digits"], ["encode", "digits"], ["decode", "z.npy", "-o", "x"],
-     ["interpolate", "digits/0.png", "digits/1.png"], ["traverse", "digits"], ["traverse"], ["bench", "--seconds", "0.01"], ["info"]],
+     ["interpolate", "digits/0.png", "digits/1.png"], ["traverse", "digits"],
+     ["traverse"], ["bench", "--seconds", "0.01"], ["info"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_verb_works_under_a_gaussian_likelihood(command, digits: Path, gaussian: Path, call: list[str]):
