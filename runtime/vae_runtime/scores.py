@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import likelihoods, noise
-from vae_runtime.draws import Floats, Nats
+from vae_runtime.draws import Floats, Nats, no_terms
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.observation import VECTOR
 from vae_runtime.ranks import Ranks
@@ -129,13 +129,14 @@ def score(
         return figures, terms.kl_per_dimension, noise.index(standardised), changed
 
     figures, index, changed = array("d"), array("Q"), 0
-    of_none = vae.terms(np.zeros((0, *vae.observation.shape), np.float32)).kl_per_dimension
-    kl: Nats | None = None if of_none is None else of_none.sum(axis=0)
+    of_none = no_terms(vae.prior).kl_per_dimension
+    kl = None if of_none is None else of_none.sum(axis=0)  # zeros
     for part, kl_of_part, index_of_part, changed_of_part in ordered_map(vae.threads, work, pieces()):
         figures.frombytes(part.tobytes())
         index.frombytes(index_of_part.tobytes())
-        for row in () if kl_of_part is None else kl_of_part:  # one after the other, so that no bit depends on the parts
-            kl = row if kl is None else kl + row
+        if kl is not None and kl_of_part is not None:
+            for row in kl_of_part:  # one after the other, so that no bit depends on the parts
+                kl += row
         changed += changed_of_part
     columns = vae.names if by_column else []
     elbo, error, reconstruction, kl_of_each, *of_columns = np.frombuffer(figures).reshape(-1, 4 + len(columns)).T

@@ -73,11 +73,11 @@ class Table:
         """
         wanted = [self._index(column) for column in columns]
         with self._lines() as lines:
-            first = len(list(islice(lines, int(self.layout.header))))
+            below = islice(lines, int(self.layout.header), None)
             row = 0
-            while some := list(islice(lines, _LINES)):
+            while some := list(islice(below, _LINES)):
                 block = self._fast(some, wanted, row)
-                yield block if block is not None else self._slow(some, wanted, row, first, drop_missing)
+                yield block if block is not None else self._slow(some, wanted, row, drop_missing)
                 row += len(some)
 
     def first(self) -> dict[str, list[str]]:
@@ -120,11 +120,11 @@ class Table:
             return None
         return Block(np.arange(row, row + len(values)), values)
 
-    def _slow(self, lines: list[str], wanted: list[int], row: int, first: int, drop_missing: bool) -> Block:
-        """The same, field by field: quotes, missing values, and words on what is wrong. first: lines above row 0."""
+    def _slow(self, lines: list[str], wanted: list[int], row: int, drop_missing: bool) -> Block:
+        """The same, field by field: quotes, missing values, and words on what is wrong."""
         rows, kept = [], []
         for i, fields in enumerate(self._records(lines), start=row):
-            where = f"{self.name}, row {i} (line {first + i + 1})"
+            where = f"{self.name}, row {i} (line {self.layout.header + i + 1})"
             if len(fields) != len(self.layout.names):
                 expected = f"{len(self.layout.names)} fields, as above, or in quotes"
                 raise InputError(f"line of {len(fields)} fields", where, f"give {expected}")

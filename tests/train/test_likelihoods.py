@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,8 @@ def independent_log_prob(likelihood: Likelihood, x: Tensor, parameters: Tensor) 
 
 def twin(likelihood: Likelihood) -> Any:
     """The runtime's likelihood of the same contract, as it comes out of a manifest."""
-    named = json.loads(json.dumps(likelihood.contract()))
-    return numpy_likelihoods.make(Named(named.pop("name"), named), Observation.image((3, 5, 4)))
+    named = json.loads(json.dumps(asdict(likelihood.contract())))
+    return numpy_likelihoods.make(Named(**named), Observation.image((3, 5, 4)))
 
 
 @every_likelihood

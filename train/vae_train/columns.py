@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from vae_runtime import records
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.vectors import Scaling
 from vae_train import pixels
 from vae_train.data import Data
 from vae_train.pictures import Picture, rendered
@@ -36,15 +39,14 @@ class Columns(NamedTuple):
 @torch.no_grad()
 def draw(vae: VAE, observations: Data) -> Columns:
     """The pictures of a VAE of rows, beside as many samples x ~ p(x|z), z ~ p(z), as there are test rows, in units."""
-    columns = observations.preprocessing.get("columns") or [{} for _ in range(observations.observation.shape[0])]
-    names = [str(column.get("name", f"column {i}")) for i, column in enumerate(columns)]
-    mean = np.array([column.get("mean", 0.0) for column in columns])
-    scale = np.array([column.get("scale", 1.0) for column in columns])
+    columns = records.parse(Preprocessing, observations.preprocessing).columns
+    names, scaling = [column.name for column in columns], Scaling.of(columns, observations.observation)
+    assert scaling is not None  # data of rows have columns, if of mean 0 and scale 1
     test = pixels.unit(observations.test)[:_MOST_SAMPLES]
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         drawn = vae.sample(len(test))
-    measured, sampled = (x.double().numpy() * scale + mean for x in (test, drawn))
+    measured, sampled = (scaling.restore(x.numpy()) for x in (test, drawn))
     return Columns(
         histograms(names, measured, sampled), correlations(names, measured, sampled), min(MOST_SHOWN, len(names))
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,8 +79,6 @@ def load(
     warn is told what is left out or lost, say what was changed. Raises InputError when files are missing and cannot be
     had, or are damaged; ArgumentError where they do not go with the settings.
     """
-    from vae_train import arrays, folders, tables  # which return what is defined here
-
     path = Path(config.data.dataset)
     if config.data.dataset in DATASETS:
         refuse_options(config.data)
@@ -90,20 +88,29 @@ def load(
     if not config.data.dataset or not path.exists():
         todo = f"name {', '.join(DATASETS)}, a folder of images, a table or an array"
         raise InputError("data not found", config.data.dataset or "an empty name", todo)
+    return _source(path).load(config, warn, say)
+
+
+class _Source(Protocol):
+    """A module that reads a person's own data."""
+
+    def observation(self, data: DataConfig) -> Observation: ...
+    def count(self, data: DataConfig) -> int: ...
+    def load(self, config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data: ...
+
+
+def _source(path: Path) -> _Source:
+    """What reads the person's own data at this path."""
+    from vae_train import arrays, folders, tables  # which return what is defined here
+
     if path.is_dir():
-        refuse_options(config.data)
-        return folders.load(config, warn, say)
-    return tables.load(config, say) if tables.is_table(path) else arrays.load(config, warn, say)
+        return folders
+    return tables if tables.is_table(path) else arrays
 
 
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a person's own observations, told without reading them all. Raises what `load` does."""
-    from vae_train import arrays, folders, tables
-
-    path = Path(data.dataset)
-    if path.is_dir():
-        return folders.observation(data)
-    return tables.observation(data) if tables.is_table(path) else arrays.observation(data)
+    return _source(Path(data.dataset)).observation(data)
 
 
 def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:
@@ -120,13 +127,8 @@ def look(data: DataConfig) -> tuple[Observation, int]:
 
     A folder's images are not counted: 0. Raises what `load` does.
     """
-    from vae_train import arrays, tables
-
-    path = Path(data.dataset)
-    kind = observation(data)
-    if path.is_dir():
-        return kind, 0
-    return kind, tables.count(data) if tables.is_table(path) else arrays.count(data)
+    source = _source(Path(data.dataset))
+    return source.observation(data), source.count(data)
 
 
 def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:

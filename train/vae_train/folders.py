@@ -14,7 +14,7 @@ from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import Observation
 from vae_train import levels
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, split
+from vae_train.data import Data, refuse_options, split
 from vae_train.levels import Pixels
 
 DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
@@ -25,12 +25,18 @@ def observation(data: DataConfig) -> Observation:
     return Observation.image((data.channels or DEFAULT_CHANNELS, *(data.image_size or (DEFAULT_SIZE, DEFAULT_SIZE))))
 
 
+def count(data: DataConfig) -> int:
+    """0: images are not counted before they are read."""
+    return 0
+
+
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
     """The images in the folder that `config.data` names, and in the folders inside.
 
     `warn` is told which files could not be read, and what is lost, `say` how many images were fitted. The name of the
     first folder inside is an image's class. Raises InputError where none can be read, or they are too few.
     """
+    refuse_options(config.data)
     kind, full_scale = observation(config.data), config.data.levels
     path = Path(config.data.dataset)
     everything = sorted(sources.walk(path))

@@ -5,13 +5,13 @@ has two of them they are stacked along the first axis of the shape, [..., batch,
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_runtime.manifest import Named
 from vae_runtime.observation import Shape
 
 _HALF_BIN = 1 / 510
@@ -55,9 +55,9 @@ class Likelihood(nn.Module):
         """Parameters of the best constant observation, from the values' mean and std, both of its shape."""
         raise NotImplementedError
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> Named:
         """What a bundle says of it."""
-        return {"name": self.name}
+        return Named(self.name)
 
 
 class Bernoulli(Likelihood):
@@ -126,11 +126,11 @@ class Gaussian(Likelihood):
             self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
         return mean
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> Named:
         """With the learned sigma."""
         named = {"logsigma": self._bounded} | ({"log_unit": self.log_unit} if self.log_unit.any() else {})
         listed = {name: values.flatten().tolist() if values.ndim else values.item() for name, values in named.items()}
-        return {"name": self.name, **listed}
+        return Named(self.name, listed)
 
     @property
     def _bounded(self) -> Tensor:

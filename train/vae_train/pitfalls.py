@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vae_runtime import noise
 from vae_runtime import prior as priors
-from vae_runtime.manifest import Named
 from vae_runtime.observation import Shape
 from vae_train import fingerprint, networks
 from vae_train.config import Config
@@ -48,7 +47,7 @@ def signs(vae: VAE, shape: Shape) -> Found:
     found, rows = {}, np.arange(_ROWS)
     with evaluating(vae):
         if vae.likelihood.binary:
-            z = torch.from_numpy(priors.make(Named(vae.prior.name), vae.latent_shape).sample(0, rows))
+            z = torch.from_numpy(priors.make(vae.prior.contract(), vae.latent_shape).sample(0, rows))
             theta = torch.cat([vae.decoder(factor * z) for factor in _FACTORS])
             if theta.min() >= 0 and theta.max() <= 1 and theta.min() < theta.max():
                 found["likelihood"] = f"the decoder's outputs are in [0, 1] for any z, as a sigmoid's; {LOGITS}"

@@ -4,11 +4,11 @@ A latent z has the `shape` of its prior: arrays of them are [batch, *shape], or 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vae_runtime.manifest import Named
 from vae_runtime.observation import Shape
 
 
@@ -21,9 +21,9 @@ class StandardNormal(nn.Module):
         super().__init__()
         self.shape = shape
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> Named:
         """What a bundle says of it."""
-        return {"name": self.name}
+        return Named(self.name)
 
     def sample(self, num_samples: int, like: Tensor) -> Tensor:
         """z ~ p(z), [num_samples, *shape], of the type of `like` and on its device."""

@@ -32,8 +32,10 @@ def count(data: DataConfig) -> int:
         return len(table) // (1 if data.normal is None else 2)
 
 
-def load(config: Config, say: Callable[[str], None]) -> Data:
+def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
     """The rows of the table that `config.data` names; `say` is told of columns and rows that are left out.
+
+    Nothing is lost that `warn` would be told.
 
     Raises InputError where a value is missing or no number, and for too few rows; ArgumentError where settings do not
     go with the table.
