@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # which a folder may hold; a file that is named may be called anything
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
 _LEVELS = ("uint8", "uint16")
@@ -59,7 +60,8 @@ class Observations:
         self.observation, self.preprocessing = observation, preprocessing
         self._columns = [column.name for column in preprocessing.columns]
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self._files = [_examine(path, observation, self._columns) for source in sources for path in _paths(source)]
+        paths = (path for source in sources for path in _paths(source, observation))
+        self._files = [_examine(path, observation, self._columns) for path in paths]
         if not self._files:
             named = "image files, folders or arrays" if observation.kind == IMAGE else "tables or arrays"
             raise InputError(f"no {observation.noun}s", "none named", f"name {named}")
@@ -147,8 +149,8 @@ class _File:
     table: Table | None = None
 
 
-def _paths(source: Source) -> Iterable[str | bytes]:
-    """The files behind a source: a folder stands for the images in it and in the folders inside, as in training.
+def _paths(source: Source, observation: Observation) -> Iterable[str | bytes]:
+    """The files behind a source: a folder stands for the images or tables in it, as in training.
 
     A pattern stands for its matches; both are sorted by name.
     """
@@ -159,9 +161,10 @@ def _paths(source: Source) -> Iterable[str | bytes]:
         raise InputError("file not found", "an empty name", "name a file")
     with reading(source):
         if source != "-" and path.is_dir():
-            inside = sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise InputError("no images in the folder", path, f"put {', '.join(sorted(SUFFIXES))} files there")
+            if not (inside := files_in(path, observation.kind)):
+                images = observation.kind == IMAGE
+                what, suffixes = ("images", sorted(SUFFIXES)) if images else ("tables", TABLES)
+                raise InputError(f"no {what} in the folder", path, f"put {', '.join(suffixes)} files there")
             return map(str, inside)
         if glob.has_magic(source) and not path.exists():
             matches = sorted(glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
@@ -169,6 +172,13 @@ def _paths(source: Source) -> Iterable[str | bytes]:
                 raise InputError("no file matches", source, "check the pattern")
             return matches
     return [source]
+
+
+def files_in(path: Path, kind: str) -> list[Path]:
+    """The files in a folder and the folders inside that hold observations of a kind, by name: images, or tables."""
+    if kind == IMAGE:
+        return sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in walk(path) if p.name.lower().endswith(TABLES))
 
 
 def walk(path: Path) -> Iterator[Path]:

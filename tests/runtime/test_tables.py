@@ -239,3 +239,22 @@ def test_a_model_without_names_takes_as_many_columns(command, forge: Forge, tmp_
     (tmp_path / "u.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="table of 2 columns"):
         VAE.load(folder).read(tmp_path / "u.csv")
+
+
+def test_a_folder_stands_for_the_tables_in_it(command, rows: Path):
+    """By name, in the folders inside too; other files are left aside, and a folder without tables is refused."""
+    lines = Path("readings.csv").read_text().splitlines()
+    Path("days/later").mkdir(parents=True)
+    for name, some in (("days/b.csv", lines[1:5]), ("days/later/c.tsv", lines[5:])):
+        Path(name).write_text("\n".join([lines[0], *some]))
+    Path("days/notes.txt").touch()
+    found = VAE.load(rows).read("days").load()
+    np.testing.assert_array_equal(found.x, measured())
+    assert [found.names[i] for i in (0, 3, 4, 11)] == [
+        "days/b.csv[0]", "days/b.csv[3]", "days/later/c.tsv[0]", "days/later/c.tsv[7]"
+    ]  # fmt: skip
+    Path("none").mkdir()
+    refused = command(main, "--bundle", rows, "elbo", "none")
+    assert (refused.code, refused.err) == (
+        4, "vae-infer: error: no tables in the folder: none; put .csv, .csv.gz, .tsv, .tsv.gz files there\n"
+    )  # fmt: skip

@@ -231,7 +231,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
     """An empty name is not the working folder; a misspelt name of a set is answered with the names that there are."""
     save(tmp_path / "a.png", "L")
     monkeypatch.chdir(tmp_path)
-    names = "mnist, fashion-mnist, kmnist, digits, a folder of images, a table or an array"
+    names = "mnist, fashion-mnist, kmnist, digits, a folder of images or tables, a table or an array"
     assert error(path) == f"data not found: {path or 'an empty name'}; name {names}"
 
 

@@ -1,5 +1,6 @@
 """A person's own table, from the file to the device: which columns and rows are trained on, and what is said."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
 from vae_train import data, run_folder, train
 from vae_train.cli import main
-from vae_train.config import PRESETS, Place, vector
+from vae_train.config import PRESETS, DataConfig, Place, vector
 
 
 def readings(n: int = 600) -> np.ndarray:
@@ -223,3 +224,25 @@ def test_spreads_that_no_number_can_have_are_refused(tmp_path: Path) -> None:
         np.savetxt(tmp_path / "t.csv", readings() * [scale, 1, 1], delimiter=",", header="a,b,c", comments="")
         with pytest.raises(InputError, match=r"a spread of .*: column a; give it in another unit"):
             load(tmp_path / "t.csv")
+
+
+def test_a_folder_of_tables_is_read_as_one(table: Path) -> None:
+    """By the names of the files and of the columns; one with other columns is named, and an image wins over tables."""
+    lines = table.read_text().splitlines()
+    folder = table.parent / "days"
+    (folder / "later").mkdir(parents=True)
+    (folder / "b.csv").write_text("\n".join([lines[0], *lines[1:201]]))
+    (folder / "notes.txt").write_text("not a table")
+    turned = [",".join(reversed(line.split(","))) for line in [lines[0], *lines[201:]]]
+    (folder / "later" / "c.csv.gz").write_bytes(gzip.compress("\n".join(turned).encode()))
+    settings: dict[str, Any] = {"columns": ("temp", "load"), "label": "state"}
+    rows, said = load(folder, **settings)
+    alone, _ = load(table, **settings)
+    assert said == ["2 tables are read as one, in the order of their names"]
+    assert (rows.digest(), rows.test_labels.tolist()) == (alone.digest(), alone.test_labels.tolist())
+    assert data.look(DataConfig(str(folder))) == (Observation("vector", (4,), None), 600)
+    (folder / "a.csv").write_text("temp,load\n1,2\n")
+    with pytest.raises(InputError, match=r"tables of different columns in a folder: column pressure of .*a\.csv "):
+        load(folder, **settings)
+    (folder / "a.png").touch()
+    assert data.look(DataConfig(str(folder)))[0].kind == "image"

@@ -134,7 +134,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         default="mnist",
         show_default=True,
         metavar="NAME|PATH",
-        help=f"{', '.join(DATASETS)}, or your own: a folder of images, a table, an array of images or rows.",
+        help=f"{', '.join(DATASETS)}, or your own: a folder of images or tables, a table, an array of images or rows.",
     ),
     click.option(
         "--preset",

@@ -40,11 +40,11 @@ def _check_choices(part: object, **choices: tuple[str, ...]) -> None:
 class DataConfig:
     """What is observed.
 
-    dataset: one of DATASETS, or the path of a folder of images, of a table, or of an array of images or rows of
-    numbers. image_size (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such as
-    4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; label: its column of classes.
-    normal: the label of the rows to train on, half of them. missing: whether to "refuse" rows with a missing value or
-    to "drop" them. held_out: how rows are kept for testing, by their "hash", or the "last" tenth.
+    dataset: one of DATASETS, or the path of a folder of images or tables, of a table, or of an array of images or rows
+    of numbers. image_size (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such
+    as 4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; label: its column of
+    classes. normal: the label of the rows to train on, half of them. missing: whether to "refuse" rows with a missing
+    value or to "drop" them. held_out: how rows are kept for testing, by their "hash", or the "last" tenth.
     """
 
     dataset: str = "mnist"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import IMAGE, VECTOR, Observation
+from vae_runtime.sources import files_in
 from vae_train import pixels
 from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
 from vae_train.run_folder import Settings
@@ -86,7 +87,7 @@ def load(
 
         return named_sets.load(config.data, root, download)
     if not config.data.dataset or not path.exists():
-        todo = f"name {', '.join(DATASETS)}, a folder of images, a table or an array"
+        todo = f"name {', '.join(DATASETS)}, a folder of images or tables, a table or an array"
         raise InputError("data not found", config.data.dataset or "an empty name", todo)
     return _source(path).load(config, warn, say)
 
@@ -104,7 +105,8 @@ def _source(path: Path) -> _Source:
     from vae_train import arrays, folders, tables  # which return what is defined here
 
     if path.is_dir():
-        return folders
+        of_tables = files_in(path, VECTOR) and not files_in(path, IMAGE)
+        return tables if of_tables else folders
     return tables if tables.is_table(path) else arrays
 
 
@@ -143,7 +145,7 @@ def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
     if data.dataset in DATASETS or not path.exists():
         return config
     kind = observation(data)
-    if path.is_dir():
+    if path.is_dir() and kind.kind == IMAGE:
         channels, height, width = kind.shape
         config = config.replace(image_size=(height, width), channels=channels)
     largest = levels.largest(path, torch.get_num_threads()) if kind.kind == IMAGE else None

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from vae_runtime.array_files import header, opener, reading
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.observation import Observation
-from vae_runtime.tables import Table, is_number
+from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.sources import files_in
+from vae_runtime.tables import Block, Table, is_number
 from vae_train import rows
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data
@@ -21,19 +22,21 @@ _TODO = "give a table, CSV or its like, or an .npy or .npz array"
 
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a table's rows, told from its first lines; constant columns count here. Raises InputError."""
-    table = _open(data)
+    table = _open(data)[0]
     return rows.observation(_chosen(table, data, lambda text: None), "gaussian")
 
 
 def count(data: DataConfig) -> int:
-    """About how many rows of a table are trained on."""
-    table = _open(data)
-    with reading(table.name, _TODO):
-        return len(table) // (1 if data.normal is None else 2)
+    """About how many rows of a table, or of a folder of tables, are trained on."""
+    found = 0
+    for table in _open(data):
+        with reading(table.name, _TODO):
+            found += len(table)
+    return found // (1 if data.normal is None else 2)
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
-    """The rows of the table that `config.data` names; `say` is told of columns and rows that are left out.
+    """The rows of the table that `config.data` names, or of the tables in a folder; `say` is told what is left out.
 
     Nothing is lost that `warn` would be told.
 
@@ -41,35 +44,56 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     go with the table.
     """
     data = config.data
-    table = _open(data)
-    columns = _chosen(table, data, say)
-    values = np.empty((len(table), len(columns)))  # float64: nothing is lost before it is scaled
-    kept = np.empty(len(table), np.int64)
+    tables = _open(data)
+    columns = _chosen(tables[0], data, say)
+    if len(tables) > 1:
+        say(f"{len(tables)} tables are read as one, in the order of their names")
+    total = sum(map(len, tables))
+    values = np.empty((total, len(columns)))  # float64: nothing is lost before it is scaled
+    labels: list[NDArray[np.str_]] = []
     count = 0
-    with reading(table.name, _TODO):
-        for block in table.blocks(columns, drop_missing=data.missing == "drop"):
-            n = len(block.rows)
-            values[count : count + n], kept[count : count + n] = block.values, block.rows
-            count += n
-        labels = None if data.label is None else labels_of(table, data.label)[kept[:count]]
+    for table in tables:
+        kept = [np.empty(0, np.int64)]
+        with reading(table.name, _TODO):
+            for block in table.blocks(columns, drop_missing=data.missing == "drop"):
+                _refuse_infinite(block, table, columns)
+                values[count : count + len(block.rows)] = block.values
+                count += len(block.rows)
+                kept.append(block.rows)
+            if data.label is not None:
+                labels.append(labels_of(table, data.label)[np.concatenate(kept)])
     if not count:
-        raise InputError("no row has all values", table.name, "name columns that have them with --columns")
-    if count < len(table):
-        say(f"{len(table) - count:,} of {len(table):,} rows have a missing value and are left out")
-    values = values[:count] + 0.0  # 0.0 for -0.0: equal rows are equal bytes
-    if len(bad := np.argwhere(~np.isfinite(values))):
+        raise InputError("no row has all values", data.dataset, "name columns that have them with --columns")
+    if count < total:
+        say(f"{total - count:,} of {total:,} rows have a missing value and are left out")
+    values = values[:count]
+    values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
+    return rows.prepared(config, data.dataset, columns, values, np.concatenate(labels) if labels else None, say)
+
+
+def _refuse_infinite(block: Block, table: Table, columns: list[str]) -> None:
+    if len(bad := np.argwhere(~np.isfinite(block.values))):
         row, column = bad[0].tolist()
-        raise InputError("infinite value", f"{table.name}[{kept[row]}], column {columns[column]}", "clean the data")
-    return rows.prepared(config, table.name, columns, values, labels, say)
+        which = f"{table.name}[{block.rows[row]}], column {columns[column]}"
+        raise InputError("infinite value", which, "clean the data")
 
 
-def _open(data: DataConfig) -> Table:
+def _open(data: DataConfig) -> list[Table]:
+    """The table, or those in the folder, by name. Raises InputError where one has other columns than the first."""
     if data.image_size or data.channels or data.levels:
         todo = "leave out --image-size, --channels and --levels"
         raise ArgumentError("a table has no images", data.dataset, todo)
-    name, open_ = opener(data.dataset)
-    with reading(name, _TODO):
-        return Table(name, open_)
+    path, tables = Path(data.dataset), []
+    for file in map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]:
+        name, open_ = opener(file)
+        with reading(name, _TODO):
+            tables.append(Table(name, open_))
+    first = tables[0]
+    for table in tables[1:]:
+        if other := sorted(set(first.layout.names) ^ set(table.layout.names)):
+            which = f"column {other[0]} of {first.name} and {table.name}"
+            raise InputError("tables of different columns in a folder", which, "give all the same")
+    return tables
 
 
 def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[str]:
