@@ -11,7 +11,7 @@ from vae_runtime import likelihoods
 from vae_runtime.bundle import FILES, MANIFEST
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
-from vae_runtime.manifest import Manifest
+from vae_runtime.manifest import Contract, Manifest
 from vae_runtime.measured import Evaluation, Provenance
 from vae_runtime.observation import IMAGE, SERIES, VECTOR
 
@@ -22,7 +22,7 @@ on any CPU with NumPy and onnxruntime. It draws {noun}s like those that it was t
 _AXES = {IMAGE: "channels, height, width", VECTOR: "columns", SERIES: "channels, time steps"}
 _LIKELIHOODS = {
     "bernoulli": "Bernoulli: {parts} are 0 or 1",
-    "gaussian": "Gaussian: {parts} are real numbers, of one standard deviation",
+    "gaussian": "Gaussian: {parts} are real numbers, with {sigma}",
     "discretised-logistic": "discretised logistic: 256 levels for each of the {parts}",
 }
 _USE = """\
@@ -116,10 +116,11 @@ def _model(manifest: Manifest) -> Iterator[str]:
     yield ""
     values = "real values" if observation.range is None else "values in [{:g}, {:g}]".format(*observation.range)
     known = _LIKELIHOODS.get(contract.likelihood.name)
+    described = known and known.format(parts=observation.parts, sigma=_sigma(contract))
     rows = [
         (f"{observation.noun}s", f"{shape} ({_AXES[observation.kind]}), {values}"),
         ("latents", f"{_times(contract.latent_shape)} dimensions, {_text(contract.prior.name)} prior"),
-        ("likelihood", known.format(parts=observation.parts) if known else _text(contract.likelihood.name)),
+        ("likelihood", described or _text(contract.likelihood.name)),
     ]
     if manifest.parameters is not None:
         rows.append(("parameters", f"{manifest.parameters:,}"))
@@ -127,6 +128,16 @@ def _model(manifest: Manifest) -> Iterator[str]:
         oldest = f"onnxruntime {_text(onnx.min_onnxruntime)} or newer"
         rows.append(("graphs", f"opset {onnx.opset}, ir_version {onnx.ir_version}, {oldest}, any batch size"))
     yield from _table(("model", ""), rows)
+
+
+def _sigma(contract: Contract) -> str:
+    """Which values share a learned standard deviation."""
+    several = contract.likelihood.settings.get("logsigma")
+    if not isinstance(several, list):
+        return "one standard deviation"
+    shape = contract.observation.shape
+    each = "column" if len(shape) == 1 else "channel" if len(several) == shape[0] else contract.observation.parts[:-1]
+    return f"a standard deviation for each {each}"
 
 
 def _use(manifest: Manifest) -> Iterator[str]:

@@ -20,7 +20,7 @@ from vae_runtime.observation import Observation, Shape
 
 Floats = NDArray[np.float32]
 Range = tuple[float, float]
-PerColumn = float | list[float]
+Setting = float | NDArray[Any]  # of a contract: a number, or what `make` made of a list of them
 
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 
@@ -113,11 +113,11 @@ class Bernoulli:
 
 
 class Gaussian:
-    """Real values N(loc, sigma^2) with parameters `loc`, and one sigma for all of them or one for each column.
+    """Real values N(loc, sigma^2) with parameters `loc`, and a sigma that values share.
 
     logsigma: of the values as the networks take them. log_unit: the logarithm of what 1 of these is in the unit that
-    they came in, where they were scaled: log p(x|z) is a density in that unit. Both are a number, or one for each row
-    of an observation's first axis.
+    they came in, where they were scaled: log p(x|z) is a density in that unit. Both broadcast to an observation: they
+    are one number, or [C, 1, ...] for each column or channel, or of its shape.
     """
 
     name, output, parameters_per_value, noise = "gaussian", "loc", 1, "normal"
@@ -125,12 +125,12 @@ class Gaussian:
     range: ClassVar[Range | None] = None
     refusal = "no real numbers", "clean the data"
 
-    def __init__(self, axes: int, logsigma: PerColumn, log_unit: PerColumn = 0.0) -> None:
+    def __init__(self, axes: int, logsigma: Setting, log_unit: Setting = 0.0) -> None:
         """Raises ValueError where sigma would not be a number of float32."""
         self.axes = axes
-        self.logsigma = _per_column("logsigma", logsigma, 80, axes)  # [] or [C, 1, ...], as what follows
+        self.logsigma = _numbers("logsigma", logsigma, 80)
         self._sigma, self._precision = (np.exp(sign * self.logsigma).astype(np.float32) for sign in (1, -1))
-        self._constant = self.logsigma + _per_column("log_unit", log_unit, 700, axes) + 0.5 * math.log(2 * math.pi)
+        self._constant = self.logsigma + _numbers("log_unit", log_unit, 700) + 0.5 * math.log(2 * math.pi)
 
     def mean(self, parameters: Floats) -> Floats:
         """loc itself."""
@@ -241,13 +241,11 @@ def make(named: Named, observation: Observation) -> Likelihood:
     try:
         if kind is None:
             raise ValueError("no such name")
-        several = [len(value) for value in named.settings.values() if isinstance(value, list)]
-        if any(length != observation.shape[0] for length in several):
-            raise ValueError(f"not {observation.shape[0]} numbers, one for each column")
-        made: Likelihood = kind(len(observation.shape), **named.settings)
+        settings = {name: _spread(value, observation.shape) for name, value in named.settings.items()}
+        made: Likelihood = kind(len(observation.shape), **settings)
         return made
     except (TypeError, ValueError) as error:
-        which = f"{named.name!r} {named.settings or ''} ({error})"[:120]
+        which = f"{named.name!r} {str(named.settings or '')[:60]} ({error})"[:160]
         raise BundleError("unknown likelihood", which, "use a newer release of vae-edge, or export again") from None
 
 
@@ -276,12 +274,26 @@ def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:
     return np.logical_not(likelihood.supports(x).all(axis=tuple(range(1, x.ndim))))
 
 
-def _per_column(name: str, given: PerColumn, most: float, axes: int) -> NDArray[np.float64]:
-    """A setting that is a number, [], or one for each row of an observation's first axis, [C, 1, ...]."""
-    numbers = given if isinstance(given, list) else [given]
-    if not all(type(number) in (int, float) and abs(number) < most for number in numbers):
-        raise ValueError(f"{name} is {str(given)[:40]}")
-    return np.array(numbers, np.float64).reshape([-1] + [1] * (axes - 1) if isinstance(given, list) else [])
+def _spread(setting: Any, shape: Shape) -> Any:
+    """A list of a setting's values as an array that broadcasts to an observation's shape; anything else as it is.
+
+    There is one for each row of its first axis, or one for each of its values; else ValueError is raised.
+    """
+    if not isinstance(setting, list):
+        return setting
+    for fit in ((shape[0], *[1] * (len(shape) - 1)), shape):
+        if len(setting) == math.prod(fit):
+            return np.array(setting, object).reshape(fit)
+    each = f"{shape[0]} numbers, one for each column, nor {math.prod(shape)}, one for each value"
+    raise ValueError(f"neither {each}")
+
+
+def _numbers(name: str, given: Setting, most: float) -> NDArray[np.float64]:
+    """A setting's numbers. Raises ValueError where they are none, or `most` or more in size."""
+    numbers = np.asarray(given, object)
+    if not all(type(number) in (int, float) and abs(number) < most for number in numbers.flat):
+        raise ValueError(f"{name} is {str(numbers.tolist())[:40]}")
+    return numbers.astype(np.float64)
 
 
 def _flat(values: Floats, axes: int) -> Floats:

@@ -290,24 +290,28 @@ def test_javascripts_likelihood_is_the_references(likelihood: str, tmp_path: Pat
 
 @needs_node
 def test_javascript_knows_columns() -> None:
-    """A sigma and a unit for each column, of rows and of series, as the runtime has them; rows are scaled as by it."""
+    """A sigma and a unit for each column, of rows and of series, or a sigma for each value, as the runtime has them.
+
+    Rows are scaled as by it.
+    """
     settings = {"logsigma": [-1.0, 0.5, -2.0], "log_unit": [3.0, -4.0, 0.25]}
+    each = {**settings, "logsigma": noise.normal(4, noise.PRIOR, [0], 12)[0].tolist()}
     x, loc = noise.normal(3, noise.PRIOR, np.arange(2), 12).reshape(2, 1, 12)
     code = """
-        const [x, loc, settings, rows, columns] = JSON.parse(process.argv[1]);
+        const [x, loc, settings, each, rows, columns] = JSON.parse(process.argv[1]);
         const { logProb } = LIKELIHOODS.gaussian;
         const vae = Object.assign(Object.create(VAE.prototype), { columns });
         const floats = (values) => Float32Array.from(values);
-        const of = (n) => logProb(floats(x.slice(0, n)), floats(loc.slice(0, n)), settings);
-        console.log(JSON.stringify([of(3), of(12), Array.from(vae.standardise(rows))]));
+        const of = (n, settings) => logProb(floats(x.slice(0, n)), floats(loc.slice(0, n)), settings);
+        const found = [of(3, settings), of(12, settings), of(12, each)];
+        console.log(JSON.stringify([...found, Array.from(vae.standardise(rows))]));
     """
     rows, columns = [1e9 + 3, 5.0, 1e9 - 1, 7.0], [{"mean": 1e9, "scale": 2.0}, {"mean": 6.0, "scale": 0.5}]
-    given = json.dumps([x.ravel().tolist(), loc.ravel().tolist(), settings, rows, columns])
-    of_row, of_series, standardised = json.loads(run_javascript(code, given))
-    for got, shape in ((of_row, (3,)), (of_series, (3, 4))):
-        gaussian = likelihoods.make(
-            manifests.Named("gaussian", settings), Observation({1: "vector", 2: "series"}[len(shape)], shape, None)
-        )
+    given = json.dumps([x.ravel().tolist(), loc.ravel().tolist(), settings, each, rows, columns])
+    *found, standardised = json.loads(run_javascript(code, given))
+    for got, shape, named in zip(found, [(3,), (3, 4), (3, 4)], [settings, settings, each], strict=True):
+        kind = Observation({1: "vector", 2: "series"}[len(shape)], shape, None)
+        gaussian = likelihoods.make(manifests.Named("gaussian", named), kind)
         some = [values.ravel()[: math.prod(shape)].reshape(1, *shape) for values in (x, loc)]
         np.testing.assert_allclose(got, gaussian.log_prob(*some)[0], rtol=1e-6)
     assert standardised == [1.5, -2.0, -0.5, 2.0]

@@ -1,6 +1,7 @@
 """What pages and docstrings say of the code is so: options, files, names, targets, and numbers that stand in both."""
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND
 from vae_train import checkpoints, loop, mlp, state, train
 from vae_train import cli as train_cli
+from vae_train.likelihoods import LEAST_LOGSIGMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -126,6 +128,7 @@ def lines(path: str) -> int:
 FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "clamp of logsigma": ("mathematics.md", lambda: r"\log \sigma \in [{:g}, {:g}]".format(*mlp.LOGSIGMA_RANGE)),
     "clamp of log_scale": ("mathematics.md", lambda: rf"\log s \in [{-LOG_SCALE_BOUND:g}, {LOG_SCALE_BOUND:g}]"),
+    "the least sigma": ("training.md", lambda: f"it is at least {math.exp(LEAST_LOGSIGMA):.3f}, of the spread"),
     "steps that were skipped": ("training.md", lambda: f"after {loop.MOST_SKIPPED} in a row the training stops"),
     "turns of a thread": ("benchmarks.md", lambda: f"lets them turn {train_cli.SPIN:,} times"),
     "checkpoints": ("training.md", lambda: {60: "each minute"}[int(checkpoints.SAVE_EVERY)]),

@@ -9,7 +9,7 @@ import pytest
 from vae_runtime import BundleError, InputError, noise
 from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, check, make
 from vae_runtime.manifest import Named
-from vae_runtime.observation import SERIES, VECTOR, Observation
+from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
 
 BERNOULLI = Bernoulli(3)
 LOGISTIC = DiscretisedLogistic(3)
@@ -102,6 +102,27 @@ def test_each_column_has_its_sigma_and_its_unit(kind: str, shape: tuple[int, ...
     drawn = gaussian.sample(np.repeat(loc[:1], 4000, axis=0), normals)
     assert drawn.dtype == np.float32
     np.testing.assert_allclose(drawn.std(axis=0), np.broadcast_to(sigma, shape), rtol=0.06)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(SERIES, (2, 3)), (IMAGE, (2, 3, 2))])
+def test_each_value_has_its_sigma(kind: str, shape: tuple[int, ...]):
+    """As many numbers as values are a sigma for each, in C order; the unit stays that of a column; others are none."""
+    generator = np.random.default_rng(4)
+    observation = Observation(kind, shape, None)
+    logsigma, log_unit = generator.normal(-1, 0.5, math.prod(shape)), [3.0, -2.0]
+    gaussian = make(Named("gaussian", {"logsigma": logsigma.tolist(), "log_unit": log_unit}), observation)
+    x, loc = generator.normal(0, 1, (2, 6, *shape)).astype(np.float32)
+    sigma, off = np.exp(logsigma).reshape(shape), x.astype(np.float64) - loc
+    terms = -0.5 * (off / sigma) ** 2 - np.log(sigma * math.sqrt(2 * math.pi))
+    expected = terms.reshape(6, -1).sum(axis=1) - sum(log_unit) * math.prod(shape[1:])
+    np.testing.assert_allclose(gaussian.log_prob(x, loc), expected, rtol=1e-5)
+    np.testing.assert_allclose(gaussian.log_prob_of_each(x, loc).reshape(6, -1).sum(axis=1), expected, rtol=1e-5)
+    normals = noise.normal(3, noise.PIXELS, np.arange(4000), math.prod(shape)).reshape(-1, *shape)
+    drawn = gaussian.sample(np.repeat(loc[:1], 4000, axis=0), normals)
+    np.testing.assert_allclose(drawn.std(axis=0), sigma, rtol=0.06)
+    for other in (1, 3, math.prod(shape) - 1, math.prod(shape) + 1):
+        with pytest.raises(BundleError, match=rf"neither 2 numbers, one for each column, nor {math.prod(shape)}"):
+            make(Named("gaussian", {"logsigma": [0.0] * other}), observation)
 
 
 @pytest.mark.parametrize("likelihood", [BERNOULLI, Gaussian(3, -1.0), LOGISTIC], ids=lambda it: it.name)

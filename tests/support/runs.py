@@ -1,6 +1,7 @@
 """Image sets and runs made for tests; needs what training needs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,17 +48,18 @@ def train_tiny(digits: Path, out: Path) -> None:
 
 
 def smooth_images(n: int, shape: Shape) -> torch.Tensor:
-    """Seeded images of soft spots, uint8 [n, C, H, W], black and white among their levels."""
+    """Seeded images of soft spots, or such series, uint8 [n, *shape], black and white among their levels."""
     generator = torch.Generator().manual_seed(1)
-    coarse = torch.randn(n, shape[0], 3, 3, generator=generator)
-    x = torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear", align_corners=True)
+    coarse = torch.randn(n, shape[0], *[3] * len(shape[1:]), generator=generator)
+    mode = "bilinear" if len(shape) == 3 else "linear"
+    x = torch.nn.functional.interpolate(coarse, shape[1:], mode=mode, align_corners=True)
     return (128 + 120 * x).clamp(0, 255).to(torch.uint8)
 
 
 @torch.no_grad()
-def make_vae(preset: str, likelihood: str, shape: Shape | None = None) -> tuple[VAE, torch.Tensor]:
-    """A VAE with noise on all weights in place of a training, and 64 images, uint8 [64, C, H, W]."""
-    config = PRESETS[preset].replace(likelihood=likelihood)
+def make_vae(preset: str, likelihood: str, shape: Shape | None = None, **settings: Any) -> tuple[VAE, torch.Tensor]:
+    """A VAE with noise on all weights in place of a training, and 64 images or windows, uint8 [64, *shape]."""
+    config = PRESETS[preset].replace(likelihood=likelihood, **settings)
     shape = shape or SHAPES[preset]
     levels = smooth_images(64, shape)
     torch.manual_seed(0)

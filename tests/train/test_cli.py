@@ -87,6 +87,7 @@ OPTIONS: list[tuple[str, str, Any]] = [  # what is typed, the setting in config.
     ("--seed 9223372036854775807", "seed", 2**63 - 1),
     ("--likelihood gaussian", "likelihood", "gaussian"),
     ("--likelihood discretised-logistic", "likelihood", "discretised-logistic"),
+    ("--likelihood gaussian --sigma value", "sigma", "value"),
     ("--latent-dim 3", "latent_dim", 3),
     ("--hidden 6", "hidden", [6]),
     ("--hidden 6,5,4", "hidden", [6, 5, 4]),

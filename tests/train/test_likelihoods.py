@@ -12,10 +12,13 @@ from torch import Tensor, distributions
 
 from vae_runtime import likelihoods as numpy_likelihoods
 from vae_runtime import noise
+from vae_runtime.errors import ArgumentError
 from vae_runtime.manifest import Named
 from vae_runtime.observation import Observation
-from vae_train.config import LIKELIHOODS
+from vae_train import networks
+from vae_train.config import LIKELIHOODS, PRESETS
 from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+from vae_train.likelihoods import make as make_likelihood
 
 every_likelihood = pytest.mark.parametrize("name", list(KNOWN))
 LEVELS = (torch.arange(256, dtype=torch.float64) / 255).reshape(256, 1, 1, 1)
@@ -381,3 +384,42 @@ def test_the_runtime_knows_the_same_likelihoods() -> None:
     assert {name: kind.binary for name, kind in KNOWN.items()} == {
         name: kind.binary for name, kind in numpy_likelihoods.KNOWN.items()
     }
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4)], ids=["series", "images"])
+@pytest.mark.parametrize("sigma", ["one", "column", "value"])
+def test_a_sigma_is_shared_as_asked(sigma: str, shape: tuple[int, ...]) -> None:
+    """log p, gradients and the best constant are those of independent normals whose sigma is that of their group."""
+    likelihood = make_likelihood("gaussian", shape, sigma).double()
+    many = {"one": (), "column": (2, *[1] * (len(shape) - 1)), "value": shape}[sigma]
+    assert likelihood.logsigma.shape == many
+    generator = torch.Generator().manual_seed(0)
+    x, loc = torch.randn(2, 300, *shape, generator=generator, dtype=torch.float64)
+    x *= torch.linspace(0.2, 3, math.prod(shape), dtype=torch.float64).reshape(shape)
+    constant = likelihood.constant(x.mean(dim=0), x.std(dim=0, correction=0))
+    leaves = [constant.clone().requires_grad_(), likelihood.logsigma]
+    log_prob = likelihood.log_prob(x, leaves[0].expand(300, *shape)).mean()
+    for gradient in torch.autograd.grad(log_prob, leaves):
+        assert gradient.abs().max().item() < 1e-10
+    likelihood.log_unit = torch.tensor([0.5, -2.0], dtype=torch.float64).reshape(2, *[1] * (len(shape) - 1))
+    sigmas = likelihood.logsigma.exp().expand(shape)
+    per_value = distributions.Normal(loc, sigmas).log_prob(x) - likelihood.log_unit
+    expected = per_value.flatten(1).sum(dim=1)
+    got = likelihood.log_prob(x, loc)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-10)
+    of_sigma = [torch.autograd.grad(figures.sum(), likelihood.logsigma)[0] for figures in (got, expected)]
+    torch.testing.assert_close(*of_sigma, rtol=1e-10, atol=1e-8)
+    torch.manual_seed(0)
+    drawn = likelihood.sample(constant.expand(4000, *shape)).std(dim=0)
+    torch.testing.assert_close(drawn, likelihood.logsigma.detach().exp().expand(shape), rtol=0.06, atol=0)
+
+
+def test_a_sigma_is_shared_by_default() -> None:
+    """By all values of images, and by those of a column or channel; a likelihood without one is told so."""
+    for shape, many in (((1, 4, 4), ()), ((5,), (5,)), ((5, 6), (5, 1))):
+        config = PRESETS["tutorial"].replace(likelihood="gaussian")
+        assert networks.build(config, shape).likelihood.logsigma.shape == many
+    with pytest.raises(ArgumentError, match="a likelihood without a learned sigma: --sigma with bernoulli"):
+        PRESETS["tutorial"].replace(sigma="value")
+    with pytest.raises(ArgumentError, match="sigma not known: row"):
+        PRESETS["tutorial"].replace(likelihood="gaussian", sigma="row")

@@ -24,6 +24,7 @@ from vae_train.config import (
     PART_OF,
     PRECISIONS,
     PRESETS,
+    SIGMAS,
     SPLITS,
     DataConfig,
     Place,
@@ -183,6 +184,11 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
 @section(
     "Networks",
     _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the values, p(x|z)."),
+    _setting(
+        "--sigma",
+        type=click.Choice(SIGMAS),
+        help="What has a learned sigma of its own.  [default: one for images, each column of others]",
+    ),
     _setting("--latent-dim", type=_POSITIVE, help="Dimensions of z."),
     _setting("--hidden", metavar="N[,N...]", help="The encoder's layer widths, or a resnet's channels."),
     _setting("--blocks", type=_POSITIVE, help="Residual blocks at each size of the image."),

@@ -15,6 +15,8 @@ DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a 
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")  # all known; --help does not wait for NumPy
+LEARN_SIGMA = ("gaussian",)
+SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")
 SPLITS = ("hash", "last")
 GRADIENTS = ("path", "total")
@@ -76,7 +78,8 @@ class NetworkConfig:
     image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
     model: a person's own networks in its place, "package.module:function".
     likelihood: that of the observations; where it is one of binary values, grey pixels are drawn as such, anew in every
-    batch, with P(1) = level / 255.
+    batch, with P(1) = level / 255. sigma: whether all values share a learned sigma ("one"), those of a "column" or
+    channel do, or each "value" has its own; None for one of images, and one for each column of others.
     """
 
     architecture: str = "mlp"
@@ -87,6 +90,7 @@ class NetworkConfig:
     model: str | None = None
     latent_dim: int = 20
     likelihood: str = "bernoulli"
+    sigma: str | None = None
 
     def __post_init__(self) -> None:
         _check_sizes((name, getattr(self, name)) for name in ("latent_dim", "blocks", "dense"))
@@ -94,6 +98,11 @@ class NetworkConfig:
         if not self.hidden:
             raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
         _check_choices(self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=LIKELIHOODS)
+        if self.sigma is not None:
+            _check_choices(self, sigma=SIGMAS)
+            if self.likelihood not in LEARN_SIGMA:
+                todo = f"leave it out, or add --likelihood {LEARN_SIGMA[0]}"
+                raise ArgumentError("a likelihood without a learned sigma", f"--sigma with {self.likelihood}", todo)
 
 
 @dataclass(frozen=True)

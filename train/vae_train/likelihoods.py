@@ -87,21 +87,21 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Real values N(loc, sigma^2) with parameters `loc`, and one learned sigma for all of them or for each column.
+    """Real values N(loc, sigma^2) with parameters `loc`, and a learned sigma that values share.
 
-    Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202. columns: how many rows the first axis of an observation has,
-    if each has its own sigma. log_unit: [columns], the logarithm of what 1 is in the unit that the values came in:
-    log p(x|z) is a density in that unit.
+    Rybkin, Daniilidis and Levine 2021, arXiv:2006.13202. sigma: the shape of log sigma, which broadcasts to an
+    observation's: (), (C, 1, 1) or (C, H, W), say. log_unit: the logarithm of what 1 is in the unit that the values of
+    each column came in, [C, 1, ...]: log p(x|z) is a density in that unit.
     """
 
     name, output, discrete = "gaussian", "loc", False
 
     log_unit: Tensor
 
-    def __init__(self, axes: int = 3, columns: int | None = None) -> None:
+    def __init__(self, axes: int = 3, sigma: Shape = ()) -> None:
         super().__init__(axes)
-        self.logsigma = nn.Parameter(torch.zeros(() if columns is None else (columns, *[1] * (axes - 1))))
-        self.register_buffer("log_unit", torch.zeros_like(self.logsigma), persistent=False)  # the run's columns say it
+        self.logsigma = nn.Parameter(torch.zeros(sigma))
+        self.register_buffer("log_unit", torch.zeros(()), persistent=False)  # the run's columns say it
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Sum of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
@@ -121,7 +121,8 @@ class Gaussian(Likelihood):
     def constant(self, mean: Tensor, std: Tensor) -> Tensor:
         """The mean; sigma starts from the values' own spread around it."""
         squares = std.square()
-        squares = squares.mean() if self.logsigma.ndim == 0 else squares.reshape(len(squares), -1).mean(dim=1)
+        count = self.logsigma.numel()
+        squares = squares.mean() if self.logsigma.ndim == 0 else squares.reshape(count, -1).mean(dim=1)
         with torch.no_grad():
             self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
         return mean
@@ -184,10 +185,15 @@ class DiscretisedLogistic(Likelihood):
 KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
 
 
-def make(name: str, shape: Shape) -> Likelihood:
-    """The likelihood of observations of this shape; a Gaussian of rows or series has a sigma for each column."""
+def make(name: str, shape: Shape, sigma: str) -> Likelihood:
+    """The likelihood of observations of this shape.
+
+    sigma: what shares a learned sigma, where the likelihood has one: all values ("one"), those of a "column" or
+    channel, which is the first axis, or none do ("value").
+    """
+    shared: dict[str, Shape] = {"one": (), "column": (shape[0], *[1] * (len(shape) - 1)), "value": shape}
     kind = KNOWN[name]
-    return kind(len(shape), columns=shape[0]) if kind is Gaussian and len(shape) < 3 else kind(len(shape))
+    return kind(len(shape), sigma=shared[sigma]) if kind is Gaussian else kind(len(shape))
 
 
 def _sum(terms: Tensor, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
-from vae_runtime.observation import Shape
+from vae_runtime.observation import AXES, IMAGE, Shape
 from vae_train import likelihoods, mlp, own_networks, resnet
 from vae_train.config import Config, NetworkConfig
 from vae_train.vae import VAE
@@ -19,7 +19,8 @@ def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
     since settings come from files. Raises ArgumentError where the networks cannot be made.
     """
     network = config.network
-    likelihood = likelihoods.make(network.likelihood, shape)
+    sigma = network.sigma or ("one" if len(shape) == len(AXES[IMAGE]) else "column")
+    likelihood = likelihoods.make(network.likelihood, shape, sigma)
     out = shape[0] * likelihood.parameters_per_value
     if network.model is not None:
         return VAE(*own_networks.make(network.model, trusted, shape, network.latent_dim, out), likelihood)
@@ -49,7 +50,8 @@ def in_units(vae: VAE, preprocessing: dict[str, Any]) -> None:
     scales = [column["scale"] for column in preprocessing.get("columns", ())]
     unit = getattr(vae.likelihood, "log_unit", None)
     if scales and unit is not None:
-        unit.copy_(torch.tensor(scales, dtype=torch.float64).log().reshape(unit.shape))
+        log = torch.tensor(scales, dtype=torch.float64).log().to(unit)
+        vae.likelihood.log_unit = log.reshape(-1, *[1] * (vae.likelihood.axes - 1))
 
 
 def to_restore(config: Config) -> str:
