@@ -112,6 +112,11 @@ def reading(name: str, todo: str = "save it again as PNG, or with numpy.save") -
         raise InputError(f"file cannot be read ({reason})", name, todo) from None
 
 
+def is_array(head: bytes) -> bool:
+    """Whether a file that begins with these bytes, four of them, holds an array, or is packed."""
+    return head.startswith((b"\x93NUM", b"PK\x03\x04", b"\x1f\x8b", b"\0\0\x08"))
+
+
 def header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> Array | None:
     """The array that a stream holds, of an .npz the one of these names, or None where it holds something else."""
     magic = stream.read(4)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +16,11 @@ import click
 from vae_runtime import files
 from vae_runtime.command import run
 from vae_runtime.errors import printable
-from vae_runtime.observation import IMAGE, VECTOR
+from vae_runtime.observation import IMAGE, SERIES
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
+    from io import BufferedReader
+
     from vae_runtime.draws import Floats
     from vae_runtime.sources import Observations
     from vae_runtime.vae import VAE
@@ -29,9 +32,14 @@ _TRAVERSED = 1000  # observations at most, which say how large each latent's KL 
 _SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 _ARRAYS = (".npy", ".npz")
 _ROWS = (".csv", *_ARRAYS)
+_SCORED = (".csv", ".json", ".jsonl")
 _PICTURES = (".png", *_ARRAYS, "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
 _sources = click.argument("sources", metavar="SOURCES...", nargs=-1, required=True)
+_stride = click.option(
+    "--stride", type=click.IntRange(1, 2**31 - 1),
+    help="Of series: rows from a window's start to the next one's.  [default: the model's own]",
+)  # fmt: skip
 
 
 def _output(help: str, default: str | None = None) -> Callable[[F], F]:
@@ -56,7 +64,7 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
     SOURCES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
     MNIST's, tables, or - for standard input. What does not have the model's size or mode is fitted, and the command
     says so. Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of
-    rows of numbers takes tables and arrays, and gives .csv, .npy or .npz.
+    rows of numbers, or of series, takes tables and arrays, and gives .csv, .npy or .npz.
     """
     context.obj = (bundle, threads, None if memory is None else memory << 20)
 
@@ -82,7 +90,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
     if mean is None:  # draws of every pixel beside each other look like noise
         mean = output.suffix == ".png" and not vae.likelihood.binary
         if mean:
-            click.echo("vae-infer: note: a picture shows E[x|z]; --draws draws each pixel from p(x|z) too", err=True)
+            _note("a picture shows E[x|z]; --draws draws each pixel from p(x|z) too")
     batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
     outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":
@@ -98,20 +106,21 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 @_output(
     "Grid of pairs (image, reconstruction), or array or folder of reconstructions.  [default: reconstructions.png]"
 )
+@_stride
 @click.pass_obj
-def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None) -> None:
+def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None, stride: int | None) -> None:
     """Encode observations and decode their means."""
     vae, output = _load_to_write(options, output, "reconstructions", *_PICTURES)
     from vae_runtime import outputs
 
-    found, batches = _read(sources, vae)
+    found, batches = _read(sources, vae, stride=stride)
     shape = vae.observation.shape
     import numpy as np
 
     if output.suffix == ".csv":
         names = [*vae.names, *(f"{name} reconstructed" for name in vae.names)]
-        both = (np.hstack([x, vae.reconstruct(x)]) for x in batches)
-        outputs.write(output, len(found), shape, both, names=names)
+        both = (np.concatenate([x, vae.reconstruct(x)], axis=1) for x in batches)
+        outputs.write(output, len(found), (2 * shape[0], *shape[1:]), both, names=names)
     elif output.suffix == ".png":
         pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
         outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))
@@ -130,7 +139,8 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None)
 @click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
-@click.option("--by-column", is_flag=True, help="What each column of rows adds to log p(x|z) too, in a file's format.")
+@click.option("--by-column", is_flag=True, help="What each column or channel adds to log p(x|z), in a file's format.")
+@_stride
 @_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
 def elbo(
@@ -140,50 +150,63 @@ def elbo(
     seed: int,
     style: str | None,
     by_column: bool,
+    stride: int | None,
     output: Path | None,
 ) -> None:
     """Score observations: the ELBO, its two terms, and its rank among the test ones of the training data.
 
     Grey images under a Bernoulli likelihood are drawn as binary ones, as in training, anew for each draw of z, and the
-    command says so.
+    command says so. A table on standard input is scored as its lines come, in CSV or JSON lines.
     """
-    style = _style(style, output, "table", ".csv", ".json", ".jsonl")
+    vae = _load(options)
+    comes = sources == ("-",) and vae.observation.kind != IMAGE and style in (None, "csv", "jsonl")
+    style = _style(style, output, "csv" if comes and vae.observation.kind == SERIES else "table", *_SCORED)
     if by_column and style == "table":
         raise click.UsageError("--by-column goes with --format csv, json or jsonl, or with -o")
-    vae = _load(options)
     from vae_runtime.reports import format_scores
     from vae_runtime.scores import score
 
-    found, batches = _read(sources, vae, vae.rows_per_run(samples))
-    scores, noun = score(vae, batches, samples, seed, by_column=by_column), vae.observation.noun
-    lines = format_scores(scores, found.names(), style, samples, seed, noun)
-    _print(lines, output, f"scores of {_count(len(found), noun)}, {_count(samples, 'draw')} of z each, seed {seed}")
-    _say_fitted(found)
-    if scores.off_support and vae.likelihood.binary:
-        each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
-        which = f"{_count(scores.off_support, f'grey {noun}')}: each score is {each}"
-        click.echo(f"vae-infer: note: {which}, P(1) = level", err=True)
-    elif scores.off_support:
-        which = f"{_count(scores.off_support, noun)} rounded to 8-bit levels"
-        click.echo(f"vae-infer: note: {which}, as in training: the likelihood is one of such levels", err=True)
-    if scores.ranks is None:
-        click.echo(
-            f"vae-infer: note: no percentiles: the bundle keeps no quantiles of three test {noun}s or more", err=True
-        )
+    noun, draws = vae.observation.noun, f"{_count(samples, 'draw')} of z each, seed {seed}"
+    if comes and style in ("csv", "jsonl") and (stream := _text()) is not None:
+        changed, ranked = 0, True
+
+        def lines() -> Iterator[str]:
+            nonlocal changed, ranked
+            parts = vae.follow(stream, stride, _note)
+            for i, part in enumerate(parts):
+                scores = score(vae, part.x, samples, seed, by_column=by_column)
+                changed, ranked = changed + scores.off_support, scores.ranks is not None
+                written = format_scores(scores, part.names, style, samples, seed, noun)
+                yield from islice(written, 1 if i and style == "csv" else 0, None)  # one header
+
+        _print(lines(), output, f"scores of {noun}s as they came, {draws}")
+    else:
+        found, batches = _read(sources, vae, vae.rows_per_run(samples), stride)
+        scores = score(vae, batches, samples, seed, by_column=by_column)
+        written = format_scores(scores, found.names(), style, samples, seed, noun)
+        _print(written, output, f"scores of {_count(len(found), noun)}, {draws}")
+        _say_fitted(found)
+        changed, ranked = scores.off_support, scores.ranks is not None
+    _say_observed(vae, changed, samples)
+    if not ranked:
+        _note(f"no percentiles: the bundle keeps no quantiles of three test {noun}s or more")
 
 
 @cli.command()
 @_sources
 @click.option("--format", "style", type=click.Choice(["csv", "jsonl"]), help="How to print.  [default: csv]")
+@_stride
 @_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
-def encode(options: Options, sources: tuple[str, ...], style: str | None, output: Path | None) -> None:
+def encode(
+    options: Options, sources: tuple[str, ...], style: str | None, stride: int | None, output: Path | None
+) -> None:
     """Print or save mu and logsigma of q(z|x) for each observation."""
     style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
     vae = _load(options)
     import numpy as np
 
-    found, batches = _read(sources, vae)
+    found, batches = _read(sources, vae, stride=stride)
     mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
     noun = vae.observation.noun
     what = f"mu and logsigma of {_count(len(mu), noun)}, {vae.latent_dim} dimensions each"
@@ -237,8 +260,7 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
     _say_fitted(*ends)
     for end in ends:
         if len(end) > 1:
-            which = f"{next(end.names())} is taken, the first of {len(end)} {vae.observation.noun}s"
-            click.echo(printable(f"vae-infer: note: {which}"), err=True)
+            _note(f"{next(end.names())} is taken, the first of {len(end)} {vae.observation.noun}s")
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 
@@ -345,15 +367,19 @@ def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str
     if output is not None:
         files.check_output(output, *kinds, ".csv")
     vae = _load(options)
-    fitting = {IMAGE: kinds, VECTOR: _ROWS}.get(vae.observation.kind, _ARRAYS)
+    fitting = kinds if vae.observation.kind == IMAGE else _ROWS
     output = output or Path(f"{name}{fitting[0]}")
     files.check_output(output, *fitting)
     return vae, output
 
 
-def _read(sources: tuple[str, ...], vae: "VAE", rows: int | None = None) -> "tuple[Observations, Iterator[Floats]]":
+def _read(
+    sources: tuple[str, ...], vae: "VAE", rows: int | None = None, stride: int | None = None
+) -> "tuple[Observations, Iterator[Floats]]":
     """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
-    found = vae.read(sources)
+    if stride is not None and vae.observation.kind != SERIES:
+        raise click.UsageError(f"--stride is for models of series, and this one takes {vae.observation.noun}s")
+    found = vae.read(sources, stride)
     rows = rows or vae.rows * vae.threads
     return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
 
@@ -367,8 +393,33 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> 
             bar.update(len(batch))
 
 
+def _text() -> "BufferedReader | None":
+    """Standard input, where it holds text and no array."""
+    from vae_runtime.array_files import is_array
+
+    stream: BufferedReader = sys.stdin.buffer  # type: ignore[assignment]
+    return None if is_array(stream.peek(4)) else stream
+
+
+def _note(text: str) -> None:
+    click.echo(printable(f"vae-infer: note: {text}"), err=True)
+
+
+def _say_observed(vae: "VAE", changed: int, samples: int) -> None:
+    """Say how many observations were drawn as binary, or rounded, to be scored."""
+    noun = vae.observation.noun
+    if changed and vae.likelihood.binary:
+        each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
+        _note(f"{_count(changed, f'grey {noun}')}: each score is {each}, P(1) = level")
+    elif changed:
+        which = f"{_count(changed, noun)} rounded to 8-bit levels"
+        _note(f"{which}, as in training: the likelihood is one of such levels")
+
+
 def _say_fitted(*sources: "Observations") -> None:
     """Say which images were changed to fit the model, one line for each kind of change, whatever their sizes."""
+    for text in (text for found in sources for text in found.notes):
+        _note(text)
     kinds: dict[str, dict[str, str]] = {}
     for name, change in (pair for found in sources for pair in found.fitted.items()):
         kinds.setdefault(_SIZE.sub("", change), {})[name] = change
@@ -377,7 +428,7 @@ def _say_fitted(*sources: "Observations") -> None:
         sizes = len({size[0] for each in changes.values() if (size := _SIZE.search(each))})
         of = f" of {sizes} sizes" if sizes > 1 else ""
         which = first if len(changes) == 1 else f"{len(changes)} images{of}, {first} first,"
-        click.echo(printable(f"vae-infer: note: {which} fitted {change}"), err=True)
+        _note(f"{which} fitted {change}")
 
 
 def _style(given: str | None, output: Path | None, default: str, *kinds: str) -> str:

@@ -81,15 +81,35 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How rows in order of time become series: a window begins at every `stride`th row.
+
+    time: the column of the rows' times, where there is one; interval: what usually lies between two of them, in its
+    unit, or seconds of dates; None where that varies, or is not known.
+    """
+
+    stride: int
+    time: str | None = None
+    interval: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride < _MOST:
+            raise ValueError(f"stride is {self.stride}")
+        if self.interval is not None and self.interval <= 0:
+            raise ValueError(f"interval is {self.interval:g}")
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How files become observations. full_scale: the level of 16-bit images that is 1.0; None for 65535.
 
-    columns: those of an observation, in order; none where arrays are taken as they are.
+    columns: those of an observation, in order; none where arrays are taken as they are. windows: of series.
     levels, split, rounded: for people, what was done in training. unreadable: how many files were left out there.
     """
 
     full_scale: int | None = None
     columns: tuple[Column, ...] = ()
+    windows: Windows | None = None
     levels: str | None = None
     split: str | None = None
     rounded: str | None = None

@@ -39,7 +39,8 @@ def write(
 
     .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
     [count, *shape], or of the batches' own type where that is float64. .npz: the same, compressed, as `x`. .csv: rows
-    below the `names` of their columns. No suffix: a folder with one PNG per image, numbered from `first`.
+    below the `names` of their columns; of series [C, T] a row for each step, with the window's number. No suffix: a
+    folder with one PNG per image, numbered from `first`.
     Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
     """
     if not path.suffix:
@@ -58,7 +59,7 @@ def write(
             with archive, archive.open("x.npy", "w", force_zip64=True) as member:
                 _write_npy(member, (count, *shape), batches)
         elif path.suffix == ".csv":
-            _write_csv(file, names, batches)
+            _write_csv(file, names, batches, first if len(shape) > 1 else None)
         elif path.suffix == ".gif":
             _write_gif(file, count, shape, batches, columns or count)
         else:
@@ -118,14 +119,24 @@ def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[NDArra
         file.write(batch.astype(kind, copy=False).tobytes())
 
 
-def _write_csv(file: IO[bytes], names: Sequence[str], batches: Iterable[NDArray[Any]]) -> None:
-    """Rows with all digits that their type has, so that they are read again as they were."""
+def _write_csv(
+    file: IO[bytes], names: Sequence[str], batches: Iterable[NDArray[Any]], window: int | None = None
+) -> None:
+    """Rows with all digits that their type has, so that they are read again as they were.
+
+    window: the number of the first one of series, whose rows are its steps; None where observations are rows.
+    """
     head = io.StringIO()
-    csv.writer(head, lineterminator="\n").writerow(names)
+    csv.writer(head, lineterminator="\n").writerow([*([] if window is None else ["window", "step"]), *names])
     file.write(head.getvalue().encode())
     for batch in batches:
         words = repr if batch.dtype == np.float64 else "{:.9g}".format
-        file.writelines((",".join(map(words, row)) + "\n").encode() for row in batch.tolist())
+        if window is None:
+            file.writelines((",".join(map(words, row)) + "\n").encode() for row in batch.tolist())
+            continue
+        for i, steps in enumerate(batch.transpose(0, 2, 1).tolist(), start=window):
+            file.writelines(f"{i},{t},{','.join(map(words, row))}\n".encode() for t, row in enumerate(steps))
+        window += len(batch)
 
 
 def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floats], columns: int) -> None:

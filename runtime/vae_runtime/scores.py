@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from vae_runtime import likelihoods, noise
 from vae_runtime.draws import Floats, Nats, no_terms
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.observation import VECTOR
+from vae_runtime.observation import IMAGE
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
@@ -70,7 +70,7 @@ class Scores:
     def figures(self) -> dict[str, NDArray[Any]]:
         """The figures that each one has, [n], by name; beside a percentile `test_observations`, of how many it is.
 
-        What a column of rows contributes is called "log p(NAME)".
+        What a column or channel contributes is called "log p(NAME)".
         """
         one_draw = bool(np.isnan(self.standard_error).all())
         of = None if self.ranks is None else np.broadcast_to(self.ranks.observations, len(self.elbo))
@@ -99,10 +99,10 @@ def score(
 
     Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
     get equal scores, whatever lies beside them. `start` is the number of the first one, for errors. by_column: what
-    each column of rows contributes too, for as much time again; ArgumentError where they are no rows.
+    each column of rows, or channel of series, contributes too, for as much time again; ArgumentError for images.
     Raises InputError where one is not of the model's shape and range.
     """
-    if by_column and vae.observation.kind != VECTOR:
+    if by_column and vae.observation.kind == IMAGE:
         raise ArgumentError(f"{vae.observation.noun}s have no columns", vae.path, "score them without")
     evaluation = vae.manifest.evaluation  # read before hours of work, since it may be malformed
     try:
@@ -122,7 +122,7 @@ def score(
     def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats | None, NDArray[np.uint64], int]:
         first, observations = piece
         terms = vae.terms(observations, num_samples, seed, first, observe=True)
-        each = [vae.contributions(observations, num_samples, seed, first)] if by_column else []
+        each = [_of_columns(vae.contributions(observations, num_samples, seed, first))] if by_column else []
         figures = np.column_stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl, *each])
         standardised = vae.standardise(observations)
         changed = int(likelihoods.outside(vae.likelihood, standardised).sum())
@@ -148,3 +148,9 @@ def score(
         elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks,
         dict(zip(columns, of_columns, strict=True)),
     )  # fmt: skip
+
+
+def _of_columns(contributions: Nats) -> Nats:
+    """What values [n, D] or [n, C, T] contribute, by column: [n, D] or [n, C]."""
+    summed: Nats = contributions.reshape(*contributions.shape[:2], -1).sum(axis=2)
+    return summed

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from vae_runtime import array_files, vectors
 from vae_runtime.array_files import Array, header, reading
 from vae_runtime.errors import InputError
 from vae_runtime.images import Floats, deepest, fit, from_levels
-from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import IMAGE, VECTOR, Observation
-from vae_runtime.tables import Table
+from vae_runtime.manifest import Preprocessing, Windows
+from vae_runtime.observation import IMAGE, SERIES, Observation
+from vae_runtime.tables import Block, Table
+from vae_runtime.windows import Cutter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,20 +49,28 @@ class Observations:
     "-" is standard input, and bytes are the content of a file.
 
     What a file is shows in its first bytes, not in its name. Arrays hold images [n, C, H, W], or [n, H, W] and [H, W]
-    where there is one channel: 8- or 16-bit levels, booleans or floats in [0, 1]; or rows [n, D], or one [D], of
-    numbers. An .npz has one, or one named x. Rows come from tables too, CSV or its like, by the names of the columns.
-    preprocessing: of the model's own, as its manifest has it.
+    where there is one channel: 8- or 16-bit levels, booleans or floats in [0, 1]; rows [n, D], or one [D], of numbers;
+    or windows [n, C, T]. An .npz has one, or one named x. Rows come from tables too, CSV or its like, by the names of
+    the columns. Of a model of series, the rows of a table or of an array [n, C] are cut into windows.
+    preprocessing: of the model's own, as its manifest has it. stride: rows from a window's start to the next one's;
+    None for the model's own. notes: what is to be said of the files.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
     def __init__(
-        self, sources: Iterable[Source], observation: Observation, preprocessing: Preprocessing = _AS_THEY_ARE
+        self,
+        sources: Iterable[Source],
+        observation: Observation,
+        preprocessing: Preprocessing = _AS_THEY_ARE,
+        stride: int | None = None,
     ) -> None:
         self.observation, self.preprocessing = observation, preprocessing
         self._columns = [column.name for column in preprocessing.columns]
+        self._cut = windowing(observation, preprocessing, stride)
         self.fitted: dict[str, str] = {}  # filled while batches are read
+        self.notes: list[str] = []
         paths = (path for source in sources for path in _paths(source, observation))
-        self._files = [_examine(path, observation, self._columns) for path in paths]
+        self._files = [self._examine(path) for path in paths]
         if not self._files:
             named = "image files, folders or arrays" if observation.kind == IMAGE else "tables or arrays"
             raise InputError(f"no {observation.noun}s", "none named", f"name {named}")
@@ -70,9 +79,12 @@ class Observations:
         return sum(file.rows or 1 for file in self._files)
 
     def names(self) -> Iterator[str]:
-        """A name for each: its file's, with its number where the file is an array."""
+        """A name for each: its file's, with its number in an array or a table, or the rows that a window covers."""
         for file in self._files:
-            yield from [file.name] if file.rows is None else (f"{file.name}[{i}]" for i in range(file.rows))
+            if file.starts is not None:
+                yield from (window(file.name, start, self.observation) for start in file.starts.tolist())
+            else:
+                yield from [file.name] if file.rows is None else (f"{file.name}[{i}]" for i in range(file.rows))
 
     def batches(self, rows: int) -> Iterator[NDArray[Any]]:
         """The observations, float32 [about `rows`, *shape] at a time; float64 where the model scales its columns."""
@@ -96,8 +108,7 @@ class Observations:
         if file.table is not None:
             columns = columns_of(file.table, self._columns, self.observation.shape[0])
             with reading(file.name, _TODO):
-                for block in file.table.blocks(columns):
-                    yield self._numbers(block.values, file.name, int(block.rows[0]))
+                yield from self._rows(file, file.table.blocks(columns, time=self._time(file.table)), rows)
             return
         with reading(file.name), file.open() as stream:
             if file.rows is not None:
@@ -111,9 +122,14 @@ class Observations:
     def _array(self, stream: IO[bytes], file: "_File", rows: int) -> Iterator[NDArray[Any]]:
         """The observations of an array, at most `rows` at a time."""
         array = header(stream)
-        if array is None or _count(array, file.name, self.observation) != file.rows:
+        if array is None or array.shape != file.shape:
             raise ValueError("it has changed since it was looked at")
+        assert file.rows is not None
         start = 0
+        if file.starts is not None:
+            blocks = array_files.blocks(array, array.shape[0], array.shape[1:], rows)
+            yield from self._rows(file, _numbered(blocks), rows)
+            return
         for values in array_files.blocks(array, file.rows, self.observation.shape, rows):
             if self.observation.kind == IMAGE:
                 x, note = from_levels(values, self.preprocessing.full_scale, file.name, start)
@@ -123,6 +139,24 @@ class Observations:
             else:
                 yield self._numbers(values, file.name, start)
             start += len(values)
+
+    def _rows(self, file: "_File", blocks: Iterator[Block], rows: int) -> Iterator[NDArray[Any]]:
+        """Rows as observations, or the windows of which each is a part, at most `rows` at a time."""
+        cutter = self._cutter()
+        for block in blocks:
+            values = self._numbers(block.values, file.name, int(block.rows[0]) if len(block.rows) else 0)
+            if file.starts is None:
+                yield values
+                continue
+            for cut in cutter.feed(block._replace(values=values)):
+                yield from (cut.values[i : i + rows] for i in range(0, len(cut.values), rows))
+
+    def _cutter(self) -> Cutter:
+        return Cutter(self.observation.shape[-1], self._cut.stride, self._cut.interval)
+
+    def _time(self, table: Table) -> str | None:
+        """The column of a table that has the rows' times, where the model is one of series and the table has it."""
+        return self._cut.time if self._cut.time in table.layout.names else None
 
     def _numbers(self, values: NDArray[Any], name: str, start: int) -> NDArray[Any]:
         """Rows or windows start.. of a file, as they are where they will be scaled."""
@@ -138,15 +172,79 @@ class Observations:
             pixels, note = fit(image, self.observation.shape, self.preprocessing.full_scale, name)
         return pixels[None], note
 
+    def _examine(self, source: str | bytes) -> "_File":
+        """Look at a file's first bytes, for an array at its shape, and for a table at its columns."""
+        kind = self.observation
+        name, opener = array_files.opener(source)
+        with reading(name, "give images, arrays or tables"), opener() as stream:
+            if (array := header(stream)) is not None:
+                if kind.kind == SERIES and len(array.shape) == 2 and array.shape != kind.shape:
+                    vectors.check(array.dtype, name)
+                    if array.shape[1] != kind.shape[0]:
+                        todo = f"this model takes rows of {kind.shape[0]} channels, or {kind.batch_shape}"
+                        raise InputError(f"array of shape {list(array.shape)}", name, todo)
+                    starts = self._starts(name, iter([Block(np.arange(array.shape[0]), np.empty((array.shape[0], 0)))]))
+                    return _File(name, len(starts), opener, starts=starts, shape=array.shape)
+                return _File(name, _count(array, name, kind), opener, shape=array.shape)
+            if kind.kind == IMAGE:
+                return _File(name, None, opener)
+        with reading(name, _TODO):
+            table = Table(name, opener)
+            columns_of(table, self._columns, kind.shape[0])
+            if not (rows := len(table)):
+                raise InputError("no rows", name, "give one or more below the header")
+            if kind.kind != SERIES:
+                return _File(name, rows, opener, table)
+            if (time := self._time(table)) is None:
+                if self._cut.interval is not None:
+                    self.notes.append(f"{name}: no column {self._cut.time}, so that gaps in time are not looked for")
+                starts = self._starts(name, iter([Block(np.arange(rows), np.empty((rows, 0)))]))
+            else:
+                starts = self._starts(name, table.blocks([], time=time))
+            return _File(name, len(starts), opener, table, starts)
+
+    def _starts(self, name: str, blocks: Iterator[Block]) -> NDArray[np.int64]:
+        """The first row of each window of a file, int64 [n]; what is to be said of its rows goes to `notes`."""
+        cutter = self._cutter()
+        starts = [cut.starts for block in blocks for cut in cutter.feed(block)]
+        self.notes += [f"{name}: {said}" for said in cutter.said(ended=True).values()]
+        if not starts:
+            raise InputError(f"no window of {cutter.length} rows", name, cutter.needed())
+        return np.concatenate(starts)
+
+
+def windowing(observation: Observation, preprocessing: Preprocessing, stride: int | None) -> Windows:
+    """How a model's rows are cut into windows, with this stride if one is given."""
+    known = preprocessing.windows or Windows(max(1, observation.shape[-1] // 4))
+    return known if stride is None else replace(known, stride=stride)
+
+
+def window(name: str, start: int, observation: Observation) -> str:
+    """What to call a window by the rows that it covers, as Python writes a slice of them."""
+    return f"{name}[{start}:{start + observation.shape[-1]}]"
+
+
+def _numbered(blocks: Iterator[NDArray[Any]]) -> Iterator[Block]:
+    """Rows of an array with their numbers."""
+    start = 0
+    for values in blocks:
+        yield Block(np.arange(start, start + len(values)), values)
+        start += len(values)
+
 
 @dataclass(frozen=True)
 class _File:
-    """One file: `rows` is None for an image, and the number of observations for an array or a table."""
+    """One file: `rows` is None for an image, and the number of observations for an array or a table.
+
+    starts: of windows that are cut from rows, the first row of each. shape: an array's.
+    """
 
     name: str
     rows: int | None
     open: Callable[[], IO[bytes]]
     table: Table | None = None
+    starts: NDArray[np.int64] | None = None
+    shape: tuple[int, ...] = ()
 
 
 def _paths(source: Source, observation: Observation) -> Iterable[str | bytes]:
@@ -206,25 +304,6 @@ def largest_level(path: Path) -> int | None:
             return array_files.largest(array) if array.dtype.name == "uint16" else None
         with _picture(stream, name) as image:
             return deepest(image)
-
-
-def _examine(source: str | bytes, observation: Observation, columns: list[str]) -> _File:
-    """Look at a file's first bytes, for an array at its shape, and for a table at its columns."""
-    name, opener = array_files.opener(source)
-    with reading(name, "give images, arrays or tables"), opener() as stream:
-        if (array := header(stream)) is not None:
-            return _File(name, _count(array, name, observation), opener)
-        if observation.kind == IMAGE:
-            return _File(name, None, opener)
-        if observation.kind != VECTOR:
-            todo = f"this model takes {observation.batch_shape}; give an .npy or .npz array"
-            raise InputError("not an array", name, todo)
-    with reading(name, _TODO):
-        table = Table(name, opener)
-        columns_of(table, columns, observation.shape[0])
-        if not (rows := len(table)):
-            raise InputError("no rows", name, "give one or more below the header")
-        return _File(name, rows, opener, table)
 
 
 def columns_of(table: Table, known: list[str], count: int) -> list[str]:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import IO, NamedTuple, cast
 
@@ -43,10 +44,14 @@ class Layout:
 
 
 class Block(NamedTuple):
-    """Some rows of a table: their numbers, counted from 0 below the header, and their values [n, columns]."""
+    """Some rows of a table: their numbers, counted from 0 below the header, and their values [n, columns].
+
+    times: [n], of the column of times if one was asked for: its numbers, or of dates the seconds since 1970.
+    """
 
     rows: NDArray[np.int64]
     values: Doubles
+    times: Doubles | None = None
 
 
 class Table:
@@ -65,20 +70,27 @@ class Table:
         with self._lines() as lines:
             return sum(1 for _ in lines) - self.layout.header
 
-    def blocks(self, columns: Sequence[str], drop_missing: bool = False) -> Iterator[Block]:
-        """The numbers of these columns, some thousand rows at a time, in float64.
+    def blocks(self, columns: Sequence[str], drop_missing: bool = False, time: str | None = None) -> Iterator[Block]:
+        """The numbers of these columns, some thousand rows at a time, in float64, and the times in the column `time`.
 
         Raises InputError, naming row and column, for a column that there is not, for what is no number and, unless such
         rows are to be dropped, for a missing value.
         """
-        wanted = [self._index(column) for column in columns]
         with self._lines() as lines:
             below = islice(lines, int(self.layout.header), None)
             row = 0
             while some := list(islice(below, _LINES)):
-                block = self._fast(some, wanted, row)
-                yield block if block is not None else self._slow(some, wanted, row, drop_missing)
+                yield self.parse(some, columns, row, drop_missing, time)
                 row += len(some)
+
+    def parse(
+        self, lines: list[str], columns: Sequence[str], row: int, drop_missing: bool = False, time: str | None = None
+    ) -> Block:
+        """The block that these lines of such a table are, the first of which is row `row`. Raises as `blocks` does."""
+        wanted = [self._index(column) for column in columns]
+        when = None if time is None else self._index(time)
+        block = self._fast(lines, wanted, row, when)
+        return block if block is not None else self._slow(lines, wanted, row, drop_missing, when)
 
     def first(self) -> dict[str, list[str]]:
         """The fields of the first rows as they are written, by column, but for rows with more or fewer."""
@@ -101,8 +113,10 @@ class Table:
             raise InputError(f"no column {column}", self.name, f"it has {there}")
         return names.index(column)
 
-    def _fast(self, lines: list[str], wanted: list[int], row: int) -> Block | None:
+    def _fast(self, lines: list[str], wanted: list[int], row: int, time: int | None) -> Block | None:
         """The block as NumPy's own parser reads it; None where a line needs a closer look."""
+        if not lines:
+            return None
         delimiters = len(self.layout.names) - 1
         if any(line.count(self.layout.delimiter) != delimiters or line.isspace() for line in lines):
             return None
@@ -110,33 +124,41 @@ class Table:
             if any("." in line for line in lines):
                 return None
             lines = [line.replace(",", ".") for line in lines]
+        columns = wanted if time is None else [*wanted, time]
+        converters: dict[int | str, Callable[[str], float]] | None = None if time is None else {time: as_time}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = np.loadtxt(lines, delimiter=self.layout.delimiter, usecols=wanted, ndmin=2, comments=None)
+                values = np.loadtxt(
+                    lines, delimiter=self.layout.delimiter, usecols=columns, ndmin=2, comments=None,
+                    converters=converters, encoding=None,
+                )  # fmt: skip
         except ValueError:
             return None
         if len(values) != len(lines) or np.isnan(values).any():
             return None
-        return Block(np.arange(row, row + len(values)), values)
+        return _block(np.arange(row, row + len(values)), values, time)
 
-    def _slow(self, lines: list[str], wanted: list[int], row: int, drop_missing: bool) -> Block:
+    def _slow(self, lines: list[str], wanted: list[int], row: int, drop_missing: bool, time: int | None) -> Block:
         """The same, field by field: quotes, missing values, and words on what is wrong."""
         rows, kept = [], []
+        columns = wanted if time is None else [*wanted, time]
         for i, fields in enumerate(self._records(lines), start=row):
             where = f"{self.name}, row {i} (line {self.layout.header + i + 1})"
             if len(fields) != len(self.layout.names):
                 expected = f"{len(self.layout.names)} fields, as above, or in quotes"
                 raise InputError(f"line of {len(fields)} fields", where, f"give {expected}")
             numbers = [self._number(fields[index], f"{where}, column {self.layout.names[index]}") for index in wanted]
-            missing = [index for index, number in zip(wanted, numbers, strict=True) if math.isnan(number)]
+            if time is not None:
+                numbers.append(self._time(fields[time], f"{where}, column {self.layout.names[time]}"))
+            missing = [index for index, number in zip(columns, numbers, strict=True) if math.isnan(number)]
             if missing and not drop_missing:
                 which = f"{where}, column {self.layout.names[missing[0]]}"
                 raise InputError("missing value", which, "fill it in, or leave such rows out: --missing drop trains so")
             if not missing:
                 rows.append(numbers)
                 kept.append(i)
-        return Block(np.array(kept, np.int64), np.array(rows, np.float64).reshape(-1, len(wanted)))
+        return _block(np.array(kept, np.int64), np.array(rows, np.float64).reshape(-1, len(columns)), time)
 
     def _number(self, text: str, where: str) -> float:
         if text.strip().lower() in MISSING:
@@ -149,6 +171,13 @@ class Table:
             return float(text)
         except ValueError:
             raise InputError(f"no number: {text.strip()[:40]!r}", where, "give one, or name other columns") from None
+
+    def _time(self, text: str, where: str) -> float:
+        try:
+            point = text.replace(",", ".") if self.layout.decimal == "," else text
+            return math.nan if text.strip().lower() in MISSING else as_time(point)
+        except ValueError:
+            raise InputError(f"no time: {text.strip()[:40]!r}", where, "give a number or an ISO 8601 date") from None
 
     def _records(self, lines: Iterable[str]) -> Iterator[list[str]]:
         """The fields of each line. Raises InputError where a line break stands in quotes: rows are lines here."""
@@ -170,6 +199,20 @@ class Table:
                     yield _but_the_last_empty(text)
             except UnicodeDecodeError:
                 raise InputError("not a table or array", self.name, "give CSV in UTF-8, .npy or .npz") from None
+
+
+def as_time(text: str) -> float:
+    """A number as it is, or the seconds since 1970 of a date as ISO 8601 writes it. Raises ValueError for others."""
+    try:
+        return float(text)
+    except ValueError:
+        when = datetime.fromisoformat(text.strip())
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def _block(rows: NDArray[np.int64], values: Doubles, time: int | None) -> Block:
+    """A block, whose last column is that of times where there is one."""
+    return Block(rows, values) if time is None else Block(rows, values[:, :-1], values[:, -1])
 
 
 def _but_the_last_empty(lines: Iterable[str]) -> Iterator[str]:

@@ -59,6 +59,14 @@ def forge(
     return out
 
 
+def changed(folder: Path, **parts: object) -> Path:
+    """The bundle in this folder, with other parts of its manifest."""
+    manifest = {**json.loads((folder / "manifest.json").read_bytes()), **parts}
+    del manifest["sha256"]
+    (folder / "manifest.json").write_bytes(manifests.dump(manifest))
+    return folder
+
+
 def linear(forge: Forge, likelihood: str, shape: Shape, latent_shape: Shape = (3,), scale: float = 1.0) -> Path:
     """Forge a bundle of two linear graphs: images [C, H, W], rows [D] or series [C, T] under a likelihood of choice."""
     named = LIKELIHOODS[likelihood]

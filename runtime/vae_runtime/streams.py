@@ -1,0 +1,110 @@
+"""A table that comes line by line, as from a sensor: its rows or windows as soon as they are whole."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from vae_runtime import sources, vectors
+from vae_runtime.array_files import reading
+from vae_runtime.errors import InputError
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.observation import SERIES, Observation
+from vae_runtime.tables import Block, Table
+from vae_runtime.windows import Cutter
+
+NAME = "standard input"
+_PIECE = 1 << 16  # bytes
+_TODO = "give a table, CSV or its like, with a header"
+
+
+class Bytes(Protocol):
+    """What gives bytes as they come."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Those that there are, one at least; none at the end."""
+
+
+class Part(NamedTuple):
+    """Observations that have just come, [n, *shape], with a name each."""
+
+    names: list[str]
+    x: NDArray[Any]
+
+
+def observations(
+    stream: Bytes,
+    observation: Observation,
+    preprocessing: Preprocessing,
+    stride: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[Part]:
+    """The rows of a table, or the windows that end in them, as they come; memory is constant.
+
+    preprocessing: of the model's own, as its manifest has it. stride as in `sources.Observations`. note: is told what
+    is to be said of the rows. Raises InputError as `sources.Observations` does, when it comes to it.
+    """
+    with reading(NAME, _TODO):
+        lines = _lines(stream)
+        first = _first(lines)
+        table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in two lines
+        columns = sources.columns_of(table, [c.name for c in preprocessing.columns], observation.shape[0])
+        cut = sources.windowing(observation, preprocessing, stride)
+        time = cut.time if cut.time in table.layout.names else None
+        cutter, row = Cutter(observation.shape[-1], cut.stride, cut.interval), 0
+        told: dict[str, str] = {}
+        none = True
+        for some in _then(first[table.layout.header :], lines):
+            block = table.parse(some, columns, row, time=time)
+            row += len(some)
+            vectors.refuse_infinite(block.values, block.values, NAME, int(block.rows[0]), columns)
+            for part in _whole(block, observation, cutter):
+                none = False
+                yield part
+            for kind, text in cutter.said().items():
+                if kind not in told:  # once while rows come, for there may be no end of them
+                    told[kind] = text
+                    note(f"{NAME}: {text}")
+        for kind, text in cutter.said(ended=True).items():
+            if told.get(kind) != text:
+                note(f"{NAME}: {text}")
+        if none:
+            what = f"no window of {cutter.length} rows" if observation.kind == SERIES else "no rows"
+            raise InputError(what, NAME, cutter.needed() if observation.kind == SERIES else _TODO)
+
+
+def _whole(block: Block, observation: Observation, cutter: Cutter) -> Iterator[Part]:
+    """What is whole with these rows."""
+    if observation.kind != SERIES:
+        yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
+        return
+    for starts, values in cutter.feed(block):
+        yield Part([sources.window(NAME, start, observation) for start in starts.tolist()], values)
+
+
+def _first(lines: Iterator[list[str]]) -> list[str]:
+    """The first lines, two at least where there are so many: a header and a row."""
+    first: list[str] = []
+    for some in lines:
+        first += some
+        if len(first) > 1:
+            break
+    return first
+
+
+def _then(first: list[str], lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    if first:
+        yield first
+    yield from lines
+
+
+def _lines(stream: Bytes) -> Iterator[list[str]]:
+    """The lines that have come since the last ones were taken, but for those in which nothing stands."""
+    rest = b""
+    while piece := stream.read1(_PIECE):
+        *whole, rest = (rest + piece).split(b"\n")
+        if some := [text for line in whole if (text := line.decode("utf-8-sig")).strip()]:
+            yield some
+    if rest.strip():
+        yield [rest.decode("utf-8-sig")]
