@@ -83,7 +83,15 @@ export const LIKELIHOODS = {
     logProb: (x, loc, { logsigma, log_unit = 0 }) =>
       sum(x, (value, i) => {
         const [log, unit] = [logsigma, log_unit].map((setting) => ofColumn(setting, i, x.length));
-        return -0.5 * ((value - loc[i]) / Math.exp(log)) ** 2 - log - unit - 0.5 * Math.log(2 * Math.PI);
+        return normal(value, loc[i], log) - unit;
+      }),
+  },
+  "heteroscedastic-gaussian": {
+    output: "parameters", // all of an observation's loc, then all of its logsigma
+    logProb: (x, parameters, { log_unit = 0 } = {}) =>
+      sum(x, (value, i) => {
+        const logsigma = Math.min(Math.max(parameters[x.length + i], Math.log(1e-3)), 7);
+        return normal(value, parameters[i], logsigma) - ofColumn(log_unit, i, x.length);
       }),
   },
   "discretised-logistic": {
@@ -113,6 +121,11 @@ export async function noiseIndex(x, n) {
 /** A setting of value i of n: one number for all, or one for each column. */
 function ofColumn(setting, i, n) {
   return Array.isArray(setting) ? setting[Math.floor((i * setting.length) / n)] : setting;
+}
+
+/** log N(value; loc, exp(logsigma)^2) */
+function normal(value, loc, logsigma) {
+  return -0.5 * ((value - loc) / Math.exp(logsigma)) ** 2 - logsigma - 0.5 * Math.log(2 * Math.PI);
 }
 
 /** log(F(pixel + 1/510) - F(pixel - 1/510)), F the logistic's distribution function; levels 0 and 255 have the tails. */

@@ -23,6 +23,7 @@ _AXES = {IMAGE: "channels, height, width", VECTOR: "columns", SERIES: "channels,
 _LIKELIHOODS = {
     "bernoulli": "Bernoulli: {parts} are 0 or 1",
     "gaussian": "Gaussian: {parts} are real numbers, with {sigma}",
+    "heteroscedastic-gaussian": "Gaussian: {parts} are real numbers, whose standard deviations the decoder gives",
     "discretised-logistic": "discretised logistic: 256 levels for each of the {parts}",
 }
 _USE = """\

@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 Range = tuple[float, float]
 Setting = float | NDArray[Any]  # of a contract: a number, or what `make` made of a list of them
 
+LOGSIGMA_BOUNDS = (math.log(1e-3), 7.0)  # of values that spread by about 1, where a decoder or a column has its own
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 
 
@@ -164,6 +165,58 @@ class Gaussian:
         return x
 
 
+class HeteroscedasticGaussian:
+    """Real values N(loc, sigma^2) with parameters `loc` and `logsigma`, stacked along the first axis.
+
+    logsigma is clamped to LOGSIGMA_BOUNDS: without a bound the density of values that the decoder knows has none
+    (Mattei and Frellsen 2018, arXiv:1802.04826). log_unit as for `Gaussian`.
+    """
+
+    name, output, parameters_per_value, noise = "heteroscedastic-gaussian", "parameters", 2, "normal"
+    discrete, binary = False, False
+    range: ClassVar[Range | None] = None
+    refusal = Gaussian.refusal
+
+    def __init__(self, axes: int, log_unit: Setting = 0.0) -> None:
+        self.axes = axes
+        self._constant = _numbers("log_unit", log_unit, 700) + 0.5 * math.log(2 * math.pi)
+
+    def mean(self, parameters: Floats) -> Floats:
+        """loc itself."""
+        return self._split(parameters)[0]
+
+    def sample(self, parameters: Floats, noise: Floats) -> Floats:
+        """loc + sigma * noise; may leave the range of the observations."""
+        loc, logsigma = self._split(parameters)
+        sigma: Floats = np.exp(logsigma)
+        return loc + sigma * noise
+
+    def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """Sum over values of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
+        axes = tuple(range(-self.axes, 0))
+        log_prob: NDArray[np.float64] = self.log_prob_of_each(x, parameters).sum(axis=axes)
+        return log_prob
+
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """-1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi."""
+        loc, logsigma = self._split(parameters)
+        scaled = ((x - loc) * np.exp(-logsigma)).astype(np.float64)
+        terms: NDArray[np.float64] = -0.5 * np.square(scaled) - logsigma - self._constant
+        return terms
+
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """All real numbers."""
+        return np.isfinite(x)
+
+    def nearest(self, x: Floats) -> Floats:
+        """As they are."""
+        return x
+
+    def _split(self, parameters: Floats) -> tuple[Floats, Floats]:
+        loc, logsigma = np.split(parameters, 2, axis=-self.axes)
+        return loc, np.clip(logsigma, np.float32(LOGSIGMA_BOUNDS[0]), np.float32(LOGSIGMA_BOUNDS[1]))
+
+
 class DiscretisedLogistic:
     """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
@@ -228,7 +281,9 @@ class DiscretisedLogistic:
         return loc, np.exp(np.clip(log_scale, -LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
 
-KNOWN: dict[str, Any] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
+KNOWN: dict[str, Any] = {
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, DiscretisedLogistic)
+}
 
 
 def make(named: Named, observation: Observation) -> Likelihood:

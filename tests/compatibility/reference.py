@@ -72,6 +72,10 @@ def log_prob(
         case "gaussian":
             variance = math.exp(2 * likelihood["settings"]["logsigma"])
             terms = -0.5 * ((x - parameters) ** 2 / variance + math.log(2 * math.pi * variance))
+        case "heteroscedastic-gaussian":
+            loc, logsigma = np.split(parameters, 2, axis=1)
+            variance = np.exp(2 * np.clip(logsigma, math.log(1e-3), 7))
+            terms = -0.5 * ((x - loc) ** 2 / variance + np.log(2 * math.pi * variance))
         case "discretised-logistic":
             loc, log_scale = np.split(parameters, 2, axis=1)
             scale, level = np.exp(np.clip(log_scale, -7, 7)), np.rint(255 * x)

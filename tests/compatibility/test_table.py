@@ -230,6 +230,8 @@ def cases(likelihood: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
             return {}, np.float32(u < 0.5), np.concatenate([4 * wide[:10, :2], 1000 * wide[10:, :2]])
         case "gaussian":
             return {"settings": {"logsigma": -1.5}}, u, 3 * wide[:, :2]
+        case "heteroscedastic-gaussian":
+            return {}, u, 3 * wide
     x = np.rint(255 * np.clip(2 * u - 0.5, 0, 1)) / np.float32(255)  # a quarter of them black, another white
     loc, log_scale = np.split(wide, 2, axis=1)
     return {}, x, np.concatenate([loc, np.concatenate([log_scale[:10] - 2, 8 * log_scale[10:]])], axis=1)
@@ -244,6 +246,9 @@ def torch_log_prob(
             terms = torch.distributions.Bernoulli(logits=parameters).log_prob(x)
         case "gaussian":
             terms = torch.distributions.Normal(parameters, math.exp(contract["settings"]["logsigma"])).log_prob(x)
+        case "heteroscedastic-gaussian":
+            loc, logsigma = parameters.chunk(2, dim=1)
+            terms = torch.distributions.Normal(loc, logsigma.clamp(math.log(1e-3), 7).exp()).log_prob(x)
         case _:
             loc, log_scale = parameters.chunk(2, dim=1)
             scale = log_scale.clamp(-7, 7).exp()

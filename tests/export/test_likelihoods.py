@@ -9,11 +9,15 @@ import torch
 from numpy.typing import NDArray
 
 from support.runs import make_vae
-from vae_export import exporter
+from vae_export import export_run, exporter
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
+from vae_runtime.manifest import Named
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.verify import verify
+from vae_train import data, run_folder, train
+from vae_train.config import Place, vector
+from vae_train.run_folder import Run
 from vae_train.vae import VAE as TorchVAE
 
 SMALL = {"hidden": (24,), "latent_dim": 3}
@@ -38,16 +42,75 @@ def exported(vae: TorchVAE, observation: Observation, x: NDArray[Any], out: Path
     return VAE.load(out, threads=1)
 
 
-@pytest.mark.parametrize("sigma", ["one", "column", "value"])
-def test_values_share_a_sigma(sigma: str, tmp_path: Path) -> None:
-    """Of images and of series: the contract has as many numbers as there are sigmas, and the device as many again."""
-    for shape in ((3, 4, 5), (3, 6)):
-        vae, levels = make_vae("tutorial", "gaussian", shape, sigma=sigma, **SMALL)
-        observation = Observation.image(shape) if len(shape) == 3 else Observation(SERIES, shape, None)
-        x = levels.numpy() if len(shape) == 3 else levels.float().numpy() / 255
-        device = exported(vae, observation, x, tmp_path / str(len(shape)))
-        settings = device.manifest.contract.likelihood.settings
-        many = {"one": (), "column": (3, *[1] * (len(shape) - 1)), "value": shape}[sigma]
-        assert vae.likelihood.logsigma.shape == device.likelihood.logsigma.shape == many
-        np.testing.assert_array_equal(np.ravel(settings["logsigma"]), device.likelihood.logsigma.ravel())
-        assert_the_device_agrees(vae, device, (levels.float() / 255).numpy())
+@pytest.mark.parametrize(
+    ("sigma", "shape", "many"), [("column", (3, 4, 5), (3, 1, 1)), ("value", (3, 6), (3, 6))], ids=["images", "series"]
+)
+def test_values_share_a_sigma(sigma: str, shape: tuple[int, ...], many: tuple[int, ...], tmp_path: Path) -> None:
+    """The contract has as many numbers as there are sigmas, and the device as many again."""
+    vae, levels = make_vae("tutorial", "gaussian", shape, sigma=sigma, **SMALL)
+    observation = Observation.image(shape) if len(shape) == 3 else Observation(SERIES, shape, None)
+    x = (levels.float() / 255).numpy()
+    device = exported(vae, observation, x, tmp_path / "bundle")
+    settings = device.manifest.contract.likelihood.settings
+    assert vae.likelihood.logsigma.shape == device.likelihood.logsigma.shape == many
+    np.testing.assert_array_equal(np.ravel(settings["logsigma"]), device.likelihood.logsigma.ravel())
+    assert_the_device_agrees(vae, device, x)
+
+
+def test_images_whose_sigma_the_decoder_gives(tmp_path: Path) -> None:
+    """Twice as many parameters as values, and no setting in the contract."""
+    vae, levels = make_vae("tutorial", "heteroscedastic-gaussian", (3, 4, 5), **SMALL)
+    device = exported(vae, Observation.image((3, 4, 5)), levels.numpy(), tmp_path / "bundle")
+    assert device.manifest.contract.likelihood == Named("heteroscedastic-gaussian")
+    assert device.parameters(np.zeros((2, 3), np.float32)).shape == (2, 6, 4, 5)
+    assert_the_device_agrees(vae, device, (levels.float() / 255).numpy())
+
+
+def rows(n: int = 900) -> NDArray[np.float64]:
+    """Seeded rows of five columns in their units: three that one cause drives, and two of 0 and 1 that it drives too.
+
+    The second is noisier where the fourth is 1, and the third has far values.
+    """
+    random = np.random.default_rng(3)
+    cause = random.normal(size=n)
+    flags = (random.normal(size=(n, 2)) < cause[:, None]).astype(float)
+    noises = random.normal(size=n), random.normal(size=n) * (0.1 + flags[:, 0]), random.standard_t(2, n)
+    real = np.column_stack([cause + 0.3 * noise for noise in noises]) * [4.0, 300.0, 0.01] + [20.0, 101325.0, 0.5]
+    return np.column_stack([real, flags])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """These rows as a table."""
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    lines = ["temp,pressure,load,open,warm", *(",".join(map(repr, row)) for row in rows().tolist())]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@torch.no_grad()
+def trained(table: Path, out: Path, likelihood: str, **settings: Any) -> tuple[Run, VAE]:
+    """A finished training of the table, and its VAE on the device."""
+    config = vector(5, 900).replace(dataset=str(table), likelihood=likelihood, epochs=3, hidden=(16,), **settings)
+    with torch.enable_grad():
+        train.train(config, out, Place(Path(), False, "cpu", 1), "vae-train")
+    run = run_folder.load(out)
+    return run, VAE.load(export_run(run, out / "bundle").path, threads=1)
+
+
+@pytest.mark.parametrize("likelihood", ["heteroscedastic-gaussian"])
+@torch.no_grad()
+def test_a_row_of_a_table_gets_the_score_that_training_computed(likelihood: str, table: Path, tmp_path: Path) -> None:
+    """Raw rows on the device, preprocessing and units and all, against the run's network; columns sum to the whole."""
+    run, device = trained(table, tmp_path / "run", likelihood)
+    observed = data.load(run.config, Path())
+    raw = rows()[data.in_test(rows())]
+    assert len(raw) == len(observed.test) > 50
+    np.testing.assert_array_equal(device.standardise(raw), observed.test.numpy())
+    eps = noise.normal(5, noise.POSTERIOR, noise.index(observed.test.numpy()), run.vae.latent_dim)
+    expected = run.vae.terms(observed.test, torch.from_numpy(eps))
+    got = device.terms(raw, seed=5)
+    np.testing.assert_allclose(got.elbo, expected.elbo.numpy(), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(device.contributions(raw, 1, 5).sum(axis=1), got.reconstruction, rtol=1e-9, atol=1e-5)
+    assert all(row.passed for row in verify(read(device.path)))
+    assert device.sample(200, seed=2).shape == (200, 5)

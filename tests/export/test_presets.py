@@ -14,14 +14,14 @@ from onnx import helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
-from support.runs import SHAPES, make_vae, smooth_images
+from support.runs import OF_PIXELS, SHAPES, make_vae, smooth_images
 from vae_export import exporter, onnx_graph, tradeoff
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
 from vae_train import run_folder, train
-from vae_train.config import LIKELIHOODS, PRESETS, Place
+from vae_train.config import PRESETS, Place
 from vae_train.vae import VAE as TorchVAE
 
 PREPROCESSING = {"levels": "made up", "split": "none", "unreadable": 3}
@@ -36,7 +36,7 @@ OPERATORS = {  # of encoder and decoder, besides the encoder's Clip
     "resnet-colour": (CONVOLUTIONAL, CONVOLUTIONAL | {"DepthToSpace"}),
 }
 OPSETS = range(onnx_graph.OLDEST_OPSET, onnx_graph.newest_opset() + 1)
-PAIRS = [(preset, likelihood) for preset in SHAPES for likelihood in LIKELIHOODS]
+PAIRS = [(preset, likelihood) for preset in SHAPES for likelihood in OF_PIXELS]
 OWN = [
     pair for pair in PAIRS if pair[0] == "tutorial" or pair[1] == PRESETS[pair[0]].network.likelihood
 ]  # the smallest: all
@@ -70,7 +70,7 @@ def test_default_cases_have_each_preset_likelihood_and_opset() -> None:
     """Of the whole matrix, the cases that always run leave no preset, no likelihood and no opset out."""
     pairs, opsets = {pair for pair, _ in FAST}, {opset for _, opset in FAST}
     assert {preset for preset, _ in pairs} == set(PRESETS) - {"vector"}  # of rows: test_vectors.py
-    assert {likelihood for _, likelihood in pairs} == set(LIKELIHOODS)
+    assert {likelihood for _, likelihood in pairs} == set(OF_PIXELS)
     assert opsets == set(OPSETS)
     assert {17, 18, 19, 20} <= opsets
 

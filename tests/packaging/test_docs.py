@@ -13,10 +13,9 @@ from vae_export import cli as export_cli
 from vae_export import exporter, gate, requirements, tradeoff, trained
 from vae_runtime import VAE, bundle, errors, manifest, sources
 from vae_runtime import cli as runtime_cli
-from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
 from vae_train import checkpoints, loop, mlp, state, train
 from vae_train import cli as train_cli
-from vae_train.likelihoods import LEAST_LOGSIGMA
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
@@ -128,7 +127,7 @@ def lines(path: str) -> int:
 FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "clamp of logsigma": ("mathematics.md", lambda: r"\log \sigma \in [{:g}, {:g}]".format(*mlp.LOGSIGMA_RANGE)),
     "clamp of log_scale": ("mathematics.md", lambda: rf"\log s \in [{-LOG_SCALE_BOUND:g}, {LOG_SCALE_BOUND:g}]"),
-    "the least sigma": ("training.md", lambda: f"it is at least {math.exp(LEAST_LOGSIGMA):.3f}, of the spread"),
+    "the least sigma": ("training.md", lambda: f"it is at least {math.exp(LOGSIGMA_BOUNDS[0]):.3f}, of the spread"),
     "steps that were skipped": ("training.md", lambda: f"after {loop.MOST_SKIPPED} in a row the training stops"),
     "turns of a thread": ("benchmarks.md", lambda: f"lets them turn {train_cli.SPIN:,} times"),
     "checkpoints": ("training.md", lambda: {60: "each minute"}[int(checkpoints.SAVE_EVERY)]),

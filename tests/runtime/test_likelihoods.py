@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from vae_runtime import BundleError, InputError, noise
-from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, check, make
+from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, HeteroscedasticGaussian, check, make
 from vae_runtime.manifest import Named
 from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
 
 BERNOULLI = Bernoulli(3)
+HETEROSCEDASTIC = HeteroscedasticGaussian(3)
 LOGISTIC = DiscretisedLogistic(3)
 IMAGES = Observation.image((1, 3, 3))
 LEVELS = (np.arange(256) / 255).astype(np.float32).reshape(256, 1, 1, 1)
@@ -83,6 +84,26 @@ def test_gaussian_samples_have_its_moments():
     assert (np.abs(x.var(axis=0) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
 
 
+def test_a_sigma_of_the_decoder():
+    """Normal densities and moments with the sigma of each value, which is bounded on both sides; densities per unit."""
+    loc = np.array([-1, 0.5, 2, 0], np.float32)
+    logsigma = np.array([-2, 0.7, -30, 30], np.float32)
+    likelihood = make(Named("heteroscedastic-gaussian", {"log_unit": [1.0, 0, -3, 2]}), Observation(VECTOR, (4,), None))
+    sigma = np.exp([-2, 0.7, math.log(1e-3), 7])
+    x = loc + np.float32(0.7) * sigma.astype(np.float32)
+    parameters = np.concatenate([loc, logsigma])
+    expected = -0.5 * ((x - loc.astype(np.float64)) / sigma) ** 2 - np.log(sigma * math.sqrt(2 * math.pi))
+    expected -= [1, 0, -3, 2]
+    np.testing.assert_allclose(likelihood.log_prob_of_each(x, parameters), expected, rtol=1e-4)
+    assert likelihood.log_prob(x, parameters) == pytest.approx(expected.sum(), rel=1e-5)
+    np.testing.assert_array_equal(likelihood.mean(parameters), loc)
+    n = 20_000
+    drawn = likelihood.sample(np.tile(parameters, (n, 1)), noise.normal(3, noise.PIXELS, np.arange(n), 4))
+    assert drawn.dtype == np.float32
+    assert (np.abs(drawn.mean(axis=0) - loc) < 4.5 * sigma / math.sqrt(n)).all()
+    assert (np.abs(drawn.var(axis=0, dtype=np.float64) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
+
+
 @pytest.mark.parametrize(("kind", "shape"), [(VECTOR, (4,)), (SERIES, (4, 5))])
 def test_each_column_has_its_sigma_and_its_unit(kind: str, shape: tuple[int, ...]):
     """Densities are those of raw values, in float64; draws spread by each column's sigma; axes in front broadcast."""
@@ -125,7 +146,9 @@ def test_each_value_has_its_sigma(kind: str, shape: tuple[int, ...]):
             make(Named("gaussian", {"logsigma": [0.0] * other}), observation)
 
 
-@pytest.mark.parametrize("likelihood", [BERNOULLI, Gaussian(3, -1.0), LOGISTIC], ids=lambda it: it.name)
+@pytest.mark.parametrize(
+    "likelihood", [BERNOULLI, Gaussian(3, -1.0), HETEROSCEDASTIC, LOGISTIC], ids=lambda it: it.name
+)
 def test_the_terms_of_each_value_sum_to_the_whole(likelihood):
     """log_prob_of_each has the observation's shape, broadcasts over draws, and sums to log_prob."""
     generator = np.random.default_rng(8)
@@ -165,7 +188,7 @@ def test_logistic_mean_is_the_expectation(loc: float, log_scale: float):
     assert -1e-6 <= mean <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(3, 0.0), LOGISTIC], ids=["gaussian", "logistic"])
+@pytest.mark.parametrize("likelihood", [Gaussian(3, 0.0), HETEROSCEDASTIC, LOGISTIC], ids=lambda it: it.name)
 def test_extreme_parameters_stay_finite(likelihood):
     """At parameters of +-10,000 mean, draw and log-probability of every level are finite, without a warning."""
     for values in itertools.product([1e4, -1e4], repeat=likelihood.parameters_per_value):
@@ -228,7 +251,9 @@ def test_a_likelihood_of_levels_needs_their_range(name: str):
         make(Named(name), Observation(VECTOR, (5,), None))
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli, DiscretisedLogistic, lambda axes: Gaussian(axes, -0.7)])
+@pytest.mark.parametrize(
+    "likelihood", [Bernoulli, HeteroscedasticGaussian, DiscretisedLogistic, lambda axes: Gaussian(axes, -0.7)]
+)
 @pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 6)])
 def test_any_axes_are_summed_over(likelihood, shape: tuple[int, ...]):
     """Vectors and series have the log-probability of an image with the same values."""

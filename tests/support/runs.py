@@ -15,6 +15,7 @@ from vae_train.vae import VAE
 
 TINY = PRESETS["tutorial"].replace(hidden=(32,), latent_dim=4, epochs=2)  # the settings of tiny_run
 NOISE = 0.02  # on weights; with more of it few draws of z carry all weight
+OF_PIXELS = ("bernoulli", "gaussian", "discretised-logistic")  # the likelihoods of images; all: test_likelihoods.py
 SHAPES = {
     "tutorial": (1, 28, 28),
     "deep": (1, 8, 8),

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.runs import OF_PIXELS
 from vae_train import evaluate, likelihoods, networks
-from vae_train.config import LIKELIHOODS, PRESETS
+from vae_train.config import PRESETS
 from vae_train.vae import VAE, Terms
 
 LEVELS = torch.randint(0, 256, (30, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -78,7 +79,7 @@ def reference(vae: VAE, x: Tensor, parameters: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", OF_PIXELS)
 def test_measured_terms_are_those_of_each_image(likelihood: str) -> None:
     """One draw of z from a seeded generator, log p(x|z) and the KL in closed form, for every likelihood."""
     vae = untrained(likelihood)

@@ -17,7 +17,7 @@ from vae_runtime.manifest import Named
 from vae_runtime.observation import Observation
 from vae_train import networks
 from vae_train.config import LIKELIHOODS, PRESETS
-from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
+from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, HeteroscedasticGaussian, Likelihood
 from vae_train.likelihoods import make as make_likelihood
 
 every_likelihood = pytest.mark.parametrize("name", list(KNOWN))
@@ -79,6 +79,9 @@ def independent_log_prob(likelihood: Likelihood, x: Tensor, parameters: Tensor) 
         return distributions.Bernoulli(logits=parameters).log_prob(x)
     if isinstance(likelihood, Gaussian):
         return distributions.Normal(parameters, likelihood.logsigma.exp()).log_prob(x)
+    if isinstance(likelihood, HeteroscedasticGaussian):
+        loc, logsigma = parameters.chunk(2, dim=1)
+        return distributions.Normal(loc, logsigma.clamp(math.log(1e-3), 7).exp()).log_prob(x)
     probabilities = cdf_differences(*parameters.chunk(2, dim=1))
     return probabilities.gather(-1, (x * 255).round().long()[..., None])[..., 0].log()
 
@@ -258,8 +261,9 @@ def test_samples_have_the_law(name: str) -> None:
     with torch.no_grad():
         x = likelihood.sample(parameters.expand(n, -1, -1, -1)).double()
     assert x.shape == (n, 2, 3, 2)
-    if isinstance(likelihood, Gaussian):
-        mean, variance = parameters[0].double(), likelihood.logsigma.exp().square().double()
+    if isinstance(likelihood, Gaussian | HeteroscedasticGaussian):
+        logsigma = likelihood.logsigma if isinstance(likelihood, Gaussian) else parameters[0, 2:]
+        mean, variance = parameters[0, :2].double(), logsigma.exp().square().double()
         fourth = 3 * variance**2
     else:
         values = LEVELS if name == "discretised-logistic" else torch.tensor([0.0, 1.0]).double().reshape(2, 1, 1, 1)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
+from support.runs import OF_PIXELS
 from vae_train import evaluate, networks, objectives
-from vae_train.config import LIKELIHOODS, PRESETS, Config
+from vae_train.config import PRESETS, Config
 from vae_train.likelihoods import DiscretisedLogistic, Gaussian, Likelihood
 from vae_train.objectives import Objective
 from vae_train.state import TrainingState
@@ -153,7 +154,7 @@ def reference(vae: VAE, objective: Objective, x: Tensor, eps: Tensor, divisor: f
 
 @path_or_total
 @one_or_more_draws
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", OF_PIXELS)
 def test_gradient_is_that_of_the_spelled_out_loss(likelihood: str, samples: int, path: bool) -> None:
     """Every weight of encoder, decoder and likelihood gets the gradient that the objective's paper says, to 1e-10."""
     vae = mlp_vae(likelihood)
@@ -214,7 +215,7 @@ def test_gradient_is_finite_for_extreme_logits(path: bool, samples: int) -> None
 
 @path_or_total
 @one_or_more_draws
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", OF_PIXELS)
 def test_gradient_under_autocast_is_nearly_that_of_float32(likelihood: str, samples: int, path: bool) -> None:
     """With products in bfloat16, of 8 bits, every weight's gradient is float32 and off by a few percent at most."""
     vae = mlp_vae(likelihood).float()

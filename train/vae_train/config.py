@@ -14,7 +14,7 @@ from vae_runtime.observation import IMAGE, Observation
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
-LIKELIHOODS = ("bernoulli", "gaussian", "discretised-logistic")  # all known; --help does not wait for NumPy
+LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "discretised-logistic")  # --help waits for no NumPy
 LEARN_SIGMA = ("gaussian",)
 SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")

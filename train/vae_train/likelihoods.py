@@ -5,17 +5,17 @@ has two of them they are stacked along the first axis of the shape, [..., batch,
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from vae_runtime.likelihoods import LOG_SCALE_BOUND
+from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
 from vae_runtime.manifest import Named
 from vae_runtime.observation import Shape
 
 _HALF_BIN = 1 / 510
-LEAST_LOGSIGMA = math.log(1e-3)  # of values as the networks take them, which spread by about 1
 
 
 class Likelihood(nn.Module):
@@ -129,14 +129,55 @@ class Gaussian(Likelihood):
 
     def contract(self) -> Named:
         """With the learned sigma."""
-        named = {"logsigma": self._bounded} | ({"log_unit": self.log_unit} if self.log_unit.any() else {})
-        listed = {name: values.flatten().tolist() if values.ndim else values.item() for name, values in named.items()}
-        return Named(self.name, listed)
+        return Named(self.name, _listed(logsigma=self._bounded) | _unit(self.log_unit))
 
     @property
     def _bounded(self) -> Tensor:
         """log sigma; a column that follows from the others would without a bound have a density without one."""
-        return self.logsigma.clamp(min=LEAST_LOGSIGMA) if self.logsigma.ndim else self.logsigma
+        return self.logsigma.clamp(min=LOGSIGMA_BOUNDS[0]) if self.logsigma.ndim else self.logsigma
+
+
+class HeteroscedasticGaussian(Likelihood):
+    """Real values N(loc, sigma^2) with parameters `loc` and `logsigma`, stacked along the first axis.
+
+    logsigma is clamped to LOGSIGMA_BOUNDS: without a bound the density of values that the decoder knows has none
+    (Mattei and Frellsen 2018, arXiv:1802.04826). log_unit as for `Gaussian`.
+    """
+
+    name, output, parameters_per_value, discrete = "heteroscedastic-gaussian", "parameters", 2, False
+
+    log_unit: Tensor
+
+    def __init__(self, axes: int = 3) -> None:
+        super().__init__(axes)
+        self.register_buffer("log_unit", torch.zeros(()), persistent=False)
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Sum of -1/2 ((x - loc) / sigma)^2 - log sigma - 1/2 log 2 pi: a density, not a probability."""
+        loc, logsigma = self._split(parameters)
+        squares = ((x - loc) * torch.exp(-logsigma)).square()
+        return _sum(-0.5 * squares - logsigma - self.log_unit - 0.5 * math.log(2 * math.pi), x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """loc itself."""
+        return self._split(parameters)[0]
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """loc + sigma * noise; may leave [0, 1]."""
+        loc, logsigma = self._split(parameters)
+        return loc + torch.exp(logsigma) * torch.randn_like(loc)
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The mean, and the logarithm of the standard deviation."""
+        return torch.cat([mean, std.log().clamp(*LOGSIGMA_BOUNDS)])
+
+    def contract(self) -> Named:
+        """With the unit, where there is one."""
+        return Named(self.name, _unit(self.log_unit))
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        loc, logsigma = parameters.chunk(2, dim=-self.axes)
+        return loc, logsigma.clamp(*LOGSIGMA_BOUNDS)
 
 
 class DiscretisedLogistic(Likelihood):
@@ -182,7 +223,9 @@ class DiscretisedLogistic(Likelihood):
         return loc, torch.exp(log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND))
 
 
-KNOWN: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Bernoulli, Gaussian, DiscretisedLogistic)}
+KNOWN: dict[str, type[Likelihood]] = {
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, DiscretisedLogistic)
+}
 
 
 def make(name: str, shape: Shape, sigma: str) -> Likelihood:
@@ -194,6 +237,16 @@ def make(name: str, shape: Shape, sigma: str) -> Likelihood:
     shared: dict[str, Shape] = {"one": (), "column": (shape[0], *[1] * (len(shape) - 1)), "value": shape}
     kind = KNOWN[name]
     return kind(len(shape), sigma=shared[sigma]) if kind is Gaussian else kind(len(shape))
+
+
+def _listed(**settings: Tensor) -> dict[str, Any]:
+    """Settings as a contract has them: a number, or a list of them."""
+    return {name: values.flatten().tolist() if values.ndim else values.item() for name, values in settings.items()}
+
+
+def _unit(log_unit: Tensor) -> dict[str, Any]:
+    """What a contract says of the columns' units: nothing where these are the networks' own."""
+    return _listed(log_unit=log_unit) if log_unit.any() else {}
 
 
 def _sum(terms: Tensor, x: Tensor) -> Tensor:
