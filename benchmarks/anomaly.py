@@ -27,10 +27,9 @@ from sklearn.svm import OneClassSVM
 
 import vae_export
 from vae_runtime import VAE, score
-from vae_runtime.tables import Table
+from vae_runtime.tables import Table, as_label
 from vae_train import data, run_folder, train
 from vae_train.config import Config, DataConfig, Place, preset
-from vae_train.rows import as_label
 from vae_train.tables import labels_of
 
 DRAWS = 16  # of z for each score
@@ -101,8 +100,10 @@ def parts(vae: VAE, config: Config) -> tuple[Rows, Rows, Rows]:
     rows = data.load(config, Path(), download=False)
     assert config.data.label is not None
     table = Table(config.data.dataset, partial(Path(config.data.dataset).open, "rb"))
-    odd = labels_of(table, config.data.label) != as_label(str(config.data.normal))
-    measured = np.concatenate([block.values for block in table.blocks(vae.names)])
+    blocks = list(table.blocks(vae.names, texts=[config.data.label]))
+    labels = labels_of([text for block in blocks for text in block.texts[str(config.data.label)]])
+    odd = labels != as_label(str(config.data.normal))
+    measured = np.concatenate([block.values for block in blocks])
     return rows.train.numpy(), rows.test.numpy(), VAE.load(vae.path).standardise(measured[odd])
 
 

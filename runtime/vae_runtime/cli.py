@@ -40,6 +40,10 @@ _stride = click.option(
     "--stride", type=click.IntRange(1, 2**31 - 1),
     help="Of series: rows from a window's start to the next one's.  [default: the model's own]",
 )  # fmt: skip
+_missing = click.option(
+    "--missing", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
+    help="What to do with rows that lack a value.",
+)  # fmt: skip
 
 
 def _output(help: str, default: str | None = None) -> Callable[[F], F]:
@@ -106,14 +110,17 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 @_output(
     "Grid of pairs (image, reconstruction), or array or folder of reconstructions.  [default: reconstructions.png]"
 )
+@_missing
 @_stride
 @click.pass_obj
-def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None, stride: int | None) -> None:
+def reconstruct(
+    options: Options, sources: tuple[str, ...], output: Path | None, missing: str, stride: int | None
+) -> None:
     """Encode observations and decode their means."""
     vae, output = _load_to_write(options, output, "reconstructions", *_PICTURES)
     from vae_runtime import outputs
 
-    found, batches = _read(sources, vae, stride=stride)
+    found, batches = _read(sources, vae, missing, stride)
     shape = vae.observation.shape
     import numpy as np
 
@@ -140,6 +147,7 @@ def reconstruct(options: Options, sources: tuple[str, ...], output: Path | None,
     "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
 @click.option("--by-column", is_flag=True, help="What each column or channel adds to log p(x|z), in a file's format.")
+@_missing
 @_stride
 @_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
@@ -150,6 +158,7 @@ def elbo(
     seed: int,
     style: str | None,
     by_column: bool,
+    missing: str,
     stride: int | None,
     output: Path | None,
 ) -> None:
@@ -172,7 +181,7 @@ def elbo(
 
         def lines() -> Iterator[str]:
             nonlocal changed, ranked
-            parts = vae.follow(stream, stride, _note)
+            parts = vae.follow(stream, stride, _note, missing == "drop")
             for i, part in enumerate(parts):
                 scores = score(vae, part.x, samples, seed, by_column=by_column)
                 changed, ranked = changed + scores.off_support, scores.ranks is not None
@@ -181,7 +190,7 @@ def elbo(
 
         _print(lines(), output, f"scores of {noun}s as they came, {draws}")
     else:
-        found, batches = _read(sources, vae, vae.rows_per_run(samples), stride)
+        found, batches = _read(sources, vae, missing, stride, vae.rows_per_run(samples))
         scores = score(vae, batches, samples, seed, by_column=by_column)
         written = format_scores(scores, found.names(), style, samples, seed, noun)
         _print(written, output, f"scores of {_count(len(found), noun)}, {draws}")
@@ -195,18 +204,24 @@ def elbo(
 @cli.command()
 @_sources
 @click.option("--format", "style", type=click.Choice(["csv", "jsonl"]), help="How to print.  [default: csv]")
+@_missing
 @_stride
 @_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
 def encode(
-    options: Options, sources: tuple[str, ...], style: str | None, stride: int | None, output: Path | None
+    options: Options,
+    sources: tuple[str, ...],
+    style: str | None,
+    missing: str,
+    stride: int | None,
+    output: Path | None,
 ) -> None:
     """Print or save mu and logsigma of q(z|x) for each observation."""
     style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
     vae = _load(options)
     import numpy as np
 
-    found, batches = _read(sources, vae, stride=stride)
+    found, batches = _read(sources, vae, missing, stride)
     mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
     noun = vae.observation.noun
     what = f"mu and logsigma of {_count(len(mu), noun)}, {vae.latent_dim} dimensions each"
@@ -243,17 +258,18 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
 @cli.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
+@_missing
 @click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="With both ends.")
 @click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
 @_output("One row of images, an animated .gif, array or folder.  [default: interpolation.png]")
 @click.pass_obj
-def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, output: Path | None) -> None:
+def interpolate(options: Options, a: str, b: str, missing: str, steps: int, linear: bool, output: Path | None) -> None:
     """Walk through latent space from observation A to observation B."""
     vae, output = _load_to_write(options, output, "interpolation", *_PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
 
-    ends = [vae.read([source]) for source in (a, b)]
+    ends = [_found((source,), vae, missing) for source in (a, b)]
     first, last = (next(end.batches(1))[0] for end in ends)
     theta = walk(vae, first, last, steps, linear)
     outputs.write(output, steps, vae.observation.shape, [theta], columns=steps, names=vae.names)
@@ -266,6 +282,7 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
 
 @cli.command()
 @click.argument("sources", metavar="[SOURCES]...", nargs=-1)
+@_missing
 @click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="How many for each latent.")
 @click.option(
     "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
@@ -274,7 +291,7 @@ def interpolate(options: Options, a: str, b: str, steps: int, linear: bool, outp
 @_output("Grid, animated .gif, array or folder.  [default: traversal.png]")
 @click.pass_obj
 def traverse(
-    options: Options, sources: tuple[str, ...], steps: int, span: float, most: int, output: Path | None
+    options: Options, sources: tuple[str, ...], missing: str, steps: int, span: float, most: int, output: Path | None
 ) -> None:
     """Vary one latent at a time, a row each, the latent with the largest KL first.
 
@@ -285,7 +302,7 @@ def traverse(
     from vae_runtime import outputs
     from vae_runtime.latents import traverse as walk
 
-    found = vae.read(sources) if sources else None
+    found = _found(sources, vae, missing) if sources else None
     x = next(found.batches(_TRAVERSED))[:_TRAVERSED] if found else None
     walked = walk(vae, x, steps, span, most)
     outputs.write(
@@ -374,14 +391,20 @@ def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str
 
 
 def _read(
-    sources: tuple[str, ...], vae: "VAE", rows: int | None = None, stride: int | None = None
+    sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None, rows: int | None = None
 ) -> "tuple[Observations, Iterator[Floats]]":
     """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
     if stride is not None and vae.observation.kind != SERIES:
         raise click.UsageError(f"--stride is for models of series, and this one takes {vae.observation.noun}s")
-    found = vae.read(sources, stride)
+    found = _found(sources, vae, missing, stride)
     rows = rows or vae.rows * vae.threads
     return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
+
+
+def _found(sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None = None) -> "Observations":
+    if missing == "drop" and vae.observation.kind == IMAGE:
+        raise click.UsageError("--missing is for models of rows and series, and this one takes images")
+    return vae.read(sources, stride, missing == "drop")
 
 
 def _progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> "Iterator[Floats]":
@@ -417,7 +440,7 @@ def _say_observed(vae: "VAE", changed: int, samples: int) -> None:
 
 
 def _say_fitted(*sources: "Observations") -> None:
-    """Say which images were changed to fit the model, one line for each kind of change, whatever their sizes."""
+    """Say which images were changed to fit the model, a line for each kind of change, and how tables were read."""
     for text in (text for found in sources for text in found.notes):
         _note(text)
     kinds: dict[str, dict[str, str]] = {}

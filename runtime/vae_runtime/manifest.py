@@ -69,11 +69,16 @@ class File:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of rows of numbers, or a channel of series: the networks take (value - mean) / scale of it."""
+    """A column of rows of numbers, or a channel of series: the networks take (value - mean) / scale of it.
+
+    of, value: of a column of 0 and 1 that is made of another, that one's name and the value for which it is 1.
+    """
 
     name: str
     mean: float = 0.0
     scale: float = 1.0
+    of: str | None = None
+    value: str | None = None
 
     def __post_init__(self) -> None:
         if self.scale <= 0:

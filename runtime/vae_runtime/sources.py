@@ -1,21 +1,24 @@
 """Observations in: files, folders, patterns, arrays and standard input, fitted to a model, a batch at a time."""
 
+import collections
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import array_files, vectors
+from vae_runtime import array_files, indicators, vectors
 from vae_runtime.array_files import Array, header, reading
 from vae_runtime.errors import InputError
 from vae_runtime.images import Floats, deepest, fit, from_levels
-from vae_runtime.manifest import Preprocessing, Windows
+from vae_runtime.indicators import Indicator, Unseen
+from vae_runtime.manifest import Column, Preprocessing, Windows
 from vae_runtime.observation import IMAGE, SERIES, Observation
 from vae_runtime.tables import Block, Table
 from vae_runtime.windows import Cutter
@@ -29,7 +32,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows m
 MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
 _LEVELS = ("uint8", "uint16")
 _AS_THEY_ARE = Preprocessing()
-_TODO = "give a table, CSV or its like, or an .npy or .npz array"
+_AT_ONCE = 4096  # rows that are looked at for missing values
+_CHANGED = "it has changed since it was looked at"
 
 Source = str | Path | bytes
 
@@ -53,7 +57,8 @@ class Observations:
     or windows [n, C, T]. An .npz has one, or one named x. Rows come from tables too, CSV or its like, by the names of
     the columns. Of a model of series, the rows of a table or of an array [n, C] are cut into windows.
     preprocessing: of the model's own, as its manifest has it. stride: rows from a window's start to the next one's;
-    None for the model's own. notes: what is to be said of the files.
+    None for the model's own. drop_missing: whether rows with a missing value, in an array NaN, are left out; else they
+    are refused.
     Raises InputError, naming the file, where one is missing, unreadable, empty or cannot be fitted.
     """
 
@@ -63,28 +68,50 @@ class Observations:
         observation: Observation,
         preprocessing: Preprocessing = _AS_THEY_ARE,
         stride: int | None = None,
+        drop_missing: bool = False,
     ) -> None:
-        self.observation, self.preprocessing = observation, preprocessing
+        self.observation, self.preprocessing, self._drop_missing = observation, preprocessing, drop_missing
         self._columns = [column.name for column in preprocessing.columns]
         self._cut = windowing(observation, preprocessing, stride)
         self.fitted: dict[str, str] = {}  # filled while batches are read
-        self.notes: list[str] = []
+        self._said: list[str] = []
+        self._unseen: dict[tuple[str, str], tuple[str, int]] = {}  # filled then too: the first row, and how many
         paths = (path for source in sources for path in _paths(source, observation))
         self._files = [self._examine(path) for path in paths]
         if not self._files:
             named = "image files, folders or arrays" if observation.kind == IMAGE else "tables or arrays"
             raise InputError(f"no {observation.noun}s", "none named", f"name {named}")
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the files, a line each: how they are read and, once they are, what is not known."""
+        tables = [file.table for file in self._files if file.table is not None]
+        notes = []
+        if commas := [table.name for table in tables if table.layout.decimal == ","]:
+            more = f" and {len(commas) - 1} more" if len(commas) > 1 else ""
+            notes.append(f"numbers are read with a decimal comma: {commas[0]}{more}")
+        if blank := sum(table.count.blank for table in tables):
+            notes.append(f"{blank:,} blank line{'s are' if blank > 1 else ' is'} skipped")
+        kept = [file.kept for file in self._files if file.kept is not None]
+        total = sum(map(len, kept))
+        if left_out := total - sum(int(each.sum()) for each in kept):
+            notes.append(f"{left_out:,} of {total:,} rows have a missing value and are left out")
+        unseen = [not_seen(first, column, text, n) for (column, text), (first, n) in self._unseen.items()]
+        return [*notes, *self._said, *unseen]
+
     def __len__(self) -> int:
-        return sum(file.rows or 1 for file in self._files)
+        return sum(1 if file.rows is None else file.rows for file in self._files)
 
     def names(self) -> Iterator[str]:
         """A name for each: its file's, with its number in an array or a table, or the rows that a window covers."""
         for file in self._files:
             if file.starts is not None:
                 yield from (window(file.name, start, self.observation) for start in file.starts.tolist())
+            elif file.rows is None:
+                yield file.name
             else:
-                yield from [file.name] if file.rows is None else (f"{file.name}[{i}]" for i in range(file.rows))
+                numbers = range(file.rows) if file.kept is None else compress(range(len(file.kept)), file.kept)
+                yield from (f"{file.name}[{i}]" for i in numbers)
 
     def batches(self, rows: int) -> Iterator[NDArray[Any]]:
         """The observations, float32 [about `rows`, *shape] at a time; float64 where the model scales its columns."""
@@ -106,9 +133,7 @@ class Observations:
 
     def _read(self, file: "_File", rows: int) -> Iterator[NDArray[Any]]:
         if file.table is not None:
-            columns = columns_of(file.table, self._columns, self.observation.shape[0])
-            with reading(file.name, _TODO):
-                yield from self._rows(file, file.table.blocks(columns, time=self._time(file.table)), rows)
+            yield from self._rows(file, self._table_blocks(file.table, note=True), rows)
             return
         with reading(file.name), file.open() as stream:
             if file.rows is not None:
@@ -123,33 +148,52 @@ class Observations:
         """The observations of an array, at most `rows` at a time."""
         array = header(stream)
         if array is None or array.shape != file.shape:
-            raise ValueError("it has changed since it was looked at")
-        assert file.rows is not None
-        start = 0
-        if file.starts is not None:
-            blocks = array_files.blocks(array, array.shape[0], array.shape[1:], rows)
-            yield from self._rows(file, _numbered(blocks), rows)
-            return
-        for values in array_files.blocks(array, file.rows, self.observation.shape, rows):
-            if self.observation.kind == IMAGE:
+            raise ValueError(_CHANGED)
+        if self.observation.kind == IMAGE:
+            start = 0
+            for values in array_files.blocks(array, file.rows or 0, self.observation.shape, rows):
                 x, note = from_levels(values, self.preprocessing.full_scale, file.name, start)
                 if note:
                     self.fitted[file.name] = note
                 yield x
-            else:
-                yield self._numbers(values, file.name, start)
+                start += len(values)
+            return
+        yield from self._rows(file, self._array_blocks(array, rows), rows)
+
+    def _table_blocks(self, table: Table, note: bool = False) -> Iterator[Block]:
+        """The rows of a table, without those left out; `note` keeps what training did not see of their text."""
+        columns = indicators.Columns(columns_of(table, self.preprocessing.columns, self.observation.shape[0]))
+        for block, unseen in columns.blocks(table, self._drop_missing, self._time(table)):
+            if note:
+                self._note(unseen, table.name)
+            yield block
+
+    def _array_blocks(self, array: Array, rows: int) -> Iterator[Block]:
+        """The rows or windows of an array with their numbers, without those that are left out."""
+        shape, start = self.observation.shape, 0
+        one = array.shape == shape
+        count, shape = (1, shape) if one else (array.shape[0], array.shape[1:])
+        for values in array_files.blocks(array, count, shape, rows):
+            kept = slice(None) if not self._drop_missing else ~_missing(values)
+            yield Block(np.arange(start, start + len(values))[kept], values[kept])
             start += len(values)
 
     def _rows(self, file: "_File", blocks: Iterator[Block], rows: int) -> Iterator[NDArray[Any]]:
         """Rows as observations, or the windows of which each is a part, at most `rows` at a time."""
         cutter = self._cutter()
         for block in blocks:
-            values = self._numbers(block.values, file.name, int(block.rows[0]) if len(block.rows) else 0)
+            values = self._numbers(block.values, file.name, block.rows)
             if file.starts is None:
-                yield values
+                if len(values):
+                    yield values
                 continue
             for cut in cutter.feed(block._replace(values=values)):
                 yield from (cut.values[i : i + rows] for i in range(0, len(cut.values), rows))
+
+    def _note(self, unseen: Iterable[Unseen], name: str) -> None:
+        for row, column, text in unseen:
+            first, count = self._unseen.get((column, text), (f"{name}[{row}]", 0))
+            self._unseen[column, text] = first, count + 1
 
     def _cutter(self) -> Cutter:
         return Cutter(self.observation.shape[-1], self._cut.stride, self._cut.interval)
@@ -158,12 +202,12 @@ class Observations:
         """The column of a table that has the rows' times, where the model is one of series and the table has it."""
         return self._cut.time if self._cut.time in table.layout.names else None
 
-    def _numbers(self, values: NDArray[Any], name: str, start: int) -> NDArray[Any]:
-        """Rows or windows start.. of a file, as they are where they will be scaled."""
+    def _numbers(self, values: NDArray[Any], name: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows or windows of a file, as they are where they will be scaled; numbers: theirs."""
         if not self._columns:
-            return vectors.from_numbers(values, name, start)
+            return vectors.from_numbers(values, name, numbers.tolist())
         vectors.check(values.dtype, name)
-        vectors.refuse_infinite(values, values, name, start, self._columns)
+        vectors.refuse_infinite(values, values, name, numbers.tolist(), self._columns)
         return values.astype(np.float64)
 
     def _image(self, stream: IO[bytes], name: str) -> tuple[Floats, str]:
@@ -178,36 +222,58 @@ class Observations:
         name, opener = array_files.opener(source)
         with reading(name, "give images, arrays or tables"), opener() as stream:
             if (array := header(stream)) is not None:
-                if kind.kind == SERIES and len(array.shape) == 2 and array.shape != kind.shape:
+                cut = kind.kind == SERIES and len(array.shape) == 2 and array.shape != kind.shape
+                if cut and array.shape[1] != kind.shape[0]:
+                    todo = f"this model takes rows of {kind.shape[0]} channels, or {kind.batch_shape}"
+                    raise InputError(f"array of shape {list(array.shape)}", name, todo)
+                if cut:
                     vectors.check(array.dtype, name)
-                    if array.shape[1] != kind.shape[0]:
-                        todo = f"this model takes rows of {kind.shape[0]} channels, or {kind.batch_shape}"
-                        raise InputError(f"array of shape {list(array.shape)}", name, todo)
-                    starts = self._starts(name, iter([Block(np.arange(array.shape[0]), np.empty((array.shape[0], 0)))]))
-                    return _File(name, len(starts), opener, starts=starts, shape=array.shape)
-                return _File(name, _count(array, name, kind), opener, shape=array.shape)
+                count = array.shape[0] if cut else _count(array, name, kind)
+                file = _File(name, count, opener, shape=array.shape)
+                if kind.kind == IMAGE:
+                    return file
+                return self._counted(file, cut, self._array_blocks(array, _AT_ONCE) if self._drop_missing else None)
             if kind.kind == IMAGE:
                 return _File(name, None, opener)
-        with reading(name, _TODO):
-            table = Table(name, opener)
-            columns_of(table, self._columns, kind.shape[0])
-            if not (rows := len(table)):
-                raise InputError("no rows", name, "give one or more below the header")
-            if kind.kind != SERIES:
-                return _File(name, rows, opener, table)
-            if (time := self._time(table)) is None:
-                if self._cut.interval is not None:
-                    self.notes.append(f"{name}: no column {self._cut.time}, so that gaps in time are not looked for")
-                starts = self._starts(name, iter([Block(np.arange(rows), np.empty((rows, 0)))]))
-            else:
-                starts = self._starts(name, table.blocks([], time=time))
-            return _File(name, len(starts), opener, table, starts)
+        table = Table(name, opener)
+        columns_of(table, self.preprocessing.columns, kind.shape[0])
+        if not (rows := len(table)):
+            raise InputError("no rows", name, "give one or more below the header")
+        time = self._time(table)
+        if time is None and self._cut.interval is not None:
+            self._said.append(f"{name}: no column {self._cut.time}, so that gaps in time are not looked for")
+        timed = None if time is None else table.blocks([], time=time)
+        blocks = self._table_blocks(table) if self._drop_missing else timed
+        return self._counted(_File(name, rows, opener, table), kind.kind == SERIES, blocks)
+
+    def _counted(self, file: "_File", cut: bool, blocks: Iterator[Block] | None) -> "_File":
+        """The file, whose rows are `cut` into windows or are observations, with which these are.
+
+        blocks: its rows without those to be left out; None for all, the values of which are not looked at.
+        """
+        count = file.rows or 0
+        kept = np.ones(count, np.bool_) if blocks is None else np.zeros(count, np.bool_)
+
+        def seen() -> Iterator[Block]:
+            for block in blocks or [Block(np.arange(count), np.empty((count, 0)))]:
+                kept[block.rows] = True
+                yield block
+
+        if cut:
+            starts = self._starts(file.name, seen())
+            file = replace(file, rows=len(starts), starts=starts)
+        elif blocks is not None:
+            collections.deque(seen(), maxlen=0)
+            file = replace(file, rows=int(kept.sum()))
+        if not kept.any():
+            raise InputError("no row has all values", file.name, "fill them in")
+        return file if kept.all() else replace(file, kept=kept)
 
     def _starts(self, name: str, blocks: Iterator[Block]) -> NDArray[np.int64]:
         """The first row of each window of a file, int64 [n]; what is to be said of its rows goes to `notes`."""
         cutter = self._cutter()
         starts = [cut.starts for block in blocks for cut in cutter.feed(block)]
-        self.notes += [f"{name}: {said}" for said in cutter.said(ended=True).values()]
+        self._said += [f"{name}: {said}" for said in cutter.said(ended=True).values()]
         if not starts:
             raise InputError(f"no window of {cutter.length} rows", name, cutter.needed())
         return np.concatenate(starts)
@@ -224,19 +290,18 @@ def window(name: str, start: int, observation: Observation) -> str:
     return f"{name}[{start}:{start + observation.shape[-1]}]"
 
 
-def _numbered(blocks: Iterator[NDArray[Any]]) -> Iterator[Block]:
-    """Rows of an array with their numbers."""
-    start = 0
-    for values in blocks:
-        yield Block(np.arange(start, start + len(values)), values)
-        start += len(values)
+def not_seen(row: str, column: str, text: str, count: int = 1) -> str:
+    """What to say of text that training did not see, in a row and so many in all."""
+    more = f" and {count - 1:,} more row{'s' * (count > 2)} have" if count > 1 else " has"
+    return f"{row}{more} {text!r} in column {column}, which training did not see: 0 in all columns of it"
 
 
 @dataclass(frozen=True)
 class _File:
     """One file: `rows` is None for an image, and the number of observations for an array or a table.
 
-    starts: of windows that are cut from rows, the first row of each. shape: an array's.
+    starts: of windows that are cut from rows, the first row of each. shape: an array's. kept: which of the rows have
+    all values, bool [rows in the file]; None where all are read.
     """
 
     name: str
@@ -245,6 +310,15 @@ class _File:
     table: Table | None = None
     starts: NDArray[np.int64] | None = None
     shape: tuple[int, ...] = ()
+    kept: NDArray[np.bool_] | None = None
+
+
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows or windows [n, ...] hold NaN, bool [n]."""
+    if values.dtype.kind != "f":
+        return np.zeros(len(values), np.bool_)
+    missing: NDArray[np.bool_] = np.isnan(values).reshape(len(values), -1).any(axis=1)
+    return missing
 
 
 def _paths(source: Source, observation: Observation) -> Iterable[str | bytes]:
@@ -306,22 +380,32 @@ def largest_level(path: Path) -> int | None:
             return deepest(image)
 
 
-def columns_of(table: Table, known: list[str], count: int) -> list[str]:
+def columns_of(table: Table, known: Sequence[Column], count: int) -> list[str | Indicator]:
     """The columns of a table that a model takes, in its order: those of its names, or all where it knows none.
 
+    A column of 0 and 1 that is made of another is taken as it is where the table has it, as in what `sample` writes.
     Raises InputError, naming it, for one that is missing, or where there are more or fewer than `count`.
     """
     names = list(table.layout.names)
-    if known and all(name in names for name in known):
-        return known
-    if known not in ([], [f"column {i}" for i in range(count)]):
+    found = [_column_of(column, names) for column in known]
+    if known and None not in found:
+        return [column for column in found if column is not None]
+    if [column.name for column in known] not in ([], [f"column {i}" for i in range(count)]):
+        called = ", ".join(dict.fromkeys(column.of or column.name for column in known))[:200]
         if not table.layout.header:
-            raise InputError("table without a header", table.name, f"name its columns: {', '.join(known)[:200]}")
-        missing = next(name for name in known if name not in names)
-        raise InputError(f"no column {missing}", table.name, f"it has {', '.join(names)[:200]}")
+            raise InputError("table without a header", table.name, f"name its columns: {called}")
+        missing = known[found.index(None)]
+        raise InputError(f"no column {missing.of or missing.name}", table.name, f"it has {', '.join(names)[:200]}")
     if len(names) != count:
         raise InputError(f"table of {len(names)} columns", table.name, f"this model takes {count}, which have no names")
-    return names
+    return [*names]
+
+
+def _column_of(column: Column, names: list[str]) -> str | Indicator | None:
+    if column.name in names:
+        return column.name
+    made = column.of in names and column.value is not None
+    return Indicator(str(column.of), str(column.value)) if made else None
 
 
 def _count(array: Array, name: str, observation: Observation) -> int:

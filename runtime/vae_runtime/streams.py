@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from vae_runtime import sources, vectors
+from vae_runtime import sources
 from vae_runtime.array_files import reading
 from vae_runtime.errors import InputError
+from vae_runtime.indicators import Columns
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.tables import Block, Table
@@ -39,26 +40,32 @@ def observations(
     preprocessing: Preprocessing,
     stride: int | None = None,
     note: Callable[[str], None] = lambda text: None,
+    drop_missing: bool = False,
 ) -> Iterator[Part]:
     """The rows of a table, or the windows that end in them, as they come; memory is constant.
 
-    preprocessing: of the model's own, as its manifest has it. stride as in `sources.Observations`. note: is told what
-    is to be said of the rows. Raises InputError as `sources.Observations` does, when it comes to it.
+    preprocessing: of the model's own, as its manifest has it. stride and drop_missing as in `sources.Observations`.
+    note: is told what is to be said of the rows. Raises InputError as `sources.Observations` does, when it comes to it.
     """
     with reading(NAME, _TODO):
         lines = _lines(stream)
         first = _first(lines)
         table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in two lines
-        columns = sources.columns_of(table, [c.name for c in preprocessing.columns], observation.shape[0])
+        columns = Columns(sources.columns_of(table, preprocessing.columns, observation.shape[0]))
         cut = sources.windowing(observation, preprocessing, stride)
         time = cut.time if cut.time in table.layout.names else None
         cutter, row = Cutter(observation.shape[-1], cut.stride, cut.interval), 0
         told: dict[str, str] = {}
-        none = True
+        none, left_out = True, 0
         for some in _then(first[table.layout.header :], lines):
-            block = table.parse(some, columns, row, time=time)
+            parsed = table.parse(some, columns.numbers, row, drop_missing, time, columns.texts)
+            block, unseen = columns.of(parsed, table, drop_missing)
             row += len(some)
-            vectors.refuse_infinite(block.values, block.values, NAME, int(block.rows[0]), columns)
+            left_out += len(some) - len(block.rows)
+            for each in unseen:
+                if (kind := f"{each.column} {each.text}") not in told:
+                    told[kind] = sources.not_seen(f"{NAME}[{each.row}]", each.column, each.text)
+                    note(told[kind])
             for part in _whole(block, observation, cutter):
                 none = False
                 yield part
@@ -69,6 +76,8 @@ def observations(
         for kind, text in cutter.said(ended=True).items():
             if told.get(kind) != text:
                 note(f"{NAME}: {text}")
+        if left_out:
+            note(f"{left_out:,} of {row:,} rows have a missing value and are left out")
         if none:
             what = f"no window of {cutter.length} rows" if observation.kind == SERIES else "no rows"
             raise InputError(what, NAME, cutter.needed() if observation.kind == SERIES else _TODO)
@@ -77,7 +86,8 @@ def observations(
 def _whole(block: Block, observation: Observation, cutter: Cutter) -> Iterator[Part]:
     """What is whole with these rows."""
     if observation.kind != SERIES:
-        yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
+        if len(block.rows):
+            yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
         return
     for starts, values in cutter.feed(block):
         yield Part([sources.window(NAME, start, observation) for start in starts.tolist()], values)

@@ -6,19 +6,24 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
 from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_runtime.array_files import reading
 from vae_runtime.errors import InputError
+from vae_runtime.vectors import LEAVE_OUT
 
-MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in lower case
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in lower case
+TODO = "give a table, CSV or its like, or an .npy or .npz array"
 _DELIMITERS = "\t;|,"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
@@ -47,64 +52,92 @@ class Block(NamedTuple):
     """Some rows of a table: their numbers, counted from 0 below the header, and their values [n, columns].
 
     times: [n], of the column of times if one was asked for: its numbers, or of dates the seconds since 1970.
+    texts: by column, the fields of those that were asked for as they are written.
     """
 
     rows: NDArray[np.int64]
     values: Doubles
     times: Doubles | None = None
+    texts: Mapping[str, list[str]] = MappingProxyType({})
+
+
+class Count(NamedTuple):
+    """How many rows there are below the header, and how many lines of nothing stand between them."""
+
+    rows: int
+    blank: int
 
 
 class Table:
     """A table in a file, opened anew each time that it is read. Raises InputError, naming it, where it is none.
 
-    name: what to call it. open: gives its bytes, gzipped or not.
+    Lines of nothing are no rows. name: what to call it. open: gives its bytes, gzipped or not.
     """
 
     def __init__(self, name: str, open_: Callable[[], IO[bytes]]) -> None:
         self.name, self._open = name, open_
         with self._lines() as lines:
-            self.layout = _layout(list(islice(lines, _LOOKED_AT)), name)
+            self._first = list(islice(filter(_is_row, lines), _LOOKED_AT))
+        self.layout = _layout(self._first, name)
 
     def __len__(self) -> int:
-        """How many rows there are below the header; lines of nothing at the end are none."""
+        return self.count.rows
+
+    @cached_property
+    def count(self) -> Count:
+        """How many rows and blank lines there are, counted when it is first asked for."""
+        rows = blank = held = 0
         with self._lines() as lines:
-            return sum(1 for _ in lines) - self.layout.header
+            for line in lines:
+                if _is_row(line):
+                    rows, blank, held = rows + 1, blank + held, 0
+                else:
+                    held += rows > 0  # those before the first row or behind the last are nobody's mistake
+        return Count(rows - self.layout.header, blank)
 
-    def blocks(self, columns: Sequence[str], drop_missing: bool = False, time: str | None = None) -> Iterator[Block]:
-        """The numbers of these columns, some thousand rows at a time, in float64, and the times in the column `time`.
+    def blocks(
+        self, columns: Sequence[str], drop_missing: bool = False, time: str | None = None, texts: Sequence[str] = ()
+    ) -> Iterator[Block]:
+        """The numbers of these columns, some thousand rows at a time, in float64.
 
-        Raises InputError, naming row and column, for a column that there is not, for what is no number and, unless such
-        rows are to be dropped, for a missing value.
+        time: the column of times. texts: columns that are wanted as they are written. Raises InputError, naming row and
+        column, for a column that there is not, for what is no finite number and, unless such rows are to be dropped,
+        for a missing number or time.
         """
         with self._lines() as lines:
-            below = islice(lines, int(self.layout.header), None)
+            below = islice(filter(_is_row, lines), int(self.layout.header), None)
             row = 0
             while some := list(islice(below, _LINES)):
-                yield self.parse(some, columns, row, drop_missing, time)
+                yield self.parse(some, columns, row, drop_missing, time, texts)
                 row += len(some)
 
     def parse(
-        self, lines: list[str], columns: Sequence[str], row: int, drop_missing: bool = False, time: str | None = None
+        self,
+        lines: list[str],
+        columns: Sequence[str],
+        row: int,
+        drop_missing: bool = False,
+        time: str | None = None,
+        texts: Sequence[str] = (),
     ) -> Block:
         """The block that these lines of such a table are, the first of which is row `row`. Raises as `blocks` does."""
-        wanted = [self._index(column) for column in columns]
-        when = None if time is None else self._index(time)
-        block = self._fast(lines, wanted, row, when)
-        return block if block is not None else self._slow(lines, wanted, row, drop_missing, when)
+        wanted = _Wanted(
+            [self._index(column) for column in columns],
+            None if time is None else self._index(time),
+            {self._index(text): text for text in texts},
+        )
+        block = self._fast(lines, wanted, row)
+        return block if block is not None else self._slow(lines, wanted, row, drop_missing)
 
     def first(self) -> dict[str, list[str]]:
         """The fields of the first rows as they are written, by column, but for rows with more or fewer."""
         names = self.layout.names
-        with self._lines() as lines:
-            some = list(islice(lines, int(self.layout.header), _LOOKED_AT))
-        rows = [row for row in self._records(some) if len(row) == len(names)]
+        rows = [row for row in self._records(self._first[self.layout.header :]) if len(row) == len(names)]
         return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
-    def texts(self, column: str) -> list[str]:
-        """A column as it is written."""
-        index, header = self._index(column), int(self.layout.header)
-        with self._lines() as lines:
-            return [row[index].strip() for row in self._records(islice(lines, header, None)) if row]
+    def place(self, row: int, column: str) -> str:
+        """What to call a field in words, with its line, which is looked for: those of nothing count there."""
+        return f"{self._line(row)}, column {column}"
 
     def _index(self, column: str) -> int:
         names = self.layout.names
@@ -113,71 +146,100 @@ class Table:
             raise InputError(f"no column {column}", self.name, f"it has {there}")
         return names.index(column)
 
-    def _fast(self, lines: list[str], wanted: list[int], row: int, time: int | None) -> Block | None:
+    def _fast(self, lines: list[str], wanted: "_Wanted", row: int) -> Block | None:
         """The block as NumPy's own parser reads it; None where a line needs a closer look."""
-        if not lines:
+        delimiter, columns = self.layout.delimiter, len(self.layout.names)
+        if not lines or any(line.count(delimiter) != columns - 1 for line in lines):
             return None
-        delimiters = len(self.layout.names) - 1
-        if any(line.count(self.layout.delimiter) != delimiters or line.isspace() for line in lines):
-            return None
-        if self.layout.decimal == ",":
-            if any("." in line for line in lines):
-                return None
-            lines = [line.replace(",", ".") for line in lines]
-        columns = wanted if time is None else [*wanted, time]
-        converters: dict[int | str, Callable[[str], float]] | None = None if time is None else {time: as_time}
+        numbers, times, texts = np.empty((len(lines), 0)), None, {}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                values = np.loadtxt(
-                    lines, delimiter=self.layout.delimiter, usecols=columns, ndmin=2, comments=None,
-                    converters=converters, encoding=None,
-                )  # fmt: skip
+            if wanted.texts or wanted.time is not None:
+                if any('"' in line for line in lines):
+                    return None
+                fields = [line.split(delimiter) for line in lines]
+                texts = {name: [row[i].strip() for row in fields] for i, name in wanted.texts.items()}
+                if wanted.time is not None:
+                    times = np.array([self._as_time(row[wanted.time]) for row in fields])
+            if wanted.numbers:
+                numbers = self._loaded(lines, wanted.numbers)
         except ValueError:
             return None
-        if len(values) != len(lines) or np.isnan(values).any():
+        finite = np.isfinite(numbers).all() and (times is None or np.isfinite(times).all())
+        if len(numbers) != len(lines) or not finite:
             return None
-        return _block(np.arange(row, row + len(values)), values, time)
+        return Block(np.arange(row, row + len(lines)), numbers, times, texts)
 
-    def _slow(self, lines: list[str], wanted: list[int], row: int, drop_missing: bool, time: int | None) -> Block:
+    def _loaded(self, lines: list[str], columns: list[int]) -> Doubles:
+        """The numbers in these columns [n, columns]. Raises ValueError where there are others."""
+        if self.layout.decimal == ",":
+            if any("." in line for line in lines):
+                raise ValueError("a thousands separator, or another decimal mark than elsewhere")
+            lines = [line.replace(",", ".") for line in lines]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.loadtxt(lines, delimiter=self.layout.delimiter, usecols=columns, ndmin=2, comments=None)
+
+    def _slow(self, lines: list[str], wanted: "_Wanted", row: int, drop_missing: bool) -> Block:
         """The same, field by field: quotes, missing values, and words on what is wrong."""
-        rows, kept = [], []
-        columns = wanted if time is None else [*wanted, time]
+        names = self.layout.names
+        rows: list[int] = []
+        values: list[list[float]] = []
+        times: list[float] = []
+        texts: dict[str, list[str]] = {name: [] for name in wanted.texts.values()}
         for i, fields in enumerate(self._records(lines), start=row):
-            where = f"{self.name}, row {i} (line {self.layout.header + i + 1})"
-            if len(fields) != len(self.layout.names):
-                expected = f"{len(self.layout.names)} fields, as above, or in quotes"
-                raise InputError(f"line of {len(fields)} fields", where, f"give {expected}")
-            numbers = [self._number(fields[index], f"{where}, column {self.layout.names[index]}") for index in wanted]
-            if time is not None:
-                numbers.append(self._time(fields[time], f"{where}, column {self.layout.names[time]}"))
-            missing = [index for index, number in zip(columns, numbers, strict=True) if math.isnan(number)]
+            if len(fields) != len(names):
+                expected = f"{len(names)} fields, as above, or in quotes"
+                raise InputError(f"line of {len(fields)} fields", self._line(i), f"give {expected}")
+            numbers = [self._number(fields[index], i, names[index]) for index in wanted.numbers]
+            missing = [index for index, number in zip(wanted.numbers, numbers, strict=True) if math.isnan(number)]
+            if wanted.time is not None:
+                times.append(self._time(fields[wanted.time], i, names[wanted.time]))
+                missing += [wanted.time] if math.isnan(times[-1]) else []
             if missing and not drop_missing:
-                which = f"{where}, column {self.layout.names[missing[0]]}"
-                raise InputError("missing value", which, "fill it in, or leave such rows out: --missing drop trains so")
-            if not missing:
-                rows.append(numbers)
-                kept.append(i)
-        return _block(np.array(kept, np.int64), np.array(rows, np.float64).reshape(-1, len(columns)), time)
+                raise InputError("missing value", self.place(i, names[missing[0]]), LEAVE_OUT)
+            if missing:
+                times = times[: len(rows)]
+                continue
+            rows.append(i)
+            values.append(numbers)
+            for index, name in wanted.texts.items():
+                texts[name].append(fields[index].strip())
+        numbers_ = np.array(values, np.float64).reshape(len(rows), len(wanted.numbers))
+        when = None if wanted.time is None else np.array(times, np.float64)
+        return Block(np.array(rows, np.int64), numbers_, when, texts)
 
-    def _number(self, text: str, where: str) -> float:
-        if text.strip().lower() in MISSING:
+    def _line(self, row: int) -> str:
+        with self._lines() as lines:
+            numbers = (number for number, line in enumerate(lines, start=1) if _is_row(line))
+            line = next(islice(numbers, row + self.layout.header, None), None)
+        return f"{self.name}, row {row}" + ("" if line is None else f" (line {line})")  # what streams by is not kept
+
+    def _number(self, text: str, row: int, column: str) -> float:
+        if is_missing(text):
             return math.nan
         try:
             if self.layout.decimal == ",":
                 if "." in text:
                     raise ValueError("a thousands separator, or another decimal mark than elsewhere")
-                text = text.replace(",", ".")
-            return float(text)
+                number = float(text.replace(",", "."))
+            else:
+                number = float(text)
         except ValueError:
-            raise InputError(f"no number: {text.strip()[:40]!r}", where, "give one, or name other columns") from None
+            what = f"no number: {text.strip()[:40]!r}"
+            raise InputError(what, self.place(row, column), "give one, or name other columns") from None
+        if math.isinf(number):
+            raise InputError("infinite value", self.place(row, column), "clean the data")
+        return number
 
-    def _time(self, text: str, where: str) -> float:
+    def _as_time(self, text: str) -> float:
+        return as_time(text.replace(",", ".") if self.layout.decimal == "," else text)
+
+    def _time(self, text: str, row: int, column: str) -> float:
         try:
-            point = text.replace(",", ".") if self.layout.decimal == "," else text
-            return math.nan if text.strip().lower() in MISSING else as_time(point)
+            return math.nan if is_missing(text) else self._as_time(text)
         except ValueError:
-            raise InputError(f"no time: {text.strip()[:40]!r}", where, "give a number or an ISO 8601 date") from None
+            what = f"no time: {text.strip()[:40]!r}"
+            raise InputError(what, self.place(row, column), "give a number or an ISO 8601 date") from None
 
     def _records(self, lines: Iterable[str]) -> Iterator[list[str]]:
         """The fields of each line. Raises InputError where a line break stands in quotes: rows are lines here."""
@@ -190,15 +252,23 @@ class Table:
 
     @contextmanager
     def _lines(self) -> "Iterator[Iterator[str]]":
-        with self._open() as raw:
+        with reading(self.name, TODO), self._open() as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
             try:
                 with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
-                    yield _but_the_last_empty(text)
+                    yield text
             except UnicodeDecodeError:
                 raise InputError("not a table or array", self.name, "give CSV in UTF-8, .npy or .npz") from None
+
+
+class _Wanted(NamedTuple):
+    """Which fields of a line are wanted, by their places: numbers, a time, and texts by their names."""
+
+    numbers: list[int]
+    time: int | None
+    texts: dict[int, str]
 
 
 def as_time(text: str) -> float:
@@ -210,21 +280,18 @@ def as_time(text: str) -> float:
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def _block(rows: NDArray[np.int64], values: Doubles, time: int | None) -> Block:
-    """A block, whose last column is that of times where there is one."""
-    return Block(rows, values) if time is None else Block(rows, values[:, :-1], values[:, -1])
+def _is_row(line: str) -> bool:
+    """Whether anything stands in a line; tabs may be delimiters."""
+    return bool(line.strip(" \r\n"))
 
 
-def _but_the_last_empty(lines: Iterable[str]) -> Iterator[str]:
-    """The lines, without those at the end in which nothing stands."""
-    held: list[str] = []
-    for line in lines:
-        if line.isspace():
-            held.append(line)
-        else:
-            yield from held
-            held.clear()
-            yield line
+def as_label(text: str) -> str:
+    """A label as it is written, but of a number its shortest form, so that 0, 0.0 and 0.00 are one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def _layout(lines: list[str], name: str) -> Layout:
@@ -251,11 +318,16 @@ def _is_delimiter(mark: str, lines: list[str]) -> bool:
     return len(counts) == 1 and counts != {1}
 
 
+def is_missing(text: str) -> bool:
+    """Whether a field stands for a value that is not there."""
+    return text.strip().lower() in _MISSING
+
+
 def is_number(text: str, decimal: str) -> bool:
     """Whether a field may be a value of a column of numbers, be it a missing one."""
     text = text.strip()
     try:
         float(text.replace(",", ".") if decimal == "," else text)
     except ValueError:
-        return text.lower() in MISSING
+        return is_missing(text)
     return True

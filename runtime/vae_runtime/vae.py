@@ -100,28 +100,35 @@ class VAE:
         """
         return cls(bundles.read(bundles.locate(path)), threads, memory, standardised)
 
-    def read(self, sources: "Iterable[Source] | Source", stride: int | None = None) -> "Observations":
+    def read(
+        self, sources: "Iterable[Source] | Source", stride: int | None = None, drop_missing: bool = False
+    ) -> "Observations":
         """The observations in files, folders, patterns, arrays and bytes, as this model takes them.
 
         `Observations` says which there are; its `batches` are what the methods here take, a few at a time. One path
         alone may be given as it is. stride: of series, the rows from a window's start to the next one's; None for the
-        model's own.
+        model's own. drop_missing: whether rows with a missing value are left out, or refused.
         """
         from vae_runtime.sources import Observations
 
         sources = [sources] if isinstance(sources, str | bytes | Path) else sources
-        return Observations(sources, self.observation, self.manifest.preprocessing, stride)
+        return Observations(sources, self.observation, self.manifest.preprocessing, stride, drop_missing)
 
     def follow(
-        self, stream: "Bytes", stride: int | None = None, note: Callable[[str], None] = lambda text: None
+        self,
+        stream: "Bytes",
+        stride: int | None = None,
+        note: Callable[[str], None] = lambda text: None,
+        drop_missing: bool = False,
     ) -> "Iterator[Part]":
         """The rows or windows of a table whose lines come one by one, each as soon as it is whole, with their names.
 
-        stream: of bytes, such as sys.stdin.buffer. stride as in `read`. note: is told what is to be said of the rows.
+        stream: of bytes, such as sys.stdin.buffer. note: is told what is to be said of the rows. stride and
+        drop_missing as in `read`.
         """
         from vae_runtime import streams
 
-        return streams.observations(stream, self.observation, self.manifest.preprocessing, stride, note)
+        return streams.observations(stream, self.observation, self.manifest.preprocessing, stride, note, drop_missing)
 
     def standardise(self, x: ArrayLike, start: int = 0) -> Floats:
         """Observations as the networks take them, float32 [batch, *shape], each column scaled where it has a scale.

@@ -1,5 +1,6 @@
 """Rows and windows of numbers as a model takes them: what columns may hold, how they are scaled, and become float32."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from vae_runtime.errors import BundleError, InputError
 from vae_runtime.manifest import Column
 from vae_runtime.observation import Observation
+
+LEAVE_OUT = "fill it in, or leave such rows out with --missing drop"
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -49,25 +52,33 @@ def check(dtype: np.dtype[Any], name: str) -> None:
         raise InputError(f"array of type {dtype}", name, "give numbers")
 
 
-def from_numbers(values: NDArray[Any], name: str, start: int) -> Floats:
-    """An array's rows start.. [n, D], or windows [n, C, T], as float32; 0.0 for -0.0: equal ones are equal bytes.
+def from_numbers(values: NDArray[Any], name: str, numbers: Sequence[int]) -> Floats:
+    """An array's rows [n, D], or windows [n, C, T], as float32; 0.0 for -0.0: equal ones are equal bytes.
 
+    numbers: those of the n in the file.
     Raises InputError for what is no number and, with its place, for what is not finite or too large for float32.
     """
     check(values.dtype, name)
     with np.errstate(over="ignore"):  # what becomes infinite is refused
         x = values.astype(np.float32) + np.float32(0)
-    refuse_infinite(x, values, name, start)
+    refuse_infinite(x, values, name, numbers)
     return x
 
 
-def refuse_infinite(x: NDArray[Any], values: NDArray[Any], name: str, start: int, columns: Sequence[str] = ()) -> None:
-    """Raise InputError, with its place, where a number of x [n, *shape] is not finite; values are what x was before."""
+def refuse_infinite(
+    x: NDArray[Any], values: NDArray[Any], name: str, numbers: Sequence[int], columns: Sequence[str] = ()
+) -> None:
+    """Raise InputError, with its place, where a number of x [n, *shape] is not finite; values are what x was before.
+
+    numbers: those of the n in the file.
+    """
     bad = np.argwhere(~np.isfinite(x))
     if len(bad):
         row, *place = bad[0].tolist()
         column = columns[place[0]] if columns else place[0]
         where = f"column {column}" if len(place) == 1 else f"channel {column}, step {place[1]}"
-        large = bool(np.isfinite(values[tuple(bad[0])]))
-        what = "value too large for float32" if large else "NaN or infinite values"
-        raise InputError(what, f"{name}[{start + row}], {where}", "clean the data, or leave that one out")
+        value = float(values[tuple(bad[0])])
+        if math.isnan(value):
+            raise InputError("missing value (NaN)", f"{name}[{numbers[row]}], {where}", LEAVE_OUT)
+        what = "infinite value" if math.isinf(value) else "value too large for float32"
+        raise InputError(what, f"{name}[{numbers[row]}], {where}", "clean the data, or leave that one out")

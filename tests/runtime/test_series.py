@@ -159,7 +159,7 @@ def test_a_window_is_scored_when_its_last_row_has_come(series: Path):
         (b"when,heat,flow\n", "no window of 6 rows: standard input; "),
         (b"when,heat\n1,2\n", "no column flow: standard input; "),
         (b"when,heat,flow\n0,1,2\n10,,4\n", "missing value: standard input, row 1 (line 3), column heat; "),
-        (b"when,heat,flow\n0,1,inf\n", "NaN or infinite values: standard input[0], column flow; "),
+        (b"when,heat,flow\n0,1,inf\n", "infinite value: standard input, row 0 (line 2), column flow; "),
         (b"when,heat,flow\n\xff,1,inf\n", "file cannot be read"),
     ],
 )
@@ -211,3 +211,21 @@ def test_each_channel_says_what_it_adds(command, series: Path):
     each = np.array([[float(row[f"log p({name})"]) for name in ("flow", "heat")] for row in found])
     np.testing.assert_allclose(each, vae.contributions(windows(), 4).sum(axis=2), rtol=1e-12)
     np.testing.assert_allclose(each.sum(axis=1), [float(row["reconstruction"]) for row in found], rtol=1e-6)
+
+
+def test_rows_with_a_missing_value_are_left_out_where_asked(command, series: Path, tmp_path: Path):
+    """No window crosses them, from files, arrays and streams alike; how many is said."""
+    vae = VAE.load(series)
+    lines = ["when,heat,flow", *(f"{10 * i},{i % 5},{'' if i == 9 else i * i % 7}" for i in range(24))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"missing value: .*, row 9 \(line 11\), column flow; fill it in, or "):
+        vae.read(tmp_path / "t.csv").load()
+    found = vae.read(tmp_path / "t.csv", 1, drop_missing=True).load()
+    assert found.names == [f"{tmp_path}/t.csv[{i}:{i + 6}]" for i in [*range(4), *range(10, 19)]]
+    parts = list(vae.follow(io.BytesIO((tmp_path / "t.csv").read_bytes()), 1, drop_missing=True))
+    np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), found.x)
+    rows = [[np.nan if i == 9 else i * i % 7, i % 5] for i in range(24)]
+    np.save(tmp_path / "t.npy", rows)
+    np.testing.assert_array_equal(vae.read(tmp_path / "t.npy", 1, drop_missing=True).load().x, found.x)
+    said = command(main, "--bundle", series, "encode", tmp_path / "t.csv", "--missing", "drop").err
+    assert "vae-infer: note: 1 of 24 rows have a missing value and are left out\n" in said

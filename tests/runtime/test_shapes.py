@@ -270,7 +270,7 @@ def test_pictures_of_colour_show_means_unless_draws_are_asked_for(
         (["elbo", "digit.png"], "not a table or array: digit.png; give CSV in UTF-8, .npy or .npz"),
         (["elbo", "wide.npy"], "array of shape [4, 7]: wide.npy; this model takes [n, 6]"),
         (["elbo", "words.npy"], "array of type <U1: words.npy; give numbers"),
-        (["elbo", "nan.npy"], "NaN or infinite values: nan.npy[2], column 4; "),
+        (["elbo", "nan.npy"], "missing value (NaN): nan.npy[2], column 4; "),
     ],
 )
 def test_what_is_no_row_is_refused(command, rows: Path, call: list[str], words: str):
@@ -293,7 +293,7 @@ def test_what_is_no_row_is_refused(command, rows: Path, call: list[str], words: 
 def test_what_is_no_number_is_named_by_its_place(forge: Forge, tmp_path: Path, shape, bad, place: str):
     """NaN, and what is too large for float32, are refused by row and column, or by window, channel and step."""
     vae = VAE.load(bundles.linear(forge, "gaussian", shape))
-    for value, words in ((np.nan, "NaN or infinite values"), (1e300, "value too large for float32")):
+    for value, words in ((np.nan, r"missing value \(NaN\)"), (1e300, "value too large for float32")):
         x = np.zeros((3, *shape))
         x[bad] = value
         np.save(tmp_path / "x.npy", x)

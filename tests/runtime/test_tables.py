@@ -98,7 +98,10 @@ def test_text_beside_the_numbers_is_left_alone():
     """Names, dates and quoted commas in other columns, and their fields as they are written."""
     text = 'when,what,x\n2024-01-02,"a, b",1\n2024-01-03,c,2\n'
     assert values(text, "x") == [[1.0], [2.0]]
-    assert table(text).texts("what") == ["a, b", "c"]
+    (block,) = table(text).blocks(["x"], texts=["what"])
+    assert block.texts == {"what": ["a, b", "c"]}
+    (plain,) = table("x,what\n1, a\n2,\n").blocks(["x"], texts=["what"])
+    assert (plain.texts, plain.values.tolist()) == ({"what": ["a", ""]}, [[1.0], [2.0]])
     assert table(text).first()["when"] == ["2024-01-02", "2024-01-03"]
 
 
@@ -113,13 +116,22 @@ def test_missing_values_are_refused_or_dropped(missing: str):
     assert values(text, "a") == [[1.0], [3.0], [5.0]]  # where the column is not asked for
 
 
+def test_lines_of_nothing_are_no_rows():
+    """They are counted where they stand between rows; a line of tabs is a row of a table with tabs."""
+    text = "\n\na,b\n1,2\n\n  \n3,4\n\n5,6\n\n\n"
+    assert (len(table(text)), table(text).count.blank, values(text)) == (3, 3, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert values("a\tb\n1\t2\n\t\n", drop=True) == [[1.0, 2.0]]
+    assert len(table("a\tb\n1\t2\n\t\n")) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a,b\n1,2\n3,x\n", "no number: 'x': t.csv, row 1 (line 3), column b; "),
         ("a,b\n1,2\n3\n", "line of 1 fields: t.csv, row 1 (line 3); "),
         ("a,b\n1,2\n3,4,5\n", "line of 3 fields: t.csv, row 1 (line 3); "),
-        ("a,b\n1,2\n\n3,4\n", "line of 0 fields: t.csv, row 1 (line 3); "),
+        ("\na,b\n1,2\n\n \n3,x\n", "no number: 'x': t.csv, row 1 (line 6), column b; "),
+        ("a,b\n1,2\n3,inf\n", "infinite value: t.csv, row 1 (line 3), column b; "),
         ("a,b,a\n1,2,3\n", "column a comes twice: t.csv; "),
         ("", "empty table: t.csv; "),
         ('a,b\n1,"x\ny"\n3,4\n', "line break within quotes: t.csv, "),
@@ -218,7 +230,7 @@ def test_each_column_says_what_it_adds(command, rows: Path):
     [
         ("temp,load\n1,2\n", "no column pressure: t.csv; it has temp, load"),
         ("1,2,3\n4,5,6\n", "table without a header: t.csv; name its columns: temp, pressure, load"),
-        ("temp,pressure,load\n1,2,inf\n", "NaN or infinite values: t.csv[0], column load; "),
+        ("temp,pressure,load\n1,2,inf\n", "infinite value: t.csv, row 0 (line 2), column load; "),
         ("temp,pressure,load\n", "no rows: t.csv; "),
         ("temp,pressure,load\n1,2,\n", "missing value: t.csv, row 0 (line 2), column load; "),
     ],
@@ -258,3 +270,83 @@ def test_a_folder_stands_for_the_tables_in_it(command, rows: Path):
     assert (refused.code, refused.err) == (
         4, "vae-infer: error: no tables in the folder: none; put .csv, .csv.gz, .tsv, .tsv.gz files there\n"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npy"])
+def test_rows_with_a_missing_value_are_left_out_where_asked(command, rows: Path, suffix: str):
+    """How many is said in a line; the others keep their numbers and their scores. By default they are refused."""
+    x, kept = measured(), np.setdiff1d(np.arange(12), [0, 7])
+    x[0, 1] = x[7, 0] = x[7, 2] = np.nan
+    np.save("t.npy", x)
+    np.savetxt("t.csv", x, delimiter=",", header=",".join(NAMES), comments="")
+    refused = command(main, "--bundle", rows, "elbo", f"t.{suffix}")
+    assert (refused.code, refused.out, "missing value" in refused.err) == (4, "", True)
+    assert "t.npy[0]" in refused.err or "row 0 (line 2), column pressure" in refused.err
+    assert refused.err.endswith("or leave such rows out with --missing drop\n")
+    found = VAE.load(rows).read(f"t.{suffix}", drop_missing=True)
+    assert (len(found), list(found.names())) == (10, [f"t.{suffix}[{i}]" for i in kept])
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(3))), measured()[kept])
+    printed = command(main, "--bundle", rows, "elbo", f"t.{suffix}", "--missing", "drop", "--format", "csv")
+    assert printed.err == "vae-infer: note: 2 of 12 rows have a missing value and are left out\n"
+    scored = [float(row["elbo"]) for row in csv.DictReader(io.StringIO(printed.out))]
+    np.testing.assert_array_equal(scored, VAE.load(rows).elbo(measured()[kept], 16))
+    for verb, written in (("reconstruct", "r.csv"), ("encode", "e.csv"), ("traverse", "w.csv")):
+        made = command(main, "--bundle", rows, verb, f"t.{suffix}", "--missing", "drop", "-o", written)
+        assert (made.code, "2 of 12 rows" in made.err) == (0, True)
+        assert len(Path(written).read_text().splitlines()) == {"traverse": 34}.get(verb, 11)
+    x[3, 0] = np.inf
+    np.save("t.npy", x)
+    with pytest.raises(InputError, match=r"t\.npy\[3\], column temp"):
+        VAE.load(rows).read("t.npy", drop_missing=True).load()
+    np.save("t.npy", np.full((2, 3), np.nan))
+    with pytest.raises(InputError, match="no row has all values"):
+        VAE.load(rows).read("t.npy", drop_missing=True)
+
+
+def test_how_a_table_is_read_is_said_where_it_matters(command, rows: Path):
+    """A decimal comma, and lines of nothing; not a delimiter alone."""
+    lines = Path("readings.csv").read_text().splitlines()
+    plain = command(main, "--bundle", rows, "encode", "readings.csv").out
+    Path("readings.csv").write_text("\n".join(lines).replace(",", ";"))
+    other = command(main, "--bundle", rows, "encode", "readings.csv")
+    assert (other.out, other.err) == (plain, "")
+    lines = ["\n" + line if i == 3 else line for i, line in enumerate(lines)]
+    Path("readings.csv").write_text("\n".join(lines).replace(",", ";").replace(".", ","))
+    other = command(main, "--bundle", rows, "encode", "readings.csv")
+    assert (other.out, other.err) == (
+        plain,
+        "vae-infer: note: numbers are read with a decimal comma: readings.csv\n"
+        "vae-infer: note: 1 blank line is skipped\n",
+    )
+
+
+def test_a_column_of_text_is_one_of_0_and_1_for_each_value(command, forge: Forge, tmp_path: Path, monkeypatch):
+    """As the bundle knows them; a value that it does not know is 0 in all of them, and is said."""
+    columns = [
+        {"name": "gear=1", "of": "gear", "value": "1"},
+        {"name": "temp", "mean": 20.0, "scale": 4.0},
+        {"name": "colour=red", "of": "colour", "value": "red"},
+        {"name": "gear=2", "of": "gear", "value": "2"},
+        {"name": "colour=sea green", "of": "colour", "value": "sea green"},
+    ]
+    folder = bundles.linear(forge, "gaussian", (5,))
+    manifest = json.loads((folder / MANIFEST).read_bytes()) | {"preprocessing": {"columns": columns}}
+    (folder / MANIFEST).write_bytes(manifests.dump({name: manifest[name] for name in manifest if name != "sha256"}))
+    monkeypatch.chdir(tmp_path)
+    lines = ["colour,gear,temp", "red,1,20", '"sea green",2.0,24', "blue,1.0,16", "red,,20", "blue,2,12"]
+    Path("t.csv").write_text("\n".join(lines))
+    vae = VAE.load(folder)
+    with pytest.raises(InputError, match=r"missing value: t\.csv, row 3 \(line 5\), column gear; fill it in"):
+        vae.read("t.csv").load()
+    found = vae.read("t.csv", drop_missing=True).load()
+    expected = [[1, 20, 1, 0, 0], [0, 24, 0, 1, 1], [1, 16, 0, 0, 0], [0, 12, 0, 1, 0]]
+    assert (found.x.tolist(), found.names) == (expected, ["t.csv[0]", "t.csv[1]", "t.csv[2]", "t.csv[4]"])
+    said = command(main, "--bundle", folder, "elbo", "t.csv", "--missing", "drop").err
+    what = "t.csv[2] and 1 more row have 'blue' in column colour, which training did not see: 0 in all columns of it"
+    assert f"vae-infer: note: {what}\n" in said
+    assert command(main, "--bundle", folder, "sample", "-n", 3, "-o", "s.csv").code == 0
+    assert Path("s.csv").read_text().splitlines()[0] == "gear=1,temp,colour=red,gear=2,colour=sea green"
+    np.testing.assert_array_equal(vae.read("s.csv").load().x, np.loadtxt("s.csv", delimiter=",", skiprows=1))
+    Path("u.csv").write_text("gear,temp\n1,20\n")
+    with pytest.raises(InputError, match=r"no column colour: u\.csv; it has gear, temp"):
+        vae.read("u.csv")

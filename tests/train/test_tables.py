@@ -61,7 +61,7 @@ def test_columns_of_numbers_are_trained_on(table: Path) -> None:
     assert names(rows) == ["temp", "pressure", "load"]
     assert rows.observation == Observation("vector", (3,), None)
     assert said == [
-        "a column of text is left out: room; --columns names those to train on",
+        "a column of text is left out: room; --encode makes columns of 0 and 1 of such",
         "a column of time is left out: when; --columns names those to train on",
         "constant columns are left out: spare (7)",
     ]
@@ -214,7 +214,8 @@ def test_labels_that_are_numbers_are_one_however_written(tmp_path: Path) -> None
     (tmp_path / "t.csv").write_text("\n".join([",a,b,label", *lines]))
     rows, said = load(tmp_path / "t.csv", label="label", normal="0.00")
     assert said[0] == "a column of no name is left out: column 0; --columns names those to train on"
-    assert said[1] == "100 rows with another label than 0.00 are left out; 300 have it"
+    assert said[1] == "labels 0.0, 0 are taken as one: 0"
+    assert said[2] == "100 rows with another label than 0.00 are left out; 300 have it"
     assert (names(rows), rows.names) == (["a", "b"], ["0"])
 
 
@@ -246,3 +247,58 @@ def test_a_folder_of_tables_is_read_as_one(table: Path) -> None:
         load(folder, **settings)
     (folder / "a.png").touch()
     assert data.look(DataConfig(str(folder)))[0].kind == "image"
+
+
+def test_how_a_table_is_read_is_said(table: Path) -> None:
+    """Its delimiter and decimal mark, where they are not comma and point, and lines of nothing."""
+    plain, said = load(table, columns=("temp", "load"))
+    assert said == []
+    lines = table.read_text().replace(",", ";").replace(".", ",").splitlines()
+    lines[9] = "\n" + lines[9]
+    table.write_text("\n".join(lines))
+    rows, said = load(table, columns=("temp", "load"))
+    assert rows.digest() == plain.digest()
+    assert said == [
+        "columns are read as parted by semicolons, numbers with a decimal comma",
+        "1 blank line is skipped",
+    ]  # fmt: skip
+
+
+def test_text_is_encoded_as_columns_of_0_and_1(tmp_path: Path) -> None:
+    """One for each value of the rows that are trained on, and known to the device, where a row scores the same."""
+    kinds = np.random.default_rng(3).choice(["red", "green", "blue"], 300)
+    x = readings(300)[:, 0] + 5 * (kinds == "red")
+    lines = [f"{kind},{value},{i % 2}.0" for i, (kind, value) in enumerate(zip(kinds, x, strict=True))]
+    lines.append("violet,21.5,1")  # the last row is kept for testing
+    (tmp_path / "t.csv").write_text("\n".join(["colour,temp,gear", *lines]))
+    settings: dict[str, Any] = {"dataset": str(tmp_path / "t.csv"), "encode": ("colour", "gear"), "held_out": "last"}
+    config = vector(4, 300).replace(epochs=5, **settings)
+    said: list[str] = []
+    rows = data.load(config, Path("absent"), False, pytest.fail, said.append)
+    assert names(rows) == ["colour=blue", "colour=green", "colour=red", "temp", "gear=0", "gear=1"]
+    assert said == ["constant columns are left out: colour=violet (0)"]
+    gears = np.eye(2)[:, np.arange(300) % 2]
+    made = np.column_stack([*(kinds == kind for kind in ("blue", "green", "red")), x, *gears])
+    np.testing.assert_allclose(restored(rows), made[: len(rows.train)], atol=1e-5)
+    assert restored(rows, "test")[-1, :3].round(6).tolist() == [0, 0, 0]
+    train.train(config, tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
+    vae = VAE.load(vae_export.export_run(run_folder.load(tmp_path / "run"), tmp_path / "bundle").path)
+    (raw,) = vae.read(tmp_path / "t.csv").batches(1000)
+    np.testing.assert_array_equal(vae.standardise(raw)[len(rows.train) :], rows.test)
+    with pytest.raises(InputError, match="too many values to encode: column temp has 301; "):
+        load(tmp_path / "t.csv", encode=("temp",))
+    with pytest.raises(InputError, match="no column shape: "):
+        load(tmp_path / "t.csv", encode=("shape",))
+
+
+def test_rows_of_an_array_with_nan_are_refused_or_dropped(tmp_path: Path) -> None:
+    """As those of a table."""
+    x = readings()
+    x[5, 1] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(600) % 2)
+    with pytest.raises(InputError, match=r"missing value \(NaN\): .*a\.npz\[5\], column 1; fill it in, or leave such"):
+        load(tmp_path / "a.npz")
+    rows, said = load(tmp_path / "a.npz", missing="drop", held_out="last")
+    assert said == ["1 of 600 rows have a missing value and are left out"]
+    np.testing.assert_allclose(restored(rows), np.delete(readings(), 5, axis=0)[:539], rtol=1e-6)
+    assert rows.test_labels.tolist() == [i % 2 for i in range(540, 600)]

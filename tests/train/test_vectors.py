@@ -59,7 +59,7 @@ def test_the_elbo_comes_close_to_the_entropy(run: Path) -> None:
     diagonal = -0.5 * (D * math.log(2 * math.pi * math.e) + np.log(x.var(axis=0)).sum())
     assert elbo["mean"] > diagonal + 2
     assert (found["observations"], found["dataset"]) == (int(data.in_test(x.astype(np.float64)).sum()), "readings.npy")
-    assert found["binarisation"].startswith("values as they are, sha256 ")
+    assert found["binarisation"].startswith("columns in their units, sha256 ")
 
 
 def test_the_run_says_what_it_observes(run: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: P
     assert f"{D} columns, each scaled to mean 0 and spread 1" in made.err
     assert "preset vector" in made.err
     assert "rows/s" in made.out
-    assert "nats per row, values as they are" in made.out
+    assert "nats per row, columns in their units" in made.out
     for words in (("evaluate", out, "-K", 5), ("report", out), ("compare", out, out)):
         result = command(main, *words, *HERE)
         assert result.code == 0, result.err
@@ -216,7 +216,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     x = linear_gaussian(100)[0]
     x[42, 3] = np.nan
     np.save(tmp_path / "a.npy", x)
-    assert refused(tmp_path / "a.npy").startswith(f"NaN or infinite values: {tmp_path / 'a.npy'}[42], column 3; ")
+    assert refused(tmp_path / "a.npy").startswith(f"missing value (NaN): {tmp_path / 'a.npy'}[42], column 3; ")
     np.save(tmp_path / "b.npy", np.full((50, 2), "x"))
     assert "<U1" in refused(tmp_path / "b.npy")
 

@@ -14,6 +14,7 @@ from vae_runtime import array_files, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.tables import as_label
 from vae_train import levels, rows
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, refuse_options, split
@@ -53,13 +54,19 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
-    refuse_options(config.data, ("normal", "held_out") if kind.kind == VECTOR else ())
+    refuse_options(config.data, ("normal", "held_out", "missing") if kind.kind == VECTOR else ())
     if kind.kind == VECTOR:
         name, values = array_files.read_array(config.data.dataset, "x")
         vectors.check(values.dtype, name)
         rows_64 = values.astype(np.float64) + 0.0  # 0.0 for -0.0: equal rows are equal bytes
-        vectors.refuse_infinite(rows_64, values, name, 0)
         labels = _labels(path, len(values), kind.noun)
+        missing = np.logical_or.reduce(np.isnan(rows_64), axis=1)
+        if config.data.missing == "refuse":
+            missing[:] = False
+        vectors.refuse_infinite(np.where(missing[:, None], 0.0, rows_64), values, name, range(len(values)))
+        if missing.any():
+            say(f"{missing.sum():,} of {len(missing):,} rows have a missing value and are left out")
+            rows_64, labels = rows_64[~missing], None if labels is None else labels[~missing]
         return rows.prepared(config, name, [f"column {i}" for i in range(kind.size)], rows_64, labels, say)
     read = sources.Observations([path], kind, Preprocessing(config.data.levels))
     pixels = levels.joined([levels.kept(x) for x in read.batches(1024)])
@@ -85,4 +92,4 @@ def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None
     if y.shape != (observations,):
         todo = f"give one for each of its {observations:,} {noun}s"
         raise InputError(f"labels y of shape {list(y.shape)}", path, todo)
-    return np.array([rows.as_label(label) for label in y.astype(str).tolist()])
+    return np.array([as_label(label) for label in y.astype(str).tolist()])

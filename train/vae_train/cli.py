@@ -102,6 +102,10 @@ def _sides(context: click.Context, parameter: click.Parameter, text: str | None)
     return int(sides[0]), int(sides[-1])
 
 
+def _names(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
 _machine = section(
     "Machine",
     click.option(
@@ -170,7 +174,12 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
 )
 @section(
     "Rows of numbers",
-    _setting("--columns", metavar="A,B,...", help="Those of a table to train on.  [default: all of numbers]"),
+    _setting(
+        "--columns", metavar="A,B,...", callback=_names, help="Those of a table to train on.  [default: all of numbers]"
+    ),
+    _setting(
+        "--encode", metavar="A,B,...", callback=_names, help="Columns to make others of 0 and 1 of, one for each value."
+    ),
     _setting("--label", metavar="COLUMN", help="A table's column of classes, which is not trained on."),
     _setting("--normal", metavar="LABEL", help="Train on half of the rows with this label, and on no others."),
     _setting("--missing", type=click.Choice(MISSING), help="What to do with rows that lack a value."),
@@ -222,7 +231,6 @@ def cli(
     dataset: str,
     preset: str | None,
     hidden: str | None,
-    columns: str | None,
     out: Path | None,
     resume: Path | None,
     tensorboard: bool,
@@ -253,12 +261,9 @@ def cli(
 
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
-    chosen = None if columns is None else tuple(name.strip() for name in columns.split(","))
-    observation, count = _looked_at(dataset, settings, chosen)
+    observation, count = _looked_at(dataset, settings)
     preset = preset or default_preset(observation)
-    config = preset_for(preset, observation, count).replace(
-        dataset=dataset, hidden=_widths(hidden), columns=chosen, **settings
-    )
+    config = preset_for(preset, observation, count).replace(dataset=dataset, hidden=_widths(hidden), **settings)
     resnet = config.network.model is None and config.network.architecture == "resnet"
     if not resnet and (unused := sorted({"blocks", "dense"} & given)):
         raise click.UsageError(f"--{unused[0]} is for a resnet's layers; leave it out, or add --preset resnet")
@@ -350,15 +355,15 @@ def _export() -> "pitfalls.Export | None":
     return try_out
 
 
-def _looked_at(dataset: str, settings: dict[str, Any], columns: tuple[str, ...] | None) -> tuple[Observation, int]:
+def _looked_at(dataset: str, settings: dict[str, Any]) -> tuple[Observation, int]:
     """What is to be trained on, and how many there are; channels are given of a folder's images."""
     if dataset in DATASETS or not Path(dataset).exists():
         return Observation.image((1, 28, 28)), 0
     from vae_train import data
 
     channels = settings["channels"] if Path(dataset).is_dir() else None
-    known = {name: settings[name] for name in ("label", "normal")}
-    return data.look(DataConfig(dataset, channels=channels, columns=columns, **known))
+    known = {name: settings[name] for name in ("columns", "encode", "label", "normal")}
+    return data.look(DataConfig(dataset, channels=channels, **known))
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

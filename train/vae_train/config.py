@@ -44,9 +44,10 @@ class DataConfig:
 
     dataset: one of DATASETS, or the path of a folder of images or tables, of a table, or of an array of images or rows
     of numbers. image_size (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such
-    as 4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; label: its column of
-    classes. normal: the label of the rows to train on, half of them. missing: whether to "refuse" rows with a missing
-    value or to "drop" them. held_out: how rows are kept for testing, by their "hash", or the "last" tenth.
+    as 4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; encode: those of which
+    columns of 0 and 1 are made, one for each value; label: its column of classes. normal: the label of the rows to
+    train on, half of them. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: how rows
+    are kept for testing, by their "hash", or the "last" tenth.
     """
 
     dataset: str = "mnist"
@@ -54,6 +55,7 @@ class DataConfig:
     channels: int | None = None
     levels: int | None = None
     columns: tuple[str, ...] | None = None
+    encode: tuple[str, ...] | None = None
     label: str | None = None
     normal: str | None = None
     missing: str = "refuse"

@@ -118,7 +118,7 @@ def observation(data: DataConfig) -> Observation:
 def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:
     """Raise ArgumentError where a setting for tables was given, `but` for these."""
     usual = DataConfig()
-    for name in ("columns", "label", "normal", "missing", "held_out"):
+    for name in ("columns", "encode", "label", "normal", "missing", "held_out"):
         if name not in but and getattr(data, name) != getattr(usual, name):
             option = "--split" if name == "held_out" else f"--{name}"
             raise ArgumentError(f"{option} is for tables", data.dataset, "leave it out")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
-from vae_runtime.observation import Observation
+from vae_runtime.observation import IMAGE, VECTOR, Observation
 from vae_train import checkpoints, data, evaluate, fingerprint, metrics, networks, pixels, report, run_folder
 from vae_train.config import Place
 from vae_train.data import Data
@@ -163,8 +163,10 @@ def _measured_on(run: Run, test: Tensor) -> bool:
 
 def protocol(dataset: str, observation: Observation, vae: VAE, test: Tensor) -> dict[str, Any]:
     """What a figure in nats must name: dataset, split, binarisation, prior."""
-    values = "8-bit levels" if test.dtype == torch.uint8 else "values"
-    kind = "fixed draw, seed 777" if pixels.drawn(vae.likelihood.binary, observation) else f"{values} as they are"
+    values = "8-bit levels as they are" if test.dtype == torch.uint8 else "values as they are"
+    if observation.kind != IMAGE and not vae.likelihood.binary:  # scaled they are, but figures are as if they were not
+        values = f"{'columns' if observation.kind == VECTOR else 'channels'} in their units"
+    kind = "fixed draw, seed 777" if pixels.drawn(vae.likelihood.binary, observation) else values
     return {
         "dataset": Path(dataset).absolute().name,  # without the folders above: it goes into what is published
         "split": "test",

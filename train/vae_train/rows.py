@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.indicators import Indicator
 from vae_runtime.manifest import Column
 from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.tables import as_label
 from vae_runtime.vectors import Scaling
 from vae_train.config import Config
 from vae_train.data import TEST_SHARE, Data, in_test, too_few
@@ -21,7 +24,7 @@ _FEW = 200  # rows, below which figures and columns' scales mean little
 Doubles = NDArray[np.float64]
 
 
-def observation(names: Sequence[str], likelihood: str) -> Observation:
+def observation(names: Sequence[str | Indicator], likelihood: str) -> Observation:
     """What rows of these columns are under a likelihood: of 0 and 1, or of any real numbers."""
     return Observation(VECTOR, (len(names),), (0.0, 1.0) if likelihood == "bernoulli" else None)
 
@@ -29,7 +32,7 @@ def observation(names: Sequence[str], likelihood: str) -> Observation:
 def prepared(
     config: Config,
     name: str,
-    columns: Sequence[str],
+    columns: Sequence[str | Indicator],
     values: Doubles,
     labels: NDArray[np.str_] | None,
     say: Callable[[str], None],
@@ -62,7 +65,7 @@ def prepared(
     train, kept = (torch.from_numpy(_standardised(values, part, alive, known, kind)) for part in (~test, test))
     classes, numbers = np.unique(np.zeros(len(values)) if labels is None else labels, return_inverse=True)
     names = ["all"] if labels is None else [str(label) for label in classes]
-    how = {"columns": [asdict(column) for column in known], "split": _how(config)}
+    how = {"columns": [_written(column) for column in known], "split": _how(config)}
     return Data(train, kept, torch.from_numpy(numbers.astype(np.int64)[test]), names, how, kind)
 
 
@@ -83,14 +86,6 @@ def _how(config: Config) -> str:
     return f"half of the rows of {of}, by the sha256 of the values and seed {config.optimiser.seed}"
 
 
-def as_label(text: str) -> str:
-    """A label as it is written, but of a number its shortest form."""
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
-
-
 def _normal(
     values: Doubles, labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]
 ) -> tuple[Doubles, NDArray[np.str_]]:
@@ -107,7 +102,7 @@ def _normal(
 
 
 def _alive(
-    columns: Sequence[str], values: Doubles, train: NDArray[np.bool_], name: str, say: Callable[[str], None]
+    columns: Sequence[str | Indicator], values: Doubles, train: NDArray[np.bool_], name: str, say: Callable[[str], None]
 ) -> list[int]:
     """The columns that are not constant among the rows that are trained on. Raises InputError where none is left."""
     first = values[np.argmax(train)]
@@ -119,15 +114,21 @@ def _alive(
     return alive
 
 
-def _column(name: str, values: Doubles, scaled: bool) -> Column:
+def _written(column: Column) -> dict[str, Any]:
+    """A column as a run and a bundle have it."""
+    return {name: value for name, value in asdict(column).items() if value is not None}
+
+
+def _column(of: str | Indicator, values: Doubles, scaled: bool) -> Column:
     """A column with the mean and the spread of these values of it; with 0 and 1 where values are not scaled."""
+    name, made = str(of), of._asdict() if isinstance(of, Indicator) else {}
     if not scaled:
-        return Column(name)
+        return Column(name, **made)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, spread = float(values.mean()), float(values.std())
     if not 1e-150 < spread < 1e150:
         raise InputError(f"a spread of {spread:.0e}", f"column {name}", "give it in another unit, or leave it out")
-    return Column(name, mean, spread)
+    return Column(name, mean, spread, **made)
 
 
 def _standardised(
@@ -146,7 +147,7 @@ def _standardised(
     return x
 
 
-def _refuse_others(values: Doubles, columns: Sequence[str], name: str) -> None:
+def _refuse_others(values: Doubles, columns: Sequence[str | Indicator], name: str) -> None:
     """Raise InputError where a value is neither 0 nor 1."""
     if len(bad := np.argwhere((values != 0) & (values != 1))):
         row, column = bad[0].tolist()

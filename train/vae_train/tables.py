@@ -1,81 +1,91 @@
 """A person's own table, CSV or its like, one row an observation; the runtime reads it, and columns are chosen here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_runtime import indicators
 from vae_runtime.array_files import header, opener, reading
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.indicators import Indicator
 from vae_runtime.observation import VECTOR, Observation
 from vae_runtime.sources import files_in
-from vae_runtime.tables import Block, Table, is_number
+from vae_runtime.tables import TODO, Table, as_label, is_number
 from vae_train import rows
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data
+from vae_train.data import Data, silent
 
+_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+_INSTEAD = dict.fromkeys(["time", "no name"], "--columns names those to train on")
+_INSTEAD["text"] = "--encode makes columns of 0 and 1 of such"
+_MOST_VALUES = 100  # of a column that is encoded: each is a column
 _TIMES = {"time", "timestamp", "date", "datetime", "zeit", "datum"}
-_TODO = "give a table, CSV or its like, or an .npy or .npz array"
 
 
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a table's rows, told from its first lines; constant columns count here. Raises InputError."""
-    table = _open(data)[0]
-    return rows.observation(_chosen(table, data, lambda text: None), "gaussian")
+    tables = _open(data)
+    return rows.observation(_encoded(tables, _chosen(tables[0], data, silent), data), "gaussian")
 
 
 def count(data: DataConfig) -> int:
     """About how many rows of a table, or of a folder of tables, are trained on."""
-    found = 0
-    for table in _open(data):
-        with reading(table.name, _TODO):
-            found += len(table)
-    return found // (1 if data.normal is None else 2)
+    return sum(map(len, _open(data))) // (1 if data.normal is None else 2)
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
-    """The rows of the table that `config.data` names, or of the tables in a folder; `say` is told what is left out.
+    """The rows of the table that `config.data` names, or of the tables in a folder.
 
-    Nothing is lost that `warn` would be told.
+    `say` is told how they are read and what is left out; nothing is lost that `warn` would be told.
 
     Raises InputError where a value is missing or no number, and for too few rows; ArgumentError where settings do not
     go with the table.
     """
     data = config.data
     tables = _open(data)
-    columns = _chosen(tables[0], data, say)
-    if len(tables) > 1:
-        say(f"{len(tables)} tables are read as one, in the order of their names")
+    _say_how(tables, say)
+    columns = _encoded(tables, _chosen(tables[0], data, say), data)
     total = sum(map(len, tables))
     values = np.empty((total, len(columns)))  # float64: nothing is lost before it is scaled
-    labels: list[NDArray[np.str_]] = []
+    labels: list[str] = []
     count = 0
     for table in tables:
-        kept = [np.empty(0, np.int64)]
-        with reading(table.name, _TODO):
-            for block in table.blocks(columns, drop_missing=data.missing == "drop"):
-                _refuse_infinite(block, table, columns)
-                values[count : count + len(block.rows)] = block.values
-                count += len(block.rows)
-                kept.append(block.rows)
-            if data.label is not None:
-                labels.append(labels_of(table, data.label)[np.concatenate(kept)])
+        for block, _ in indicators.Columns(columns).blocks(table, data.missing == "drop", label=data.label):
+            values[count : count + len(block.rows)] = block.values
+            count += len(block.rows)
+            labels += [] if data.label is None else block.texts[data.label]
     if not count:
         raise InputError("no row has all values", data.dataset, "name columns that have them with --columns")
     if count < total:
         say(f"{total - count:,} of {total:,} rows have a missing value and are left out")
     values = values[:count]
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
-    return rows.prepared(config, data.dataset, columns, values, np.concatenate(labels) if labels else None, say)
+    taken = None if data.label is None else labels_of(labels, say)
+    return rows.prepared(config, data.dataset, columns, values, taken, say)
 
 
-def _refuse_infinite(block: Block, table: Table, columns: list[str]) -> None:
-    if len(bad := np.argwhere(~np.isfinite(block.values))):
-        row, column = bad[0].tolist()
-        which = f"{table.name}[{block.rows[row]}], column {columns[column]}"
-        raise InputError("infinite value", which, "clean the data")
+def labels_of(texts: Sequence[str], say: Callable[[str], None] = silent) -> NDArray[np.str_]:
+    """The label of each row; of numbers the shortest form, so that 0, 0.0 and 0.00 are one, which `say` is told."""
+    written = {text: as_label(text) for text in dict.fromkeys(texts)}
+    for label in dict.fromkeys(written.values()):
+        if len(forms := [text for text, taken in written.items() if taken == label]) > 1:
+            say(f"labels {', '.join(forms)} are taken as one: {label}")
+    return np.array([written[text] for text in texts])
+
+
+def _say_how(tables: list[Table], say: Callable[[str], None]) -> None:
+    """Say what was found where a table is not written with commas and points, and what is no row."""
+    layout = tables[0].layout
+    if (layout.delimiter, layout.decimal) != (",", "."):
+        between, mark = _DELIMITERS[layout.delimiter], "comma" if layout.decimal == "," else "point"
+        say(f"columns are read as parted by {between}, numbers with a decimal {mark}")
+    if len(tables) > 1:
+        say(f"{len(tables)} tables are read as one, in the order of their names")
+    if blank := sum(table.count.blank for table in tables):
+        say(f"{blank:,} blank line{'s are' if blank > 1 else ' is'} skipped")
 
 
 def _open(data: DataConfig) -> list[Table]:
@@ -83,11 +93,9 @@ def _open(data: DataConfig) -> list[Table]:
     if data.image_size or data.channels or data.levels:
         todo = "leave out --image-size, --channels and --levels"
         raise ArgumentError("a table has no images", data.dataset, todo)
-    path, tables = Path(data.dataset), []
-    for file in map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]:
-        name, open_ = opener(file)
-        with reading(name, _TODO):
-            tables.append(Table(name, open_))
+    path = Path(data.dataset)
+    files = map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]
+    tables = [Table(*opener(file)) for file in files]
     first = tables[0]
     for table in tables[1:]:
         if other := sorted(set(first.layout.names) ^ set(table.layout.names)):
@@ -102,23 +110,25 @@ def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[
     Raises InputError where one is not there, or none is left.
     """
     names = table.layout.names
-    for name in (*(data.columns or ()), *filter(None, [data.label])):
+    encode = data.encode or ()
+    for name in (*(data.columns or ()), *encode, *filter(None, [data.label])):
         if name not in names:
             raise InputError(f"no column {name}", table.name, f"it has {', '.join(names)[:200]}")
+    for given in (data.columns or (), encode):
+        if len(set(given)) < len(given) or data.label in given:
+            todo = "name each once in --columns and in --encode, and no label"
+            raise ArgumentError("a column twice", ", ".join(given), todo)
     if data.columns:
-        if len(set(data.columns)) < len(data.columns) or data.label in data.columns:
-            raise ArgumentError("a column twice", ", ".join(data.columns), "name each once in --columns, and no label")
-        return list(data.columns)
+        return [*data.columns, *(name for name in encode if name not in data.columns)]
     if table.layout.header and (numbers := [name for name in names if is_number(name, table.layout.decimal)]):
         say(f"the first line is taken as the header, though it holds {numbers[0]}; give the table one if it has none")
-    with reading(table.name, _TODO):
-        first = table.first()
+    first = table.first()
     kinds = {name: _kind(name, texts, table.layout.decimal) for name, texts in first.items()}
-    kinds |= dict.fromkeys(table.layout.unnamed, "no name")
+    kinds |= dict.fromkeys(table.layout.unnamed, "no name") | dict.fromkeys(encode, "numbers")
     for kind in ("text", "time", "no name"):
         if left := [name for name in names if kinds[name] == kind and name != data.label]:
             are = f"columns of {kind} are left out" if len(left) > 1 else f"a column of {kind} is left out"
-            say(f"{are}: {', '.join(left)}; --columns names those to train on")
+            say(f"{are}: {', '.join(left)}; {_INSTEAD[kind]}")
     chosen = [name for name in names if kinds[name] == "numbers" and name != data.label]
     if not chosen:
         raise InputError("no column of numbers", table.name, "check its delimiter and header")
@@ -142,14 +152,31 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def labels_of(table: Table, column: str) -> NDArray[np.str_]:
-    """The label of each row; of numbers the shortest form, so that 0, 0.0 and 0.00 are one."""
-    return np.array([rows.as_label(text) for text in table.texts(column)])
+def _encoded(tables: list[Table], columns: list[str], data: DataConfig) -> list[str | Indicator]:
+    """The columns, with one of 0 and 1 for each value of those that are to be encoded.
+
+    Raises InputError where one has too many values to be a text column of kinds.
+    """
+    found: list[str | Indicator] = []
+    for column in columns:
+        if column not in (data.encode or ()):
+            found.append(column)
+            continue
+        values: set[str] = set()
+        for table in tables:
+            values |= indicators.values_of(table, column)
+        if len(values) > _MOST_VALUES:
+            which = f"column {column} has {len(values):,}"
+            raise InputError("too many values to encode", which, f"encode columns of {_MOST_VALUES} values at most")
+        found += [Indicator(column, value) for value in sorted(values)]
+    if several := sorted(name for name in map(str, found) if list(map(str, found)).count(name) > 1):
+        raise InputError(f"column {several[0]} comes twice", tables[0].name, "give each column a name of its own")
+    return found
 
 
 def is_table(path: Path) -> bool:
     """Whether a file holds a table: text, gzipped or not, and no array."""
     if path.suffix in (".npy", ".npz"):
         return False
-    with reading(str(path), _TODO), path.open("rb") as file:
+    with reading(str(path), TODO), path.open("rb") as file:
         return header(file) is None
