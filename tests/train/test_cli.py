@@ -132,6 +132,7 @@ def test_every_setting_has_an_option() -> None:
         "levels",
         "model",
         "columns",
+        "encode",
         "label",
         "normal",
         "missing",
