@@ -16,10 +16,11 @@ from vae_export import exporter
 from vae_train import run_folder, train
 from vae_train.config import PRESETS, Place
 
-CONFIG = PRESETS["tutorial"].replace(hidden=(6,), latent_dim=4, epochs=40, batch_size=32)
+EPOCHS = 40
+CONFIG = PRESETS["tutorial"].replace(hidden=(6,), latent_dim=4, epochs=EPOCHS, batch_size=32)
 
 
-def make(out: Path, epochs: int = CONFIG.optimiser.epochs) -> None:
+def make(out: Path, epochs: int = EPOCHS) -> None:
     """Train and export it: the bundle `out`, of the oldest opset."""
     with tempfile.TemporaryDirectory() as folder:
         digits, run = Path(folder) / "digits", Path(folder) / "run"

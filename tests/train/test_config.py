@@ -28,7 +28,7 @@ from vae_train.config import (
     parse,
 )
 
-SIZES = ["latent_dim", "samples", "blocks", "dense", "epochs", "batch_size"]
+SIZES = ["latent_dim", "samples", "blocks", "dense", "epochs", "batch_size", "steps", "patience"]
 WEIGHTS = ["beta", "warm_up", "free_bits"]
 
 
@@ -134,12 +134,14 @@ def test_settings_of_the_first_release_are_read() -> None:
 
 
 def test_the_documentation_has_the_presets() -> None:
-    """Its table has each preset's latents, epochs, batch size, learning rate and precision of products."""
+    """Its table has each preset's latents, steps, batch size, learning rate and precision of products."""
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    shown = {row[0]: [*map(float, row[2:6]), row[6]] for row in rows if row[0] in PRESETS}
+    shown = {
+        row[0]: [*(float(cell.replace(",", "")) for cell in row[2:6]), row[6]] for row in rows if row[0] in PRESETS
+    }
     sizes = {name: (p.network.latent_dim, p.optimiser) for name, p in PRESETS.items()}
-    assert shown == {name: [dim, o.epochs, o.batch_size, o.lr, o.precision] for name, (dim, o) in sizes.items()}
+    assert shown == {name: [dim, o.steps, o.batch_size, o.lr, o.precision] for name, (dim, o) in sizes.items()}
 
 
 def test_the_default_preset_depends_on_the_channels() -> None:

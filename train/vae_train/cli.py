@@ -146,7 +146,11 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         type=click.Choice(list(PRESETS)),
         help="Networks and settings.  [default: tutorial; colour images: resnet-colour, rows: vector]",
     ),
-    _setting("--epochs", type=_POSITIVE, help="Passes over what is trained on."),
+    _setting(
+        "--epochs",
+        type=_POSITIVE,
+        help="Passes over what is trained on.  [default: until the test ELBO has stopped rising]",
+    ),
     _setting("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of weights, order, pixels and noise."),
     click.option("--out", type=_PATH, help="Run folder.  [default: runs/DATASET-PRESET]"),
     click.option("--resume", type=_PATH, metavar="RUN", help="Go on with a run that was stopped, exactly."),

@@ -132,18 +132,23 @@ class ObjectiveConfig:
 class OptimiserConfig:
     """How training descends it: Adam under a one-cycle schedule, whose peak is `lr`.
 
+    epochs: passes over what is trained on; None for as many as make `steps`, or fewer: a training ends there when the
+    test ELBO has not risen for `patience` steps, and keeps the weights with the highest one.
     precision: in which products are computed; weights are always float32. "auto" is settled when a training begins, and
     a run records what it was.
     """
 
-    epochs: int = 5
+    epochs: int | None = None
     batch_size: int = 128
     lr: float = 7e-3
     precision: str = "float32"
     seed: int = 0
+    steps: int = 2345  # five passes over MNIST in batches of 128
+    patience: int = 1000
 
     def __post_init__(self) -> None:
-        _check_sizes((name, getattr(self, name)) for name in ("epochs", "batch_size"))
+        given = ("epochs",) if self.epochs is not None else ()
+        _check_sizes((name, getattr(self, name)) for name in (*given, "batch_size", "steps", "patience"))
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ArgumentError("learning rate out of range", self.lr, "give a positive --lr")
         _check_choices(self, precision=PRECISIONS)
@@ -151,6 +156,10 @@ class OptimiserConfig:
     def steps_per_epoch(self, observations: int) -> int:
         """For so many observations to train on; the last batch may be smaller."""
         return -(-observations // self.batch_size)
+
+    def most_epochs(self, observations: int) -> int:
+        """Over so many observations to train on: `epochs`, or what makes `steps`."""
+        return self.epochs or -(-self.steps // self.steps_per_epoch(observations))
 
 
 @dataclass(frozen=True)
@@ -231,20 +240,20 @@ class Place:
 
 
 def vector(columns: int, rows: int) -> Config:
-    """The preset for rows of numbers: half as many latents as columns, from 2 to 32, and some 10,000 steps.
+    """The preset for rows of numbers: half as many latents as columns, from 2 to 32, and 10,000 steps at most.
 
-    Rows are seen 4 times at least and 200 times at most. The gradient is the whole one: where sigma is far below the
-    prior's, as with sharp columns, that of the path alone jumps (docs/training.md).
+    All rows are seen 4 times at least. The gradient is the whole one: where sigma is far below the prior's, as with
+    sharp columns, that of the path alone jumps (docs/training.md).
     """
     width = 128 if columns <= 32 else 256 if columns <= 128 else 512
-    optimiser = OptimiserConfig(batch_size=256 if rows >= _MANY_ROWS else 64, lr=1e-3)
-    epochs = min(200, max(4, math.ceil(_STEPS / optimiser.steps_per_epoch(max(1, rows)))))
+    optimiser = OptimiserConfig(batch_size=256 if rows >= _MANY_ROWS else 64, lr=1e-3, patience=2000)
+    steps = max(_STEPS, 4 * optimiser.steps_per_epoch(rows))
     latents = min(32, max(2, columns // 2))
     return Config(
         "vector",
         network=NetworkConfig(hidden=(width, width), activation="silu", latent_dim=latents, likelihood="gaussian"),
         objective=ObjectiveConfig(gradient="total"),
-        optimiser=replace(optimiser, epochs=epochs),
+        optimiser=replace(optimiser, steps=steps),
     )
 
 
@@ -253,12 +262,12 @@ PRESETS = {
     "deep": Config(
         "deep",
         network=NetworkConfig(hidden=(512, 512), activation="silu", latent_dim=32),
-        optimiser=OptimiserConfig(batch_size=64, lr=3e-3),
+        optimiser=OptimiserConfig(batch_size=64, lr=3e-3, steps=4690),
     ),
     "gated": Config(
         "gated",
         network=NetworkConfig(hidden=(300, 300), activation="gated", latent_dim=40),
-        optimiser=OptimiserConfig(batch_size=64, lr=3e-3),
+        optimiser=OptimiserConfig(batch_size=64, lr=3e-3, steps=4690),
     ),
     "resnet": Config(
         "resnet",
@@ -268,7 +277,7 @@ PRESETS = {
     "resnet-colour": Config(
         "resnet-colour",
         network=NetworkConfig("resnet", hidden=(32, 64, 128), latent_dim=64, likelihood="discretised-logistic"),
-        optimiser=OptimiserConfig(epochs=20, batch_size=64, lr=1e-3, precision="auto"),
+        optimiser=OptimiserConfig(batch_size=64, lr=1e-3, precision="auto", steps=8000, patience=2000),
     ),
     "vector": vector(columns=9, rows=20_000),
 }

@@ -25,29 +25,32 @@ def fit(
     noun: str = "image",
     quiet: bool = False,
 ) -> None:
-    """Train to the end of the last epoch, from wherever `training` is.
+    """Train to the end, from wherever `training` is.
 
     levels: the stored observations [n, *shape], on the VAE's device; `noun` is what one is called.
-    `end_epoch` measures and moves `training` on; `after_step` may raise to stop. Raises ArgumentError where
-    the training diverges.
+    `end_epoch` measures and moves `training` on after an epoch that is `measured`; `after_step` may raise to stop.
+    Raises ArgumentError where the training diverges.
     """
     config, progress = training.config, training.progress
     done = (progress.epoch - 1) * training.num_observations + progress.step * config.optimiser.batch_size
-    total = config.optimiser.epochs * training.num_observations
+    total = training.most_epochs * training.num_observations
     with tqdm(
         total=total, initial=done, unit=f" {noun}s", unit_scale=True, disable=quiet or None, leave=False,
         dynamic_ncols=True, bar_format="{desc} |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}",
     ) as bar:  # fmt: skip
-        while training.progress.epoch <= config.optimiser.epochs:
+        while not training.over:
             _epoch(training, levels, after_step, bar)
             _check(training)
+            if not training.measured:
+                training.end_epoch(None)
+                continue
             bar.clear()  # what it prints stands on a line of its own
             end_epoch()
 
 
 def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
-    config, progress = training.config, training.progress
-    bar.set_description_str(f"epoch {progress.epoch}/{config.optimiser.epochs}")
+    progress = training.progress
+    bar.set_description_str(f"epoch {progress.epoch}/{training.most_epochs}")
     start = time.perf_counter() - progress.seconds
     for rows in training.batches():
         x, out = step(training, levels.index_select(0, rows))
@@ -120,7 +123,7 @@ def _look(training: TrainingState, x: Tensor, out: Pass, bar: "tqdm[None]") -> N
 
 def _check(training: TrainingState) -> None:
     """Raise ArgumentError where no step has been possible for long, or in the whole of a short training."""
-    most = min(MOST_SKIPPED, training.config.optimiser.epochs * training.steps_per_epoch)
+    most = min(MOST_SKIPPED, training.most_epochs * training.steps_per_epoch)
     if training.skipped_in_a_row >= most:
         which = f"{most} steps in a row without a finite gradient, epoch {training.progress.epoch}"
         raise ArgumentError("training diverged", which, "choose a lower --lr or --precision float32")

@@ -18,11 +18,11 @@ _COLLAPSED = 0.1  # share of active dimensions below which most of the latent sp
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured: nats per observation, seconds, observations per second.
+    """What was measured after an epoch: nats per observation, seconds, observations per second.
 
     Both ELBOs are those of the weights at its end, of one draw of z for each x with the KL in closed form: of the test
     observations, and of as many trained on. active_units: dimensions of z that tell them apart. gradient_norm: the
-    mean of every tenth step's; skipped_steps had no finite ELBO.
+    mean of every tenth step's; skipped_steps had no finite ELBO. Steps are those since the metrics before.
     """
 
     epoch: int
@@ -46,6 +46,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
     on_train, on_test = (evaluate.measure(training.vae, levels) for levels in (train, test))
     total, steps, largest = training.norms.tolist()
     progress = training.progress
+    before = progress.metrics[-1]["epoch"] if progress.metrics else 0
     epoch = Epoch(
         epoch=progress.epoch,
         train_elbo=on_train.terms.elbo.mean().item(),
@@ -60,7 +61,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         largest_gradient_norm=largest,
         skipped_steps=int(training.skipped),
         seconds=progress.seconds,
-        observations_per_second=training.num_observations / progress.seconds,
+        observations_per_second=(progress.epoch - before) * training.num_observations / progress.seconds,
     )
     return {name: value for name, value in asdict(epoch).items() if value is not None}
 
@@ -70,10 +71,30 @@ def best(metrics: list[Metrics]) -> Metrics:
     return max(metrics, key=lambda row: row["test_elbo"])
 
 
+def outcome(training: TrainingState) -> str:
+    """How a training ended whose epochs were not counted beforehand: which weights are kept, or what more would do.
+
+    Nothing where more would do little: the test ELBO rose by less than its standard error in as many last steps as it
+    is waited for.
+    """
+    past, patience = training.progress.metrics, training.config.optimiser.patience
+    top, last = best(past), past[-1]
+    kept = f"epoch {top['epoch']:.0f}"
+    if training.out_of_patience:
+        return f"the test ELBO has not risen for {patience:,} steps, since {kept}: the weights are those of that epoch"
+    if top is not last:
+        return f"the weights are those of {kept}, with the highest test ELBO"
+    before = [row for row in past if (last["epoch"] - row["epoch"]) * training.steps_per_epoch >= patience]
+    if not before or last["test_elbo"] - best(before)["test_elbo"] <= last.get("test_standard_error", 0):
+        return ""
+    spent = f"{training.most_epochs * training.steps_per_epoch:,} steps are spent and the test ELBO is still rising"
+    return f"{spent}: --epochs {2 * training.most_epochs} trains twice as long"
+
+
 def few_steps(config: Config, observations: int) -> str:
     """A warning where a run on so many observations has too few steps to learn much; else nothing."""
     each = config.optimiser.steps_per_epoch(observations)
-    if (steps := config.optimiser.epochs * each) >= FEW_STEPS:
+    if (steps := config.optimiser.most_epochs(observations) * each) >= FEW_STEPS:
         return ""
     return f"few steps: {steps} in the whole run; give more --epochs, {-(-FEW_STEPS // each)} at least"
 
@@ -105,17 +126,22 @@ def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False, warned: 
     return found
 
 
-def news(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:
-    """What the last epoch's figures warn of and the one before did not; all of it after the last of the `epochs`.
+def news(
+    metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False, over: bool = False
+) -> list[str]:
+    """What the last epoch's figures warn of and those before did not; all of it after the last of the `epochs`.
+
+    over: whether the training has ended before them.
 
     Nothing while the learning rate still grows, in the first tenth of the training: trouble of that time often passes.
     """
     epoch, found = metrics[-1]["epoch"], trouble(metrics, latent_dim, few, warned)
-    if epoch == epochs:
+    if epoch == epochs or over:
         return found
     if epoch <= epochs / 10:
         return []
-    before = trouble(metrics[:-1], latent_dim, few, warned) if epoch - 1 > epochs / 10 else []
+    told = len(metrics) > 1 and metrics[-2]["epoch"] > epochs / 10
+    before = trouble(metrics[:-1], latent_dim, few, warned) if told else []
     known = set(map(_kind, before))
     return [line for line in found if _kind(line) not in known]
 
@@ -128,7 +154,7 @@ def told(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False
         for line in news(metrics[:i], epochs, latent_dim, few, warned):
             if _kind(line) not in known:
                 known.add(_kind(line))
-                found.append(f"at epoch {i}, passed since: {line}")
+                found.append(f"at epoch {metrics[i - 1]['epoch']:.0f}, passed since: {line}")
     return found
 
 

@@ -144,7 +144,7 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
     weights = sum(weight.numel() for weight in run.vae.parameters())
     latents = _number(run.vae.latent_dim, "latent dimension")
     model = f"{weights:,} weights, {latents}, {run.vae.likelihood.name} likelihood"
-    trained = f"{_number(len(rows), 'epoch')} in {_duration(run.provenance['training_seconds'])}"
+    trained = f"{_number(round(rows[-1]['epoch']), 'epoch')} in {_duration(run.provenance['training_seconds'])}"
     return (
         f"<header>\n<h1>{escape(Path(config.data.dataset).name)}, {escape(config.made_by)}</h1>\n"
         f'<div class="headline">\n{shown}\n</div>\n'
@@ -188,7 +188,7 @@ def _trouble(run: Run, rows: list[Metrics], observations: int) -> str:
     few, unreadable = metrics.few_steps(run.config, observations), run.settings.preprocessing.get("unreadable")
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
     said = run.settings.warnings
-    told = metrics.told(rows, run.config.optimiser.epochs, run.vae.latent_dim, bool(few), bool(said))
+    told = metrics.told(rows, run.config.optimiser.most_epochs(observations), run.vae.latent_dim, bool(few), bool(said))
     found = [*filter(None, found), *said, *told]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
 
@@ -300,7 +300,7 @@ def _epochs(rows: list[Metrics], noun: str) -> str:
         [f"{rows[i][name]:{style}}" if name in rows[i] else "" for name, style in columns.values()]
         for i in sorted(chosen)
     ]
-    which = f"{len(chosen)} of {len(rows)} epochs" if len(chosen) < len(rows) else "All epochs"
+    which = f"{len(chosen)} of {len(rows)} measured epochs" if len(chosen) < len(rows) else "All measured epochs"
     caption = f"{which}, nats per {noun}; the best in bold. metrics.jsonl has every figure."
     return _table(caption, columns, [(name, rest) for name, *rest in cells], best=f"{best['epoch']:.0f}")
 
@@ -338,9 +338,11 @@ def _commands(folder: Path, run: Run, rows: list[Metrics]) -> str:
         f"vae-export {at} --out {bundle}{own}",
         f"vae-infer --bundle {bundle} sample -n 16",
     ]
-    best = metrics.best(rows)
+    best, counted = metrics.best(rows), run.config.optimiser.epochs is not None
     hint = (
         f"The weights are the last epoch's; --best makes evaluate and export take those of epoch {best['epoch']:.0f}."
+        if counted
+        else f"The weights are those of epoch {best['epoch']:.0f}, with the highest test ELBO."
     )
     note = "" if best is rows[-1] else f'\n<p class="soft">{hint}</p>'
     return f"<pre>{escape(chr(10).join(lines))}</pre>{note}"

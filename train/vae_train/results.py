@@ -37,6 +37,9 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
         click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
         vae.load_state_dict(last)
         run_folder.save_weights(out, vae, best=True)
+    if config.optimiser.epochs is None:  # the training went on for as long as it pays, and the rest did not
+        last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+        run_folder.save_weights(out, vae)
     for best in (True, False):  # the last ones' file says that the run is finished
         run_folder.save_fingerprint(out, fingerprint.compute(vae, observations.test[:64].numpy()), best)
         summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)))
@@ -47,7 +50,10 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
     per = f"nats per {observations.observation.noun}{dimensions}"
     click.echo(f"test ELBO {describe(figure)} {per}, {measured_on['binarisation']}")
     top = metrics.best(training.progress.metrics)
-    if top["epoch"] < config.optimiser.epochs:
+    if config.optimiser.epochs is None:
+        if line := metrics.outcome(training):
+            click.echo(line)
+    elif top["epoch"] < config.optimiser.epochs:
         click.echo(
             f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {run_folder.BEST_WEIGHTS}"
         )

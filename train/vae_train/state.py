@@ -15,11 +15,15 @@ from vae_train.vae import VAE, Pass
 
 Metrics = dict[str, float]
 _NORM_EVERY = 10  # steps
+_MEASURE_EVERY = 100  # steps at least, where the number of passes is not given
 
 
 @dataclass
 class Progress:
-    """Where a training is: `step` steps of epoch `epoch` (from 1) are done, in `seconds`; metrics of those before."""
+    """Where a training is: `step` steps of epoch `epoch` (from 1) are done, and metrics of epochs before.
+
+    seconds: spent on steps since the last metrics.
+    """
 
     epoch: int = 1
     step: int = 0
@@ -42,13 +46,14 @@ class TrainingState:
         self.generator = torch.Generator(device).manual_seed(adam.seed)
         self.optimizer = torch.optim.Adam(self.weights, lr=adam.lr, fused=True)
         self.steps_per_epoch = adam.steps_per_epoch(num_observations)
+        self.most_epochs = adam.most_epochs(num_observations)
         # a one-cycle schedule of 10 steps or fewer divides by zero; so short a run ends before its schedule
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, adam.lr, total_steps=max(adam.epochs * self.steps_per_epoch, 11), pct_start=0.1
+            self.optimizer, adam.lr, total_steps=max(self.most_epochs * self.steps_per_epoch, 11), pct_start=0.1
         )
         self.progress = Progress()
-        self.norms = torch.zeros(3, device=device)  # of this epoch's gradients: their sum, how many, the largest
-        self.skipped = torch.zeros((), device=device)  # steps of this epoch
+        self.norms = torch.zeros(3, device=device)  # of gradients since the last metrics: sum, number, the largest
+        self.skipped = torch.zeros((), device=device)  # steps since then
         self.skipped_in_a_row = torch.zeros((), device=device)
         self._epoch_start = self.generator.get_state()
 
@@ -96,10 +101,35 @@ class TrainingState:
         self.skipped_in_a_row *= bad
         self.progress.step += 1
 
-    def end_epoch(self, metrics: Metrics) -> None:
-        """Move on to the next epoch."""
-        past = [*self.progress.metrics, metrics]
-        self.progress = Progress(self.progress.epoch + 1, metrics=past)
+    @property
+    def measured(self) -> bool:
+        """Whether this epoch ends with metrics: the last does, and in between every one, or where they were not
+        counted beforehand and are short, one in several.
+        """
+        each = -(-_MEASURE_EVERY // self.steps_per_epoch) if self.config.optimiser.epochs is None else 1
+        return self.progress.epoch % each == 0 or self.progress.epoch == self.most_epochs
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the epochs were not counted beforehand, and the test ELBO has not risen for too many steps."""
+        past, asked = self.progress.metrics, self.config.optimiser
+        if asked.epochs is not None or not past:
+            return False
+        top = max(past, key=lambda row: row["test_elbo"])
+        return (past[-1]["epoch"] - top["epoch"]) * self.steps_per_epoch >= asked.patience
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is to come."""
+        return self.progress.epoch > self.most_epochs or self.out_of_patience
+
+    def end_epoch(self, metrics: Metrics | None) -> None:
+        """Move on to the next epoch; None where this one is not `measured`."""
+        progress = self.progress
+        if metrics is None:
+            self.progress = Progress(progress.epoch + 1, seconds=progress.seconds, metrics=progress.metrics)
+            return
+        self.progress = Progress(progress.epoch + 1, metrics=[*progress.metrics, metrics])
         self.norms.zero_()
         self.skipped.zero_()
 

@@ -70,6 +70,9 @@ def train(
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, observations))
+            if config.optimiser.epochs is None:
+                patience = f"until the test ELBO has not risen for {config.optimiser.patience:,} steps"
+                _say(f"{patience}, or these are spent; --epochs N makes N passes")
             if products:
                 _say(products)
             if config.data.dataset not in DATASETS:
@@ -178,7 +181,7 @@ def _try_out(training: TrainingState, observations: Data, export: pitfalls.Expor
 
 
 def _run(training: TrainingState, observations: Data, out: Path, place: Place, tensorboard: bool, warned: bool) -> None:
-    """Train to the end, with a checkpoint after each epoch, each minute and on SIGINT or SIGTERM; then measure.
+    """Train to the end, with a checkpoint after each measured epoch, each minute and at a signal; then measure.
 
     warned: whether something was said of the networks before their first step.
     """
@@ -238,7 +241,7 @@ class _Between:
         click.echo(metrics.describe(past[-1], self.noun))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_observations))
-        for line in metrics.news(past, config.optimiser.epochs, training.vae.latent_dim, few, self.warned):
+        for line in metrics.news(past, training.most_epochs, training.vae.latent_dim, few, self.warned, training.over):
             _warn(line)
 
     def steps(self) -> None:
@@ -319,7 +322,7 @@ def _describe(training: TrainingState, observations: Data) -> str:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
     drawn = "drawn as binary in every batch" if pixels.drawn(training.vae.likelihood.binary, kind) else values
     weights = sum(weight.numel() for weight in training.weights)
-    steps = config.optimiser.epochs * training.steps_per_epoch
+    steps = training.most_epochs * training.steps_per_epoch
     density = "" if training.vae.likelihood.discrete else " (log density)"
     return (
         f"{config.data.dataset}: {len(observations.train):,} {kind.noun}s to train on in {steps:,} steps, "
