@@ -122,9 +122,9 @@ def test_every_setting_reaches_the_run(command: Command, tmp_path: Path, words: 
 
 
 def test_every_setting_has_an_option() -> None:
-    """Settings without one are those that presets alone choose: the networks' architecture and activation."""
+    """Settings without one are those that presets alone choose: the networks' architecture, and how long they train."""
     options = {parameter.name for parameter in cli.params}
-    assert PART_OF.keys() - options == {"architecture", "activation"}
+    assert PART_OF.keys() - options == {"architecture", "activation", "steps", "patience"}
     covered = {setting for _, setting, _ in OPTIONS} | {
         "dataset",
         "image_size",
@@ -138,7 +138,7 @@ def test_every_setting_has_an_option() -> None:
         "missing",
         "held_out",
     }
-    assert PART_OF.keys() - covered == set()
+    assert PART_OF.keys() - covered == {"steps", "patience"}
 
 
 @pytest.mark.parametrize(
@@ -493,7 +493,7 @@ def test_help_lists_every_option_in_its_section(command: Command) -> None:
 
 def test_help_has_the_defaults_that_all_presets_share() -> None:
     """Where presets differ it says that the value is the preset's."""
-    names = {name for name, part in PART_OF.items() if part != "data"} - {"model", "sigma"}  # by what is trained on
+    names = {name for name, part in PART_OF.items() if part != "data"} - {"model", "sigma", "epochs"}  # in words
     for parameter in (parameter for parameter in cli.params if parameter.name in names):
         values = {str(getattr(getattr(preset, PART_OF[parameter.name]), parameter.name)) for preset in PRESETS.values()}
         expected = values.pop() if len(values) == 1 else "of the preset"
