@@ -2,13 +2,14 @@
 
     python benchmarks/anomaly.py TABLE --label COLUMN --normal LABEL [--seeds 0,1,2] [--pyod FOLDER]
 
-TABLE: CSV, as vae-train takes it. All sides are fitted to the half of the normal rows that `vae-train --normal` trains
-on, scaled by it, and score the other half and all rows with other labels. The VAE is trained with its default preset,
-exported, and scored by the runtime. FOLDER: where `pip install --target FOLDER --no-deps pyod`
-has put PyOD, for ECOD; without it ECOD is left out.
+TABLE: CSV, as vae-train takes it, or breast_cancer or wine, scikit-learn's own, whose label is `target`. All sides are
+fitted to the half of the normal rows that `vae-train --normal` trains on, scaled by it, and score the other half and
+all rows with other labels. The VAE is trained with its default preset, exported, and scored by the runtime.
+FOLDER: where `pip install --target FOLDER --no-deps pyod` has put PyOD, for ECOD; without it ECOD is left out.
 """
 
 import argparse
+import csv
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from side_by_side import machine
+from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -32,6 +34,7 @@ from vae_train import data, run_folder, train
 from vae_train.config import Config, DataConfig, Place, preset
 from vae_train.tables import labels_of
 
+OFFLINE = {"breast_cancer": load_breast_cancer, "wine": load_wine}
 DRAWS = 16  # of z for each score
 NEIGHBOURS = 5
 MOST = 10_000  # rows that the support vector machine is fitted to: its time grows with their square
@@ -43,19 +46,25 @@ Scorer = Callable[[Rows, Rows, int], NDArray[np.float64]]
 def main() -> None:
     """Print a table of AUROC, a row for each side and a column for each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--label", required=True)
+    parser.add_argument("table")
+    parser.add_argument("--label", default="target")
     parser.add_argument("--normal", required=True)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--pyod", type=Path)
     given = parser.parse_args()
     if given.pyod:
         sys.path.append(str(given.pyod))
-    seeds = [int(seed) for seed in given.seeds.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        table = as_table(given.table, Path(folder)) if given.table in OFFLINE else Path(given.table)
+        compare(table, given.label, given.normal, [int(seed) for seed in given.seeds.split(",")])
+
+
+def compare(table: Path, label: str, normal: str, seeds: list[int]) -> None:
+    """Fit all sides for each seed, and print what they find."""
     found: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     for seed in seeds:
-        config = DataConfig(str(given.table), label=given.label, normal=given.normal)
+        config = DataConfig(str(table), label=label, normal=normal)
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
             vae = trained(settings(config, seed), Path(folder))
@@ -69,10 +78,20 @@ def main() -> None:
             scores = scorer(fit, y, seed)
             note(found, seconds, name, float(roc_auc_score(labels, scores)), time.monotonic() - begun)
     print(machine())
-    print(f"{given.table.name}: {len(fit):,} normal rows to fit, {len(rest):,} others and {len(odd):,} odd ones scored")
+    print(f"{table.name}: {len(fit):,} normal rows to fit, {len(rest):,} others and {len(odd):,} odd ones scored")
     print(f"{'AUROC':16}" + "".join(f"  seed {seed:<3}" for seed in seeds) + "    seconds")
     for name, values in found.items():
         print(f"{name:16}" + "".join(f"{value:10.5f}" for value in values) + f"{np.median(seconds[name]):11.1f}")
+
+
+def as_table(name: str, folder: Path) -> Path:
+    """One of scikit-learn's tables as CSV, with its classes as the column `target`."""
+    bunch = OFFLINE[name]()
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*bunch.feature_names, "target"])
+        writer.writerows([*row, label] for row, label in zip(bunch.data.tolist(), bunch.target.tolist(), strict=True))
+    return folder / f"{name}.csv"
 
 
 def note(found: dict[str, list[float]], seconds: dict[str, list[float]], name: str, value: float, took: float) -> None:

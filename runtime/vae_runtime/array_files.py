@@ -18,6 +18,7 @@ from vae_runtime.errors import InputError, VaeError
 from vae_runtime.observation import Shape
 
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_OTHERS = {b"PAR1": "Parquet", b"ARRO": "Arrow", b"FEA1": "Feather", b"\xd0\xcf\x11\xe0": "an old workbook of sheets"}
 _MOST_FORTRAN = 1 << 28  # bytes
 _PIECE = 1 << 20  # bytes: a header may claim more than there is
 
@@ -125,6 +126,8 @@ def header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> Array | None:
         return header(cast(IO[bytes], gzip.GzipFile(fileobj=stream)), names)
     if magic == b"PK\x03\x04":
         return header(_member(zipfile.ZipFile(stream), names), names)
+    if magic in _OTHERS:
+        raise ValueError(f"it is {_OTHERS[magic]}; save it as CSV")
     if magic == b"\x93NUM":
         version = np.lib.format.read_magic(stream)
         if version not in _NPY_HEADERS:
@@ -139,6 +142,8 @@ def header(stream: IO[bytes], names: Sequence[str] = ("x",)) -> Array | None:
 
 def _member(archive: zipfile.ZipFile, names: Sequence[str]) -> IO[bytes]:
     """The array of an .npz archive that has the first of `names`, or its only one."""
+    if any(name.startswith("xl/") or name == "content.xml" for name in archive.namelist()):
+        raise ValueError("it is a workbook of sheets; save one of them as CSV")
     held = [name.removesuffix(".npy") for name in archive.namelist()]
     wanted = next((name for name in names if name in held), None)
     if wanted is None and len(held) != 1:

@@ -298,6 +298,8 @@ def _layout(lines: list[str], name: str) -> Layout:
     """How the table that begins with these lines is written."""
     if not lines:
         raise InputError("empty table", name, "give a header and rows")
+    if re.match(r"\s*(\{|\[\s*([\[{]|$))", lines[0]):
+        raise InputError("JSON, which is not read", name, "save it as CSV")
     delimiter = next((mark for mark in _DELIMITERS if _is_delimiter(mark, lines)), ",")
     fields = list(csv.reader(lines, delimiter=delimiter))
     below = [field for row in fields[1:] or fields for field in row]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -350,3 +351,29 @@ def test_a_column_of_text_is_one_of_0_and_1_for_each_value(command, forge: Forge
     Path("u.csv").write_text("gear,temp\n1,20\n")
     with pytest.raises(InputError, match=r"no column colour: u\.csv; it has gear, temp"):
         vae.read("u.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"a": [1, 2]}\n', "JSON, which is not read: "),
+        (b"[\n {}\n]\n", "JSON, which is not read: "),
+        (b'[{"a": 1}]\n', "JSON, which is not read: "),
+        (b"PAR1\x15\x04\x15", "file cannot be read (it is Parquet; save it as CSV): "),
+        (b"\xd0\xcf\x11\xe0\xa1", "file cannot be read (it is an old workbook of sheets; save it as CSV): "),
+        (None, "file cannot be read (it is a workbook of sheets; save one of them as CSV): "),
+    ],
+    ids=["object", "list", "records", "parquet", "xls", "xlsx"],
+)
+def test_other_kinds_of_tables_are_named(rows: Path, content: bytes | None, words: str):
+    """With what to do; a header that begins with a bracket is one."""
+    if content is None:
+        workbook = io.BytesIO()
+        with zipfile.ZipFile(workbook, "w") as archive:
+            archive.writestr("xl/workbook.xml", "<workbook/>")
+        content = workbook.getvalue()
+    Path("t").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        VAE.load(rows).read("t")
+    assert str(caught.value).startswith(words)
+    assert table("[kPa],b\n1,2\n").layout.names == ("[kPa]", "b")

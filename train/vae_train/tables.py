@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from vae_runtime import indicators
 from vae_runtime.array_files import header, opener, reading
@@ -22,6 +24,7 @@ _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _INSTEAD = dict.fromkeys(["time", "no name"], "--columns names those to train on")
 _INSTEAD["text"] = "--encode makes columns of 0 and 1 of such"
 _MOST_VALUES = 100  # of a column that is encoded: each is a column
+_MANY = 50_000  # rows, from which a bar shows how far reading is
 _TIMES = {"time", "timestamp", "date", "datetime", "zeit", "datum"}
 
 
@@ -51,12 +54,16 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     total = sum(map(len, tables))
     values = np.empty((total, len(columns)))  # float64: nothing is lost before it is scaled
     labels: list[str] = []
+    known: dict[str, str] = {}  # labels are few, and rows many
     count = 0
-    for table in tables:
-        for block, _ in indicators.Columns(columns).blocks(table, data.missing == "drop", label=data.label):
-            values[count : count + len(block.rows)] = block.values
-            count += len(block.rows)
-            labels += [] if data.label is None else block.texts[data.label]
+    with tqdm(desc="reading", total=total, unit=" rows", leave=False, disable=None if total > _MANY else True) as bar:
+        for table in tables:
+            for block, _ in indicators.Columns(columns).blocks(table, data.missing == "drop", label=data.label):
+                values[count : count + len(block.rows)] = block.values
+                count += len(block.rows)
+                if data.label is not None:
+                    labels += [known.setdefault(text, text) for text in block.texts[data.label]]
+                bar.update(len(block.rows))
     if not count:
         raise InputError("no row has all values", data.dataset, "name columns that have them with --columns")
     if count < total:
@@ -95,13 +102,19 @@ def _open(data: DataConfig) -> list[Table]:
         raise ArgumentError("a table has no images", data.dataset, todo)
     path = Path(data.dataset)
     files = map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]
-    tables = [Table(*opener(file)) for file in files]
+    tables = [_table(file, (found := Path(file).stat()).st_size, found.st_mtime_ns) for file in files]
     first = tables[0]
     for table in tables[1:]:
         if other := sorted(set(first.layout.names) ^ set(table.layout.names)):
             which = f"column {other[0]} of {first.name} and {table.name}"
             raise InputError("tables of different columns in a folder", which, "give all the same")
     return tables
+
+
+@lru_cache(maxsize=16)
+def _table(path: str, size: int, changed: int) -> Table:
+    """The table in a file of this size, changed then: a training looks at it, and loads it when that is done."""
+    return Table(*opener(path))
 
 
 def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[str]:
