@@ -94,6 +94,15 @@ export const LIKELIHOODS = {
         return normal(value, parameters[i], logsigma) - ofColumn(log_unit, i, x.length);
       }),
   },
+  mixed: {
+    output: "parameters", // logits of binary columns, loc of others
+    logProb: (x, parameters, { binary, logsigma, log_unit = 0 }) =>
+      sum(x, (value, i) => {
+        const [flag, log, unit] = [binary, logsigma, log_unit].map((setting) => ofColumn(setting, i, x.length));
+        if (flag) return value * parameters[i] - softplus(parameters[i]);
+        return normal(value, parameters[i], log) - unit;
+      }),
+  },
   "discretised-logistic": {
     output: "parameters", // all of an image's loc, then all of its log_scale
     logProb: (x, parameters) =>

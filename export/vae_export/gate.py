@@ -19,6 +19,7 @@ from vae_export import contract, golden, summary
 from vae_export.rounding import Precise
 from vae_runtime import noise
 from vae_runtime.errors import BundleError, VaeError
+from vae_runtime.likelihoods import Likelihood
 from vae_runtime.observation import Observation, Shape
 from vae_runtime.prior import kl_of_draw
 from vae_runtime.vae import VAE as RuntimeVAE
@@ -161,7 +162,7 @@ def expect(vae: VAE, observation: Observation, probe: Probe) -> list[Case]:
     grey = pixels.unit(levels).numpy()
     observed = pixels.unit(pixels.fixed_draw(levels)).numpy() if vae.likelihood.binary else grey
     golden_z, golden_x, _ = golden.inputs(precise, observation)
-    ends = _ends(observation, observed)
+    ends = _ends(observation, observed, contract.likelihood(vae, observation))
     made_up = {EXTREMES: _extremes(observed, *ends), PATTERNS: _patterns(observed, *ends), GOLDEN: golden_x}
     encoder, decoder, elbo = _sides(precise, observation, observed)
     encoded = [_case(encoder, kind, {"x": x}) for kind, x in {real(observation): grey, **made_up}.items()]
@@ -222,18 +223,21 @@ def report(rows: list[Comparison], reference: str) -> dict[str, Any]:
     return {"reference": reference, "tolerance": {"model": MODEL, **tolerance}, "rows": kept}
 
 
-def _ends(observation: Observation, x: Floats) -> tuple[Floats, Floats]:
+def _ends(observation: Observation, x: Floats, likelihood: Likelihood) -> tuple[Floats, Floats]:
     """The least and the largest value of each number of an observation [*shape].
 
     Where every real number is one, what lies far out by the real observations x: a device meets such values, and not
-    1e30. A number that is the same in all of them is taken to spread by 1.
+    1e30. A number that is the same in all of them is taken to spread by 1. A column of 0 and 1 has these.
     """
     if observation.range is not None:
         low, high = (np.full(observation.shape, end, np.float32) for end in observation.range)
         return low, high
     mean, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     out = _FAR_OUT * np.where(spread > 0, spread, 1)
-    return (mean - out).astype(np.float32), (mean + out).astype(np.float32)
+    low, high = (mean - out).astype(np.float32), (mean + out).astype(np.float32)
+    return np.where(likelihood.supports(low), low, np.float32(0)), np.where(
+        likelihood.supports(high), high, np.float32(1)
+    )
 
 
 def _extremes(x: Floats, low: Floats, high: Floats) -> Floats:

@@ -8,6 +8,7 @@ To add one: a class here and a line in `KNOWN`, its twin in `vae_train.likelihoo
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ class Likelihood(Protocol):
     name: str
     output: str  # the decoder graph's output name
     parameters_per_value: int
-    noise: str  # which draws `sample` takes: "uniform" in [0, 1) or standard "normal"
+    noise: tuple[str, ...]  # which draws `sample` takes, in this order: "uniform" in [0, 1), standard "normal"
     discrete: bool  # whether log_prob is of a probability, so that bits per dimension mean something
     binary: bool  # whether values are 0 or 1, drawn with P(1) = value where they are neither
     range: ClassVar[Range | None]  # of the observations that it is for; None for any
@@ -41,8 +42,8 @@ class Likelihood(Protocol):
     def mean(self, parameters: Floats) -> Floats:
         """E[x|z], float32 of the observations' shape."""
 
-    def sample(self, parameters: Floats, noise: Floats) -> Floats:
-        """x ~ p(x|z) from noise of the observations' shape, float32."""
+    def sample(self, parameters: Floats, *noise: Floats) -> Floats:
+        """x ~ p(x|z) from noise, each of the observations' shape, float32."""
 
     def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """log p(x|z), nats, float64 [...], summed over the observation's axes."""
@@ -60,7 +61,7 @@ class Likelihood(Protocol):
 class Bernoulli:
     """Binary values with parameters `logits`: p(x = 1) = theta = sigmoid(logits)."""
 
-    name, output, parameters_per_value, noise = "bernoulli", "logits", 1, "uniform"
+    name, output, parameters_per_value, noise = "bernoulli", "logits", 1, ("uniform",)
     discrete, binary = True, True
     range: ClassVar[Range | None] = (0.0, 1.0)
     refusal = "grey values under a Bernoulli likelihood", "use observe(x, seed) first"
@@ -121,7 +122,7 @@ class Gaussian:
     are one number, or [C, 1, ...] for each column or channel, or of its shape.
     """
 
-    name, output, parameters_per_value, noise = "gaussian", "loc", 1, "normal"
+    name, output, parameters_per_value, noise = "gaussian", "loc", 1, ("normal",)
     discrete, binary = False, False
     range: ClassVar[Range | None] = None
     refusal = "no real numbers", "clean the data"
@@ -172,7 +173,7 @@ class HeteroscedasticGaussian:
     (Mattei and Frellsen 2018, arXiv:1802.04826). log_unit as for `Gaussian`.
     """
 
-    name, output, parameters_per_value, noise = "heteroscedastic-gaussian", "parameters", 2, "normal"
+    name, output, parameters_per_value, noise = "heteroscedastic-gaussian", "parameters", 2, ("normal",)
     discrete, binary = False, False
     range: ClassVar[Range | None] = None
     refusal = Gaussian.refusal
@@ -217,6 +218,73 @@ class HeteroscedasticGaussian:
         return loc, np.clip(logsigma, np.float32(LOGSIGMA_BOUNDS[0]), np.float32(LOGSIGMA_BOUNDS[1]))
 
 
+class Mixed:
+    """Columns of 0 and 1, Bernoulli with parameters logits, beside others, Gaussian with parameters loc.
+
+    binary: which columns, or channels, are of the former. logsigma, log_unit: as for `Gaussian`, of all columns; those
+    of binary ones are not used.
+    """
+
+    name, output, parameters_per_value, noise = "mixed", "parameters", 1, ("uniform", "normal")
+    discrete, binary = False, False
+    range: ClassVar[Range | None] = None
+    refusal = "neither 0 nor 1 in a column of such values", "clean the data, or leave that one out"
+
+    def __init__(self, axes: int, binary: Setting, logsigma: Setting, log_unit: Setting = 0.0) -> None:
+        """Raises ValueError where the settings are not of this kind, and where no column is of one of both kinds."""
+        flags = np.asarray(binary, object)
+        if flags.ndim != axes or not all(type(flag) is bool for flag in flags.flat) or len(set(flags.flat)) < 2:
+            raise ValueError(f"binary is {str(flags.tolist())[:40]}")
+        self.axes = axes
+        which = flags.astype(bool)
+        self._places = np.flatnonzero(which), np.flatnonzero(~which)
+        self._back = np.argsort(np.concatenate(self._places))
+        real = (
+            np.broadcast_to(np.asarray(each, object), which.shape)[self._places[1]] for each in (logsigma, log_unit)
+        )
+        self._bernoulli, self._gaussian = Bernoulli(axes), Gaussian(axes, *real)
+
+    def mean(self, parameters: Floats) -> Floats:
+        """theta = sigmoid(logits) of binary columns, loc of others."""
+        logits, loc = self._parts(parameters)
+        return self._joined(self._bernoulli.mean(logits), loc)
+
+    def sample(self, parameters: Floats, uniform: Floats, normal: Floats) -> Floats:
+        """In binary columns 1 where the uniform draw is below theta, else 0; in others loc + sigma * normal."""
+        logits, loc = self._parts(parameters)
+        binary, real = self._parts(uniform)[0], self._parts(normal)[1]
+        return self._joined(self._bernoulli.sample(logits, binary), self._gaussian.sample(loc, real))
+
+    def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """The sum of both: a density, since that of the real columns is one."""
+        (binary, real), (logits, loc) = self._parts(x), self._parts(parameters)
+        return self._bernoulli.log_prob(binary, logits) + self._gaussian.log_prob(real, loc)
+
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """Log-probabilities in binary columns, log-densities in others."""
+        (binary, real), (logits, loc) = self._parts(x), self._parts(parameters)
+        each = self._bernoulli.log_prob_of_each(binary, logits), self._gaussian.log_prob_of_each(real, loc)
+        return self._joined(*each)
+
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """0 and 1 in binary columns, all real numbers in others."""
+        binary, real = self._parts(x)
+        return self._joined(self._bernoulli.supports(binary), self._gaussian.supports(real))
+
+    def nearest(self, x: Floats) -> Floats:
+        """As they are."""
+        return x
+
+    def _parts(self, values: Floats) -> tuple[Floats, Floats]:
+        """Those of binary columns, and those of others."""
+        binary, real = (values.take(places, axis=-self.axes) for places in self._places)
+        return binary, real
+
+    def _joined(self, binary: NDArray[Any], real: NDArray[Any]) -> NDArray[Any]:
+        """Both as columns in their own order."""
+        return np.concatenate([binary, real], axis=-self.axes).take(self._back, axis=-self.axes)
+
+
 class DiscretisedLogistic:
     """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
@@ -224,7 +292,7 @@ class DiscretisedLogistic:
     arXiv:1701.05517, eq. 2). log_scale is clamped to +-7.
     """
 
-    name, output, parameters_per_value, noise = "discretised-logistic", "parameters", 2, "uniform"
+    name, output, parameters_per_value, noise = "discretised-logistic", "parameters", 2, ("uniform",)
     discrete, binary = True, False
     range: ClassVar[Range | None] = (0.0, 1.0)
     refusal = "values that are no 8-bit levels", "give level / 255 for levels 0 to 255"
@@ -282,7 +350,7 @@ class DiscretisedLogistic:
 
 
 KNOWN: dict[str, Any] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, DiscretisedLogistic)
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, Mixed, DiscretisedLogistic)
 }
 
 
@@ -304,12 +372,16 @@ def make(named: Named, observation: Observation) -> Likelihood:
         raise BundleError("unknown likelihood", which, "use a newer release of vae-edge, or export again") from None
 
 
-def check(likelihood: Likelihood, x: Floats, noun: str, start: int = 0) -> None:
-    """Raise InputError where an observation of x [batch, *shape] is off the support; they count from `start`."""
+def check(likelihood: Likelihood, x: Floats, noun: str, start: int = 0, columns: Sequence[str] = ()) -> None:
+    """Raise InputError where an observation of x [batch, *shape] is off the support; they count from `start`.
+
+    columns: the names of those along the first axis, where the one is to be named.
+    """
     bad = outside(likelihood, x)
     if bad.any():
-        what, todo = likelihood.refusal
-        raise InputError(what, f"{noun} {start + int(np.argmax(bad))}", todo)
+        row, (what, todo) = int(np.argmax(bad)), likelihood.refusal
+        first = np.argwhere(~likelihood.supports(x[row]))[0, 0]
+        raise InputError(what, f"{noun} {start + row}" + (f", column {columns[first]}" if columns else ""), todo)
 
 
 def parameter_shape(likelihood: Likelihood, shape: Shape) -> Shape:
@@ -319,9 +391,13 @@ def parameter_shape(likelihood: Likelihood, shape: Shape) -> Shape:
 
 
 def draw(likelihood: Likelihood, parameters: Floats, seed: int, index: ArrayLike, shape: Shape) -> Floats:
-    """x ~ p(x|z), float32 [len(index), *shape], by this seed's noise of the stream `noise.PIXELS`."""
-    source = noise.uniform if likelihood.noise == "uniform" else noise.normal
-    return likelihood.sample(parameters, source(seed, noise.PIXELS, index, math.prod(shape)).reshape(-1, *shape))
+    """x ~ p(x|z), float32 [len(index), *shape], by this seed's noise of `noise.PIXELS`, and of `noise.SECOND`."""
+    sources = {"uniform": noise.uniform, "normal": noise.normal}
+    drawn = (
+        sources[kind](seed, stream, index, math.prod(shape)).reshape(-1, *shape)
+        for kind, stream in zip(likelihood.noise, (noise.PIXELS, noise.SECOND), strict=False)
+    )
+    return likelihood.sample(parameters, *drawn)
 
 
 def outside(likelihood: Likelihood, x: Floats) -> NDArray[np.bool_]:

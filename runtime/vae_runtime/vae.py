@@ -134,9 +134,12 @@ class VAE:
         """Observations as the networks take them, float32 [batch, *shape], each column scaled where it has a scale.
 
         `start`: the first one's number, for errors. Raises InputError where they are not of the model's shape and
-        range.
+        range, and where a column of 0 and 1 holds another value under a mixed likelihood.
         """
-        return arguments.observations(x, self.observation, start, self._scaling)
+        observations = arguments.observations(x, self.observation, start, self._scaling)
+        if not self.likelihood.discrete:  # other values are drawn as binary, or rounded, where they are asked for
+            likelihoods.check(self.likelihood, observations, self.observation.noun, start, self.names)
+        return observations
 
     def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
         """q(z|x) of each observation: (mu, logsigma), float32 [batch, *latent_shape] each."""

@@ -76,6 +76,14 @@ def log_prob(
             loc, logsigma = np.split(parameters, 2, axis=1)
             variance = np.exp(2 * np.clip(logsigma, math.log(1e-3), 7))
             terms = -0.5 * ((x - loc) ** 2 / variance + np.log(2 * math.pi * variance))
+        case "mixed":
+            settings = likelihood["settings"]
+            flags, logsigma = (np.reshape(settings[name], (-1, 1, 1)) for name in ("binary", "logsigma"))
+            of_flags = -np.logaddexp(0, np.where(x == 1, -parameters, parameters))
+            variance = np.exp(2 * logsigma)
+            terms = np.where(
+                flags, of_flags, -0.5 * ((x - parameters) ** 2 / variance + np.log(2 * math.pi * variance))
+            )
         case "discretised-logistic":
             loc, log_scale = np.split(parameters, 2, axis=1)
             scale, level = np.exp(np.clip(log_scale, -7, 7)), np.rint(255 * x)

@@ -1,5 +1,6 @@
 """Each likelihood from PyTorch to the device: exported through the numeric gate, and the same numbers on both sides."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from support.commands import Command, Result
 from support.runs import make_vae
-from vae_export import export_run, exporter
+from vae_export import card, export_run, exporter
+from vae_export.cli import main as export_main
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
+from vae_runtime.cli import main as infer_main
 from vae_runtime.manifest import Named
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.verify import verify
 from vae_train import data, run_folder, train
+from vae_train.cli import main as train_main
 from vae_train.config import Place, vector
 from vae_train.run_folder import Run
 from vae_train.vae import VAE as TorchVAE
@@ -98,7 +103,7 @@ def trained(table: Path, out: Path, likelihood: str, **settings: Any) -> tuple[R
     return run, VAE.load(export_run(run, out / "bundle").path, threads=1)
 
 
-@pytest.mark.parametrize("likelihood", ["heteroscedastic-gaussian"])
+@pytest.mark.parametrize("likelihood", ["heteroscedastic-gaussian", "auto"])
 @torch.no_grad()
 def test_a_row_of_a_table_gets_the_score_that_training_computed(likelihood: str, table: Path, tmp_path: Path) -> None:
     """Raw rows on the device, preprocessing and units and all, against the run's network; columns sum to the whole."""
@@ -114,3 +119,56 @@ def test_a_row_of_a_table_gets_the_score_that_training_computed(likelihood: str,
     np.testing.assert_allclose(device.contributions(raw, 1, 5).sum(axis=1), got.reconstruction, rtol=1e-9, atol=1e-5)
     assert all(row.passed for row in verify(read(device.path)))
     assert device.sample(200, seed=2).shape == (200, 5)
+
+
+def test_a_table_with_some_columns_of_0_and_1(
+    command: Command, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default they are Bernoulli and the others Gaussian, as a line says; every verb knows that."""
+    monkeypatch.chdir(tmp_path)
+    here = ["--device", "cpu", "--threads", 1]
+    made = command(train_main, "--dataset", table, "--epochs", 2, "--hidden", 16, "--out", "run", *here)
+    assert made.code == 0, made.err
+    assert (
+        "2 columns of 0 and 1 are taken as such, the likelihood is mixed: open, warm; --likelihood gaussian takes them "
+        "as real numbers\n" in made.err
+    )
+    assert "5 columns, 3 of them scaled to mean 0 and spread 1" in made.err
+    assert "mixed likelihood" in made.err
+    assert run_folder.load(Path("run")).config.network.likelihood == "mixed"
+    assert "Columns" in Path("run/report.html").read_text()
+    done = command(export_main, "run", "--out", "bundle")
+    assert done.code == 0, done.err
+    settings = VAE.load("bundle").manifest.contract.likelihood.settings
+    assert settings["binary"] == [False, False, False, True, True]
+    assert len(settings["logsigma"]) == len(settings["log_unit"]) == 5
+    assert "Bernoulli of columns of 0 and 1, Gaussian of real numbers in the others" in card.write(
+        read(Path("bundle")).manifest
+    )
+
+    def infer(*words: object) -> Result:
+        result = command(infer_main, "--bundle", "bundle", *words)
+        assert result.code == 0, result.err
+        return result
+
+    infer("sample", "-n", 300, "--seed", 1, "-o", "samples.csv")
+    drawn = np.genfromtxt("samples.csv", delimiter=",", names=True)
+    assert set(drawn["open"]) == set(drawn["warm"]) == {0, 1}
+    assert 101000 < drawn["pressure"].mean() < 102000
+    infer("reconstruct", "samples.csv", "-o", "both.csv")
+    theta = np.genfromtxt("both.csv", delimiter=",", names=True)["open_reconstructed"]
+    assert ((theta > 0) & (theta < 1)).all()
+    scored = json.loads(infer("elbo", "samples.csv", "--by-column", "--format", "json", "-K", 2).out)
+    first = scored["rows"][0]
+    of_columns = [first[f"log p({name})"] for name in drawn.dtype.names]
+    assert sum(of_columns) == pytest.approx(first["reconstruction"], abs=1e-3)
+    assert all(score["log p(open)"] <= 0 for score in scored["rows"])
+    assert "mixed likelihood (a log density)" in infer("info").out
+    infer("verify")
+    assert command(export_main, "check", "bundle", "run").code == 0
+    assert command(export_main, "check", "bundle").code == 0
+    Path("odd.csv").write_text("warm,open,temp,pressure,load\n1,0,20,101325,0.5\n0.5,1,20,101325,0.5\n")
+    for words in (("elbo", "odd.csv"), ("encode", "odd.csv"), ("reconstruct", "odd.csv", "-o", "x.csv")):
+        refused = command(infer_main, "--bundle", "bundle", *words)
+        assert refused.code == 4
+        assert "neither 0 nor 1 in a column of such values: row 1, column warm; clean the data" in refused.err

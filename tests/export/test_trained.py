@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from support.runs import OF_PIXELS
 from vae_export import candidate, exporter, gate, trained
 from vae_export.check import with_run
 from vae_export.trained import OtherNetwork
@@ -16,7 +17,7 @@ from vae_runtime import bundle as bundles
 from vae_runtime.errors import BundleError
 from vae_runtime.observation import Observation
 from vae_train import fingerprint, networks, pixels, run_folder, train
-from vae_train.config import LIKELIHOODS, PRESETS, Place
+from vae_train.config import PRESETS, Place
 from vae_train.fingerprint import Fingerprint
 from vae_train.vae import VAE
 
@@ -88,7 +89,7 @@ def kept_of(vae: VAE) -> Fingerprint:
     return fingerprint.compute(vae, images().numpy())
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", OF_PIXELS)
 @pytest.mark.parametrize("preset", SMALL)
 def test_the_network_that_was_trained_is_known_again(preset: str, likelihood: str) -> None:
     """PyTorch's float32, with one thread and with two, is well within what is allowed, under every likelihood."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vae_runtime import BundleError, InputError, noise
-from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, HeteroscedasticGaussian, check, make
+from vae_runtime.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, HeteroscedasticGaussian, check, draw, make
 from vae_runtime.manifest import Named
 from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
 
@@ -102,6 +102,79 @@ def test_a_sigma_of_the_decoder():
     assert drawn.dtype == np.float32
     assert (np.abs(drawn.mean(axis=0) - loc) < 4.5 * sigma / math.sqrt(n)).all()
     assert (np.abs(drawn.var(axis=0, dtype=np.float64) / sigma**2 - 1) < 4.5 * math.sqrt(2 / n)).all()
+
+
+FLAGS = [True, False, False, True, False]
+SETTINGS = {
+    "binary": FLAGS,
+    "logsigma": [0.0, -1.0, 0.5, 0.0, -3.0],
+    "log_unit": [0.0, 2.0, -1.0, 0.0, 0.5],
+}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(VECTOR, (5,)), (SERIES, (5, 3))])
+def test_columns_of_0_and_1_beside_real_ones(kind: str, shape: tuple[int, ...]):
+    """Probabilities of the former and densities of the latter, in their order; means; support; draws in front."""
+    likelihood = make(Named("mixed", SETTINGS), Observation(kind, shape, None))
+    generator = np.random.default_rng(6)
+    per_column = (5, *[1] * (len(shape) - 1))
+    flags = np.broadcast_to(np.reshape(FLAGS, per_column), shape)
+    parameters = generator.normal(0, 2, (7, 4, *shape)).astype(np.float32)
+    x = np.where(flags, generator.integers(0, 2, (7, 1, *shape)), generator.normal(0, 1, (7, 1, *shape)))
+    x = x.astype(np.float32)
+    values, theta = x.astype(np.float64), 1 / (1 + np.exp(-parameters.astype(np.float64)))
+    sigma = np.exp(np.reshape(SETTINGS["logsigma"], per_column))
+    real = -0.5 * ((values - parameters) / sigma) ** 2 - np.log(sigma * math.sqrt(2 * math.pi))
+    real -= np.reshape(SETTINGS["log_unit"], per_column)
+    expected = np.where(flags, np.log(np.where(values == 1, theta, 1 - theta)), real)
+    each = likelihood.log_prob_of_each(x, parameters)
+    assert each.dtype == np.float64
+    np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-5)
+    axes = tuple(range(2, expected.ndim))
+    np.testing.assert_allclose(likelihood.log_prob(x, parameters), expected.sum(axis=axes), rtol=1e-5)
+    np.testing.assert_allclose(likelihood.mean(parameters), np.where(flags, theta, parameters), rtol=1e-6)
+    supports = likelihood.supports(np.full((2, *shape), 0.5, np.float32))
+    np.testing.assert_array_equal(supports, np.broadcast_to(~flags, supports.shape))
+
+
+def test_draws_of_mixed_columns_have_the_law():
+    """40,000 draws: theta and N(loc, sigma^2), and no correlation of any two columns, to 4.5 standard errors."""
+    kind = Observation(VECTOR, (5,), None)
+    likelihood, n = make(Named("mixed", SETTINGS), kind), 40_000
+    parameters = np.array([0.5, -1, 0.3, -1.2, 2], np.float32)
+    x = draw(likelihood, np.tile(parameters, (n, 1)), 3, np.arange(n), (5,))
+    assert x.dtype == np.float32
+    assert likelihood.supports(x).all()
+    theta, sigma = 1 / (1 + np.exp(-parameters.astype(np.float64))), np.exp(SETTINGS["logsigma"])
+    mean = np.where(FLAGS, theta, parameters)
+    deviation = np.where(FLAGS, np.sqrt(theta * (1 - theta)), sigma)
+    assert (np.abs(x.mean(axis=0) - mean) < 4.5 * deviation / math.sqrt(n)).all()
+    np.testing.assert_allclose(x.std(axis=0), deviation, rtol=4.5 / math.sqrt(2 * n) + 0.005)
+    for some in (x, np.where(FLAGS, x, np.abs(x - mean))):  # a pair of normals may share its radius alone
+        off = np.corrcoef(some, rowvar=False) - np.eye(5)
+        assert np.abs(off).max() < 4.5 / math.sqrt(n)
+    again = draw(likelihood, np.tile(parameters, (3, 1)), 3, np.arange(7, 10), (5,))
+    np.testing.assert_array_equal(again, x[7:10])
+
+
+@pytest.mark.parametrize("binary", [[True] * 5, [False] * 5, [1, 0, 0, 0, 0], [True, False], True, None])
+def test_mixed_columns_are_of_both_kinds(binary: object):
+    """Flags that are none, too few, or all alike are no such likelihood."""
+    with pytest.raises(BundleError, match="unknown likelihood: 'mixed'"):
+        make(Named("mixed", {**SETTINGS, "binary": binary}), Observation(VECTOR, (5,), None))
+
+
+def test_a_value_off_the_support_is_named_by_its_column():
+    """Row and column of the first one."""
+    likelihood = make(Named("mixed", SETTINGS), Observation(VECTOR, (5,), None))
+    x = np.zeros((4, 5), np.float32)
+    x[:, 2] = 0.5
+    check(likelihood, x, "row")
+    x[2, 3] = 2
+    with pytest.raises(InputError) as caught:
+        check(likelihood, x, "row", 10, ["a", "b", "c", "d", "e"])
+    assert str(caught.value) == "neither 0 nor 1 in a column of such values: row 12, column d; clean the data, or " \
+                                "leave that one out"  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "shape"), [(VECTOR, (4,)), (SERIES, (4, 5))])

@@ -17,10 +17,19 @@ from vae_runtime.manifest import Named
 from vae_runtime.observation import Observation
 from vae_train import networks
 from vae_train.config import LIKELIHOODS, PRESETS
-from vae_train.likelihoods import KNOWN, Bernoulli, DiscretisedLogistic, Gaussian, HeteroscedasticGaussian, Likelihood
+from vae_train.likelihoods import (
+    KNOWN,
+    Bernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    Mixed,
+)
 from vae_train.likelihoods import make as make_likelihood
+from vae_train.vae import VAE as TorchVAE
 
-every_likelihood = pytest.mark.parametrize("name", list(KNOWN))
+every_likelihood = pytest.mark.parametrize("name", [name for name in KNOWN if name != "mixed"])  # below
 LEVELS = (torch.arange(256, dtype=torch.float64) / 255).reshape(256, 1, 1, 1)
 EXTREMES = [-1e4, -200.0, -7.0, 0.0, 0.3, 1.0, 7.0, 200.0, 1e4]
 
@@ -427,3 +436,69 @@ def test_a_sigma_is_shared_by_default() -> None:
         PRESETS["tutorial"].replace(sigma="value")
     with pytest.raises(ArgumentError, match="sigma not known: row"):
         PRESETS["tutorial"].replace(likelihood="gaussian", sigma="row")
+
+
+@pytest.fixture
+def mixed() -> tuple[Mixed, Tensor, Tensor]:
+    """One of four columns, of which the second and third are of 0 and 1, rows and parameters, float64."""
+    likelihood = Mixed(1, columns=4).double()
+    generator = torch.Generator().manual_seed(0)
+    x, parameters = torch.randn(2, 500, 4, generator=generator, dtype=torch.float64)
+    x[:, 1:3] = (x[:, 1:3] > 0.3).double()
+    vae = TorchVAE(torch.nn.Identity(), torch.nn.Identity(), 4, likelihood)
+    networks.tell_binary(vae, x)
+    assert likelihood.binary_columns.tolist() == [False, True, True, False]
+    with torch.no_grad():
+        likelihood.logsigma.copy_(torch.tensor([-1.0, 9, 9, 0.5]))
+    likelihood.log_unit = torch.tensor([2.0, 0, 0, -1]).double()
+    return likelihood, x, parameters
+
+
+def of_columns(likelihood: Mixed, x: Tensor, parameters: Tensor) -> Tensor:
+    """log p of each value by torch.distributions."""
+    real = distributions.Normal(parameters, likelihood.logsigma.exp()).log_prob(x) - likelihood.log_unit
+    binary = distributions.Bernoulli(logits=parameters, validate_args=False).log_prob(x)
+    return torch.stack([real[..., 0], binary[..., 1], binary[..., 2], real[..., 3]], dim=-1)
+
+
+def test_mixed_columns_agree_with_the_references(mixed: tuple[Mixed, Tensor, Tensor]) -> None:
+    """log p, its gradients, the root of backpropagation, and the runtime's twin; with draws in front too."""
+    likelihood, x, parameters = mixed
+    leaves = [torch.stack([parameters, -parameters]).requires_grad_(), likelihood.logsigma]
+    expected, got = of_columns(likelihood, x, leaves[0]).sum(dim=-1), likelihood.log_prob(x, leaves[0])
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(-figures.sum(), leaves, retain_graph=True) for figures in (got, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-9)
+    assert gradients[0][1].tolist()[1:3] == [0, 0]  # those of binary columns are not used
+    root, gradient = likelihood.root(x, leaves[0])
+    torch.testing.assert_close(torch.autograd.grad(root, leaves, gradient), gradients[0], rtol=1e-12, atol=1e-12)
+    named = json.loads(json.dumps(asdict(likelihood.contract())))
+    other = numpy_likelihoods.make(Named(**named), Observation("vector", (4,), None))
+    single = leaves[0].detach().float().numpy()
+    np.testing.assert_allclose(other.log_prob(x.float().numpy(), single), expected.detach().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(other.mean(single), likelihood.mean(leaves[0]).detach().numpy(), rtol=1e-5)
+
+
+def test_mixed_columns_start_at_the_best_constant_and_are_kept(mixed: tuple[Mixed, Tensor, Tensor]) -> None:
+    """No gradient there; draws have the law and lie in the support; the weights say which columns are binary."""
+    likelihood, x, _ = mixed
+    constant = likelihood.constant(x.mean(dim=0), x.std(dim=0, correction=0))
+    leaves = [constant.clone().requires_grad_(), likelihood.logsigma]
+    for gradient in torch.autograd.grad(likelihood.log_prob(x, leaves[0].expand_as(x)).mean(), leaves):
+        assert gradient.abs().max().item() < 1e-10
+    torch.manual_seed(0)
+    drawn = likelihood.sample(constant.expand(40_000, 4)).detach()
+    assert set(drawn[:, 1:3].unique().tolist()) == {0, 1}
+    torch.testing.assert_close(drawn.mean(dim=0), x.mean(dim=0), rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.std(dim=0), x.std(dim=0), rtol=0.03, atol=0)
+    anew = Mixed(1, columns=4).double()
+    anew.load_state_dict(likelihood.state_dict())
+    assert anew.binary_columns.tolist() == [False, True, True, False]
+
+
+def test_a_mixed_likelihood_needs_both_kinds() -> None:
+    """Columns that are all of 0 and 1, or none, are refused with the likelihood that is theirs."""
+    vae = TorchVAE(torch.nn.Identity(), torch.nn.Identity(), 4, Mixed(1, columns=4))
+    for x, other in ((torch.ones(9, 4), "bernoulli"), (torch.ones(9, 4) / 2, "gaussian")):
+        with pytest.raises(ArgumentError, match=f"a mixed likelihood of one kind: .*; add --likelihood {other}"):
+            networks.tell_binary(vae, x)

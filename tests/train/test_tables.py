@@ -276,7 +276,11 @@ def test_text_is_encoded_as_columns_of_0_and_1(tmp_path: Path) -> None:
     said: list[str] = []
     rows = data.load(config, Path("absent"), False, pytest.fail, said.append)
     assert names(rows) == ["colour=blue", "colour=green", "colour=red", "temp", "gear=0", "gear=1"]
-    assert said == ["constant columns are left out: colour=violet (0)"]
+    assert said == [
+        "constant columns are left out: colour=violet (0)",
+        "5 columns of 0 and 1 are taken as such, the likelihood is mixed: colour=blue, colour=green, colour=red, "
+        "gear=0, gear=1; --likelihood gaussian takes them as real numbers",
+    ]
     gears = np.eye(2)[:, np.arange(300) % 2]
     made = np.column_stack([*(kinds == kind for kind in ("blue", "green", "red")), x, *gears])
     np.testing.assert_allclose(restored(rows), made[: len(rows.train)], atol=1e-5)

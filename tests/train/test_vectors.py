@@ -196,12 +196,34 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
 
 
 def test_integers_and_booleans_are_numbers(tmp_path: Path) -> None:
-    """Without a word."""
-    random = np.random.default_rng(0).integers(0, 9, (400, 12))
-    for values in (random, random > 4):
-        np.save(tmp_path / "a.npy", values)
-        rows, said = load(tmp_path / "a.npy")
-        assert (said, rows.train.dtype) == ([], torch.float32)
+    """Without a word, but for the likelihood that follows from columns of 0 and 1: mixed, or of them alone Bernoulli.
+
+    One that is named takes them as it does; a column that another value was kept for testing in is none.
+    """
+    random = np.random.default_rng(0).integers(2, 9, (400, 4))
+    values = {"none": random, "all": random > 4, "some": np.where([True, False, False, True], random > 4, random)}
+    values["one"] = values["some"].copy()
+    values["one"][399, 3] = 2
+    todo = "--likelihood gaussian takes them as real numbers"
+    some = "2 columns of 0 and 1 are taken as such, the likelihood is mixed: column 0, column 3; "
+    one = "a column of 0 and 1 is taken as such, the likelihood is mixed: column 0; "
+    all_ = "all columns hold 0 and 1 alone, the likelihood is bernoulli; "
+    expected = {
+        "none": ([], "gaussian", (0, 0)),
+        "all": ([all_ + todo], "bernoulli", (1, 1)),
+        "some": ([some + todo], "mixed", (1, 1)),
+        "one": ([one + todo], "mixed", (1, 0)),
+    }
+    for name, (lines, likelihood, as_they_are) in expected.items():
+        np.save(tmp_path / "a.npy", values[name])
+        rows, said = load(tmp_path / "a.npy", held_out="last")
+        assert (said, rows.train.dtype, rows.likelihood) == (lines, torch.float32, likelihood)
+        assert rows.observation.range == ((0, 1) if likelihood == "bernoulli" else None)
+        scales = [rows.preprocessing["columns"][i]["scale"] == 1 for i in (0, 3)]
+        assert tuple(scales) == as_they_are
+        rows, said = load(tmp_path / "a.npy", held_out="last", likelihood="gaussian")
+        assert said == []
+        assert all(column["scale"] != 1 for column in rows.preprocessing["columns"])
 
 
 def refused(path: Path, **settings: Any) -> str:

@@ -16,6 +16,7 @@ from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import Observation
 from vae_train.config import (
+    AUTO,
     DATASETS,
     FULL_SCALE,
     GRADIENTS,
@@ -196,7 +197,11 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
 )
 @section(
     "Networks",
-    _setting("--likelihood", type=click.Choice(LIKELIHOODS), help="Distribution of the values, p(x|z)."),
+    _setting(
+        "--likelihood",
+        type=click.Choice((*LIKELIHOODS, AUTO)),
+        help="Distribution of the values, p(x|z); auto: by what the columns of rows hold.",
+    ),
     _setting(
         "--sigma",
         type=click.Choice(SIGMAS),

@@ -14,8 +14,9 @@ from vae_runtime.observation import IMAGE, Observation
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
-LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "discretised-logistic")  # --help waits for no NumPy
-LEARN_SIGMA = ("gaussian",)
+LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "mixed", "discretised-logistic")
+LEARN_SIGMA = ("gaussian", "auto")
+AUTO = "auto"
 SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")
 SPLITS = ("hash", "last")
@@ -80,7 +81,8 @@ class NetworkConfig:
     image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
     model: a person's own networks in its place, "package.module:function".
     likelihood: that of the observations; where it is one of binary values, grey pixels are drawn as such, anew in every
-    batch, with P(1) = level / 255. sigma: whether all values share a learned sigma ("one"), those of a "column" or
+    batch, with P(1) = level / 255; "auto" is settled by what the columns of rows hold, and a run records what it was.
+    sigma: whether all values share a learned sigma ("one"), those of a "column" or
     channel do, or each "value" has its own; None for one of images, and one for each column of others.
     """
 
@@ -99,7 +101,7 @@ class NetworkConfig:
         _check_sizes((f"hidden layer {i}", width) for i, width in enumerate(self.hidden))
         if not self.hidden:
             raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
-        _check_choices(self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=LIKELIHOODS)
+        _check_choices(self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=(*LIKELIHOODS, AUTO))
         if self.sigma is not None:
             _check_choices(self, sigma=SIGMAS)
             if self.likelihood not in LEARN_SIGMA:
@@ -251,7 +253,7 @@ def vector(columns: int, rows: int) -> Config:
     latents = min(32, max(2, columns // 2))
     return Config(
         "vector",
-        network=NetworkConfig(hidden=(width, width), activation="silu", latent_dim=latents, likelihood="gaussian"),
+        network=NetworkConfig(hidden=(width, width), activation="silu", latent_dim=latents, likelihood=AUTO),
         objective=ObjectiveConfig(gradient="total"),
         optimiser=replace(optimiser, steps=steps),
     )

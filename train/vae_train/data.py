@@ -32,7 +32,7 @@ class Data:
     """What a training observes: `train` and `test` [n, *shape], labels int64 [n], `names` the classes'.
 
     Values are float32, of images in [0, 1], or uint8 levels where images have such; a likelihood of these has others
-    rounded. preprocessing: how files became these values, for the run and the bundle.
+    rounded. preprocessing: how files became these values, for the run and the bundle. likelihood: what "auto" is here.
     """
 
     train: Tensor
@@ -41,6 +41,7 @@ class Data:
     names: list[str]
     preprocessing: dict[str, Any]
     observation: Observation
+    likelihood: str = "gaussian"
 
     def digest(self) -> str:
         """sha256 of the bytes of all observations, to train on and to test on."""

@@ -180,6 +180,58 @@ class HeteroscedasticGaussian(Likelihood):
         return loc, logsigma.clamp(*LOGSIGMA_BOUNDS)
 
 
+class Mixed(Likelihood):
+    """Columns of 0 and 1, Bernoulli with parameters logits, beside others, Gaussian with parameters loc.
+
+    Each of the latter has a learned sigma. binary_columns: which, or which channels, are of the former, bool [C, 1,
+    ...]; it is kept with the weights. log_unit as for `Gaussian`.
+    """
+
+    name, output, discrete = "mixed", "parameters", False
+
+    binary_columns: Tensor
+    log_unit: Tensor
+
+    def __init__(self, axes: int = 1, columns: int = 2) -> None:
+        super().__init__(axes)
+        shape = (columns, *[1] * (axes - 1))
+        self.logsigma = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("binary_columns", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("log_unit", torch.zeros(()), persistent=False)
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """The sum of both: a density, since that of the real columns is one."""
+        logsigma = self._bounded
+        squares = ((x - parameters) * torch.exp(-logsigma)).square()
+        real = -0.5 * squares - logsigma - self.log_unit - 0.5 * math.log(2 * math.pi)
+        return _sum(torch.where(self.binary_columns, x * parameters - softplus(parameters), real), x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """theta = sigmoid(logits) of binary columns, loc of others."""
+        return torch.where(self.binary_columns, torch.sigmoid(parameters), parameters)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """0 or 1 with p(1) = theta in binary columns, loc + sigma * noise in others."""
+        real = parameters + torch.exp(self._bounded) * torch.randn_like(parameters)
+        return torch.where(self.binary_columns, torch.bernoulli(torch.sigmoid(parameters)), real)
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """logit(mean) of binary columns, the mean of others; sigma starts from the values' own spread around it."""
+        squares = std.square().reshape(len(std), -1).mean(dim=1)
+        with torch.no_grad():
+            self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
+        return torch.where(self.binary_columns, torch.logit(mean, eps=1e-3), mean)
+
+    def contract(self) -> Named:
+        """Which columns are binary, and the learned sigma of the others."""
+        named = _listed(binary=self.binary_columns, logsigma=self._bounded)
+        return Named(self.name, named | _unit(self.log_unit))
+
+    @property
+    def _bounded(self) -> Tensor:
+        return self.logsigma.clamp(min=LOGSIGMA_BOUNDS[0])
+
+
 class DiscretisedLogistic(Likelihood):
     """8-bit levels x = level / 255 with parameters `loc` and `log_scale`, stacked along the first axis.
 
@@ -224,7 +276,7 @@ class DiscretisedLogistic(Likelihood):
 
 
 KNOWN: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, DiscretisedLogistic)
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, Mixed, DiscretisedLogistic)
 }
 
 
@@ -236,6 +288,8 @@ def make(name: str, shape: Shape, sigma: str) -> Likelihood:
     """
     shared: dict[str, Shape] = {"one": (), "column": (shape[0], *[1] * (len(shape) - 1)), "value": shape}
     kind = KNOWN[name]
+    if kind is Mixed:
+        return Mixed(len(shape), columns=shape[0])
     return kind(len(shape), sigma=shared[sigma]) if kind is Gaussian else kind(len(shape))
 
 

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import AXES, IMAGE, Shape
 from vae_train import likelihoods, mlp, own_networks, resnet
-from vae_train.config import Config, NetworkConfig
+from vae_train.config import AUTO, Config, NetworkConfig
+from vae_train.likelihoods import Mixed
 from vae_train.vae import VAE
+
+_AT_A_TIME = 4096  # rows
 
 
 def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
@@ -19,6 +22,10 @@ def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
     since settings come from files. Raises ArgumentError where the networks cannot be made.
     """
     network = config.network
+    if network.likelihood == AUTO:
+        raise ArgumentError(
+            "likelihood not settled", AUTO, "config.replace(likelihood=data.likelihood) takes the data's"
+        )
     sigma = network.sigma or ("one" if len(shape) == len(AXES[IMAGE]) else "column")
     likelihood = likelihoods.make(network.likelihood, shape, sigma)
     out = shape[0] * likelihood.parameters_per_value
@@ -43,6 +50,22 @@ def _resnet(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Modul
         raise ArgumentError("images do not halve", f"{shape[1]}x{shape[2]}", todo)
     sizes = (shape, network.hidden, network.blocks, network.dense, network.latent_dim)
     return resnet.Encoder(*sizes), resnet.Decoder(*sizes, out)
+
+
+def tell_binary(vae: VAE, train: Tensor) -> None:
+    """Let a mixed likelihood know which columns, or channels, of observations [n, *shape] hold only 0 and 1.
+
+    Raises ArgumentError where none or all of them do.
+    """
+    if not isinstance(vae.likelihood, Mixed):
+        return
+    flags = torch.ones(train.shape[1], dtype=torch.bool)
+    for some in train.split(_AT_A_TIME):
+        flags &= ((some == 0) | (some == 1)).transpose(0, 1).flatten(1).all(dim=1)
+    if flags.all() or not flags.any():
+        which, other = ("all columns hold", "bernoulli") if flags.all() else ("no column holds", "gaussian")
+        raise ArgumentError("a mixed likelihood of one kind", f"{which} 0 and 1 alone", f"add --likelihood {other}")
+    vae.likelihood.binary_columns.copy_(flags.reshape(vae.likelihood.binary_columns.shape))
 
 
 def in_units(vae: VAE, preprocessing: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from vae_runtime.manifest import Column
 from vae_runtime.observation import VECTOR, Observation
 from vae_runtime.tables import as_label
 from vae_runtime.vectors import Scaling
-from vae_train.config import Config
+from vae_train.config import AUTO, Config
 from vae_train.data import TEST_SHARE, Data, in_test, too_few
 
 _NORMAL_SHARE = 0.5
@@ -41,7 +41,8 @@ def prepared(
 
     Constant columns are left out, and `say` is told. Where `config.data.normal` names a label, half of the rows that
     have it are trained on and the other half is tested on; else nine in ten are trained on. Each column is scaled to
-    mean 0 and spread 1 by the rows that are trained on. name: of the source, for errors.
+    mean 0 and spread 1 by the rows that are trained on, but for those that a likelihood takes as binary. name: of the
+    source, for errors.
 
     Raises InputError for values that the likelihood does not know, and for too few rows; ArgumentError for a likelihood
     of other observations.
@@ -60,13 +61,35 @@ def prepared(
     if len(values) - test.sum() < _FEW:
         say(f"{len(values) - test.sum()} rows to train on are few: some hundreds make figures that mean something")
     alive = _alive(columns, values, ~test, name, say)
-    known = [_column(columns[i], values[~test, i], scaled=likelihood != "bernoulli") for i in alive]
+    flags = [columns[i] for i in alive if _holds_flags(values[:, i])]
+    if likelihood == AUTO:
+        likelihood = _chosen(flags, len(alive), say)
+    unscaled = {"bernoulli": columns, "mixed": flags}.get(likelihood, ())
+    known = [_column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in alive]
     kind = observation([column.name for column in known], likelihood)
     train, kept = (torch.from_numpy(_standardised(values, part, alive, known, kind)) for part in (~test, test))
     classes, numbers = np.unique(np.zeros(len(values)) if labels is None else labels, return_inverse=True)
     names = ["all"] if labels is None else [str(label) for label in classes]
     how = {"columns": [_written(column) for column in known], "split": _how(config)}
-    return Data(train, kept, torch.from_numpy(numbers.astype(np.int64)[test]), names, how, kind)
+    return Data(train, kept, torch.from_numpy(numbers.astype(np.int64)[test]), names, how, kind, likelihood)
+
+
+def _holds_flags(column: Doubles) -> bool:
+    """Whether a column holds only 0 and 1."""
+    return bool(((column == 0) | (column == 1)).all())
+
+
+def _chosen(flags: Sequence[str | Indicator], columns: int, say: Callable[[str], None]) -> str:
+    """The likelihood of rows of so many columns, of which those named hold only 0 and 1, as `say` is told."""
+    if not flags:
+        return "gaussian"
+    todo = "--likelihood gaussian takes them as real numbers"
+    if len(flags) == columns:
+        say(f"all columns hold 0 and 1 alone, the likelihood is bernoulli; {todo}")
+        return "bernoulli"
+    which = "a column of 0 and 1 is" if len(flags) == 1 else f"{len(flags)} columns of 0 and 1 are"
+    say(f"{which} taken as such, the likelihood is mixed: {', '.join(map(str, flags))[:200]}; {todo}")
+    return "mixed"
 
 
 def _test(config: Config, values: Doubles) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ from vae_train import (
     run_folder,
     signals,
 )
-from vae_train.config import DATASETS, Config, Place
+from vae_train.config import AUTO, DATASETS, Config, Place
 from vae_train.data import Data
 from vae_train.state import Metrics, TrainingState
 
@@ -59,6 +59,8 @@ def train(
         if distributed.from_first(lambda: digest) != digest:
             todo = "give every machine the same"
             raise InputError(f"{observations.observation.noun}s are not the first process's", place.data_root, todo)
+        if config.network.likelihood == AUTO:
+            config = config.replace(likelihood=observations.likelihood)
         config, products = distributed.from_first(lambda: _settle(config, where))
         training = _prepare(config, observations, where, config.network.model)
         path = None if config.data.dataset in DATASETS else str(Path(config.data.dataset).absolute())
@@ -163,6 +165,7 @@ def _prepare(config: Config, observations: Data, where: torch.device, trusted: s
     torch.manual_seed(config.optimiser.seed)
     with memory_errors():
         vae = networks.build(config, observations.observation.shape, trusted)
+        networks.tell_binary(vae, observations.train)
         networks.in_units(vae, observations.preprocessing)
         networks.start_at_constant(vae, *pixels.moments(observations.train))
         if config.network.model is None:  # a person's own layers may rely on the order
@@ -316,8 +319,10 @@ def memory_errors() -> Iterator[None]:
 def _describe(training: TrainingState, observations: Data) -> str:
     config, kind = training.config, observations.observation
     shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.size} columns"
-    scaled = any(column["scale"] != 1 for column in observations.preprocessing.get("columns", ()))
-    values = "each scaled to mean 0 and spread 1" if scaled else "values as they are"
+    columns = observations.preprocessing.get("columns", ())
+    scaled = sum(column["scale"] != 1 for column in columns)
+    which = "each" if scaled == len(columns) else f"{scaled} of them"
+    values = f"{which} scaled to mean 0 and spread 1" if scaled else "values as they are"
     if observations.train.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
     drawn = "drawn as binary in every batch" if pixels.drawn(training.vae.likelihood.binary, kind) else values
