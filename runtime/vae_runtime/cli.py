@@ -20,6 +20,7 @@ from vae_runtime.observation import IMAGE, SERIES
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
     from io import BufferedReader
+    from types import ModuleType
 
     from vae_runtime.draws import Floats
     from vae_runtime.sources import Observations
@@ -31,7 +32,7 @@ _SEED = click.IntRange(0, 2**64 - 1)
 _TRAVERSED = 1000  # observations at most, which say how large each latent's KL is
 _SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 _ARRAYS = (".npy", ".npz")
-_ROWS = (".csv", *_ARRAYS)
+_ROWS = (".csv", *_ARRAYS, ".png")
 _SCORED = (".csv", ".json", ".jsonl")
 _PICTURES = (".png", *_ARRAYS, "")
 _FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
@@ -68,7 +69,7 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
     SOURCES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
     MNIST's, tables, or - for standard input. What does not have the model's size or mode is fitted, and the command
     says so. Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of
-    rows of numbers, or of series, takes tables and arrays, and gives .csv, .npy or .npz.
+    rows of numbers, or of series, takes tables and arrays, and gives .csv, .npy or .npz, or a plot as .png.
     """
     context.obj = (bundle, threads, None if memory is None else memory << 20)
 
@@ -92,11 +93,14 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
     from vae_runtime import outputs
 
     if mean is None:  # draws of every pixel beside each other look like noise
-        mean = output.suffix == ".png" and not vae.likelihood.binary
+        mean = output.suffix == ".png" and vae.observation.kind == IMAGE and not vae.likelihood.binary
         if mean:
             _note("a picture shows E[x|z]; --draws draws each pixel from p(x|z) too")
-    batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
-    outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
+    if plots := _plots(vae, output):
+        plots.observations(output, vae, vae.sample(_drawn(number, plots.MOST), seed, mean, start))
+    else:
+        batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
+        outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":
         from vae_runtime.images import blocks
 
@@ -128,6 +132,9 @@ def reconstruct(
         names = [*vae.names, *(f"{name} reconstructed" for name in vae.names)]
         both = (np.concatenate([x, vae.reconstruct(x)], axis=1) for x in batches)
         outputs.write(output, len(found), (2 * shape[0], *shape[1:]), both, names=names)
+    elif plots := _plots(vae, output):
+        x = _first(batches, _drawn(len(found), plots.reconstructed(vae)))
+        plots.reconstructions(output, vae, x, vae.reconstruct(x))
     elif output.suffix == ".png":
         pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
         outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))
@@ -250,8 +257,11 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
     z = read(latents, vae.latent_shape)
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
     noun = vae.observation.noun
-    theta = _progress(map(vae.decode, chunks), len(z), vae.rows, noun)
-    outputs.write(output, len(z), vae.observation.shape, theta, names=vae.names)
+    if plots := _plots(vae, output):
+        plots.observations(output, vae, vae.decode(z[: _drawn(len(z), plots.MOST)]))
+    else:
+        theta = _progress(map(vae.decode, chunks), len(z), vae.rows, noun)
+        outputs.write(output, len(z), vae.observation.shape, theta, names=vae.names)
     click.echo(f"{output}: {_count(len(z), f'decoded {noun}')}")
 
 
@@ -272,7 +282,10 @@ def interpolate(options: Options, a: str, b: str, missing: str, steps: int, line
     ends = [_found((source,), vae, missing) for source in (a, b)]
     first, last = (next(end.batches(1))[0] for end in ends)
     theta = walk(vae, first, last, steps, linear)
-    outputs.write(output, steps, vae.observation.shape, [theta], columns=steps, names=vae.names)
+    if plots := _plots(vae, output):
+        plots.walk(output, vae, theta)
+    else:
+        outputs.write(output, steps, vae.observation.shape, [theta], columns=steps, names=vae.names)
     _say_fitted(*ends)
     for end in ends:
         if len(end) > 1:
@@ -305,9 +318,11 @@ def traverse(
     found = _found(sources, vae, missing) if sources else None
     x = next(found.batches(_TRAVERSED))[:_TRAVERSED] if found else None
     walked = walk(vae, x, steps, span, most)
-    outputs.write(
-        output, len(walked.latents) * steps, vae.observation.shape, walked.theta, columns=steps, names=vae.names
-    )
+    if plots := _plots(vae, output):
+        plots.traversal(output, vae, walked, span)
+    else:
+        count = len(walked.latents) * steps
+        outputs.write(output, count, vae.observation.shape, walked.theta, columns=steps, names=vae.names)
     if found:
         _say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
@@ -399,6 +414,36 @@ def _read(
     found = _found(sources, vae, missing, stride)
     rows = rows or vae.rows * vae.threads
     return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
+
+
+def _plots(vae: "VAE", output: Path) -> "ModuleType | None":
+    """What draws the plots of rows and series, where the output is one."""
+    if output.suffix != ".png" or vae.observation.kind == IMAGE:
+        return None
+    from vae_runtime import plots
+
+    plots.require()
+    return plots
+
+
+def _drawn(number: int, most: int) -> int:
+    """How many of so many observations go into a plot."""
+    if number > most:
+        _note(f"a plot shows the first {most} of {number:,}")
+    return min(number, most)
+
+
+def _first(batches: "Iterator[Floats]", number: int) -> "Floats":
+    """The first of some batches."""
+    import numpy as np
+
+    parts, held = [], 0
+    for part in batches:
+        parts.append(part)
+        held += len(part)
+        if held >= number:
+            break
+    return np.concatenate(parts)[:number]
 
 
 def _found(sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None = None) -> "Observations":
