@@ -265,7 +265,7 @@ def test_pictures_of_colour_show_means_unless_draws_are_asked_for(
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (["sample", "-o", "x.png"], "output of an unknown kind: x.png"),
+        (["sample", "-o", "x"], "output of an unknown kind: x; "),
         (["reconstruct", "readings.npy", "-o", "folder"], "output of an unknown kind: folder"),
         (["elbo", "digit.png"], "not a table or array: digit.png; give CSV in UTF-8, .npy or .npz"),
         (["elbo", "wide.npy"], "array of shape [4, 7]: wide.npy; this model takes [n, 6]"),
