@@ -29,9 +29,9 @@ from vae_train.metrics import trouble
 
 SECTIONS = [
     "Signs of trouble", "Training", "Samples", "Reconstructions", "Latent traversals", "Latent space",
-    "KL per dimension", "Test figures", "Epochs", "Settings", "Go on",
+    "KL per dimension", "Scores", "Test figures", "Epochs", "Settings", "Go on",
 ]  # fmt: skip
-PNGS = ["samples.png", "reconstructions.png", "traversals.png", "latents.png", "kl.png", "curves.png"]
+PNGS = ["samples.png", "reconstructions.png", "traversals.png", "latents.png", "kl.png", "scores.png", "curves.png"]
 BLUE = (31, 119, 180)  # matplotlib's first colour
 VOID = {"meta", "img"}
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "style"}  # attributes that can fetch
@@ -303,11 +303,11 @@ def test_the_page_refers_to_nothing_outside(page: Page) -> None:
 
 
 def test_pictures_lie_in_the_folder_too(tiny_run: Path, page: Page) -> None:
-    """Six PNGs, those of the page among them pixel by pixel, and nothing half-written."""
+    """Seven PNGs, those of the page among them pixel by pixel, and nothing half-written."""
     assert {path.name for path in tiny_run.glob("*.png")} == set(PNGS)
     assert not list(tiny_run.glob(".*"))
     shown = {image.tobytes() for image in page.images()}
-    assert len(page.images()) == 11  # of which six are parts of curves.png
+    assert len(page.images()) == 12  # of which six are parts of curves.png
     for name in PNGS[:-1]:
         assert Image.open(tiny_run / name).tobytes() in shown, name
     curves = np.asarray(Image.open(tiny_run / "curves.png"))
@@ -420,7 +420,7 @@ def test_odd_runs_have_whole_reports(
     run = trained(tmp_path, NASTY, noise(*images), names, **settings)
     page = Page(run / report.PAGE)
     assert page.texts["h2"] == SECTIONS
-    assert len(page.images()) == 11
+    assert len(page.images()) == 12
     number = read(run / "evaluation.json")["observations"]
     assert number < 64
     assert f"{number} test images" in page.sections[""]

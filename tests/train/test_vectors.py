@@ -1,5 +1,6 @@
 """Rows of numbers from a file to a finished run: what is learnt, what is said, and what is refused."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from support.commands import Command
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
-from vae_train import data, evaluate, networks, pixels, run_folder, train
+from vae_train import data, evaluate, networks, pixels, run_folder, train, unusual
 from vae_train.cli import main
 from vae_train.config import PRESETS, Place, vector
 
@@ -83,10 +84,38 @@ def test_the_report_has_columns_and_no_grids(run: Path) -> None:
     assert {path.name for path in run.glob("*.png")} == {
         "latents.png",
         "kl.png",
+        "scores.png",
         "curves.png",
         "columns.png",
         "correlations.png",
     }
+
+
+def test_unusual_rows_are_named_with_the_column_that_makes_them_so(run: Path, readings: Path) -> None:
+    """Three rows in which one column was moved come first, in their units; the page has them."""
+    loaded = run_folder.load(run)
+    rows = data.load(loaded.config, Path())
+    test = rows.test.clone()
+    moved = {7: 2, 30: 0, 41: 4}
+    for i, column in moved.items():
+        test[i, column] += 30
+    found = unusual.find(loaded.vae, dataclasses.replace(rows, test=test), 5)
+    with torch.no_grad():
+        elbo = torch.stack([loaded.vae.elbo(test) for _ in range(16)]).mean(dim=0)
+    order = torch.argsort(elbo)[:3].tolist()
+    assert set(order) == set(moved)
+    assert found.column[:3] == [moved[i] for i in order]
+    assert found.names == [f"column {i}" for i in range(D)]
+    known = rows.preprocessing["columns"]
+    mean, scale = (np.array([column[name] for column in known]) for name in ("mean", "scale"))
+    np.testing.assert_allclose(found.values[:3], test[order].numpy() * scale + mean, rtol=1e-6)
+    np.testing.assert_allclose(found.elbo[:3], elbo[order], rtol=0.05)
+    assert (np.diff(found.elbo) >= 0).all()
+    assert (found.below[:3] > 50).all()
+    page = (run / "report.html").read_text().split("<h2>Scores</h2>")[1].split("<h2>")[0]
+    assert page.count("<tr>") == 1 + 10
+    first = unusual.find(loaded.vae, rows)
+    assert f"{first.elbo[0]:,.2f}</th><td>column {first.column[0]} ({first.below[0]:,.1f})</td>" in page
 
 
 def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class Pictures(NamedTuple):
     columns: "Columns | None"
     latents: Picture
     kl: Picture
+    scores: Picture
     curves: list[Picture]
 
 
@@ -82,10 +83,11 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
         columns,
         latents(mu.flatten(1).numpy(), observations.test_labels[::every].numpy(), observations.names, noun),
         _chart((5.5, 2.8), lambda axes: _kl(axes, kl, noun)),
+        _chart((5.5, 2.8), lambda axes: _scores(axes, run.evaluation["quantiles"], noun)),
         curves(read_metrics(folder), vae.latent_dim, noun),
     )
     rows = [np.concatenate(drawn.curves[i : i + 2], axis=1) for i in range(0, len(drawn.curves), 2)]
-    files = {"latents": drawn.latents, "kl": drawn.kl, "curves": np.concatenate(rows)}
+    files = {"latents": drawn.latents, "kl": drawn.kl, "scores": drawn.scores, "curves": np.concatenate(rows)}
     if grids:
         files |= {"samples": grids.samples, "reconstructions": grids.reconstructions, "traversals": grids.traversals}
     if columns:
@@ -247,6 +249,13 @@ def _kl(axes: Axes, kl: list[float], noun: str) -> None:
         axes.set_xlabel("latent dimension")
     else:
         axes.set_xlabel(f"rank among {len(kl)} latent dimensions")
+
+
+def _scores(axes: Axes, quantiles: dict[str, list[float]], noun: str) -> None:
+    """The share of the test observations whose ELBO is lower, from the quantiles that a run keeps."""
+    axes.plot(quantiles["elbo"], 100 * np.array(quantiles["levels"]))
+    axes.set(title=f"ELBO of the test {noun}s", xlabel="nats", ylabel=f"% of the {noun}s below", ylim=(0, 100))
+    axes.grid(alpha=0.3)
 
 
 def _chart(size: tuple[float, float], onto: Callable[[Axes], None]) -> Picture:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vae_runtime import outputs
 from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
-from vae_train import metrics, pictures
+from vae_runtime.observation import VECTOR
+from vae_train import metrics, pictures, unusual
 from vae_train.data import Data
 from vae_train.evaluate import bits_per_dimension
 from vae_train.pictures import Picture
@@ -93,6 +94,7 @@ def draw(folder: Path, run: Run, observations: Data) -> None:
         *(_columns(run, drawn.columns) if drawn.columns else _grids(run, drawn.grids)),
         _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
+        _section("Scores", _scores(run, drawn.scores, observations)),
         _section("Test figures", _figures(run)),
         _section("Epochs", _epochs(rows, run.observation.noun)),
         _section("Settings", _settings(run, observations)),
@@ -250,6 +252,23 @@ def _map(observations: Data) -> str:
 def _used(run: Run) -> str:
     kl = run.evaluation["kl_per_dimension"]
     return f"Together {sum(kl):.2f} nats per {run.observation.noun}. Dimensions near 0 carry nothing about it."
+
+
+def _scores(run: Run, picture: Picture, observations: Data) -> str:
+    noun = run.observation.noun
+    shown = _chart(picture, f"Share of the test {noun}s by ELBO", f"How many of the test {noun}s have a lower ELBO.")
+    if run.observation.kind != VECTOR:
+        return shown
+    found = unusual.find(run.vae, observations)
+    cells = [
+        (f"{elbo:,.2f}", [f"{found.names[column]} ({below:,.1f})", *(f"{value:,.6g}" for value in values)])
+        for elbo, column, below, values in zip(found.elbo, found.column, found.below, found.values, strict=True)
+    ]
+    caption = (
+        f"The {len(cells)} test rows of the lowest ELBO, in their units. Least likely is the column whose log p(x|z) "
+        "is furthest below its mean over the test rows, and by how many nats."
+    )
+    return f"{shown}\n{_table(caption, ['ELBO', 'least likely', *found.names], cells)}"
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[tuple[str, list[str]]], best: str | None = None) -> str:

@@ -1,0 +1,63 @@
+"""The most unusual test rows of a run: those of the lowest ELBO, and of each the column that is least likely."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vae_runtime import likelihoods, records
+from vae_runtime.manifest import Preprocessing
+from vae_runtime.vectors import Scaling
+from vae_train import evaluate, pixels
+from vae_train.data import Data
+from vae_train.vae import VAE
+
+_DRAWS = 16  # of z for each row
+_USUAL = 1000  # test rows, over which the mean log p(x|z) of a column is taken, at most
+
+Doubles = NDArray[np.float64]
+
+
+class Unusual(NamedTuple):
+    """Rows, the lowest ELBO first: values [n, D] in the columns' units, and the ELBO of each [n], nats.
+
+    column: of each row the column whose log p(x|z) is furthest below its mean over the test rows, and below: by how
+    many nats [n].
+    """
+
+    names: list[str]
+    values: Doubles
+    elbo: Doubles
+    column: list[int]
+    below: Doubles
+
+
+@torch.no_grad()
+def find(vae: VAE, observations: Data, count: int = 10) -> Unusual:
+    """The `count` test rows with the lowest ELBO, a mean over 16 draws of z."""
+    test = pixels.unit(observations.test)
+    first = evaluate.measure(vae, test).terms.elbo
+    lowest = test[torch.argsort(first, stable=True)[:count]]
+    usual, _ = _of_each(vae, observations, test[:: max(1, len(test) // _USUAL)])
+    of_each, elbo = _of_each(vae, observations, lowest)
+    below = usual.mean(axis=0) - of_each
+    order, column = np.argsort(elbo, kind="stable"), below.argmax(axis=1)
+    columns = records.parse(Preprocessing, observations.preprocessing).columns
+    scaling = Scaling.of(columns, observations.observation)
+    values = lowest.double().numpy() if scaling is None else scaling.restore(lowest.numpy())
+    return Unusual(
+        [c.name for c in columns], values[order], elbo[order], column[order].tolist(), below.max(axis=1)[order]
+    )
+
+
+def _of_each(vae: VAE, observations: Data, x: Tensor) -> tuple[Doubles, Doubles]:
+    """log p(x|z) of each value of rows [n, D], and their ELBO [n], in nats, means over the draws of z."""
+    likelihood = likelihoods.make(vae.likelihood.contract(), observations.observation)  # the runtime knows each value's
+    generator = torch.Generator().manual_seed(0)
+    with evaluate.evaluating(vae):
+        out = vae(x, torch.randn(_DRAWS, len(x), *vae.latent_shape, generator=generator))
+        kl = vae.terms_of(x, out).kl.double().numpy()
+    of_each = np.mean([likelihood.log_prob_of_each(x.numpy(), draw.numpy()) for draw in out.parameters], axis=0)
+    return of_each, of_each.sum(axis=1) - kl
