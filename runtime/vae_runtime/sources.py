@@ -380,6 +380,18 @@ def largest_level(path: Path) -> int | None:
             return deepest(image)
 
 
+def picture_header(path: Path) -> tuple[tuple[int, int], str]:
+    """Height and width of a file's picture when it is upright, and its Pillow mode, without decoding it.
+
+    Raises InputError where it is none.
+    """
+    name = str(path)
+    with reading(name), path.open("rb") as stream, _picture(stream, name) as image:
+        known = image.format != "PNG" or "exif" in image.info  # Pillow decodes a PNG to look for it behind the pixels
+        turned = known and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width), image.mode
+
+
 def columns_of(table: Table, known: Sequence[Column], count: int) -> list[str | Indicator]:
     """The columns of a table that a model takes, in its order: those of its names, or all where it knows none.
 

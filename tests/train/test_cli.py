@@ -84,6 +84,7 @@ OPTIONS: list[tuple[str, str, Any]] = [  # what is typed, the setting in config.
     ("--preset gated", "activation", "gated"),
     ("--preset resnet --dense 8", "architecture", "resnet"),
     ("--epochs 2", "epochs", 2),
+    ("--augment shifts,flips", "augment", ["shifts", "flips"]),
     ("--seed 9223372036854775807", "seed", 2**63 - 1),
     ("--likelihood gaussian", "likelihood", "gaussian"),
     ("--likelihood discretised-logistic", "likelihood", "discretised-logistic"),
@@ -144,8 +145,8 @@ def test_every_setting_has_an_option() -> None:
 @pytest.mark.parametrize(
     ("words", "preset", "shape"),
     [
-        ("--hidden 4", "resnet-colour", [3, 32, 32]),
-        ("--hidden 4 --channels 1", "tutorial", [1, 32, 32]),
+        ("--hidden 4", "resnet-colour", [3, 8, 10]),
+        ("--hidden 4 --channels 1", "tutorial", [1, 9, 11]),
         ("--hidden 4 --channels 3 --image-size 8", "resnet-colour", [3, 8, 8]),
         ("--hidden 4 --preset gated --image-size 7", "gated", [3, 7, 7]),
     ],

@@ -250,6 +250,21 @@ def test_decoder_starts_at_the_constant_image(preset: str, likelihood: str) -> N
         assert vae.likelihood.logsigma.exp().item() == pytest.approx(std.square().mean().sqrt().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("likelihood", ["discretised-logistic", "gaussian", "bernoulli"])
+@torch.no_grad()
+def test_a_resnet_starts_from_standardised_images(likelihood: str) -> None:
+    """Its first convolution gives for x what it gave for (x - mean) / std, away from the edges; where pixels are drawn
+    as binary it is as it was.
+    """
+    vae = build("resnet", (2, 8, 12), likelihood=likelihood)
+    levels = torch.randint(100, 140, (500, 2, 8, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = pixels.unit(levels)
+    first = vae.encoder.body[0]
+    expected = first((x - x.mean()) / x.std() if likelihood != "bernoulli" else x)
+    networks.start_at_constant(vae, *pixels.moments(levels))
+    torch.testing.assert_close(first(x)[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1], rtol=1e-3, atol=1e-4)
+
+
 def test_decoder_without_start_at_is_left_alone() -> None:
     """A person's decoder need not have the method."""
     vae = VAE(nn.Identity(), nn.Linear(2, 3), 2)

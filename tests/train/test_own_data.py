@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vae_runtime import sources
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
 from vae_train import data, pixels, results
 from vae_train.cli import main
-from vae_train.config import PRESETS
+from vae_train.config import PRESETS, DataConfig
 
 SUFFIXES = ".bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"
 KINDS = ["L", "RGB", "RGBA", "LA", "P", "P with transparency", "1", "I;16", "CMYK", "turned"]
@@ -103,11 +103,61 @@ def test_the_kinds_of_pictures_are_what_they_claim(photos: Path) -> None:
     assert found == set(KINDS)
 
 
-def test_a_folder_is_fitted_to_32_pixels_of_colour_unless_said(photos: Path) -> None:
-    """What the help promises."""
+def test_files_of_many_sizes_are_fitted_to_32_pixels_unless_said(photos: Path) -> None:
+    """In colour where any of them may have some."""
     assert load(photos).observation.shape == (3, 32, 32)
     assert load(photos, channels=1).observation.shape == (1, 32, 32)
     assert load(photos, image_size=(16, 16)).observation.shape == (3, 16, 16)
+
+
+SIDES = "and sides must be divisible by 8"
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "sizes", "shape", "said"),
+    [
+        ("resnet-colour", "RGB", {(64, 64): 9}, (3, 64, 64), ""),
+        ("resnet-colour", "L", {(128, 16): 9}, (1, 128, 16), ""),
+        ("resnet-colour", "I;16", {(8, 8): 9}, (1, 8, 8), ""),
+        ("resnet-colour", "LA", {(8, 8): 9}, (1, 8, 8), ""),
+        ("resnet-colour", "P", {(8, 8): 9}, (3, 8, 8), ""),
+        ("resnet-colour", "turned", {(16, 24): 9}, (3, 24, 16), ""),
+        ("resnet-colour", "RGB", {(24, 24): 9, (90, 7): 1}, (3, 24, 24), "9 of 10 files have this size"),
+        ("resnet-colour", "RGB", {(50, 71): 9}, (3, 48, 64), f"files have 50x71, {SIDES}"),
+        ("resnet-colour", "RGB", {(5, 7): 9}, (3, 8, 8), f"files have 5x7, {SIDES}"),
+        ("tutorial", "L", {(50, 71): 9}, (1, 50, 71), ""),
+        ("resnet-colour", "RGB", {(64, 136): 9}, (3, 32, 32), "files of 64x136 are large"),
+        ("tutorial", "L", {(9, 8): 8, (8, 8): 2}, (1, 32, 32), "files have 2 sizes, 9x8 is the most frequent"),
+    ],
+)  # fmt: skip
+def test_size_and_mode_come_from_the_files(
+    tmp_path: Path, preset: str, kind: str, sizes: dict[tuple[int, int], int], shape: tuple[int, ...], said: str
+) -> None:
+    """Those of nearly all files, upright, where the network can take them and they are not large; a line says what is
+    not every file's own.
+    """
+    for (height, width), count in sizes.items():
+        for i in range(count):
+            save(tmp_path / f"{height}-{width}-{i}.{'tiff' if kind == 'I;16' else 'png'}", kind, width, height, seed=i)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    lines: list[str] = []
+    config = data.fitted(PRESETS[preset].replace(dataset=str(tmp_path)), lines.append).data
+    assert (config.channels, *config.image_size) == shape
+    lines = [line for line in lines if line.startswith("images are")]
+    taken = f"images are {shape[1]}x{shape[2]} (height x width): {said}; --image-size sets another size"
+    assert lines == ([taken] if said else [])
+
+
+def test_no_picture_is_decoded_for_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers say it, of every format; large files are many."""
+    for i, suffix in enumerate(("png", "jpg", "tiff", "webp", "gif", "bmp")):
+        save(tmp_path / f"{i}.{suffix}", "L", 16, 8)
+
+    def decode(*given: object) -> None:
+        pytest.fail("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    assert data.observation(DataConfig(str(tmp_path))).shape == (3, 8, 16)  # WebP has no grey
 
 
 def test_how_a_folder_was_fitted_is_said(tmp_path: Path) -> None:

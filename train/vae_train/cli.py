@@ -16,6 +16,7 @@ from vae_runtime.command import as_typed, run
 from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import Observation
 from vae_train.config import (
+    AUGMENTS,
     AUTO,
     DATASETS,
     FULL_SCALE,
@@ -163,18 +164,24 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         "--image-size",
         metavar="N|HxW",
         callback=_sides,
-        help="Side, or height x width, to which a folder's images are fitted.  [default: 32]",
+        help="Side, or height x width, to which a folder's images are fitted.  [default: most files' own]",
     ),
     click.option(
         "--channels",
         type=click.Choice(["1", "3"]),
         callback=lambda context, parameter, value: value and int(value),
-        help="Grey or RGB, of a folder.  [default: 3]",
+        help="Grey or RGB, of a folder.  [default: the files' own]",
     ),
     click.option(
         "--levels",
         type=click.IntRange(1, FULL_SCALE),
         help="The level of 16-bit files that is 1.0, such as 4095.  [default: told from the files]",
+    ),
+    click.option(
+        "--augment",
+        metavar="WAY[,WAY...]",
+        callback=_names,
+        help=f"Change what is trained on anew in each batch: {', '.join(AUGMENTS)}.",
     ),
 )
 @section(

@@ -140,15 +140,16 @@ def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
     Those are a folder's size and channels, and the full scale of 16-bit levels, told from the largest one, which `say`
     is told. Raises ArgumentError where levels are given and no file has 16 bits.
     """
-    from vae_train import levels
+    from vae_train import folders, levels
 
     data, path = config.data, Path(config.data.dataset)
     if data.dataset in DATASETS or not path.exists():
         return config
     kind = observation(data)
+    if data.augment and kind.kind != IMAGE:
+        raise ArgumentError("--augment is for images", data.dataset, "leave it out")
     if path.is_dir() and kind.kind == IMAGE:
-        channels, height, width = kind.shape
-        config = config.replace(image_size=(height, width), channels=channels)
+        config = folders.fitted(config, say)
     largest = levels.largest(path, torch.get_num_threads()) if kind.kind == IMAGE else None
     if largest is None:
         if data.levels:

@@ -14,15 +14,69 @@ from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import Observation
 from vae_train import levels
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, refuse_options, split
+from vae_train.data import Data, refuse_options, silent, split
 from vae_train.levels import Pixels
 
-DEFAULT_SIZE, DEFAULT_CHANNELS = 32, 3
+DEFAULT_SIZE = 32  # of images whose files differ, or are large
+LARGEST_SIDE = 128  # that is taken as it is
+_NEARLY_ALL = 0.9
+_GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"}  # Pillow's modes
 
 
 def observation(data: DataConfig) -> Observation:
-    """The images' kind and shape, as asked for."""
-    return Observation.image((data.channels or DEFAULT_CHANNELS, *(data.image_size or (DEFAULT_SIZE, DEFAULT_SIZE))))
+    """The images' kind and shape, as asked for or as their files have it."""
+    return _told(data, 1, silent)
+
+
+def fitted(config: Config, say: Callable[[str], None]) -> Config:
+    """The settings with size and channels as the files have them, where these are not given.
+
+    `say` is told where the size is not that of every file.
+    """
+    network = config.network
+    resnet = network.model is None and network.architecture == "resnet"
+    channels, height, width = _told(config.data, 2 ** len(network.hidden) if resnet else 1, say).shape
+    return config.replace(image_size=(height, width), channels=channels)
+
+
+def _told(data: DataConfig, multiple: int, say: Callable[[str], None]) -> Observation:
+    """An image's shape, told from the headers of the files, with sides that are multiples of a number."""
+    if data.channels and data.image_size:
+        return Observation.image((data.channels, *data.image_size))
+    files = [p for p in sources.walk(Path(data.dataset)) if p.suffix.lower() in sources.SUFFIXES]
+    found = [header for header in threads.ordered_map(torch.get_num_threads(), _header, files) if header]
+    channels = data.channels or (1 if found and all(mode in _GREY for _, mode in found) else 3)
+    size = data.image_size or _size(Counter(sides for sides, _ in found), multiple, say)
+    return Observation.image((channels, *size))
+
+
+def _header(file: Path) -> tuple[tuple[int, int], str] | None:
+    """Height, width and mode of an image; None where `load` will say what is wrong."""
+    try:
+        return sources.picture_header(file)
+    except InputError:
+        return None
+
+
+def _size(sizes: Counter[tuple[int, int]], multiple: int, say: Callable[[str], None]) -> tuple[int, int]:
+    """Height and width for files of these sizes: that of nearly all of them, unless it is large."""
+    if not sizes:
+        return DEFAULT_SIZE, DEFAULT_SIZE
+    (height, width), count = sizes.most_common(1)[0]
+    own, total = f"{height}x{width}", sizes.total()
+    chosen = max(multiple, height // multiple * multiple), max(multiple, width // multiple * multiple)
+    if count < _NEARLY_ALL * total:
+        chosen, why = (DEFAULT_SIZE, DEFAULT_SIZE), f"files have {len(sizes):,} sizes, {own} is the most frequent"
+    elif max(height, width) > LARGEST_SIDE:
+        chosen, why = (DEFAULT_SIZE, DEFAULT_SIZE), f"files of {own} are large"
+    elif chosen != (height, width):
+        why = f"files have {own}, and sides must be divisible by {multiple}"
+    elif count < total:
+        why = f"{count:,} of {total:,} files have this size"
+    else:
+        return chosen
+    say(f"images are {chosen[0]}x{chosen[1]} (height x width): {why}; --image-size sets another size")
+    return chosen
 
 
 def count(data: DataConfig) -> int:

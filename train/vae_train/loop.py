@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae_runtime.errors import ArgumentError
-from vae_train import distributed, objectives, own_networks, pixels
+from vae_train import augment, distributed, objectives, own_networks, pixels
 from vae_train.state import TrainingState
 from vae_train.vae import Pass
 
@@ -101,8 +101,9 @@ def batch(training: TrainingState, levels: Tensor) -> tuple[Tensor, Tensor]:
 
     Each process draws all of it, so that pixels and noise do not depend on their number, and keeps its own part.
     """
-    vae, generator = training.vae, training.generator
+    vae, generator, ways = training.vae, training.generator, training.config.data.augment
     shape = (len(levels), training.config.objective.samples, *vae.latent_shape)
+    levels = augment.augmented(levels, ways, generator) if ways else levels
     x = pixels.binarise(levels, generator) if vae.likelihood.binary else pixels.unit(levels)
     eps = torch.randn(shape, generator=generator, device=levels.device)
     return distributed.part(x), distributed.part(eps).transpose(0, 1)

@@ -87,9 +87,14 @@ def to_restore(config: Config) -> str:
 def start_at_constant(vae: VAE, mean: Tensor, std: Tensor) -> None:
     """Let the decoder start from the best constant observation, where it has a method `start_at`.
 
+    So does an encoder that has one, from the mean and spread of all values, unless they are binary and far apart.
     mean, std: of the training observations' values, of their shape.
     """
     parameters = vae.likelihood.constant(mean, std)
     start_at = getattr(vae.decoder, "start_at", None)
     if start_at is not None:
         start_at(parameters)
+    start_at = getattr(vae.encoder, "start_at", None)
+    if start_at is not None and not vae.likelihood.binary:
+        spread = (std.square() + (mean - mean.mean()).square()).mean().sqrt()
+        start_at(mean.mean(), spread.clamp(min=1 / 255))

@@ -46,6 +46,13 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(*layers, nn.SiLU(), nn.Flatten(), nn.Linear(smallest, dense), nn.SiLU())
         self.heads = Heads(dense, latent_dim)
 
+    @torch.no_grad()
+    def start_at(self, mean: Tensor, std: Tensor) -> None:
+        """Let the first convolution see (x - mean) / std: numbers that all lie in a part of [0, 1] say little of z."""
+        weight, bias = self.body[0].parameters()
+        weight.div_(std)
+        bias.sub_(weight.sum(dim=(1, 2, 3)) * mean)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images x [batch, C, H, W] in [0, 1] to `mu` and `logsigma`, both [batch, latent_dim]."""
         mu, logsigma = self.heads(self.body(x))
