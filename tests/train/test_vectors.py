@@ -108,14 +108,15 @@ def test_unusual_rows_are_named_with_the_column_that_makes_them_so(run: Path, re
     assert found.names == [f"column {i}" for i in range(D)]
     known = rows.preprocessing["columns"]
     mean, scale = (np.array([column[name] for column in known]) for name in ("mean", "scale"))
-    np.testing.assert_allclose(found.values[:3], test[order].numpy() * scale + mean, rtol=1e-6)
+    np.testing.assert_allclose((found.values[:3] - mean) / scale, test[order], atol=1e-5)
     np.testing.assert_allclose(found.elbo[:3], elbo[order], rtol=0.05)
     assert (np.diff(found.elbo) >= 0).all()
     assert (found.below[:3] > 50).all()
     page = (run / "report.html").read_text().split("<h2>Scores</h2>")[1].split("<h2>")[0]
     assert page.count("<tr>") == 1 + 10
     first = unusual.find(loaded.vae, rows)
-    assert f"{first.elbo[0]:,.2f}</th><td>column {first.column[0]} ({first.below[0]:,.1f})</td>" in page
+    least = f"column {first.column[0]} ({first.below[0]:,.1f})"
+    assert f"{first.elbo[0]:,.2f}</th><td>{first.kl[0]:,.2f}</td><td>{least}</td>" in page
 
 
 def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: Path) -> None:

@@ -260,15 +260,16 @@ def _scores(run: Run, picture: Picture, observations: Data) -> str:
     if run.observation.kind != VECTOR:
         return shown
     found = unusual.find(run.vae, observations)
-    cells = [
-        (f"{elbo:,.2f}", [f"{found.names[column]} ({below:,.1f})", *(f"{value:,.6g}" for value in values)])
-        for elbo, column, below, values in zip(found.elbo, found.column, found.below, found.values, strict=True)
-    ]
+    cells = []
+    for elbo, kl, column, below, values in zip(*found[2:], found.values, strict=True):
+        least = f"{found.names[column]} ({below:,.1f})"
+        cells.append((f"{elbo:,.2f}", [f"{kl:,.2f}", least, *(f"{value:,.6g}" for value in values)]))
     caption = (
         f"The {len(cells)} test rows of the lowest ELBO, in their units. Least likely is the column whose log p(x|z) "
-        "is furthest below its mean over the test rows, and by how many nats."
+        "is furthest below its mean over the test rows, by so many nats; where these are few and the KL is large, the "
+        "row is unusual as a whole."
     )
-    return f"{shown}\n{_table(caption, ['ELBO', 'least likely', *found.names], cells)}"
+    return f"{shown}\n{_table(caption, ['ELBO', 'KL', 'least likely', *found.names], cells)}"
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[tuple[str, list[str]]], best: str | None = None) -> str:

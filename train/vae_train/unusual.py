@@ -1,5 +1,6 @@
 """The most unusual test rows of a run: those of the lowest ELBO, and of each the column that is least likely."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +22,16 @@ Doubles = NDArray[np.float64]
 
 
 class Unusual(NamedTuple):
-    """Rows, the lowest ELBO first: values [n, D] in the columns' units, and the ELBO of each [n], nats.
+    """Rows, the lowest ELBO first: their values [n, D] in the columns' units, to five digits of each one's spread.
 
-    column: of each row the column whose log p(x|z) is furthest below its mean over the test rows, and below: by how
-    many nats [n].
+    elbo, kl: of each, nats [n]. column: of each row the column whose log p(x|z) is furthest below its mean over the
+    test rows, and below: by how many nats [n].
     """
 
     names: list[str]
     values: Doubles
     elbo: Doubles
+    kl: Doubles
     column: list[int]
     below: Doubles
 
@@ -41,23 +43,24 @@ def find(vae: VAE, observations: Data, count: int = 10) -> Unusual:
     first = evaluate.measure(vae, test).terms.elbo
     lowest = test[torch.argsort(first, stable=True)[:count]]
     usual, _ = _of_each(vae, observations, test[:: max(1, len(test) // _USUAL)])
-    of_each, elbo = _of_each(vae, observations, lowest)
-    below = usual.mean(axis=0) - of_each
+    of_each, kl = _of_each(vae, observations, lowest)
+    elbo, below = of_each.sum(axis=1) - kl, usual.mean(axis=0) - of_each
     order, column = np.argsort(elbo, kind="stable"), below.argmax(axis=1)
     columns = records.parse(Preprocessing, observations.preprocessing).columns
     scaling = Scaling.of(columns, observations.observation)
     values = lowest.double().numpy() if scaling is None else scaling.restore(lowest.numpy())
-    return Unusual(
-        [c.name for c in columns], values[order], elbo[order], column[order].tolist(), below.max(axis=1)[order]
-    )
+    for i, known in enumerate(columns):  # to the digits that float32 kept of them
+        values[:, i] = np.round(values[:, i], 5 - math.floor(math.log10(known.scale))) + 0.0
+    names = [each.name for each in columns]
+    return Unusual(names, values[order], elbo[order], kl[order], column[order].tolist(), below.max(axis=1)[order])
 
 
 def _of_each(vae: VAE, observations: Data, x: Tensor) -> tuple[Doubles, Doubles]:
-    """log p(x|z) of each value of rows [n, D], and their ELBO [n], in nats, means over the draws of z."""
+    """log p(x|z) of each value of rows [n, D], and their KL [n], in nats, means over the draws of z."""
     likelihood = likelihoods.make(vae.likelihood.contract(), observations.observation)  # the runtime knows each value's
     generator = torch.Generator().manual_seed(0)
     with evaluate.evaluating(vae):
         out = vae(x, torch.randn(_DRAWS, len(x), *vae.latent_shape, generator=generator))
         kl = vae.terms_of(x, out).kl.double().numpy()
     of_each = np.mean([likelihood.log_prob_of_each(x.numpy(), draw.numpy()) for draw in out.parameters], axis=0)
-    return of_each, of_each.sum(axis=1) - kl
+    return of_each, kl
