@@ -65,7 +65,7 @@ class Columns:
         for column in self.texts:
             places = {indicator.value: i for i, indicator in enumerate(self._made) if indicator.of == column}
             fields = block.texts[column]
-            written = {text: places.get(as_label(text), -1) for text in set(fields)}
+            written = {text: places.get(as_label(text, table.layout.decimal), -1) for text in set(fields)}
             found = np.array([written[text] for text in fields], np.int64)
             made[:, list(places.values())] = found[:, None] == list(places.values())
             unseen += [Unseen(int(block.rows[i]), column, fields[i]) for i in np.flatnonzero(found < 0).tolist()]
@@ -91,4 +91,4 @@ def values_of(table: Table, column: str) -> set[str]:
     found: set[str] = set()
     for block in table.blocks([], texts=[column]):
         found.update(block.texts[column])
-    return {as_label(text) for text in found if not is_missing(text)}
+    return {as_label(text, table.layout.decimal) for text in found if not is_missing(text)}

@@ -164,7 +164,9 @@ def _in_spreads(vae: VAE, x: Values) -> Values:
 
 
 def _unit(vae: VAE) -> str:
-    return _SPREADS if vae.columns else "value"
+    if not vae.columns:
+        return "value"
+    return _SPREADS + (", or as it is" if any(column.scale == 1 for column in vae.columns) else "")
 
 
 def _moving(x: Values) -> list[int]:

@@ -285,10 +285,10 @@ def _is_row(line: str) -> bool:
     return bool(line.strip(" \r\n"))
 
 
-def as_label(text: str) -> str:
+def as_label(text: str, decimal: str = ".") -> str:
     """A label as it is written, but of a number its shortest form, so that 0, 0.0 and 0.00 are one."""
     try:
-        number = float(text)
+        number = float(text.replace(",", ".") if decimal == "," else text)
     except ValueError:
         return text
     return str(int(number)) if number.is_integer() else repr(number)

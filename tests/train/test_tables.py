@@ -219,6 +219,15 @@ def test_labels_that_are_numbers_are_one_however_written(tmp_path: Path) -> None
     assert (names(rows), rows.names) == (["a", "b"], ["0"])
 
 
+def test_labels_may_have_a_decimal_comma(tmp_path: Path) -> None:
+    """Where the table has it; large ones are not rounded into one."""
+    lines = [f"{x:.3f};{('1,0', '1', '1234567', '1234568')[i % 4]}" for i, (x, *_) in enumerate(readings(400))]
+    (tmp_path / "t.csv").write_text("\n".join(["a;label", *lines]).replace(".", ","))
+    rows, said = load(tmp_path / "t.csv", label="label")
+    assert said[1] == "labels 1,0, 1 are taken as one: 1"
+    assert rows.names == ["1", "1234567", "1234568"]
+
+
 def test_spreads_that_no_number_can_have_are_refused(tmp_path: Path) -> None:
     """By the column's name, before a training that could only diverge."""
     for scale in (1e-300, 1e300):

@@ -56,7 +56,13 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     labels: list[str] = []
     known: dict[str, str] = {}  # labels are few, and rows many
     count = 0
-    with tqdm(desc="reading", total=total, unit=" rows", leave=False, disable=None if total > _MANY else True) as bar:
+    with tqdm(
+        desc="reading",
+        total=total,
+        unit=" rows",
+        leave=False,
+        disable=None if total > _MANY and say is not silent else True,
+    ) as bar:
         for table in tables:
             for block, _ in indicators.Columns(columns).blocks(table, data.missing == "drop", label=data.label):
                 values[count : count + len(block.rows)] = block.values
@@ -70,13 +76,13 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         say(f"{total - count:,} of {total:,} rows have a missing value and are left out")
     values = values[:count]
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
-    taken = None if data.label is None else labels_of(labels, say)
+    taken = None if data.label is None else labels_of(labels, tables[0].layout.decimal, say)
     return rows.prepared(config, data.dataset, columns, values, taken, say)
 
 
-def labels_of(texts: Sequence[str], say: Callable[[str], None] = silent) -> NDArray[np.str_]:
+def labels_of(texts: Sequence[str], decimal: str = ".", say: Callable[[str], None] = silent) -> NDArray[np.str_]:
     """The label of each row; of numbers the shortest form, so that 0, 0.0 and 0.00 are one, which `say` is told."""
-    written = {text: as_label(text) for text in dict.fromkeys(texts)}
+    written = {text: as_label(text, decimal) for text in dict.fromkeys(texts)}
     for label in dict.fromkeys(written.values()):
         if len(forms := [text for text, taken in written.items() if taken == label]) > 1:
             say(f"labels {', '.join(forms)} are taken as one: {label}")
