@@ -76,7 +76,7 @@ class Columns:
         """The rows that have a value in each column of which indicators are made."""
         kept = np.ones(len(block.rows), np.bool_)
         for column in self.texts:
-            kept &= [not is_missing(text) for text in block.texts[column]]
+            kept &= np.array([not is_missing(text) for text in block.texts[column]], np.bool_)
             if not (kept.all() or drop_missing):
                 raise InputError("missing value", table.place(int(block.rows[np.argmin(kept)]), column), LEAVE_OUT)
         if kept.all():

@@ -348,6 +348,9 @@ def test_a_column_of_text_is_one_of_0_and_1_for_each_value(command, forge: Forge
     assert command(main, "--bundle", folder, "sample", "-n", 3, "-o", "s.csv").code == 0
     assert Path("s.csv").read_text().splitlines()[0] == "gear=1,temp,colour=red,gear=2,colour=sea green"
     np.testing.assert_array_equal(vae.read("s.csv").load().x, np.loadtxt("s.csv", delimiter=",", skiprows=1))
+    Path("u.csv").write_text("colour,gear,temp\nred,1,\n")
+    with pytest.raises(InputError, match=r"no row has all values: u\.csv; "):
+        vae.read("u.csv", drop_missing=True)
     Path("u.csv").write_text("gear,temp\n1,20\n")
     with pytest.raises(InputError, match=r"no column colour: u\.csv; it has gear, temp"):
         vae.read("u.csv")
