@@ -52,6 +52,8 @@ def observations(
         first = _first(lines)
         table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in two lines
         columns = Columns(sources.columns_of(table, preprocessing.columns, observation.shape[0]))
+        if table.layout.decimal == ",":
+            note(f"numbers are read with a decimal comma: {NAME}")
         cut = sources.windowing(observation, preprocessing, stride)
         time = cut.time if cut.time in table.layout.names else None
         cutter, row = Cutter(observation.shape[-1], cut.stride, cut.interval), 0

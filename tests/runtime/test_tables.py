@@ -319,6 +319,10 @@ def test_how_a_table_is_read_is_said_where_it_matters(command, rows: Path):
         "vae-infer: note: numbers are read with a decimal comma: readings.csv\n"
         "vae-infer: note: 1 blank line is skipped\n",
     )
+    said: list[str] = []
+    parts = VAE.load(rows).follow(io.BytesIO(Path("readings.csv").read_bytes()), note=said.append)
+    np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), measured())
+    assert said == ["numbers are read with a decimal comma: standard input"]
 
 
 def test_a_column_of_text_is_one_of_0_and_1_for_each_value(command, forge: Forge, tmp_path: Path, monkeypatch):
