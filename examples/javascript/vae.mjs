@@ -94,6 +94,16 @@ export const LIKELIHOODS = {
         return normal(value, parameters[i], logsigma) - ofColumn(log_unit, i, x.length);
       }),
   },
+  "student-t": {
+    output: "loc",
+    logProb: (x, loc, { logsigma, logdf, log_unit = 0 }) =>
+      sum(x, (value, i) => {
+        const [log, logDf, unit] = [logsigma, logdf, log_unit].map((setting) => ofColumn(setting, i, x.length));
+        const [df, t] = [Math.exp(logDf), (value - loc[i]) / Math.exp(log)];
+        const gammas = logGamma((df + 1) / 2) - logGamma(df / 2);
+        return gammas - 0.5 * Math.log(df * Math.PI) - log - unit - 0.5 * (df + 1) * Math.log1p((t * t) / df);
+      }),
+  },
   mixed: {
     output: "parameters", // logits of binary columns, loc of others
     logProb: (x, parameters, { binary, logsigma, log_unit = 0 }) =>
@@ -146,6 +156,13 @@ function logisticBin(pixel, loc, logScale) {
   // sigmoid(b) - sigmoid(a) = (1 - exp(a - b)) sigmoid(b) sigmoid(-a), where no two close numbers are subtracted
   const inside = upper - lower < Infinity ? Math.log(-Math.expm1((-2 * halfBin) / scale)) : 0;
   return inside - softplus(-upper) - softplus(lower);
+}
+
+/** log Gamma(x) of a positive x: by Stirling's series, of a number of at least 10, and Gamma(x + 1) = x Gamma(x). */
+function logGamma(x) {
+  if (x < 10) return logGamma(x + 1) - Math.log(x);
+  const series = 1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * x * x)) / (x * x)) / (x * x);
+  return (x - 0.5) * Math.log(x) - x + 0.5 * Math.log(2 * Math.PI) + series / x;
 }
 
 /** log(1 + exp(x)), finite for every finite x. */

@@ -24,6 +24,7 @@ _LIKELIHOODS = {
     "bernoulli": "Bernoulli: {parts} are 0 or 1",
     "gaussian": "Gaussian: {parts} are real numbers, with {sigma}",
     "heteroscedastic-gaussian": "Gaussian: {parts} are real numbers, whose standard deviations the decoder gives",
+    "student-t": "Student's t: {parts} are real numbers with heavy tails, with {sigma}",
     "mixed": "Bernoulli of columns of 0 and 1, Gaussian of real numbers in the others, with {sigma}",
     "discretised-logistic": "discretised logistic: 256 levels for each of the {parts}",
 }

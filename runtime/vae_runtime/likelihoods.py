@@ -24,6 +24,7 @@ Range = tuple[float, float]
 Setting = float | NDArray[Any]  # of a contract: a number, or what `make` made of a list of them
 
 LOGSIGMA_BOUNDS = (math.log(1e-3), 7.0)  # of values that spread by about 1, where a decoder or a column has its own
+LOGDF_BOUNDS = (math.log(2), 5.0)  # of Student's t: E[x|z] exists, and beyond it is a Gaussian
 LOG_SCALE_BOUND = 7.0  # of the discretised logistic: from a quarter of a level to a flat distribution
 
 
@@ -218,6 +219,63 @@ class HeteroscedasticGaussian:
         return loc, np.clip(logsigma, np.float32(LOGSIGMA_BOUNDS[0]), np.float32(LOGSIGMA_BOUNDS[1]))
 
 
+class StudentT:
+    """Real values of Student's t, loc + sigma t, with parameters `loc`; values share a sigma and degrees of freedom.
+
+    For columns of heavy tails: few degrees of freedom give values far from loc far more probability than a Gaussian
+    does. logsigma, log_unit: as for `Gaussian`. logdf: the logarithm of the degrees of freedom.
+    """
+
+    name, output, parameters_per_value, noise = "student-t", "loc", 1, ("normal", "normal")
+    discrete, binary = False, False
+    range: ClassVar[Range | None] = None
+    refusal = Gaussian.refusal
+
+    def __init__(self, axes: int, logsigma: Setting, logdf: Setting, log_unit: Setting = 0.0) -> None:
+        """Raises ValueError where sigma or the degrees of freedom would not be a number of float32."""
+        self.axes = axes
+        self.logsigma, logdf = _numbers("logsigma", logsigma, 80), _numbers("logdf", logdf, 80)
+        self.df = np.exp(logdf)
+        self._sigma, self._precision = (np.exp(sign * self.logsigma).astype(np.float32) for sign in (1, -1))
+        gammas = np.vectorize(lambda df: math.lgamma((df + 1) / 2) - math.lgamma(df / 2), otypes=[float])(self.df)
+        unit = self.logsigma + _numbers("log_unit", log_unit, 700)
+        self._constant = 0.5 * (logdf + math.log(math.pi)) - gammas + unit
+
+    def mean(self, parameters: Floats) -> Floats:
+        """loc itself."""
+        return parameters
+
+    def sample(self, parameters: Floats, normal: Floats, other: Floats) -> Floats:
+        """loc + sigma t, by the polar method of Bailey (1994, Mathematics of Computation 62, 779).
+
+        With two normals of radius r, cos(angle) sqrt(df (U^(-2 / df) - 1)) is t, where U = exp(-r^2 / 2) is uniform.
+        """
+        df = self.df.astype(np.float32)
+        square = np.maximum(np.square(normal) + np.square(other), np.float32(1e-12))
+        drawn: Floats = parameters + self._sigma * (normal * np.sqrt(df * np.expm1(square / df) / square))
+        return drawn
+
+    def log_prob(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """Sum over values of log p: a density, not a probability."""
+        axes = tuple(range(-self.axes, 0))
+        log_prob: NDArray[np.float64] = self.log_prob_of_each(x, parameters).sum(axis=axes)
+        return log_prob
+
+    def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """log Gamma((df + 1) / 2) - log Gamma(df / 2) - log(df pi) / 2 - log sigma - (df + 1) / 2 log(1 + t^2 / df)."""
+        t = ((x - parameters) * self._precision).astype(np.float64)
+        terms: NDArray[np.float64] = -0.5 * (self.df + 1) * np.log1p(np.square(t) / self.df) - self._constant
+        return terms
+
+    def supports(self, x: Floats) -> NDArray[np.bool_]:
+        """All real numbers."""
+        return np.isfinite(x)
+
+    def nearest(self, x: Floats) -> Floats:
+        """As they are."""
+        return x
+
+
 class Mixed:
     """Columns of 0 and 1, Bernoulli with parameters logits, beside others, Gaussian with parameters loc.
 
@@ -350,7 +408,7 @@ class DiscretisedLogistic:
 
 
 KNOWN: dict[str, Any] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, Mixed, DiscretisedLogistic)
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, StudentT, Mixed, DiscretisedLogistic)
 }
 
 

@@ -76,6 +76,11 @@ def log_prob(
             loc, logsigma = np.split(parameters, 2, axis=1)
             variance = np.exp(2 * np.clip(logsigma, math.log(1e-3), 7))
             terms = -0.5 * ((x - loc) ** 2 / variance + np.log(2 * math.pi * variance))
+        case "student-t":
+            logsigma, df = likelihood["settings"]["logsigma"], math.exp(likelihood["settings"]["logdf"])
+            t = (x - parameters) / math.exp(logsigma)
+            constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi) - logsigma
+            terms = constant - (df + 1) / 2 * np.log1p(t**2 / df)
         case "mixed":
             settings = likelihood["settings"]
             flags, logsigma = (np.reshape(settings[name], (-1, 1, 1)) for name in ("binary", "logsigma"))

@@ -232,6 +232,8 @@ def cases(likelihood: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
             return {"settings": {"logsigma": -1.5}}, u, 3 * wide[:, :2]
         case "heteroscedastic-gaussian":
             return {}, u, 3 * wide
+        case "student-t":
+            return {"settings": {"logsigma": -1.5, "logdf": 0.9}}, u, 3 * wide[:, :2]
         case "mixed":
             u[:, 1] = np.float32(u[:, 1] < 0.5)
             return {"settings": {"binary": [False, True], "logsigma": [-1.5, 0.0]}}, u, 3 * wide[:, :2]
@@ -249,6 +251,9 @@ def torch_log_prob(
             terms = torch.distributions.Bernoulli(logits=parameters).log_prob(x)
         case "gaussian":
             terms = torch.distributions.Normal(parameters, math.exp(contract["settings"]["logsigma"])).log_prob(x)
+        case "student-t":
+            sigma, df = (math.exp(contract["settings"][name]) for name in ("logsigma", "logdf"))
+            terms = torch.distributions.StudentT(df, parameters, sigma).log_prob(x)
         case "mixed":
             real = torch.distributions.Normal(parameters[:, :1], math.exp(-1.5)).log_prob(x[:, :1])
             binary = torch.distributions.Bernoulli(logits=parameters[:, 1:]).log_prob(x[:, 1:])

@@ -14,8 +14,8 @@ from vae_runtime.observation import IMAGE, Observation
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
 ARCHITECTURES = ("mlp", "resnet")
 ACTIVATIONS = ("relu", "silu", "gated")
-LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "mixed", "discretised-logistic")
-LEARN_SIGMA = ("gaussian", "auto")
+LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "student-t", "mixed", "discretised-logistic")
+LEARN_SIGMA = ("gaussian", "student-t", "auto")
 AUTO = "auto"
 SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")

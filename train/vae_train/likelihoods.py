@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
+from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGDF_BOUNDS, LOGSIGMA_BOUNDS
 from vae_runtime.manifest import Named
 from vae_runtime.observation import Shape
 
 _HALF_BIN = 1 / 510
+_DF = 10.0  # degrees of freedom that are started from
 
 
 class Likelihood(nn.Module):
@@ -180,6 +181,63 @@ class HeteroscedasticGaussian(Likelihood):
         return loc, logsigma.clamp(*LOGSIGMA_BOUNDS)
 
 
+class StudentT(Likelihood):
+    """Real values of Student's t, loc + sigma t, with parameters `loc`; values share a learned sigma and logdf.
+
+    For columns of heavy tails (Lange, Little and Taylor 1989, doi:10.1080/01621459.1989.10478852). logdf: the logarithm
+    of the degrees of freedom, clamped to LOGDF_BOUNDS; of the shape `sigma`, as logsigma. log_unit as for `Gaussian`.
+    """
+
+    name, output, discrete = "student-t", "loc", False
+
+    log_unit: Tensor
+
+    def __init__(self, axes: int = 3, sigma: Shape = ()) -> None:
+        super().__init__(axes)
+        self.logsigma = nn.Parameter(torch.zeros(sigma))
+        self.logdf = nn.Parameter(torch.full(sigma, math.log(_DF)))
+        self.register_buffer("log_unit", torch.zeros(()), persistent=False)
+
+    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Sum of log G((df + 1) / 2) - log G(df / 2) - log(df pi) / 2 - log sigma - (df + 1) / 2 log(1 + t^2 / df).
+
+        G is the gamma function: a density, not a probability.
+        """
+        logsigma, logdf = self._bounded
+        df = torch.exp(logdf)
+        t = (x - parameters) * torch.exp(-logsigma)
+        gammas = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2)
+        constant = gammas - 0.5 * (logdf + math.log(math.pi)) - logsigma - self.log_unit
+        return _sum(constant - 0.5 * (df + 1) * torch.log1p(t.square() / df), x)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """loc itself."""
+        return parameters
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        """loc + sigma t."""
+        logsigma, logdf = self._bounded
+        t = torch.distributions.StudentT(torch.exp(logdf).expand_as(parameters)).sample()
+        return parameters + torch.exp(logsigma) * t
+
+    def constant(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The mean; sigma starts from the values' own spread around it, that of these degrees of freedom."""
+        squares = std.square().reshape(self.logsigma.numel(), -1).mean(dim=1) * ((_DF - 2) / _DF)
+        with torch.no_grad():
+            self.logsigma.copy_(squares.sqrt().clamp(min=1e-3).log().reshape(self.logsigma.shape))
+            self.logdf.fill_(math.log(_DF))
+        return mean
+
+    def contract(self) -> Named:
+        """With the learned sigma and degrees of freedom."""
+        logsigma, logdf = self._bounded
+        return Named(self.name, _listed(logsigma=logsigma, logdf=logdf) | _unit(self.log_unit))
+
+    @property
+    def _bounded(self) -> tuple[Tensor, Tensor]:
+        return self.logsigma.clamp(min=LOGSIGMA_BOUNDS[0]), self.logdf.clamp(*LOGDF_BOUNDS)
+
+
 class Mixed(Likelihood):
     """Columns of 0 and 1, Bernoulli with parameters logits, beside others, Gaussian with parameters loc.
 
@@ -276,7 +334,7 @@ class DiscretisedLogistic(Likelihood):
 
 
 KNOWN: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, Mixed, DiscretisedLogistic)
+    kind.name: kind for kind in (Bernoulli, Gaussian, HeteroscedasticGaussian, StudentT, Mixed, DiscretisedLogistic)
 }
 
 
@@ -290,7 +348,7 @@ def make(name: str, shape: Shape, sigma: str) -> Likelihood:
     kind = KNOWN[name]
     if kind is Mixed:
         return Mixed(len(shape), columns=shape[0])
-    return kind(len(shape), sigma=shared[sigma]) if kind is Gaussian else kind(len(shape))
+    return kind(len(shape), sigma=shared[sigma]) if kind in (Gaussian, StudentT) else kind(len(shape))
 
 
 def _listed(**settings: Tensor) -> dict[str, Any]:
