@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,14 @@ class Terms:
     reconstruction, kl: float64 [batch]; the KL is averaged over the draws where the prior has no closed form of it.
     standard_error: float64 [batch], of the ELBO over the draws; NaN for one draw. kl_per_dimension: float64 [batch,
     latent_dim], its sum is kl, and None without a closed form; latents of several axes are counted in C order.
+    contributions: float64 [batch, *shape], what each value adds to the reconstruction, where that was asked for.
     """
 
     reconstruction: Nats
     kl: Nats
     standard_error: Nats
     kl_per_dimension: Nats | None
+    contributions: Nats | None = None
 
     @property
     def elbo(self) -> Nats:
@@ -41,28 +43,32 @@ class Terms:
         return self.reconstruction - self.kl
 
     @classmethod
-    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats | None) -> "Terms":
-        """The terms averaged over draws, log_likelihood [batch, num_samples] of them; kl is as many, or one for all."""
+    def mean(cls, log_likelihood: Nats, kl: Nats, kl_per_dimension: Nats | None, total: Nats | None = None) -> "Terms":
+        """The terms averaged over draws, log_likelihood [batch, num_samples] of them; kl is as many, or one for all.
+
+        total: the sum over the draws of log p of each value, [batch, *shape], if it is wanted.
+        """
         rows, num_samples = log_likelihood.shape
         elbo = log_likelihood - kl
         deviation = elbo.std(axis=1, ddof=1) if num_samples > 1 else np.full(rows, np.nan)
         mean_kl = kl.mean(axis=1) if kl_per_dimension is None else kl_per_dimension.sum(axis=1)
-        return cls(log_likelihood.mean(axis=1), mean_kl, deviation / math.sqrt(num_samples), kl_per_dimension)
+        error = deviation / math.sqrt(num_samples)
+        each = None if total is None else total / num_samples
+        return cls(log_likelihood.mean(axis=1), mean_kl, error, kl_per_dimension, each)
 
     @classmethod
     def joined(cls, parts: Sequence["Terms"]) -> "Terms":
         """The terms of one batch or more, one after the other."""
-        reconstruction, kl, error = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("reconstruction", "kl", "standard_error")
-        )
-        of_each = [part.kl_per_dimension for part in parts if part.kl_per_dimension is not None]
-        return cls(reconstruction, kl, error, np.concatenate(of_each) if len(of_each) == len(parts) else None)
+        figures = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        joined: dict[str, Any] = {
+            name: None if any(part is None for part in each) else np.concatenate(each) for name, each in figures.items()
+        }
+        return cls(**joined)
 
     def rows(self, which: NDArray[np.intp]) -> "Terms":
         """The terms of these rows, in their order."""
-        of_each = None if self.kl_per_dimension is None else self.kl_per_dimension[which]
-        return Terms(self.reconstruction[which], self.kl[which], self.standard_error[which], of_each)
+        figures: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: each[which] for name, each in figures.items() if each is not None})
 
 
 def no_terms(prior: Prior) -> Terms:
@@ -93,17 +99,14 @@ class Block(NamedTuple):
     x: Floats
 
 
-def terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
-    """Both terms of the ELBO of observations in the likelihood's support, the reconstruction averaged over draws."""
-    log_likelihood, log_ratio, kl = _weigh(model, block, num_samples, seed)
-    return Terms.mean(log_likelihood, -log_ratio if kl is None else kl.sum(axis=1)[:, None], kl)
+def terms(model: Model, block: Block, num_samples: int, seed: int, contributions: bool = False) -> Terms:
+    """Both terms of the ELBO of observations in the likelihood's support, the reconstruction averaged over draws.
 
-
-def of_each(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
-    """log p of each value of x, averaged over the draws of z that `terms` takes: nats, [rows, *shape]."""
-    total = np.zeros(block.x.shape)
-    _weigh(model, block, num_samples, seed, total)
-    return total / num_samples
+    contributions: whether those of each value are wanted too.
+    """
+    total = np.zeros(block.x.shape) if contributions else None
+    log_likelihood, log_ratio, kl = _weigh(model, block, num_samples, seed, total)
+    return Terms.mean(log_likelihood, -log_ratio if kl is None else kl.sum(axis=1)[:, None], kl, total)
 
 
 def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
@@ -115,11 +118,11 @@ def bound(model: Model, block: Block, num_samples: int, seed: int) -> Nats:
     return bound
 
 
-def averaged_terms(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
+def averaged_terms(model: Model, block: Block, num_samples: int, seed: int, contributions: bool = False) -> Terms:
     """The terms of observations of which some may be grey under a likelihood of binary ones."""
     grey = likelihoods.outside(model.likelihood, block.x)
     parts = [
-        work(model, Block(block.numbers[which], block.x[which]), num_samples, seed)
+        work(model, Block(block.numbers[which], block.x[which]), num_samples, seed, contributions)
         for which, work in ((~grey, terms), (grey, _terms_of_grey))
         if which.any()
     ]
@@ -160,12 +163,13 @@ def _weigh(
 
 
 @np.errstate(all="ignore")
-def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int) -> Terms:
+def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int, contributions: bool) -> Terms:
     """Means over k of the terms of x_k ~ Bernoulli(x) with z_k ~ q(z|x_k)."""
     x, shape = block.x, model.observation.shape
     index, values, latents = noise.index(x), model.observation.size, math.prod(model.prior.shape)
     log_likelihood, kl = np.empty((2, len(x), num_samples))
-    total: Nats | None = np.zeros((len(x), latents))  # of the KL of each latent
+    total_kl: Nats | None = np.zeros((len(x), latents))  # of each latent
+    total = np.zeros(x.shape) if contributions else None
     for i, k in _blocks(len(x), num_samples, model.most_observed):
         threads.go_on()
         draws = k.stop - k.start
@@ -176,17 +180,20 @@ def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int) -> T
         eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latents, start=k.start * latents)
         eps = eps.reshape(mu.shape)
         z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
-        log_likelihood[i, k] = model.likelihood.log_prob(observed, model.networks.decode(z)).reshape(-1, draws)
+        parameters = model.networks.decode(z)
+        log_likelihood[i, k] = model.likelihood.log_prob(observed, parameters).reshape(-1, draws)
+        if total is not None:
+            total[i] += model.likelihood.log_prob_of_each(observed, parameters).reshape(-1, draws, *shape).sum(axis=1)
         of_each = model.prior.kl(mu, logsigma)
-        if of_each is None or total is None:
-            kl[i, k], total = -model.prior.log_ratio(z, eps, logsigma).reshape(-1, draws), None
+        if of_each is None or total_kl is None:
+            kl[i, k], total_kl = -model.prior.log_ratio(z, eps, logsigma).reshape(-1, draws), None
             continue
         of_each = of_each.reshape(-1, draws, latents)
         kl[i, k] = of_each.sum(axis=2)
         for draw in range(draws):  # one after the other, so that no bit depends on the blocks
-            total[i] += of_each[:, draw]
+            total_kl[i] += of_each[:, draw]
     _refuse_infinite(model, block, log_likelihood, kl)
-    return Terms.mean(log_likelihood, kl, None if total is None else total / num_samples)
+    return Terms.mean(log_likelihood, kl, None if total_kl is None else total_kl / num_samples, total)
 
 
 def _refuse_infinite(model: Model, block: Block, *figures: Nats) -> None:

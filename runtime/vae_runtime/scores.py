@@ -99,7 +99,7 @@ def score(
 
     Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
     get equal scores, whatever lies beside them. `start` is the number of the first one, for errors. by_column: what
-    each column of rows, or channel of series, contributes too, for as much time again; ArgumentError for images.
+    each column of rows, or channel of series, contributes too; ArgumentError for images.
     Raises InputError where one is not of the model's shape and range.
     """
     if by_column and vae.observation.kind == IMAGE:
@@ -121,8 +121,8 @@ def score(
 
     def work(piece: tuple[int, Floats]) -> tuple[Nats, Nats | None, NDArray[np.uint64], int]:
         first, observations = piece
-        terms = vae.terms(observations, num_samples, seed, first, observe=True)
-        each = [_of_columns(vae.contributions(observations, num_samples, seed, first))] if by_column else []
+        terms = vae.terms(observations, num_samples, seed, first, observe=True, contributions=by_column)
+        each = [] if terms.contributions is None else [_of_columns(terms.contributions)]
         figures = np.column_stack([terms.elbo, terms.standard_error, terms.reconstruction, terms.kl, *each])
         standardised = vae.standardise(observations)
         changed = int(likelihoods.outside(vae.likelihood, standardised).sum())

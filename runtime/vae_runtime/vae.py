@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -233,6 +234,7 @@ class VAE:
         seed: int = 0,
         start: int = 0,
         observe: bool = False,
+        contributions: bool = False,
     ) -> Terms:
         """Both terms of the ELBO: reconstruction averaged over `num_samples` draws of z, and the KL, in closed form.
 
@@ -243,9 +245,9 @@ class VAE:
 
         With `observe`, they are as `observe` takes them. A grey one under a Bernoulli likelihood is drawn as binary
         anew for each draw of z: the terms are means over k of those of x_k ~ Bernoulli(x), z_k ~ q(z|x_k), and their
-        standard error covers both.
+        standard error covers both. With `contributions`, the terms have those of each value too.
         """
-        work = draws.averaged_terms if observe else draws.terms
+        work = partial(draws.averaged_terms if observe else draws.terms, contributions=contributions)
         parts = list(self._weigh(work, x, num_samples, seed, start, observe))
         return Terms.joined(parts or [draws.no_terms(self.prior)])
 
@@ -275,8 +277,8 @@ class VAE:
 
         Over an observation they sum to its reconstruction term. x as in `elbo`.
         """
-        parts = list(self._weigh(draws.of_each, x, num_samples, seed, start))
-        return np.concatenate(parts) if parts else np.zeros((0, *self.observation.shape))
+        each = self.terms(x, num_samples, seed, start, contributions=True).contributions
+        return np.zeros((0, *self.observation.shape)) if each is None else each
 
     def rows_per_run(self, num_samples: int) -> int:
         """How many observations with `num_samples` draws of z each a thread scores at a time."""

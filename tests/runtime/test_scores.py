@@ -157,3 +157,23 @@ def test_a_handful_of_test_images_ranks_nothing(ranked: Callable[[int], VAE], im
     assert scores.percentile is None
     assert not {"percentile", "test_observations"} & set(scores.columns())
     json.dumps(scores.columns())
+
+
+def test_what_values_contribute_comes_from_the_same_pass(loaded, monkeypatch: pytest.MonkeyPatch):
+    """Of binary images and of grey ones they sum to the reconstruction; the terms keep their bits; each is encoded.
+
+    Of a grey one each binary draw is encoded.
+    """
+    vae, k, x = loaded.vae, 5, mixed(loaded)
+    expected = vae.terms(x, k, SEED, observe=True)
+    encoded: list[int] = []
+    encode = vae._sessions.encode
+    monkeypatch.setattr(vae._sessions, "encode", lambda some: (encoded.append(len(some)), encode(some))[1])
+    got = vae.terms(x, k, SEED, observe=True, contributions=True)
+    grey = int(vae.off_support(x).sum())
+    assert sum(encoded) == grey * k + len(x) - grey
+    for name in ("elbo", "reconstruction", "kl", "standard_error"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), err_msg=name)
+    assert expected.contributions is None
+    assert got.contributions.shape == x.shape
+    np.testing.assert_allclose(got.contributions.sum(axis=(1, 2, 3)), got.reconstruction, rtol=1e-6)
