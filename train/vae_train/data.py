@@ -202,8 +202,9 @@ def in_test(values: NDArray[Any], share: float = TEST_SHARE, seed: int | None = 
     side when others come or go.
     """
     salt = b"" if seed is None else f"{seed} ".encode()
-    firsts = [int.from_bytes(hashlib.sha256(salt + value.tobytes()).digest()[:4], "big") for value in values]
-    return np.array(firsts, np.uint32) < np.uint32(share * 2**32)
+    digests = (hashlib.sha256(salt + value.tobytes()).digest() for value in values)
+    firsts = np.fromiter((int.from_bytes(digest[:4], "big") for digest in digests), np.uint32, len(values))
+    return firsts < np.uint32(share * 2**32)
 
 
 def too_few(values: NDArray[Any], noun: str) -> InputError:

@@ -68,10 +68,12 @@ def prepared(
     known = [_column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in alive]
     kind = observation([column.name for column in known], likelihood)
     train, kept = (torch.from_numpy(_standardised(values, part, alive, known, kind)) for part in (~test, test))
-    classes, numbers = np.unique(np.zeros(len(values)) if labels is None else labels, return_inverse=True)
-    names = ["all"] if labels is None else [str(label) for label in classes]
+    names, numbers = ["all"], np.zeros(test.sum(), np.int64)
+    if labels is not None:
+        classes, of_each = np.unique(labels, return_inverse=True)
+        names, numbers = classes.tolist(), of_each.astype(np.int64)[test]
     how = {"columns": [_written(column) for column in known], "split": _how(config)}
-    return Data(train, kept, torch.from_numpy(numbers.astype(np.int64)[test]), names, how, kind, likelihood)
+    return Data(train, kept, torch.from_numpy(numbers), names, how, kind, likelihood)
 
 
 def _holds_flags(column: Doubles) -> bool:
