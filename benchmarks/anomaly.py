@@ -1,10 +1,11 @@
 """Odd rows of a table by -ELBO, beside five detectors of scikit-learn and PyOD: AUROC on rows that none has seen.
 
-    python benchmarks/anomaly.py TABLE --label COLUMN --normal LABEL [--seeds 0,1,2] [--pyod FOLDER]
+    python benchmarks/anomaly.py TABLE --label COLUMN --normal LABEL [--seeds 0,1,2] [--epochs N] [--pyod FOLDER]
 
 TABLE: CSV, as vae-train takes it, or breast_cancer or wine, scikit-learn's own, whose label is `target`. All sides are
 fitted to the half of the normal rows that `vae-train --normal` trains on, scaled by it, and score the other half and
-all rows with other labels. The VAE is trained with its default preset, exported, and scored by the runtime.
+all rows with other labels. The VAE is trained with its default preset, or with as many
+epochs of it, exported, and scored by the runtime.
 FOLDER: where `pip install --target FOLDER --no-deps pyod` has put PyOD, for ECOD; without it ECOD is left out.
 """
 
@@ -50,26 +51,27 @@ def main() -> None:
     parser.add_argument("--label", default="target")
     parser.add_argument("--normal", required=True)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--pyod", type=Path)
     given = parser.parse_args()
     if given.pyod:
         sys.path.append(str(given.pyod))
     with tempfile.TemporaryDirectory() as folder:
         table = as_table(given.table, Path(folder)) if given.table in OFFLINE else Path(given.table)
-        compare(table, given.label, given.normal, [int(seed) for seed in given.seeds.split(",")])
+        config = DataConfig(str(table), label=given.label, normal=given.normal)
+        compare(config, [int(seed) for seed in given.seeds.split(",")], given.epochs)
 
 
-def compare(table: Path, label: str, normal: str, seeds: list[int]) -> None:
+def compare(config: DataConfig, seeds: list[int], epochs: int | None) -> None:
     """Fit all sides for each seed, and print what they find."""
     found: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     for seed in seeds:
-        config = DataConfig(str(table), label=label, normal=normal)
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
-            vae = trained(settings(config, seed), Path(folder))
+            vae = trained(settings(config, seed, epochs), Path(folder))
             took = time.monotonic() - begun
-            fit, rest, odd = parts(vae, settings(config, seed))
+            fit, rest, odd = parts(vae, settings(config, seed, epochs))
             y = np.concatenate([rest, odd])
             labels = np.arange(len(y)) >= len(rest)
             note(found, seconds, "-ELBO", float(roc_auc_score(labels, -score(vae, y, DRAWS).elbo)), took)
@@ -78,7 +80,8 @@ def compare(table: Path, label: str, normal: str, seeds: list[int]) -> None:
             scores = scorer(fit, y, seed)
             note(found, seconds, name, float(roc_auc_score(labels, scores)), time.monotonic() - begun)
     print(machine())
-    print(f"{table.name}: {len(fit):,} normal rows to fit, {len(rest):,} others and {len(odd):,} odd ones scored")
+    scored = f"{len(rest):,} others and {len(odd):,} odd ones scored"
+    print(f"{Path(config.dataset).name}: {len(fit):,} normal rows to fit, {scored}")
     print(f"{'AUROC':16}" + "".join(f"  seed {seed:<3}" for seed in seeds) + "    seconds")
     for name, values in found.items():
         print(f"{name:16}" + "".join(f"{value:10.5f}" for value in values) + f"{np.median(seconds[name]):11.1f}")
@@ -100,10 +103,10 @@ def note(found: dict[str, list[float]], seconds: dict[str, list[float]], name: s
     seconds.setdefault(name, []).append(took)
 
 
-def settings(config: DataConfig, seed: int) -> Config:
-    """The default preset for these rows."""
+def settings(config: DataConfig, seed: int, epochs: int | None) -> Config:
+    """The default preset for these rows; epochs: how many passes are made, None for as many as it makes."""
     return preset("vector", *data.look(config)).replace(
-        dataset=config.dataset, label=config.label, normal=config.normal, seed=seed
+        dataset=config.dataset, label=config.label, normal=config.normal, seed=seed, epochs=epochs
     )
 
 
