@@ -444,7 +444,7 @@ def test_a_sigma_is_shared_by_default() -> None:
     for shape, many in (((1, 4, 4), ()), ((5,), (5,)), ((5, 6), (5, 1))):
         config = PRESETS["tutorial"].replace(likelihood="gaussian")
         assert networks.build(config, shape).likelihood.logsigma.shape == many
-    with pytest.raises(ArgumentError, match="a likelihood without a learned sigma: --sigma with bernoulli"):
+    with pytest.raises(ArgumentError, match="--sigma does not go with this likelihood: bernoulli; leave it out"):
         PRESETS["tutorial"].replace(sigma="value")
     with pytest.raises(ArgumentError, match="sigma not known: row"):
         PRESETS["tutorial"].replace(likelihood="gaussian", sigma="row")

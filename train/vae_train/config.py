@@ -111,7 +111,7 @@ class NetworkConfig:
             _check_choices(self, sigma=SIGMAS)
             if self.likelihood not in LEARN_SIGMA:
                 todo = f"leave it out, or add --likelihood {LEARN_SIGMA[0]}"
-                raise ArgumentError("a likelihood without a learned sigma", f"--sigma with {self.likelihood}", todo)
+                raise ArgumentError("--sigma does not go with this likelihood", self.likelihood, todo)
 
 
 @dataclass(frozen=True)
