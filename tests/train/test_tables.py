@@ -281,7 +281,7 @@ def test_text_is_encoded_as_columns_of_0_and_1(tmp_path: Path) -> None:
     lines.append("violet,21.5,1")  # the last row is kept for testing
     (tmp_path / "t.csv").write_text("\n".join(["colour,temp,gear", *lines]))
     settings: dict[str, Any] = {"dataset": str(tmp_path / "t.csv"), "encode": ("colour", "gear"), "held_out": "last"}
-    config = vector(4, 300).replace(epochs=5, **settings)
+    config = vector(4, 300).replace(epochs=1, **settings)
     said: list[str] = []
     rows = data.load(config, Path("absent"), False, pytest.fail, said.append)
     assert names(rows) == ["colour=blue", "colour=green", "colour=red", "temp", "gear=0", "gear=1"]
