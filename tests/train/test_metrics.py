@@ -162,6 +162,20 @@ def test_trouble_is_told_once(epochs: int, states: str, told: list[list[str]]) -
     assert [[marks[line.split(":")[0]] for line in lines] for lines in found] == told
 
 
+def test_a_fall_that_is_waited_out_is_told_at_the_end_alone() -> None:
+    """Other trouble is told as it comes."""
+    falling, patient = rows({}, *[{"test_elbo": -120.0, "train_elbo": -119.0, "active_units": 0.0}] * 3), True
+    found = [metrics.news(falling[:i], 20, 20, patient=patient) for i in range(1, 5)]
+    collapse = COLLAPSE.format(0, 20)
+    assert found == [[], [], [collapse], []]
+    (fall,) = set(metrics.news(falling, None, 20, patient=patient)) - {collapse}
+    assert fall.startswith("the ELBO falls: ")
+    assert metrics.told(falling, 20, 20, patient=patient) == [collapse, fall]
+    passed = rows({}, {}, {"test_elbo": -120.0, "train_elbo": -119.0}, {})
+    assert metrics.told(passed, 20, 20, patient=patient) == []
+    assert len(metrics.told(passed, 20, 20)) == 1
+
+
 def test_the_best_epoch_is_the_first_with_the_highest_test_elbo() -> None:
     """Among equals the earlier, so that the weights of a plateau are written once."""
     past = rows({"test_elbo": -99.0}, {"test_elbo": -91.0}, {"test_elbo": -91.0}, {"test_elbo": -95.0})

@@ -13,6 +13,7 @@ ACTIVE = 0.01  # variance of mu over the data, above which a latent dimension is
 # 1,600 gain over the best constant image; with 100 steps 51 and 29 percent.
 FEW_STEPS = 300
 _JUMP = 10  # times the mean norm of an epoch's gradients; a calm training's largest is about twice the mean
+_FALLS = ("over-fitting", "the ELBO falls")
 _COLLAPSED = 0.1  # share of active dimensions below which most of the latent space is lost
 
 
@@ -127,31 +128,43 @@ def trouble(metrics: list[Metrics], latent_dim: int, few: bool = False, warned: 
 
 
 def news(
-    metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False, over: bool = False
+    metrics: list[Metrics],
+    epochs: int | None,
+    latent_dim: int,
+    few: bool = False,
+    warned: bool = False,
+    patient: bool = False,
 ) -> list[str]:
-    """What the last epoch's figures warn of and those before did not; all of it after the last of the `epochs`.
+    """What the last epoch's figures warn of and those before did not.
 
-    over: whether the training has ended before them.
-
-    Nothing while the learning rate still grows, in the first tenth of the training: trouble of that time often passes.
+    epochs: the most there are, after the last of which all of it is told; None where the training has ended. Nothing
+    while the learning rate still grows, in the first tenth of the training: trouble of that time often passes.
+    patient: whether a fall of the test ELBO is waited out, and told only where the training ends with it.
     """
     epoch, found = metrics[-1]["epoch"], trouble(metrics, latent_dim, few, warned)
-    if epoch == epochs or over:
+    if epochs is None or epoch == epochs:
         return found
     if epoch <= epochs / 10:
         return []
     told = len(metrics) > 1 and metrics[-2]["epoch"] > epochs / 10
     before = trouble(metrics[:-1], latent_dim, few, warned) if told else []
-    known = set(map(_kind, before))
+    known = {*map(_kind, before), *(_FALLS if patient else ())}
     return [line for line in found if _kind(line) not in known]
 
 
-def told(metrics: list[Metrics], epochs: int, latent_dim: int, few: bool = False, warned: bool = False) -> list[str]:
+def told(
+    metrics: list[Metrics],
+    epochs: int,
+    latent_dim: int,
+    few: bool = False,
+    warned: bool = False,
+    patient: bool = False,
+) -> list[str]:
     """What the last epoch's figures warn of, and what `news` said before that has passed since."""
     found = trouble(metrics, latent_dim, few, warned)
     known = set(map(_kind, found))
     for i in range(1, len(metrics)):
-        for line in news(metrics[:i], epochs, latent_dim, few, warned):
+        for line in news(metrics[:i], epochs, latent_dim, few, warned, patient):
             if _kind(line) not in known:
                 known.add(_kind(line))
                 found.append(f"at epoch {metrics[i - 1]['epoch']:.0f}, passed since: {line}")

@@ -190,7 +190,9 @@ def _trouble(run: Run, rows: list[Metrics], observations: int) -> str:
     few, unreadable = metrics.few_steps(run.config, observations), run.settings.preprocessing.get("unreadable")
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
     said = run.settings.warnings
-    told = metrics.told(rows, run.config.optimiser.most_epochs(observations), run.vae.latent_dim, bool(few), bool(said))
+    optimiser = run.config.optimiser
+    most, patient = optimiser.most_epochs(observations), optimiser.epochs is None
+    told = metrics.told(rows, most, run.vae.latent_dim, bool(few), bool(said), patient)
     found = [*filter(None, found), *said, *told]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
 

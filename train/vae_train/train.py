@@ -244,7 +244,8 @@ class _Between:
         click.echo(metrics.describe(past[-1], self.noun))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_observations))
-        for line in metrics.news(past, training.most_epochs, training.vae.latent_dim, few, self.warned, training.over):
+        epochs, patient = None if training.over else training.most_epochs, config.optimiser.epochs is None
+        for line in metrics.news(past, epochs, training.vae.latent_dim, few, self.warned, patient):
             _warn(line)
 
     def steps(self) -> None:
