@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Block(NamedTuple):
     """
 
     rows: NDArray[np.int64]
-    values: Doubles
+    values: NDArray[Any]
     times: Doubles | None = None
     texts: Mapping[str, list[str]] = MappingProxyType({})
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vae_runtime.tables import Block, Doubles
+from vae_runtime.tables import Block
 
 _OTHER_RATE = 0.1  # of the interval between rows, by which it may differ on average
 TOLERANCE = 1.5  # times the usual interval, or one part in it, by which that between two rows may differ
@@ -141,13 +141,15 @@ def cut(blocks: Iterable[Block], cutter: Cutter) -> Iterator[Cut]:
         yield from cutter.feed(block)
 
 
-def usual_interval(times: list[Doubles]) -> tuple[float | None, float]:
-    """The median of what lies between two times that follow each other, and the share that is another.
+def usual_interval(files: Iterable[Block]) -> tuple[float | None, float]:
+    """The median of what lies between the times of rows that follow each other, and the share that is another.
 
-    times: of each file [n]. None where there are none, or where the median is not above 0.
+    None where there are no times, or where the median is not above 0.
     """
-    between = np.concatenate([np.diff(each) for each in times]) if times else np.zeros(0)
-    if not len(between) or not (median := float(np.median(between))) > 0:
+    timed = [(file.rows, file.times) for file in files if file.times is not None]
+    between = [np.diff(times)[np.diff(rows) == 1] for rows, times in timed]
+    joined = np.concatenate([np.zeros(0), *between])
+    if not len(joined) or not (median := float(np.median(joined))) > 0:
         return None, 0.0
-    off = (between > TOLERANCE * median) | (between < median / TOLERANCE)
+    off = (joined > TOLERANCE * median) | (joined < median / TOLERANCE)
     return median, float(off.mean())

@@ -81,6 +81,9 @@ def test_rows_that_are_left_out_hide_no_gap():
 
 def test_the_usual_interval_is_the_median():
     """Of all files together, and with the share of those that are others."""
-    assert usual_interval([np.array([0.0, 1, 2, 3]), np.array([10.0, 11, 14, 15])]) == (1.0, pytest.approx(1 / 6))
-    assert usual_interval([]) == (None, 0.0)
-    assert usual_interval([np.array([3.0, 2, 1])]) == (None, 0.0)
+    files = [np.array([0.0, 1, 2, 3]), np.array([10.0, 11, 14, 15])]
+    assert usual_interval(blocks([4], times=times)[0] for times in files) == (1.0, pytest.approx(1 / 6))
+    assert usual_interval(blocks([3, 4])) == (None, 0.0)
+    assert usual_interval(blocks([3], times=np.array([3.0, 2, 1]))) == (None, 0.0)
+    dropped = blocks([4], np.array([0, 1, 5, 6]), np.array([0.0, 1, 5, 6]))
+    assert usual_interval(dropped) == (1.0, 0.0)

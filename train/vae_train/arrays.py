@@ -1,4 +1,4 @@
-"""A person's own arrays: images [n, C, H, W] or [n, H, W], or rows of numbers [n, D]; the runtime reads the files.
+"""A person's own arrays: images [n, C, H, W], rows of numbers [n, D] or series [n, C, T]; the runtime reads the files.
 
 An .npz may hold the classes `y` of its observations `x`.
 """
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from vae_runtime import array_files, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import VECTOR, Observation
+from vae_runtime.observation import SERIES, VECTOR, Observation
 from vae_runtime.tables import as_label
-from vae_train import levels, rows
+from vae_train import levels, rows, series
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, refuse_options, split
 
@@ -30,6 +30,13 @@ def observation(data: DataConfig) -> Observation:
         raise ArgumentError("an array's observations are not resized", path, "leave out --image-size and --channels")
     found = array_files.array_shape(str(path), "x")
     what = f"array of shape {list(found)}"
+    if data.window is not None:
+        if len(found) == 3 and found[2] == data.window:
+            return series.observation(found[1], data.window, "gaussian")
+        if len(found) not in (1, 2):
+            todo = f"give rows in order [n, C], or windows [n, C, {data.window}]"
+            raise InputError(what, path, todo)
+        return series.observation(found[1] if len(found) == 2 else 1, data.window, "gaussian")
     if len(found) == 2:
         return Observation(VECTOR, found[1:], None)
     if len(found) not in (3, 4):
@@ -43,8 +50,11 @@ def observation(data: DataConfig) -> Observation:
 
 
 def count(data: DataConfig) -> int:
-    """How many observations an array has."""
-    return array_files.array_shape(data.dataset, "x")[0]
+    """How many observations an array has; of rows about how many windows are trained on."""
+    found = array_files.array_shape(data.dataset, "x")
+    if data.window is None or len(found) == 3:
+        return found[0]
+    return found[0] // (data.stride or series.stride_of(data.window, found[0]))
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
@@ -54,7 +64,17 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
-    refuse_options(config.data, ("normal", "held_out", "missing") if kind.kind == VECTOR else ())
+    own: dict[str, tuple[str, ...]] = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride")}
+    refuse_options(config.data, own.get(kind.kind, ()))
+    if kind.kind == SERIES:
+        name, values = array_files.read_array(config.data.dataset, "x")
+        vectors.check(values.dtype, name)
+        doubles = values.astype(np.float64) + 0.0
+        vectors.refuse_infinite(doubles, values, name, range(len(values)))
+        if values.ndim == 3:
+            return series.of_windows(config, name, doubles, say)
+        channels = [f"column {i}" for i in range(kind.shape[0])]
+        return series.prepared(config, name, channels, series.as_files(doubles), None, say)
     if kind.kind == VECTOR:
         name, values = array_files.read_array(config.data.dataset, "x")
         vectors.check(values.dtype, name)

@@ -203,6 +203,11 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
     ),
 )
 @section(
+    "Series",
+    _setting("--window", type=_POSITIVE, metavar="T", help="Observe windows of T rows in order of time."),
+    _setting("--stride", type=_POSITIVE, metavar="S", help="Begin one at every S-th row.  [default: told in a note]"),
+)
+@section(
     "Networks",
     _setting(
         "--likelihood",
@@ -277,12 +282,15 @@ def cli(
 
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
+    settings["window"] = _window(dataset, preset, settings["window"])
+    if settings["window"] and "held_out" in given and settings["held_out"] == "hash":
+        raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
     observation, count = _looked_at(dataset, settings)
     preset = preset or default_preset(observation)
     config = preset_for(preset, observation, count).replace(dataset=dataset, hidden=_widths(hidden), **settings)
-    resnet = config.network.model is None and config.network.architecture == "resnet"
-    if not resnet and (unused := sorted({"blocks", "dense"} & given)):
-        raise click.UsageError(f"--{unused[0]} is for a resnet's layers; leave it out, or add --preset resnet")
+    own = {"resnet": {"blocks", "dense"}, "conv1d": {"dense"}}.get(config.network.architecture, set())
+    if unused := sorted({"blocks", "dense"} & given - (own if config.network.model is None else set())):
+        raise click.UsageError(f"--{unused[0]} is for layers that these networks do not have; leave it out")
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
     from vae_train.train import train
 
@@ -378,8 +386,19 @@ def _looked_at(dataset: str, settings: dict[str, Any]) -> tuple[Observation, int
     from vae_train import data
 
     channels = settings["channels"] if Path(dataset).is_dir() else None
-    known = {name: settings[name] for name in ("columns", "encode", "label", "normal")}
+    known = {name: settings[name] for name in ("columns", "encode", "label", "normal", "window", "stride")}
     return data.look(DataConfig(dataset, channels=channels, **known))
+
+
+def _window(dataset: str, preset: str | None, given: int | None) -> int | None:
+    """How many rows are a window: as given, or where the preset is that of series what suits the data."""
+    if given is not None or preset != "series" or not Path(dataset).exists():
+        return given
+    from vae_train.data import usual_window
+
+    window = usual_window(dataset)
+    click.echo(f"vae-train: note: {window} rows are a window; --window says otherwise", err=True)
+    return window
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -46,10 +46,15 @@ def draw(vae: VAE, observations: Data) -> Columns:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         drawn = vae.sample(len(test))
-    measured, sampled = (scaling.restore(x.numpy()) for x in (test, drawn))
+    measured, sampled = (_rows(scaling.restore(x.numpy())) for x in (test, drawn))
     return Columns(
         histograms(names, measured, sampled), correlations(names, measured, sampled), min(MOST_SHOWN, len(names))
     )
+
+
+def _rows(restored: Doubles) -> Doubles:
+    """Rows [n, D] as they are, and the steps of series [n, C, T] as rows [n T, C]."""
+    return restored if restored.ndim == 2 else restored.transpose(0, 2, 1).reshape(-1, restored.shape[1])
 
 
 def histograms(names: Sequence[str], test: Doubles, samples: Doubles) -> Picture:

@@ -9,10 +9,10 @@ from typing import Any
 
 from vae_runtime import records
 from vae_runtime.errors import ArgumentError
-from vae_runtime.observation import IMAGE, Observation
+from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation, Shape
 
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "digits")  # anything else is a path
-ARCHITECTURES = ("mlp", "resnet")
+ARCHITECTURES = ("mlp", "resnet", "conv1d")
 ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "student-t", "mixed", "discretised-logistic")
 LEARN_SIGMA = ("gaussian", "student-t", "auto")
@@ -46,11 +46,13 @@ class DataConfig:
 
     dataset: one of DATASETS, or the path of a folder of images or tables, of a table, or of an array of images or rows
     of numbers. image_size (height and width) and channels are for folders. levels: the 16-bit level that is 1.0, such
-    as 4095 of 12 bits. columns: of a table, those to train on, and None for all of numbers; encode: those of which
-    columns of 0 and 1 are made, one for each value; label: its column of classes. normal: the label of the rows to
-    train on, half of them. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: how rows
-    are kept for testing, by their "hash", or the "last" tenth. augment: how images that are trained on are changed anew
-    in every batch, ways out of AUGMENTS.
+    as 4095 of 12 bits. window: how many rows in order of time are one observation, a series; None where each row is
+    one. stride: from how many rows on the next window begins; None for what suits the number of rows. columns: of a
+    table, those to train on, and None for all of numbers; encode: those of which columns of 0 and 1 are made, one for
+    each value; label: its column of classes. normal: the label of the rows to train on, half of them. missing: whether
+    to "refuse" rows with a missing value or to "drop" them. held_out: how rows are kept for testing, by their "hash",
+    or the "last" tenth; of series it is the last one. augment: how images that are trained on are changed anew in every
+    batch, ways out of AUGMENTS.
     """
 
     dataset: str = "mnist"
@@ -59,6 +61,8 @@ class DataConfig:
     levels: int | None = None
     columns: tuple[str, ...] | None = None
     encode: tuple[str, ...] | None = None
+    window: int | None = None
+    stride: int | None = None
     label: str | None = None
     normal: str | None = None
     missing: str = "refuse"
@@ -73,6 +77,11 @@ class DataConfig:
             raise ArgumentError("levels out of range", self.levels, f"give 1 to {FULL_SCALE}")
         if self.channels not in (None, 1, 3):
             raise ArgumentError("channels out of range", self.channels, "give 1 (grey) or 3 (RGB)")
+        _check_sizes((name, size) for name in ("window", "stride") if (size := getattr(self, name)) is not None)
+        if self.stride is not None and self.window is None:
+            raise ArgumentError("a stride without a window", self.stride, "add --window, or leave it out")
+        if self.window is not None and self.dataset in DATASETS:
+            raise ArgumentError("a window of images", self.dataset, "leave out --window, or name a table or an array")
         _check_choices(self, missing=MISSING, held_out=SPLITS)
         if unknown := sorted(set(self.augment) - set(AUGMENTS)):
             raise ArgumentError("augment not known", unknown[0], f"give some of {','.join(AUGMENTS)}")
@@ -82,8 +91,9 @@ class DataConfig:
 class NetworkConfig:
     """The encoder, the decoder and the likelihood between them.
 
-    architecture: "mlp" with layers `hidden` and `activation`, or "resnet" with `hidden` channels at each halving of the
-    image, `blocks` residual blocks there, and a layer of width `dense`; the decoder mirrors the encoder.
+    architecture: "mlp" with layers `hidden` and `activation`; "resnet" with `hidden` channels at each halving of the
+    image, `blocks` residual blocks there, and a layer of width `dense`; or "conv1d" with `hidden` channels at each
+    halving of the series and a layer of width `dense`. The decoder mirrors the encoder.
     model: a person's own networks in its place, "package.module:function".
     likelihood: that of the observations; where it is one of binary values, grey pixels are drawn as such, anew in every
     batch, with P(1) = level / 255; "auto" is settled by what the columns of rows hold, and a run records what it was.
@@ -265,6 +275,22 @@ def vector(columns: int, rows: int) -> Config:
     )
 
 
+def series(shape: Shape, windows: int) -> Config:
+    """The preset for series [C, T], so many of them: a convolution for each halving down to some 8 steps.
+
+    A latent for 4 numbers of a window, from 4 to 32; 10,000 steps at most. The rate is three times as high: sigma
+    starts at the values' spread, is far smaller in the end where series are smooth, and moves with the rate.
+    """
+    rows = vector(math.prod(shape), windows)
+    halvings = min(5, max(1, (shape[1] // 8).bit_length() - 1))
+    hidden = (32, *(64 for _ in range(halvings - 1)))
+    latents = min(32, max(4, math.prod(shape) // 4))
+    network = replace(
+        rows.network, architecture="conv1d", hidden=hidden, dense=128, latent_dim=latents, likelihood="gaussian"
+    )
+    return replace(rows, preset="series", network=network, optimiser=replace(rows.optimiser, lr=3e-3, steps=_STEPS))
+
+
 PRESETS = {
     "tutorial": Config("tutorial"),
     "deep": Config(
@@ -289,6 +315,7 @@ PRESETS = {
         optimiser=OptimiserConfig(batch_size=32, lr=1e-3, precision="auto", steps=8000, patience=2000),
     ),
     "vector": vector(columns=9, rows=20_000),
+    "series": series((1, 64), 10_000),
 }
 
 
@@ -296,11 +323,16 @@ def preset(name: str, observation: Observation, count: int) -> Config:
     """The preset of this name, in the sizes that so many observations need. Raises ArgumentError for an unknown one."""
     if name not in PRESETS:
         raise ArgumentError("unknown preset", name, f"give one of {', '.join(PRESETS)}")
+    if name == "series" and observation.kind != SERIES:
+        which = f"--preset series for {observation.noun}s"
+        raise ArgumentError("a preset of windows", which, "add --window, how many rows in order are one")
+    if name == "series":
+        return series(observation.shape, count)
     return vector(observation.size, count) if name == "vector" else PRESETS[name]
 
 
 def default_preset(observation: Observation) -> str:
     """The preset for such observations where none is named."""
     if observation.kind != IMAGE:
-        return "vector"
+        return "vector" if observation.kind == VECTOR else "series"
     return "tutorial" if observation.shape[0] == 1 else "resnet-colour"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae_runtime import array_files
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import IMAGE, VECTOR, Observation
 from vae_runtime.sources import files_in
@@ -20,6 +21,7 @@ from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
 from vae_train.run_folder import Settings
 
 TEST_SHARE = 0.1
+_WINDOW = 64
 _NAME_THEM = "name with --dataset where the {}s are that the run was trained on"
 
 
@@ -119,7 +121,7 @@ def observation(data: DataConfig) -> Observation:
 def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:
     """Raise ArgumentError where a setting for tables was given, `but` for these."""
     usual = DataConfig()
-    for name in ("columns", "encode", "label", "normal", "missing", "held_out"):
+    for name in ("columns", "encode", "label", "normal", "missing", "held_out", "window", "stride"):
         if name not in but and getattr(data, name) != getattr(usual, name):
             option = "--split" if name == "held_out" else f"--{name}"
             raise ArgumentError(f"{option} is for tables", data.dataset, "leave it out")
@@ -132,6 +134,15 @@ def look(data: DataConfig) -> tuple[Observation, int]:
     """
     source = _source(Path(data.dataset))
     return source.observation(data), source.count(data)
+
+
+def usual_window(dataset: str) -> int:
+    """How many rows are a window of a person's own data where nothing says it: of an array [n, C, T] T, of rows 64."""
+    from vae_train import tables
+
+    path = Path(dataset)
+    shape = () if path.is_dir() or tables.is_table(path) else array_files.array_shape(dataset, "x")
+    return shape[2] if len(shape) == 3 else _WINDOW
 
 
 def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:

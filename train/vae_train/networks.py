@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import AXES, IMAGE, Shape
-from vae_train import likelihoods, mlp, own_networks, resnet
-from vae_train.config import AUTO, Config, NetworkConfig
+from vae_train import conv1d, likelihoods, mlp, own_networks, resnet
+from vae_train.config import AUTO, Config
 from vae_train.likelihoods import Mixed
 from vae_train.vae import VAE
 
@@ -31,11 +31,12 @@ def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
     out = shape[0] * likelihood.parameters_per_value
     if network.model is not None:
         return VAE(*own_networks.make(network.model, trusted, shape, network.latent_dim, out), likelihood)
-    parts = _resnet(config, shape, out) if network.architecture == "resnet" else _mlp(network, shape, out)
-    return VAE(*parts, network.latent_dim, likelihood)
+    make = {"mlp": _mlp, "resnet": _resnet, "conv1d": _conv1d}[network.architecture]
+    return VAE(*make(config, shape, out), network.latent_dim, likelihood)
 
 
-def _mlp(network: NetworkConfig, shape: Shape, out: int) -> tuple[nn.Module, nn.Module]:
+def _mlp(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Module]:
+    network = config.network
     sizes = (shape, network.hidden, network.latent_dim, network.activation)
     return mlp.Encoder(*sizes), mlp.Decoder(*sizes, out)
 
@@ -50,6 +51,15 @@ def _resnet(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Modul
         raise ArgumentError("images do not halve", f"{shape[1]}x{shape[2]}", todo)
     sizes = (shape, network.hidden, network.blocks, network.dense, network.latent_dim)
     return resnet.Encoder(*sizes), resnet.Decoder(*sizes, out)
+
+
+def _conv1d(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Module]:
+    network = config.network
+    if len(shape) != 2:
+        which = f"observations of shape {list(shape)}"
+        raise ArgumentError("convolutions over time are for series", which, "choose another --preset")
+    sizes = (shape, network.hidden, network.dense, network.latent_dim)
+    return conv1d.Encoder(*sizes), conv1d.Decoder(*sizes, out)
 
 
 def tell_binary(vae: VAE, train: Tensor) -> None:

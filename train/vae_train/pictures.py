@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vae_runtime import outputs
 from vae_runtime.files import replacing
-from vae_runtime.observation import IMAGE, VECTOR
+from vae_runtime.observation import IMAGE, SERIES
 from vae_train import pixels
 from vae_train.data import Data
 from vae_train.run_folder import Run, read_metrics
@@ -28,6 +28,7 @@ from vae_train.vae import VAE
 
 if TYPE_CHECKING:
     from vae_train.columns import Columns
+    from vae_train.lines import Lines
 
 WIDTH = 800  # pixels of a grid, at most: a page shows it as it is
 TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and from minus to plus where
@@ -52,10 +53,11 @@ class Grids(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """All pictures of a run; grids are None where observations are no images, columns where they are no rows."""
+    """All pictures of a run: grids of images, columns of rows and of series, lines of series; None of others."""
 
     grids: Grids | None
     columns: "Columns | None"
+    lines: "Lines | None"
     latents: Picture
     kl: Picture
     scores: Picture
@@ -70,17 +72,22 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
     every = math.ceil(len(observed) / _MAPPED)
     mu = torch.cat([vae.encoder(pixels.unit(some))[0] for some in observed[::every].split(_ENCODED)])
     noun = run.observation.noun
-    grids = columns = None
-    if run.observation.kind == VECTOR:
+    grids = columns = lines = None
+    if run.observation.kind != IMAGE:
         from vae_train import columns as of_rows  # which draws with what is defined here
 
         columns = of_rows.draw(vae, observations)
+    if run.observation.kind == SERIES:
+        from vae_train import lines as of_series
+
+        lines = of_series.draw(vae, observations)
     if run.observation.kind == IMAGE:
         shown = reconstructions(vae, pixels.unit(observed[:32]))
         grids = Grids(samples(vae, 32), shown, *traversals(vae, kl, mu[0]))
     drawn = Pictures(
         grids,
         columns,
+        lines,
         latents(mu.flatten(1).numpy(), observations.test_labels[::every].numpy(), observations.names, noun),
         _chart((5.5, 2.8), lambda axes: _kl(axes, kl, noun)),
         _chart((5.5, 2.8), lambda axes: _scores(axes, run.evaluation["quantiles"], noun)),
@@ -92,6 +99,8 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
         files |= {"samples": grids.samples, "reconstructions": grids.reconstructions, "traversals": grids.traversals}
     if columns:
         files |= {"columns": columns.histograms, "correlations": columns.correlations}
+    if lines:
+        files |= {"reconstructions": lines.reconstructions, "samples": lines.samples}
     for name, picture in files.items():
         with replacing(folder / f"{name}.png") as file:
             file.write(outputs.png(picture, scale=1))

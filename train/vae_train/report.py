@@ -21,6 +21,7 @@ from vae_train.state import Metrics
 
 if TYPE_CHECKING:
     from vae_train.columns import Columns
+    from vae_train.lines import Lines
 
 PAGE = "report.html"
 _MOST_ROWS = 30  # of the table of epochs
@@ -91,6 +92,7 @@ def draw(folder: Path, run: Run, observations: Data) -> None:
         _headline(run, rows),
         _section("Signs of trouble", _trouble(run, rows, len(observations.train))),
         _section("Training", _charts(drawn.curves, run.observation.noun)),
+        *(_lines(drawn.lines) if drawn.lines else []),
         *(_columns(run, drawn.columns) if drawn.columns else _grids(run, drawn.grids)),
         _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
@@ -117,11 +119,20 @@ def _grids(run: Run, grids: pictures.Grids | None) -> list[str]:
     ]
 
 
+def _lines(lines: "Lines") -> list[str]:
+    windows = "Windows from all over the test part, a column for each, and E[x|z] at their means mu, in units."
+    samples = "Draws x ~ p(x|z) with z ~ p(z), and E[x|z]."
+    return [
+        _section("Reconstructions", _chart(lines.reconstructions, "Test windows and reconstructions", windows)),
+        _section("Samples", _chart(lines.samples, "Samples and their means", samples)),
+    ]
+
+
 def _columns(run: Run, columns: "Columns") -> list[str]:
-    shown, all_ = columns.shown, run.observation.size
+    shown, all_ = columns.shown, run.observation.shape[0]
     which = f"The first {shown} of {all_} columns" if shown < all_ else "Each column"
     caption = (
-        f"{which}: test rows, and as many samples x ~ p(x|z) with z ~ p(z), in the columns' units; what lies beyond "
+        f"{which}: the rows of the test part, and of as many samples x ~ p(x|z), z ~ p(z), in units; what lies beyond "
         "the outer half percents of the test rows is left out."
     )
     same = "Where the two differ, the model has not learnt how columns move together."

@@ -48,11 +48,7 @@ def prepared(
     of other observations.
     """
     data, likelihood = config.data, config.network.likelihood
-    if likelihood == "discretised-logistic":
-        todo = "add --likelihood gaussian"
-        raise ArgumentError(f"{likelihood} is a likelihood of 8-bit levels, not of rows of numbers", name, todo)
-    if likelihood == "bernoulli":
-        _refuse_others(values, columns, name)
+    refuse_likelihood(likelihood, columns, values, name)
     if data.normal is not None:
         values, labels = _normal(values, labels, data.normal, name, say)
     test = _test(config, values)
@@ -60,23 +56,23 @@ def prepared(
         raise too_few(values, "row")
     if len(values) - test.sum() < _FEW:
         say(f"{len(values) - test.sum()} rows to train on are few: some hundreds make figures that mean something")
-    alive = _alive(columns, values, ~test, name, say)
-    flags = [columns[i] for i in alive if _holds_flags(values[:, i])]
+    living = alive(columns, values, ~test, name, say)
+    flags = [columns[i] for i in living if holds_flags(values[:, i])]
     if likelihood == AUTO:
-        likelihood = _chosen(flags, len(alive), say)
+        likelihood = _chosen(flags, len(living), say)
     unscaled = {"bernoulli": columns, "mixed": flags}.get(likelihood, ())
-    known = [_column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in alive]
+    known = [column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in living]
     kind = observation([column.name for column in known], likelihood)
-    train, kept = (torch.from_numpy(_standardised(values, part, alive, known, kind)) for part in (~test, test))
+    train, kept = (torch.from_numpy(_standardised(values, part, living, known, kind)) for part in (~test, test))
     names, numbers = ["all"], np.zeros(test.sum(), np.int64)
     if labels is not None:
         classes, of_each = np.unique(labels, return_inverse=True)
         names, numbers = classes.tolist(), of_each.astype(np.int64)[test]
-    how = {"columns": [_written(column) for column in known], "split": _how(config)}
+    how = {"columns": [written(column) for column in known], "split": _how(config)}
     return Data(train, kept, torch.from_numpy(numbers), names, how, kind, likelihood)
 
 
-def _holds_flags(column: Doubles) -> bool:
+def holds_flags(column: Doubles) -> bool:
     """Whether a column holds only 0 and 1."""
     return bool(((column == 0) | (column == 1)).all())
 
@@ -126,7 +122,7 @@ def _normal(
     return values[which], labels[which]
 
 
-def _alive(
+def alive(
     columns: Sequence[str | Indicator], values: Doubles, train: NDArray[np.bool_], name: str, say: Callable[[str], None]
 ) -> list[int]:
     """The columns that are not constant among the rows that are trained on. Raises InputError where none is left."""
@@ -139,12 +135,12 @@ def _alive(
     return alive
 
 
-def _written(column: Column) -> dict[str, Any]:
+def written(column: Column) -> dict[str, Any]:
     """A column as a run and a bundle have it."""
     return {name: value for name, value in asdict(column).items() if value is not None}
 
 
-def _column(of: str | Indicator, values: Doubles, scaled: bool) -> Column:
+def column(of: str | Indicator, values: Doubles, scaled: bool) -> Column:
     """A column with the mean and the spread of these values of it; with 0 and 1 where values are not scaled."""
     name, made = str(of), of._asdict() if isinstance(of, Indicator) else {}
     if not scaled:
@@ -170,6 +166,18 @@ def _standardised(
         which = f"column {columns[bad[0, 1]].name}, {values[rows[bad[0, 0]], alive[bad[0, 1]]]:g}"
         raise InputError("value too far from all others", which, "clean the data, or leave that row out")
     return x
+
+
+def refuse_likelihood(likelihood: str, columns: Sequence[str | Indicator], values: Doubles, name: str) -> None:
+    """Raise ArgumentError for a likelihood of levels, InputError for values [n, D] that one of 0 and 1 does not know.
+
+    name: of their source.
+    """
+    if likelihood == "discretised-logistic":
+        todo = "add --likelihood gaussian"
+        raise ArgumentError(f"{likelihood} is a likelihood of 8-bit levels, not of rows of numbers", name, todo)
+    if likelihood == "bernoulli":
+        _refuse_others(values, columns, name)
 
 
 def _refuse_others(values: Doubles, columns: Sequence[str | Indicator], name: str) -> None:

@@ -15,8 +15,8 @@ from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.indicators import Indicator
 from vae_runtime.observation import VECTOR, Observation
 from vae_runtime.sources import files_in
-from vae_runtime.tables import TODO, Table, as_label, is_number
-from vae_train import rows
+from vae_runtime.tables import TODO, Block, Table, as_label, as_time, is_number
+from vae_train import rows, series
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, silent
 
@@ -31,12 +31,18 @@ _TIMES = {"time", "timestamp", "date", "datetime", "zeit", "datum"}
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a table's rows, told from its first lines; constant columns count here. Raises InputError."""
     tables = _open(data)
-    return rows.observation(_encoded(tables, _chosen(tables[0], data, silent), data), "gaussian")
+    columns = _encoded(tables, _chosen(tables[0], data, silent), data)
+    if data.window is not None:
+        return series.observation(len(columns), data.window, "gaussian")
+    return rows.observation(columns, "gaussian")
 
 
 def count(data: DataConfig) -> int:
     """About how many rows of a table, or of a folder of tables, are trained on."""
-    return sum(map(len, _open(data))) // (1 if data.normal is None else 2)
+    found = sum(map(len, _open(data)))
+    if data.window is not None:
+        return found // (data.stride or series.stride_of(data.window, found))
+    return found // (1 if data.normal is None else 2)
 
 
 def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
@@ -51,6 +57,8 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     tables = _open(data)
     _say_how(tables, say)
     columns = _encoded(tables, _chosen(tables[0], data, say), data)
+    if data.window is not None:
+        return _series(config, tables, columns, say)
     total = sum(map(len, tables))
     values = np.empty((total, len(columns)))  # float64: nothing is lost before it is scaled
     labels: list[str] = []
@@ -78,6 +86,47 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
     taken = None if data.label is None else labels_of(labels, tables[0].layout.decimal, say)
     return rows.prepared(config, data.dataset, columns, values, taken, say)
+
+
+def _series(config: Config, tables: list[Table], columns: list[str | Indicator], say: Callable[[str], None]) -> Data:
+    """The windows of the tables' rows; none crosses a row that is left out, for a missing value or another label."""
+    data, time = config.data, _time(tables[0], columns)
+    files = []
+    for table in tables:
+        parts = indicators.Columns(columns).blocks(table, data.missing == "drop", time, data.label)
+        blocks = [block if data.normal is None else _of_label(block, data, table) for block, _ in parts]
+        some, values = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+        times = None if time is None else np.concatenate([block.times for block in blocks])
+        files.append(Block(some, values + 0.0, times))
+    if left_out := sum(map(len, tables)) - sum(len(file.rows) for file in files):
+        why = "a missing value" if data.normal is None else f"a missing value or another label than {data.normal}"
+        say(f"{left_out:,} of {sum(map(len, tables)):,} rows have {why} and are left out, and no window crosses them")
+    return series.prepared(config, data.dataset, columns, files, time, say)
+
+
+def _of_label(block: Block, data: DataConfig, table: Table) -> Block:
+    """The rows that have the label which is normal."""
+    if data.label is None:
+        raise ArgumentError("--normal without labels", data.dataset, "name their column with --label")
+    decimal = table.layout.decimal
+    keep = labels_of(block.texts[data.label], decimal) == as_label(str(data.normal), decimal)
+    return Block(block.rows[keep], block.values[keep], None if block.times is None else block.times[keep])
+
+
+def _time(table: Table, columns: Sequence[str | Indicator]) -> str | None:
+    """The first column of times; None where there is none that can be understood."""
+    texts = table.first()
+    kinds = {name: _kind(name, some, table.layout.decimal) for name, some in texts.items()}
+    named = (name for name in table.layout.names if kinds[name] == "time" and name not in columns)
+    return next((name for name in named if all(map(_is_clock, texts[name]))), None)
+
+
+def _is_clock(text: str) -> bool:
+    try:
+        as_time(text)
+    except ValueError:
+        return False
+    return True
 
 
 def labels_of(texts: Sequence[str], decimal: str = ".", say: Callable[[str], None] = silent) -> NDArray[np.str_]:

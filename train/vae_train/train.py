@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_runtime import threads as cores
 from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
-from vae_runtime.observation import IMAGE
+from vae_runtime.observation import IMAGE, SERIES
 from vae_train import (
     checkpoints,
     data,
@@ -319,7 +319,8 @@ def memory_errors() -> Iterator[None]:
 
 def _describe(training: TrainingState, observations: Data) -> str:
     config, kind = training.config, observations.observation
-    shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.size} columns"
+    shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.shape[0]} columns"
+    shape += f" in windows of {kind.shape[1]} rows" if kind.kind == SERIES else ""
     columns = observations.preprocessing.get("columns", ())
     scaled = sum(column["scale"] != 1 for column in columns)
     which = "each" if scaled == len(columns) else f"{scaled} of them"

@@ -1,0 +1,207 @@
+"""Series to train on: rows in order become windows by the runtime's own code, and have its scores on the device."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vae_export
+from support.commands import Command
+from vae_runtime import VAE, noise
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import data, networks, run_folder, train
+from vae_train.cli import main
+from vae_train.config import PRESETS, Config, Place, preset, series
+
+WINDOW = 10
+
+
+def rows(n: int = 600) -> np.ndarray:
+    """Two channels in their units, one behind the other, float64 [n, 2]."""
+    random = np.random.default_rng(5)
+    phase = np.arange(n) / 7
+    return np.column_stack([np.sin(phase), np.cos(phase)] + 0.1 * random.normal(size=(2, n))) * [4, 300] + [20, 1000]
+
+
+def written(path: Path, values: np.ndarray, first: int = 0, step: int = 30, odd: range = range(0)) -> Path:
+    """The rows as a table beside their times, a name, and a state that is 1 in the odd ones."""
+    lines = ["time,room,flow,heat,state"]
+    for i, (flow, heat) in enumerate(values.tolist()):
+        lines.append(f"{first + step * i},hall,{flow!r},{heat!r},{int(i in odd)}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def load(path: Path, window: int = WINDOW, **settings: Any) -> tuple[data.Data, list[str]]:
+    """The windows, and what is said of them."""
+    said: list[str] = []
+    config = PRESETS["series"].replace(dataset=str(path), window=window, **settings)
+    return data.load(config, Path("absent"), False, pytest.fail, said.append), said
+
+
+def restored(found: data.Data, part: str) -> np.ndarray:
+    """The windows in their units again, [n, C, T]."""
+    mean, scale = (
+        np.array([column[name] for column in found.preprocessing["columns"]])[:, None] for name in ("mean", "scale")
+    )
+    return np.asarray(getattr(found, part).double().numpy() * scale + mean)
+
+
+def windows(values: np.ndarray, starts: list[int]) -> np.ndarray:
+    """Those that begin at these rows."""
+    return np.stack([values[start : start + WINDOW].T for start in starts])
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_rows_of_a_table_become_windows(tmp_path: Path, stride: int | None) -> None:
+    """The last tenth of the rows is kept, scales are those of the others, and the device is told how they were cut."""
+    path = written(tmp_path / "t.csv", rows())
+    found, said = load(path, columns=("flow", "heat"), stride=stride)
+    step = stride or 1
+    np.testing.assert_allclose(restored(found, "train"), windows(rows(), list(range(0, 531, step))), rtol=1e-5)
+    np.testing.assert_allclose(restored(found, "test"), windows(rows(), list(range(540, 591, step))), rtol=1e-5)
+    columns = found.preprocessing["columns"]
+    assert [column["name"] for column in columns] == ["flow", "heat"]
+    np.testing.assert_allclose([column["mean"] for column in columns], rows()[:540].mean(axis=0))
+    np.testing.assert_allclose([column["scale"] for column in columns], rows()[:540].std(axis=0))
+    assert found.preprocessing["windows"] == {"stride": stride or 2, "time": "time", "interval": 30.0}
+    assert (found.observation.kind, found.observation.shape) == ("series", (2, WINDOW))
+    assert said == ([] if stride is None else ["a window of 10 rows begins every 3 rows"]) + (
+        [] if stride is None else ["177 windows to train on are few: some hundreds make figures that mean something"]
+    )
+
+
+def test_arrays_are_rows_or_windows(tmp_path: Path) -> None:
+    """Rows in order [n, C], one channel [n], or windows [n, C, T] that are cut already."""
+    np.save(tmp_path / "rows.npy", rows())
+    np.save(tmp_path / "one.npy", rows()[:, 0])
+    np.save(tmp_path / "windows.npy", windows(rows(), list(range(0, 591, 2))))
+    found, _ = load(tmp_path / "rows.npy")
+    np.testing.assert_allclose(restored(found, "train"), windows(rows(), list(range(531))), rtol=1e-5)
+    one, _ = load(tmp_path / "one.npy")
+    np.testing.assert_allclose(restored(one, "train"), windows(rows(), list(range(531)))[:, :1], rtol=1e-5)
+    cut, _ = load(tmp_path / "windows.npy")
+    every = np.concatenate([restored(cut, "train"), restored(cut, "test")])
+    assert sorted(every[:, 0, 0].round(3)) == sorted(rows()[0:591:2, 0].round(3))
+    assert 0 < len(cut.test) < len(cut.train)
+    with pytest.raises(InputError, match="array of shape"):
+        load(tmp_path / "windows.npy", window=9)
+
+
+def test_windows_cross_neither_files_nor_gaps_nor_other_labels(tmp_path: Path) -> None:
+    """Each begins and ends in one stretch of rows; what is left out is said."""
+    (tmp_path / "days").mkdir()
+    written(tmp_path / "days/a.csv", rows()[:200], odd=range(100, 103))
+    b = written(tmp_path / "days/b.csv", rows()[200:600], first=99_000)
+    lines = b.read_text().splitlines()
+    b.write_text("\n".join([*lines[:51], *lines[81:]]))  # 30 rows are not there, and their time has passed
+    found, said = load(tmp_path / "days", label="state", normal="0", stride=1)
+    starts = [*range(91), *range(103, 191), *range(200, 241), *range(280, 600 - 57 - WINDOW + 1)]
+    np.testing.assert_allclose(restored(found, "train"), windows(rows(), starts), rtol=1e-5)
+    assert said[0] == "2 tables are read as one, in the order of their names"
+    assert said[3:] == [
+        "3 of 570 rows have a missing value or another label than 0 and are left out, and no window crosses them",
+        "1 gap in time, which no window crosses; the first before row 50: 930, usually 30",
+    ]
+
+
+def test_irregular_times_are_no_clock(tmp_path: Path) -> None:
+    """They are said to be none, and hide no window."""
+    path = written(tmp_path / "t.csv", rows())
+    lines = path.read_text().splitlines()
+    random = np.random.default_rng(0)
+    times = np.cumsum(random.exponential(30, len(lines)))
+    path.write_text("\n".join([lines[0], *(f"{t:.1f},{x.partition(',')[2]}" for t, x in zip(times, lines[1:]))]))  # noqa: B905
+    found, said = load(path, columns=("flow", "heat"))
+    assert "times in column time are irregular, so that gaps are not looked for" in said
+    assert found.preprocessing["windows"]["interval"] is None
+    assert len(found.train) == 531
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "words"),
+    [
+        (25, {}, "too few rows for windows of 10"),
+        (600, {"window": 600}, "too few rows for windows of 600"),
+        (600, {"likelihood": "discretised-logistic"}, "discretised-logistic is a likelihood of 8-bit levels"),
+        (600, {"likelihood": "bernoulli"}, "values other than 0 and 1 under a Bernoulli likelihood"),
+    ],
+)
+def test_what_makes_no_windows_is_refused(tmp_path: Path, count: int, settings: dict[str, Any], words: str) -> None:
+    """In one line that says what."""
+    path = written(tmp_path / "t.csv", rows()[:count])
+    with pytest.raises((InputError, ArgumentError)) as caught:
+        load(path, **{"window": WINDOW, "columns": ("flow", "heat")} | settings)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (2, 7), (1, 64), (8, 100), (2, 513)])
+def test_convolutions_take_any_length(shape: tuple[int, int]) -> None:
+    """The decoder gives a value for each step of each channel, whatever halves and doubles; both start finite."""
+    vae = networks.build(series(shape, 1000), shape)
+    x = torch.randn(3, *shape)
+    mu, logsigma = vae.encoder(x)
+    assert mu.shape == logsigma.shape == (3, *vae.latent_shape)
+    assert vae.decoder(mu).shape == x.shape
+    assert vae.elbo(x).isfinite().all()
+
+
+def small(path: Path, **settings: Any) -> Config:
+    """A training of seconds."""
+    return series((2, WINDOW), 500).replace(
+        dataset=str(path), window=WINDOW, columns=("flow", "heat"), epochs=60, hidden=(8,), dense=16, latent_dim=3,
+        lr=1e-2, **settings,
+    )  # fmt: skip
+
+
+def test_a_window_has_on_the_device_the_score_that_training_gave_it(tmp_path: Path) -> None:
+    """The ELBO of raw rows from the file, cut, scaled and scored by the bundle: the trainer's, with the same noise."""
+    path = written(tmp_path / "t.csv", rows())
+    train.train(small(path, stride=2), tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
+    run = run_folder.load(tmp_path / "run")
+    vae = VAE.load(vae_export.export_run(run, tmp_path / "bundle").path)
+    found, _ = load(path, columns=("flow", "heat"), stride=2)
+    read = vae.read(path)
+    names, raw = list(read.names()), read.load().x
+    first = names.index(f"{path}[540:550]")
+    x = vae.standardise(raw)
+    np.testing.assert_array_equal(x[: len(found.train)], found.train)
+    np.testing.assert_array_equal(x[first:], found.test)
+    eps = torch.from_numpy(noise.normal(0, noise.POSTERIOR, noise.index(x), vae.latent_dim))
+    with torch.no_grad():
+        expected = run.vae.elbo(torch.from_numpy(x), eps).numpy()
+    np.testing.assert_allclose(vae.elbo(raw), expected, atol=1e-3)
+    mean, spread = rows()[:540].mean(axis=0), rows()[:540].std(axis=0)
+    independent = -0.5 * ((rows()[540:] - mean) / spread) ** 2 - np.log(spread * np.sqrt(2 * np.pi))
+    assert run.evaluation["figures"]["elbo"]["mean"] > WINDOW * independent.sum(axis=1).mean() + 5
+
+
+def test_the_command_trains_on_windows(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options reach the run, whose preset is that of series; the terminal says what was cut."""
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "t.csv", rows())
+    small_ones = ("--hidden", 8, "--dense", 16, "--device", "cpu", "--threads", 1, "--epochs", 1)
+    made = command(main, "--dataset", "t.csv", "--window", WINDOW, "--columns", "flow,heat", "--stride", 4, *small_ones)
+    assert made.code == 0, made.err
+    assert "2 columns in windows of 10 rows, each scaled to mean 0 and spread 1" in made.err
+    run = run_folder.load(tmp_path / "runs/t-series")
+    assert (run.config.data.window, run.config.data.stride, run.config.preset) == (WINDOW, 4, "series")
+    assert (tmp_path / "runs/t-series/report.html").read_text().count("<img") > 4
+    np.save("x.npy", windows(rows(), list(range(0, 591, 2))))
+    made = command(main, "--dataset", "x.npy", "--preset", "series", *small_ones)
+    assert made.code == 0, made.err
+    assert "vae-train: note: 10 rows are a window; --window says otherwise" in made.err
+    refused = command(main, "--dataset", "t.csv", "--stride", 4, *small_ones)
+    assert (refused.code, "a stride without a window" in refused.err) == (2, True)
+    refused = command(main, "--dataset", "digits", "--window", 4, *small_ones)
+    assert (refused.code, "a window of images: digits" in refused.err) == (2, True)
+
+
+def test_sizes_follow_from_the_windows() -> None:
+    """Short windows are halved once, long ones five times; there are never more latents than sense."""
+    assert series((1, 4), 1000).network.hidden == (32,)
+    assert series((8, 1024), 1000).network.hidden == (32, 64, 64, 64, 64)
+    with pytest.raises(ArgumentError, match="a preset of windows"):
+        preset("series", data.observation(Config("vector").replace(dataset=str(Path(__file__).parents[2] / "examples/readings.csv")).data), 100)  # fmt: skip  # noqa: E501

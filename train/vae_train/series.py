@@ -1,0 +1,175 @@
+"""Series to train on: rows in order of time, each channel scaled, cut into windows by the runtime's own code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vae_runtime.errors import InputError
+from vae_runtime.indicators import Indicator
+from vae_runtime.manifest import Column, Windows
+from vae_runtime.observation import SERIES, Observation
+from vae_runtime.tables import Block
+from vae_runtime.vectors import Scaling
+from vae_runtime.windows import Cutter, cut, usual_interval
+from vae_train import rows
+from vae_train.config import Config
+from vae_train.data import TEST_SHARE, Data, in_test, too_few
+
+_MANY = 20_000  # windows: where there are more, fewer overlap
+_FEW = 200  # windows, below which figures mean little
+_IRREGULAR = 0.1  # share of the intervals between rows, above which their times are no clock
+_OVERLAP = 4  # windows, in which each row is at least where there are many, and on the device
+
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+
+def observation(channels: int, window: int, likelihood: str) -> Observation:
+    """What windows of so many channels are under a likelihood: of 0 and 1, or of any real numbers."""
+    return Observation(SERIES, (channels, window), (0.0, 1.0) if likelihood == "bernoulli" else None)
+
+
+def stride_of(window: int, count: int) -> int:
+    """At how many rows' distance windows begin where so many rows are trained on and no stride is given."""
+    return max(1, min(window // _OVERLAP, count // _MANY))
+
+
+def prepared(
+    config: Config,
+    name: str,
+    channels: Sequence[str | Indicator],
+    files: Sequence[Block],
+    time: str | None,
+    say: Callable[[str], None],
+) -> Data:
+    """The data of a training from the rows of files, in order of time; windows cross neither files nor gaps.
+
+    The last tenth of all rows is kept for testing. Channels that are constant in the others are left out, and each one
+    is scaled to mean 0 and spread 1 by these. name: of the source, for errors. time: the column of times.
+
+    Raises InputError where there are too few rows for windows; ArgumentError for a likelihood of other observations.
+    """
+    window, likelihood = config.data.window, config.network.likelihood
+    assert window is not None
+    for file in files:
+        rows.refuse_likelihood(likelihood, channels, file.values, name)
+    train, test = _split(files, window)
+    interval = _interval(files, time, say)
+    values = np.concatenate([file.values for file in train]) if train else np.zeros((0, len(channels)))
+    if len(values) < window:
+        raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
+    alive = rows.alive(channels, values, np.ones(len(values), bool), name, say)
+    known = _columns(likelihood, channels, values, alive)
+    kind = observation(len(known), window, likelihood)
+    stride = config.data.stride or stride_of(window, len(values))
+    cutters = [Cutter(window, stride, interval) for _ in (*train, *test)]
+    parts = [_windows(file, alive, known, cutter) for file, cutter in zip((*train, *test), cutters, strict=True)]
+    x, kept = (np.concatenate([np.zeros((0, *kind.shape), np.float32), *some]) for some in _halves(parts, len(train)))
+    if not len(x) or not len(kept):
+        raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
+    _describe(cutters, len(x), window, stride, say)
+    on_device = Windows(config.data.stride or max(1, window // _OVERLAP), time, interval)
+    how = {
+        "columns": [rows.written(c) for c in known],
+        "windows": asdict(on_device),
+        "split": "the last tenth of the rows",
+    }
+    labels = torch.zeros(len(kept), dtype=torch.int64)
+    return Data(torch.from_numpy(x), torch.from_numpy(kept), labels, ["all"], how, kind)
+
+
+def of_windows(config: Config, name: str, values: Doubles, say: Callable[[str], None]) -> Data:
+    """The data of a training from windows [n, C, T] that are independent of each other; a tenth is kept by its hash.
+
+    Raises as `prepared` does.
+    """
+    likelihood, channels = config.network.likelihood, [f"column {i}" for i in range(values.shape[1])]
+    by_row = values.transpose(0, 2, 1)  # [n, T, C], as rows of files lie
+    rows.refuse_likelihood(likelihood, channels, by_row.reshape(-1, len(channels)), name)
+    test = in_test(values)
+    if test.all() or not test.any():
+        raise too_few(values, "window")
+    if len(values) - test.sum() < _FEW:
+        say(f"{len(values) - test.sum()} windows to train on are few: some hundreds make figures that mean something")
+    train = by_row[~test].reshape(-1, len(channels))
+    alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
+    known = _columns(likelihood, channels, train, alive)
+    kind = observation(len(known), values.shape[2], likelihood)
+    scaling = Scaling.of(known, kind)
+    assert scaling is not None
+    x = _finite(scaling.standardise(values[:, alive]), name)
+    how = {"columns": [rows.written(c) for c in known], "split": "a tenth, by the sha256 of the values"}
+    labels = torch.zeros(int(test.sum()), dtype=torch.int64)
+    return Data(torch.from_numpy(x[~test]), torch.from_numpy(x[test]), labels, ["all"], how, kind)
+
+
+def _columns(likelihood: str, channels: Sequence[str | Indicator], values: Doubles, alive: list[int]) -> list[Column]:
+    """Each channel with mean and spread of its values [n, C]; as they are where the likelihood knows them as binary."""
+    binary = [likelihood == "bernoulli" or (likelihood == "mixed" and rows.holds_flags(values[:, i])) for i in alive]
+    return [rows.column(channels[i], values[:, i], not flag) for i, flag in zip(alive, binary, strict=True)]
+
+
+def _split(files: Sequence[Block], window: int) -> tuple[list[Block], list[Block]]:
+    """What is trained on, and the last tenth of all rows, but two windows at least where there are so many."""
+    total = sum(len(file.rows) for file in files)
+    border = total - max(round(TEST_SHARE * total), min(2 * window, total // 3))
+    train, test, before = [], [], 0
+    for file in files:
+        here = min(max(border - before, 0), len(file.rows))
+        before += len(file.rows)
+        train += [_part(file, slice(0, here))] if here else []
+        test += [_part(file, slice(here, None))] if here < len(file.rows) else []
+    return train, test
+
+
+def _part(file: Block, some: slice) -> Block:
+    return Block(file.rows[some], file.values[some], None if file.times is None else file.times[some])
+
+
+def _interval(files: Sequence[Block], time: str | None, say: Callable[[str], None]) -> float | None:
+    """What usually lies between two rows; None where there are no times, or they are no clock."""
+    interval, off = usual_interval(files)
+    if time is not None and (interval is None or off > _IRREGULAR):
+        say(f"times in column {time} are irregular, so that gaps are not looked for")
+        return None
+    return interval
+
+
+def _windows(file: Block, alive: list[int], known: list[Column], cutter: Cutter) -> Floats:
+    """The windows of a file's rows, [n, C, T], as the networks take them."""
+    mean, scale = (np.array([getattr(column, name) for column in known]) for name in ("mean", "scale"))
+    scaled = _finite(Scaling(mean, scale).standardise(file.values[:, alive]), f"row {file.rows[0]} or after it")
+    parts = [found.values for found in cut([file._replace(values=scaled)], cutter)]
+    return np.concatenate([np.zeros((0, len(known), cutter.length), np.float32), *parts])
+
+
+def _finite(x: Floats, which: str) -> Floats:
+    if not np.isfinite(x).all():
+        raise InputError("value too far from all others", which, "clean the data, or leave it out")
+    return x
+
+
+def _halves(parts: list[Floats], first: int) -> tuple[list[Floats], list[Floats]]:
+    return parts[:first], parts[first:]
+
+
+def _describe(cutters: list[Cutter], count: int, window: int, stride: int, say: Callable[[str], None]) -> None:
+    """Say how rows became windows, and what no window covers."""
+    if stride > 1:
+        say(f"a window of {window} rows begins every {stride} rows")
+    if gaps := sum(cutter.gaps for cutter in cutters):
+        first = next(cutter.first for cutter in cutters if cutter.first)
+        where = f"before row {first.row}: {first.interval:g}, usually {cutters[0].interval:g}"
+        say(f"{gaps} gap{'s' if gaps > 1 else ''} in time, which no window crosses; the first {where}")
+    if count < _FEW:
+        say(f"{count} windows to train on are few: some hundreds make figures that mean something")
+
+
+def as_files(values: NDArray[Any]) -> list[Block]:
+    """Rows in order [n, C], or the values of one channel [n], as those of one file."""
+    of_channels = values.reshape(len(values), -1)
+    return [Block(np.arange(len(values)), of_channels)]
