@@ -83,8 +83,9 @@ def test_a_presets_effort_is_a_number_of_steps(name: str, observations: int, epo
 
 @pytest.mark.parametrize(("rows", "steps"), [(0, 200), (178, 600), (24_000, 10_058), (1_000_000, 15_628)])
 def test_rows_are_seen_from_four_to_200_times(rows: int, steps: int) -> None:
-    """Or as often as whole passes make 10,000 steps."""
-    assert vector(9, rows).optimiser.steps == steps
+    """Or as often as whole passes make 10,000 steps, all of which are spent."""
+    optimiser = vector(9, rows).optimiser
+    assert (optimiser.steps, optimiser.patience) == (steps, None)
 
 
 def test_steps_that_are_spent_are_the_training_of_as_many_epochs(digits: data.Data) -> None:
@@ -125,6 +126,25 @@ def test_a_training_goes_on_exactly_from_within(digits: data.Data, config: Confi
         go_on(resumed, digits)
         assert untimed(resumed.progress.metrics) == untimed(whole.progress.metrics)
         assert all(torch.equal(values, weights(whole)[name]) for name, values in weights(resumed).items())
+
+
+def test_without_patience_all_steps_are_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the test ELBO was highest, and the last weights are kept, with the best ones beside them."""
+    real = metrics.measure
+
+    def measure(*given: Any) -> dict[str, float]:
+        row = real(*given)
+        return row if row["epoch"] < 24 else {**row, "test_elbo": row["test_elbo"] - 100}
+
+    monkeypatch.setattr(metrics, "measure", measure)
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+    config = dataclasses.replace(SMALL, optimiser=dataclasses.replace(SMALL.optimiser, steps=500, patience=None))
+    train.train(config, tmp_path / "run", HERE, command="vae-train")
+    past = run_folder.read_metrics(tmp_path / "run")
+    assert [row["epoch"] for row in past] == [8, 16, 24, 32, 39]
+    for row, fallen, best in ((past[-1], 100, False), (past[1], 0, True)):
+        figures = run_folder.load(tmp_path / "run", best=best).evaluation["figures"]
+        assert figures["elbo"]["mean"] - fallen == pytest.approx(row["test_elbo"], rel=1e-6)
 
 
 def rows(*elbos: float) -> list[Metrics]:

@@ -73,12 +73,12 @@ def best(metrics: list[Metrics]) -> Metrics:
 
 
 def outcome(training: TrainingState) -> str:
-    """How a training ended whose epochs were not counted beforehand: which weights are kept, or what more would do.
+    """How a patient training ended: which weights are kept, or what more would do.
 
     Nothing where more would do little: the test ELBO rose by less than its standard error in as many last steps as it
     is waited for.
     """
-    past, patience = training.progress.metrics, training.config.optimiser.patience
+    past, patience = training.progress.metrics, training.config.optimiser.patience or 0
     top, last = best(past), past[-1]
     kept = f"epoch {top['epoch']:.0f}"
     if training.out_of_patience:

@@ -202,7 +202,7 @@ def _trouble(run: Run, rows: list[Metrics], observations: int) -> str:
     found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
     said = run.settings.warnings
     optimiser = run.config.optimiser
-    most, patient = optimiser.most_epochs(observations), optimiser.epochs is None
+    most, patient = optimiser.most_epochs(observations), optimiser.patient
     told = metrics.told(rows, most, run.vae.latent_dim, bool(few), bool(said), patient)
     found = [*filter(None, found), *said, *told]
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>" if found else "<p>None.</p>"
@@ -371,11 +371,12 @@ def _commands(folder: Path, run: Run, rows: list[Metrics]) -> str:
         f"vae-export {at} --out {bundle}{own}",
         f"vae-infer --bundle {bundle} sample -n 16",
     ]
-    best, counted = metrics.best(rows), run.config.optimiser.epochs is not None
+    best, patient = metrics.best(rows), run.config.optimiser.patient
     hint = (
-        f"The weights are the last epoch's; --best makes evaluate and export take those of epoch {best['epoch']:.0f}."
-        if counted
-        else f"The weights are those of epoch {best['epoch']:.0f}, with the highest test ELBO."
+        f"The weights are those of epoch {best['epoch']:.0f}, with the highest test ELBO."
+        if patient
+        else f"The weights are the last epoch's; --best makes evaluate and export take those of epoch "
+        f"{best['epoch']:.0f}."
     )
     note = "" if best is rows[-1] else f'\n<p class="soft">{hint}</p>'
     return f"<pre>{escape(chr(10).join(lines))}</pre>{note}"

@@ -37,7 +37,7 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
         click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
         vae.load_state_dict(last)
         run_folder.save_weights(out, vae, best=True)
-    if config.optimiser.epochs is None:  # the training went on for as long as it pays, and the rest did not
+    if config.optimiser.patient:  # the steps since those of the best epoch were spent on waiting
         last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
         run_folder.save_weights(out, vae)
     for best in (True, False):  # the last ones' file says that the run is finished
@@ -50,10 +50,10 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
     per = f"nats per {observations.observation.noun}{dimensions}"
     click.echo(f"test ELBO {describe(figure)} {per}, {measured_on['binarisation']}")
     top = metrics.best(training.progress.metrics)
-    if config.optimiser.epochs is None:
+    if config.optimiser.patient:
         if line := metrics.outcome(training):
             click.echo(line)
-    elif top["epoch"] < config.optimiser.epochs:
+    elif top["epoch"] < training.most_epochs:
         click.echo(
             f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {run_folder.BEST_WEIGHTS}"
         )

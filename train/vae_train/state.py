@@ -111,9 +111,9 @@ class TrainingState:
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the epochs were not counted beforehand, and the test ELBO has not risen for too many steps."""
+        """Whether the test ELBO has not risen for as many steps as it is waited for."""
         past, asked = self.progress.metrics, self.config.optimiser
-        if asked.epochs is not None or not past:
+        if not (asked.patient and asked.patience and past):
             return False
         top = max(past, key=lambda row: row["test_elbo"])
         return (past[-1]["epoch"] - top["epoch"]) * self.steps_per_epoch >= asked.patience

@@ -72,7 +72,7 @@ def train(
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             _say(f"training on {where}, {_threads()}, into {out}")
             _say(_describe(training, observations))
-            if config.optimiser.epochs is None:
+            if config.optimiser.patient:
                 patience = f"until the test ELBO has not risen for {config.optimiser.patience:,} steps"
                 _say(f"{patience}, or these are spent; --epochs N makes N passes")
             if products:
@@ -244,7 +244,7 @@ class _Between:
         click.echo(metrics.describe(past[-1], self.noun))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_observations))
-        epochs, patient = None if training.over else training.most_epochs, config.optimiser.epochs is None
+        epochs, patient = None if training.over else training.most_epochs, config.optimiser.patient
         for line in metrics.news(past, epochs, training.vae.latent_dim, few, self.warned, patient):
             _warn(line)
 
