@@ -294,7 +294,8 @@ def series(shape: Shape, windows: int) -> Config:
     network = replace(
         rows.network, architecture="conv1d", hidden=hidden, dense=128, latent_dim=latents, likelihood="gaussian"
     )
-    return replace(rows, preset="series", network=network, optimiser=replace(rows.optimiser, lr=3e-3, steps=_STEPS))
+    optimiser = replace(rows.optimiser, lr=3e-3, steps=_STEPS, patience=2000)
+    return replace(rows, preset="series", network=network, optimiser=optimiser)
 
 
 PRESETS = {
