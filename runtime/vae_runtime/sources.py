@@ -188,7 +188,8 @@ class Observations:
                     yield values
                 continue
             for cut in cutter.feed(block._replace(values=values)):
-                yield from (cut.values[i : i + rows] for i in range(0, len(cut.values), rows))
+                for i in range(0, len(cut.values), rows):
+                    yield np.ascontiguousarray(cut.values[i : i + rows])
 
     def _note(self, unseen: Iterable[Unseen], name: str) -> None:
         for row, column, text in unseen:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime import sources
@@ -92,7 +93,8 @@ def _whole(block: Block, observation: Observation, cutter: Cutter) -> Iterator[P
             yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
         return
     for starts, values in cutter.feed(block):
-        yield Part([sources.window(NAME, start, observation) for start in starts.tolist()], values)
+        names = [sources.window(NAME, start, observation) for start in starts.tolist()]
+        yield Part(names, np.ascontiguousarray(values))
 
 
 def _first(lines: Iterator[list[str]]) -> list[str]:

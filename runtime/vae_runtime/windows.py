@@ -14,7 +14,7 @@ TOLERANCE = 1.5  # times the usual interval, or one part in it, by which that be
 
 
 class Cut(NamedTuple):
-    """Some windows: the number of the first row of each, [n], and their values [n, columns, length]."""
+    """Some windows: the number of the first row of each, [n], and a view of their values [n, columns, length]."""
 
     starts: NDArray[np.int64]
     values: NDArray[Any]
@@ -126,7 +126,7 @@ class Cutter:
         if count:
             seen = sliding_window_view(held, self.length, axis=0)[:: self.stride][:count]
             starts = self._start + self.stride * np.arange(count)
-            yield Cut(starts, np.ascontiguousarray(seen))
+            yield Cut(starts, seen)
             done = min(count * self.stride, len(held))
             self._skip = count * self.stride - done
             self._start += done

@@ -284,7 +284,7 @@ def vector(columns: int, rows: int) -> Config:
 def series(shape: Shape, windows: int) -> Config:
     """The preset for series [C, T], so many of them: a convolution for each halving down to some 8 steps.
 
-    A latent for 4 numbers of a window, from 4 to 32; 10,000 steps at most. The rate is three times as high: sigma
+    A latent for 4 numbers of a window, from 4 to 32; 10,000 steps at most. The rate is twice as high: sigma
     starts at the values' spread, is far smaller in the end where series are smooth, and moves with the rate.
     """
     rows = vector(math.prod(shape), windows)
@@ -294,7 +294,7 @@ def series(shape: Shape, windows: int) -> Config:
     network = replace(
         rows.network, architecture="conv1d", hidden=hidden, dense=128, latent_dim=latents, likelihood="gaussian"
     )
-    optimiser = replace(rows.optimiser, lr=3e-3, steps=_STEPS, patience=2000)
+    optimiser = replace(rows.optimiser, lr=2e-3, steps=_STEPS, patience=2000)
     return replace(rows, preset="series", network=network, optimiser=optimiser)
 
 
