@@ -138,6 +138,8 @@ def test_every_setting_has_an_option() -> None:
         "normal",
         "missing",
         "held_out",
+        "window",
+        "stride",
     }
     assert PART_OF.keys() - covered == {"steps", "patience"}
 
@@ -472,7 +474,17 @@ def test_resume_takes_no_setting(command: Command, tmp_path: Path, name: str) ->
     assert_one_line(result.err)
 
 
-TITLES = ["The common case", "Images", "Rows of numbers", "Networks", "Objective", "Machine", "Options", "Commands"]
+TITLES = [
+    "The common case",
+    "Images",
+    "Rows of numbers",
+    "Series",
+    "Networks",
+    "Objective",
+    "Machine",
+    "Options",
+    "Commands",
+]
 
 
 def test_help_lists_every_option_in_its_section(command: Command) -> None:
