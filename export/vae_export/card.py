@@ -46,7 +46,7 @@ The last one computes the golden vectors again and says how far this device is o
 from vae_runtime import VAE
 
 vae = VAE.load(".")
-x = vae.sample(16, seed=7){clip}  # float32 [16, {shape}]
+x = vae.sample(16, seed=7){clip}  # {type} [16, {shape}]
 elbo = vae.elbo(x, num_samples=10)  # float64 [16], nats, higher is better
 ```"""
 _LEVELS = (0.01, 0.25, 0.75, 0.99)
@@ -152,6 +152,7 @@ def _use(manifest: Manifest) -> Iterator[str]:
         ending="png" if images else "npy",
         clip=".clip({:g}, {:g})".format(*clipped) if clipped else "",
         shape=", ".join(map(str, observation.shape)),
+        type="float64" if manifest.preprocessing.columns else "float32",
     )
 
 

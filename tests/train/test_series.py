@@ -68,9 +68,9 @@ def test_rows_of_a_table_become_windows(tmp_path: Path, stride: int | None) -> N
     np.testing.assert_allclose([column["scale"] for column in columns], rows()[:540].std(axis=0))
     assert found.preprocessing["windows"] == {"stride": stride or 2, "time": "time", "interval": 30.0}
     assert (found.observation.kind, found.observation.shape) == ("series", (2, WINDOW))
-    assert said == ([] if stride is None else ["a window of 10 rows begins every 3 rows"]) + (
-        [] if stride is None else ["177 windows to train on are few: some hundreds make figures that mean something"]
-    )
+    few = ["a window of 10 rows begins every 3 rows"]
+    few += ["177 windows to train on are few: some hundreds make figures that mean something"]
+    assert said == ["column time has the rows' times, which are usually 30 apart", *([] if stride is None else few)]
 
 
 def test_arrays_are_rows_or_windows(tmp_path: Path) -> None:
@@ -101,8 +101,9 @@ def test_windows_cross_neither_files_nor_gaps_nor_other_labels(tmp_path: Path) -
     starts = [*range(91), *range(103, 191), *range(200, 241), *range(280, 600 - 57 - WINDOW + 1)]
     np.testing.assert_allclose(restored(found, "train"), windows(rows(), starts), rtol=1e-5)
     assert said[0] == "2 tables are read as one, in the order of their names"
-    assert said[3:] == [
+    assert said[2:] == [
         "3 of 570 rows have a missing value or another label than 0 and are left out, and no window crosses them",
+        "column time has the rows' times, which are usually 30 apart",
         "1 gap in time, which no window crosses; the first before row 50: 930, usually 30",
     ]
 

@@ -136,6 +136,8 @@ def _interval(files: Sequence[Block], time: str | None, say: Callable[[str], Non
     if time is not None and (interval is None or off > _IRREGULAR):
         say(f"times in column {time} are irregular, so that gaps are not looked for")
         return None
+    if time is not None:
+        say(f"column {time} has the rows' times, which are usually {interval:g} apart")
     return interval
 
 

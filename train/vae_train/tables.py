@@ -193,8 +193,9 @@ def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[
     first = table.first()
     kinds = {name: _kind(name, texts, table.layout.decimal) for name, texts in first.items()}
     kinds |= dict.fromkeys(table.layout.unnamed, "no name") | dict.fromkeys(encode, "numbers")
+    taken = {data.label, None if data.window is None else _time(table, ())}
     for kind in ("text", "time", "no name"):
-        if left := [name for name in names if kinds[name] == kind and name != data.label]:
+        if left := [name for name in names if kinds[name] == kind and name not in taken]:
             are = f"columns of {kind} are left out" if len(left) > 1 else f"a column of {kind} is left out"
             say(f"{are}: {', '.join(left)}; {_INSTEAD[kind]}")
     chosen = [name for name in names if kinds[name] == "numbers" and name != data.label]
