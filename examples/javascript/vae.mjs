@@ -25,10 +25,11 @@ export class VAE {
     return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"), preprocessing?.columns);
   }
 
-  /** Rows as they are measured, numbers [n * D] in the order of `columns`, as `encode` and `terms` take them. */
-  standardise(rows) {
-    return Float32Array.from(rows, (value, i) => {
-      const { mean, scale } = this.columns[i % this.columns.length] ?? { mean: 0, scale: 1 };
+  /** Rows [n * D] or windows [n * C * T] as they are measured, in the order of `columns`, as the others take them. */
+  standardise(measured) {
+    const [, steps = 1] = this.contract.observation.shape; // of each channel of a window
+    return Float32Array.from(measured, (value, i) => {
+      const { mean, scale } = this.columns[Math.floor(i / steps) % this.columns.length] ?? { mean: 0, scale: 1 };
       return (value - mean) / scale;
     });
   }

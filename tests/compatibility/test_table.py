@@ -26,6 +26,7 @@ from vae_runtime import VAE, likelihoods, noise
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import shipped
 from vae_runtime.observation import Observation
+from vae_runtime.vectors import Scaling
 from vae_train import run_folder
 from vae_train.config import LIKELIHOODS
 
@@ -309,7 +310,7 @@ def test_javascripts_likelihood_is_the_references(likelihood: str, tmp_path: Pat
 def test_javascript_knows_columns() -> None:
     """A sigma and a unit for each column, of rows and of series, or a sigma for each value, as the runtime has them.
 
-    Rows are scaled as by it.
+    Rows and windows are scaled as by it.
     """
     settings = {"logsigma": [-1.0, 0.5, -2.0], "log_unit": [3.0, -4.0, 0.25]}
     each = {**settings, "logsigma": noise.normal(4, noise.PRIOR, [0], 12)[0].tolist()}
@@ -317,21 +318,27 @@ def test_javascript_knows_columns() -> None:
     code = """
         const [x, loc, settings, each, rows, columns] = JSON.parse(process.argv[1]);
         const { logProb } = LIKELIHOODS.gaussian;
-        const vae = Object.assign(Object.create(VAE.prototype), { columns });
+        const of_shape = (shape) =>
+          Object.assign(Object.create(VAE.prototype), { columns, contract: { observation: { shape } } });
         const floats = (values) => Float32Array.from(values);
         const of = (n, settings) => logProb(floats(x.slice(0, n)), floats(loc.slice(0, n)), settings);
         const found = [of(3, settings), of(12, settings), of(12, each)];
-        console.log(JSON.stringify([...found, Array.from(vae.standardise(rows))]));
+        const scaled = [[2], [2, 1], [2, 2]].map((shape) => Array.from(of_shape(shape).standardise(rows)));
+        console.log(JSON.stringify([...found, ...scaled]));
     """
     rows, columns = [1e9 + 3, 5.0, 1e9 - 1, 7.0], [{"mean": 1e9, "scale": 2.0}, {"mean": 6.0, "scale": 0.5}]
     given = json.dumps([x.ravel().tolist(), loc.ravel().tolist(), settings, each, rows, columns])
-    *found, standardised = json.loads(run_javascript(code, given))
+    *found, of_rows, of_one_step, of_windows = json.loads(run_javascript(code, given))
     for got, shape, named in zip(found, [(3,), (3, 4), (3, 4)], [settings, settings, each], strict=True):
         kind = Observation({1: "vector", 2: "series"}[len(shape)], shape, None)
         gaussian = likelihoods.make(manifests.Named("gaussian", named), kind)
         some = [values.ravel()[: math.prod(shape)].reshape(1, *shape) for values in (x, loc)]
         np.testing.assert_allclose(got, gaussian.log_prob(*some)[0], rtol=1e-6)
-    assert standardised == [1.5, -2.0, -0.5, 2.0]
+    assert of_rows == of_one_step == [1.5, -2.0, -0.5, 2.0]
+    scale = Scaling.of([manifests.Column("", **column) for column in columns], Observation("series", (2, 2), None))
+    assert scale is not None
+    windows = scale.standardise(np.array(rows).reshape(1, 2, 2))
+    np.testing.assert_array_equal(np.float32(of_windows), windows.ravel())
 
 
 @needs_node
