@@ -36,7 +36,7 @@ MODEL = (
     "what all numbers of the gate together exceed with a chance of 1e-6"
 )
 _AT_ONE_BATCH = (PATTERNS, GOLDEN, FAR)
-ROWS = 16  # from which standard errors come at least: of fewer inputs each is drawn several times
+_FURTHEST, _DRAWS = 4, 8  # of so many inputs that are furthest off errors are drawn again, and so often
 _FAR = 3.0  # standard deviations of the prior, along each axis of z, and half of it the other way along the next
 _MOST_FAR = 256  # axes: of spatial latents, which have thousands, some from all over
 _FAR_OUT = 6.0  # standard deviations of a value that has no range
@@ -311,12 +311,7 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     exact = dict(zip(side.tensors, side.exact(*tensors), strict=True))
     single = dict(zip(side.tensors, side.single(*tensors), strict=True))
     rows = len(tensors[0])
-    at = torch.arange(max(ROWS, rows)) % rows
-    drawn = side.exact(*(values[at] for values in tensors), seed=_SEED)
-    errors = {
-        name: largest_error((values - exact[name][at]).reshape(len(at), -1))
-        for name, values in zip(side.tensors, drawn, strict=True)
-    }
+    errors = largest_errors(lambda at, seed: side.exact(*(values[at] for values in tensors), seed=seed), exact, single)
     return Case(
         side,
         kind,
@@ -328,12 +323,37 @@ def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:
     )
 
 
-def largest_error(errors: Tensor) -> float:
-    """The largest standard error of a number, from one draw of their errors [rows, numbers].
+def largest_errors(
+    draw: Callable[[Tensor, int], Sequence[Tensor]], exact: Mapping[str, Tensor], single: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The largest standard error of a number, by tensor, from draws of their errors.
 
-    It says little of one number. So each is taken to have its row's mean square times its column's, over that of all.
+    draw(at, seed): what float32 may give for the inputs in the rows `at`. exact, single: what float64 and a float32
+    give for all, [rows, ...].
+
+    Of each input errors are drawn once. Where one is further off than the others, as a row far out is, all rests on its
+    own draw, which may happen to be near 0. So those furthest off, in the draw and in `single`, are drawn _DRAWS times.
     """
-    squares = errors.square()
+
+    def squares(at: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            (got - wanted[at]).square().reshape(len(at), -1) for got, wanted in zip(values, exact.values(), strict=True)
+        ]
+
+    rows = torch.arange(len(next(iter(exact.values()))))
+    once = squares(rows, draw(rows, _SEED))
+    seen = [*once, *squares(rows, [single[name] for name in exact])]
+    furthest = torch.cat([each.mean(dim=1).topk(min(_FURTHEST, len(rows))).indices for each in seen]).unique()
+    at = furthest.repeat(_DRAWS)
+    again = [each.unflatten(0, (_DRAWS, -1)).mean(dim=0) for each in squares(at, draw(at, _SEED + 2))]
+    return {name: float(np.max([*map(_largest, both)])) for name, *both in zip(exact, once, again, strict=True)}
+
+
+def _largest(squares: Tensor) -> float:
+    """The largest standard error of a number, from the squares of few draws of each number's error [rows, numbers].
+
+    They say little of one number. So each is taken to have its row's mean square times its column's, over that of all.
+    """
     rows, columns, mean = squares.mean(dim=1).max(), squares.mean(dim=0).max(), squares.mean()
     return math.sqrt(rows * columns / mean) if mean > 0 else float(mean)  # NaN stays NaN
 

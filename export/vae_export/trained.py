@@ -19,7 +19,6 @@ from vae_train.fingerprint import Fingerprint
 from vae_train.vae import VAE, Pass
 
 MARGIN = 10  # times the gate's tolerance: another processor, release of PyTorch and code path computed what was kept
-_SEED = 0  # of the draws of rounding errors
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,18 @@ def compare(vae: VAE, observations: NDArray[Any], kept: Fingerprint) -> list[Dif
     rows = min(len(observations), len(kept.elbo))
     x, eps = fingerprint.inputs(vae, observations[:rows])
     expected = _outputs(precise, x, eps)
-    at = torch.arange(max(gate.ROWS, len(x))) % len(x)
-    drawn = _outputs(precise, x[at], eps[at], _SEED)
+    then = {name: torch.from_numpy(getattr(kept, name.lower())[:rows]) for name in expected}
+
+    def draw(at: Tensor, seed: int) -> list[Tensor]:
+        return list(_outputs(precise, x[at], eps[at], seed).values())
+
+    errors = gate.largest_errors(draw, expected, then)
     factor = MARGIN * gate.standard_errors(sum(values.numel() for values in expected.values()))
     found = []
     for name, values in expected.items():
-        then = torch.from_numpy(getattr(kept, name.lower())[:rows])
-        off = (then - values).abs().reshape(len(x), -1).amax(dim=1)
-        error = gate.largest_error((drawn[name] - values[at]).reshape(len(at), -1))
-        found.append(Difference(name, int(off.argmax()), float(off.max()), gate.allowed(error, factor, values.numpy())))
+        off = (then[name] - values).abs().reshape(len(x), -1).amax(dim=1)
+        most = gate.allowed(errors[name], factor, values.numpy())
+        found.append(Difference(name, int(off.argmax()), float(off.max()), most))
     return found
 
 
