@@ -175,6 +175,7 @@ def elbo(
     command says so. A table on standard input is scored as its lines come, in CSV or JSON lines.
     """
     vae = _load(options)
+    _check_stride(stride, vae)
     comes = sources == ("-",) and vae.observation.kind != IMAGE and style in (None, "csv", "jsonl")
     style = _style(style, output, "csv" if comes and vae.observation.kind == SERIES else "table", *_SCORED)
     if by_column and style == "table":
@@ -409,8 +410,7 @@ def _read(
     sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None, rows: int | None = None
 ) -> "tuple[Observations, Iterator[Floats]]":
     """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
-    if stride is not None and vae.observation.kind != SERIES:
-        raise click.UsageError(f"--stride is for models of series, and this one takes {vae.observation.noun}s")
+    _check_stride(stride, vae)
     found = _found(sources, vae, missing, stride)
     rows = rows or vae.rows * vae.threads
     return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
@@ -459,6 +459,11 @@ def _progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> 
         for batch in batches:
             yield batch
             bar.update(len(batch))
+
+
+def _check_stride(stride: int | None, vae: "VAE") -> None:
+    if stride is not None and vae.observation.kind != SERIES:
+        raise click.UsageError(f"--stride is for models of series, and this one takes {vae.observation.noun}s")
 
 
 def _text() -> "BufferedReader | None":

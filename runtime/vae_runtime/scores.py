@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from vae_runtime import likelihoods, noise
 from vae_runtime.draws import Floats, Nats, no_terms
 from vae_runtime.errors import ArgumentError, BundleError
-from vae_runtime.observation import IMAGE
+from vae_runtime.observation import IMAGE, SERIES
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
 from vae_runtime.vae import VAE
@@ -31,7 +31,7 @@ class Scores:
     off_support: how many `VAE.observe` changes: grey ones are drawn as binary under a Bernoulli likelihood, others are
     rounded to the levels of theirs. index: uint64 [n], `noise.index` of each, by which equal ones are known.
     ranks, percentile: None where the bundle keeps no quantiles. contributions: by column, what it adds to log p(x|z),
-    where that was asked for.
+    where that was asked for. may_overlap: whether observations are windows, which share rows.
     """
 
     elbo: Nats
@@ -45,6 +45,7 @@ class Scores:
     index: NDArray[np.uint64]
     ranks: Ranks | None = None
     contributions: dict[str, Nats] = field(default_factory=dict)
+    may_overlap: bool = False
 
     @property
     def different(self) -> int:
@@ -55,9 +56,11 @@ class Scores:
     def error_of_mean(self) -> float | None:
         """Standard error of the mean ELBO over the observations, nats; None where fewer than two of them are different.
 
+        None of windows too: they may overlap, and are not as many independent ones.
+
         Equal ones have equal scores, and are one of as much weight: copies say nothing new of the mean.
         """
-        if (different := self.different) < 2:
+        if (different := self.different) < 2 or self.may_overlap:
             return None
         which = np.unique(self.index, return_inverse=True)[1]
         off = np.bincount(which, self.elbo - self.elbo.mean())  # [different], each the sum of its copies
@@ -146,7 +149,7 @@ def score(
     numbers = np.frombuffer(index, np.uint64)
     return Scores(
         elbo, error, reconstruction, kl_of_each, percentile, bits, mean_kl, changed, numbers, ranks,
-        dict(zip(columns, of_columns, strict=True)),
+        dict(zip(columns, of_columns, strict=True)), vae.observation.kind == SERIES,
     )  # fmt: skip
 
 

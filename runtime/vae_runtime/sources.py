@@ -77,7 +77,10 @@ class Observations:
         self._said: list[str] = []
         self._unseen: dict[tuple[str, str], tuple[str, int]] = {}  # filled then too: the first row, and how many
         paths = (path for source in sources for path in _paths(source, observation))
+        self._needed = ""  # where a file has no window: what one takes
         self._files = [self._examine(path) for path in paths]
+        if self._files and all(file.rows == 0 for file in self._files):
+            raise InputError(f"no window of {observation.shape[-1]} rows", self._files[0].name, self._needed)
         if not self._files:
             named = "image files, folders or arrays" if observation.kind == IMAGE else "tables or arrays"
             raise InputError(f"no {observation.noun}s", "none named", f"name {named}")
@@ -242,7 +245,7 @@ class Observations:
             raise InputError("no rows", name, "give one or more below the header")
         time = self._time(table)
         if time is None and self._cut.interval is not None:
-            self._said.append(f"{name}: no column {self._cut.time}, so that gaps in time are not looked for")
+            self._said.append(no_times(name, self._cut))
         timed = None if time is None else table.blocks([], time=time)
         blocks = self._table_blocks(table) if self._drop_missing else timed
         return self._counted(_File(name, rows, opener, table), kind.kind == SERIES, blocks)
@@ -276,14 +279,19 @@ class Observations:
         starts = [cut.starts for block in blocks for cut in cutter.feed(block)]
         self._said += [f"{name}: {said}" for said in cutter.said(ended=True).values()]
         if not starts:
-            raise InputError(f"no window of {cutter.length} rows", name, cutter.needed())
-        return np.concatenate(starts)
+            self._needed = cutter.needed()
+        return np.concatenate([np.zeros(0, np.int64), *starts])
 
 
 def windowing(observation: Observation, preprocessing: Preprocessing, stride: int | None) -> Windows:
     """How a model's rows are cut into windows, with this stride if one is given."""
     known = preprocessing.windows or Windows(max(1, observation.shape[-1] // 4))
     return known if stride is None else replace(known, stride=stride)
+
+
+def no_times(name: str, windows: Windows) -> str:
+    """What to say of a table without the column of times that training saw."""
+    return f"{name}: no column {windows.time}, so that gaps in time are not looked for"
 
 
 def window(name: str, start: int, observation: Observation) -> str:

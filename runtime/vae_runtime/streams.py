@@ -13,11 +13,13 @@ from vae_runtime.errors import InputError
 from vae_runtime.indicators import Columns
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import SERIES, Observation
-from vae_runtime.tables import Block, Table
+from vae_runtime.tables import Block, Table, is_row
 from vae_runtime.windows import Cutter
 
 NAME = "standard input"
 _PIECE = 1 << 16  # bytes
+_AT_ONCE = 256  # windows
+_LOOKED_AT = 50  # lines at most, from which the layout is told
 _TODO = "give a table, CSV or its like, with a header"
 
 
@@ -50,13 +52,15 @@ def observations(
     """
     with reading(NAME, _TODO):
         lines = _lines(stream)
-        first = _first(lines)
-        table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in two lines
+        first = _first(lines, 2 if observation.kind != SERIES else min(observation.shape[-1] + 1, _LOOKED_AT))
+        table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in these lines
         columns = Columns(sources.columns_of(table, preprocessing.columns, observation.shape[0]))
         if table.layout.decimal == ",":
             note(f"numbers are read with a decimal comma: {NAME}")
         cut = sources.windowing(observation, preprocessing, stride)
         time = cut.time if cut.time in table.layout.names else None
+        if time is None and cut.interval is not None:
+            note(sources.no_times(NAME, cut))
         cutter, row = Cutter(observation.shape[-1], cut.stride, cut.interval), 0
         told: dict[str, str] = {}
         none, left_out = True, 0
@@ -66,9 +70,9 @@ def observations(
             row += len(some)
             left_out += len(some) - len(block.rows)
             for each in unseen:
-                if (kind := f"{each.column} {each.text}") not in told:
-                    told[kind] = sources.not_seen(f"{NAME}[{each.row}]", each.column, each.text)
-                    note(told[kind])
+                if each.column not in told:  # once: there may be no end of others
+                    told[each.column] = sources.not_seen(f"{NAME}[{each.row}]", each.column, each.text)
+                    note(told[each.column])
             for part in _whole(block, observation, cutter):
                 none = False
                 yield part
@@ -93,16 +97,17 @@ def _whole(block: Block, observation: Observation, cutter: Cutter) -> Iterator[P
             yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
         return
     for starts, values in cutter.feed(block):
-        names = [sources.window(NAME, start, observation) for start in starts.tolist()]
-        yield Part(names, np.ascontiguousarray(values))
+        for i in range(0, len(values), _AT_ONCE):
+            names = [sources.window(NAME, start, observation) for start in starts[i : i + _AT_ONCE].tolist()]
+            yield Part(names, np.ascontiguousarray(values[i : i + _AT_ONCE]))
 
 
-def _first(lines: Iterator[list[str]]) -> list[str]:
-    """The first lines, two at least where there are so many: a header and a row."""
+def _first(lines: Iterator[list[str]], least: int) -> list[str]:
+    """The first lines, so many at least where there are: a header and a row, or all of the first window's."""
     first: list[str] = []
     for some in lines:
         first += some
-        if len(first) > 1:
+        if len(first) >= least:
             break
     return first
 
@@ -118,7 +123,7 @@ def _lines(stream: Bytes) -> Iterator[list[str]]:
     rest = b""
     while piece := stream.read1(_PIECE):
         *whole, rest = (rest + piece).split(b"\n")
-        if some := [text for line in whole if (text := line.decode("utf-8-sig")).strip()]:
+        if some := [text for line in whole if is_row(text := line.decode("utf-8-sig"))]:
             yield some
-    if rest.strip():
-        yield [rest.decode("utf-8-sig")]
+    if is_row(text := rest.decode("utf-8-sig")):
+        yield [text]

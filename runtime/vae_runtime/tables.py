@@ -77,8 +77,9 @@ class Table:
     def __init__(self, name: str, open_: Callable[[], IO[bytes]]) -> None:
         self.name, self._open = name, open_
         with self._lines() as lines:
-            self._first = list(islice(filter(_is_row, lines), _LOOKED_AT))
-        self.layout = _layout(self._first, name)
+            self._first = list(islice(filter(is_row, lines), _LOOKED_AT))
+        with reading(name, TODO):  # a field may be longer than csv takes
+            self.layout = _layout(self._first, name)
 
     def __len__(self) -> int:
         return self.count.rows
@@ -89,7 +90,7 @@ class Table:
         rows = blank = held = 0
         with self._lines() as lines:
             for line in lines:
-                if _is_row(line):
+                if is_row(line):
                     rows, blank, held = rows + 1, blank + held, 0
                 else:
                     held += rows > 0  # those before the first row or behind the last are nobody's mistake
@@ -105,7 +106,7 @@ class Table:
         for a missing number or time.
         """
         with self._lines() as lines:
-            below = islice(filter(_is_row, lines), int(self.layout.header), None)
+            below = islice(filter(is_row, lines), int(self.layout.header), None)
             row = 0
             while some := list(islice(below, _LINES)):
                 yield self.parse(some, columns, row, drop_missing, time, texts)
@@ -210,7 +211,7 @@ class Table:
 
     def _line(self, row: int) -> str:
         with self._lines() as lines:
-            numbers = (number for number, line in enumerate(lines, start=1) if _is_row(line))
+            numbers = (number for number, line in enumerate(lines, start=1) if is_row(line))
             line = next(islice(numbers, row + self.layout.header, None), None)
         return f"{self.name}, row {row}" + ("" if line is None else f" (line {line})")  # what streams by is not kept
 
@@ -280,7 +281,7 @@ def as_time(text: str) -> float:
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def _is_row(line: str) -> bool:
+def is_row(line: str) -> bool:
     """Whether anything stands in a line; tabs may be delimiters."""
     return bool(line.strip(" \r\n"))
 

@@ -66,7 +66,7 @@ class Cutter:
             first = f"row {self.first.row} is {self.first.interval:g} after the row before, usually {self.interval:g}"
             which = f"the first: {first}" if self.gaps > 1 else first
             said["gaps"] = f"{gaps} in time ({which}), which no window crosses"
-        mean = self.mean_interval
+        mean = self.mean_interval if ended or self._between[1] >= self.length else None  # one late row is no rate
         if self.interval is not None and mean is not None and abs(mean / self.interval - 1) > _OTHER_RATE:
             said["rate"] = f"rows are {mean:g} apart in time, and those of the training {self.interval:g}"
         if ended and self.uncovered:

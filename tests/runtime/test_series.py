@@ -229,3 +229,40 @@ def test_rows_with_a_missing_value_are_left_out_where_asked(command, series: Pat
     np.testing.assert_array_equal(vae.read(tmp_path / "t.npy", 1, drop_missing=True).load().x, found.x)
     said = command(main, "--bundle", series, "encode", tmp_path / "t.csv", "--missing", "drop").err
     assert "vae-infer: note: 1 of 24 rows have a missing value and are left out\n" in said
+
+
+def test_a_stream_says_what_a_file_does(series: Path, tmp_path: Path):
+    """Of the column of times that is not there, and of rows behind the last window; one late row is no other rate."""
+    vae = VAE.load(series)
+    times = np.arange(25) * 10.0
+    times[1:] += 2
+    for content in (text().replace("when", "then"), text(times)):
+        Path("rows.csv").write_text(content)
+        notes: list[str] = []
+        list(vae.follow(io.BytesIO(content.encode()), note=notes.append))
+        assert notes == [note.replace("rows.csv", streams.NAME) for note in vae.read("rows.csv").notes]
+
+
+def test_a_stream_of_whole_numbers_may_have_a_decimal_comma_later(series: Path):
+    """The first window's rows say how numbers are written."""
+    rows = ["when;heat;flow", *(f"{10 * i};{300 + i};{20 + i}" for i in range(5)), "50;305,5;25,25"]
+
+    class Lines(io.BytesIO):
+        def read1(self, most: int | None = -1, /) -> bytes:
+            return self.readline()
+
+    (part,) = VAE.load(series).follow(Lines("\n".join(rows).encode()))
+    assert part.x[0, :, -1].tolist() == [25.25, 305.5]
+
+
+def test_a_folder_may_have_a_recording_without_a_window(command, series: Path):
+    """It is said, and the others are scored; where none has one, that is an error."""
+    Path("days").mkdir()
+    Path("days/a.csv").write_text(text(rows=ROWS[:4]))
+    Path("days/b.csv").write_text(text())
+    result = command(main, "--bundle", series, "elbo", "days", "--format", "csv")
+    assert list(scored(result.out)) == [f"days/b.csv[{i}:{i + LENGTH}]" for i in STARTS]
+    assert "days/a.csv: 4 rows are in no window" in result.err
+    Path("days/b.csv").unlink()
+    result = command(main, "--bundle", series, "elbo", "days")
+    assert (result.code, "no window of 6 rows: days/a.csv; give 6 or more" in result.err) == (4, True)

@@ -11,7 +11,7 @@ import vae_export
 from support.commands import Command
 from vae_runtime import VAE, noise
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, networks, run_folder, train
+from vae_train import data, evaluate, networks, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place, preset, series
 
@@ -68,7 +68,7 @@ def test_rows_of_a_table_become_windows(tmp_path: Path, stride: int | None) -> N
     np.testing.assert_allclose([column["scale"] for column in columns], rows()[:540].std(axis=0))
     assert found.preprocessing["windows"] == {"stride": stride or 2, "time": "time", "interval": 30.0}
     assert (found.observation.kind, found.observation.shape) == ("series", (2, WINDOW))
-    few = ["a window of 10 rows begins every 3 rows"]
+    few = ["a window of 10 rows begins every 3 rows", "4 rows are in no window, since no whole one begins there"]
     few += ["177 windows to train on are few: some hundreds make figures that mean something"]
     assert said == ["column time has the rows' times, which are usually 30 apart", *([] if stride is None else few)]
 
@@ -104,7 +104,7 @@ def test_windows_cross_neither_files_nor_gaps_nor_other_labels(tmp_path: Path) -
     assert said[2:] == [
         "3 of 570 rows have a missing value or another label than 0 and are left out, and no window crosses them",
         "column time has the rows' times, which are usually 30 apart",
-        "1 gap in time, which no window crosses; the first before row 50: 930, usually 30",
+        f"1 gap in time, which no window crosses; the first before {b}[50]: 930, usually 30",
     ]
 
 
@@ -206,3 +206,63 @@ def test_sizes_follow_from_the_windows() -> None:
     assert series((8, 1024), 1000).network.hidden == (32, 64, 64, 64, 64)
     with pytest.raises(ArgumentError, match="a preset of windows"):
         preset("series", data.observation(Config("vector").replace(dataset=str(Path(__file__).parents[2] / "examples/readings.csv")).data), 100)  # fmt: skip  # noqa: E501
+
+
+def test_windows_that_overlap_are_fewer_than_they_seem(tmp_path: Path) -> None:
+    """The standard error of the mean ELBO is that of the windows that share no row; the device gives none."""
+    path = written(tmp_path / "t.csv", rows())
+    overlapping, _ = load(path, columns=("flow", "heat"))
+    apart, _ = load(path, columns=("flow", "heat"), stride=WINDOW)
+    assert (overlapping.overlap, apart.overlap) == (WINDOW, 1)
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    error = evaluate.figure(values)["standard_error"]
+    assert evaluate.figure(values, overlap=4.0)["standard_error"] == pytest.approx(2 * error)
+    # 400 times the mean of moving sums: its spread is what the error says, and not what their number would
+    noise_of_rows = np.random.default_rng(2).normal(size=(400, 300))
+    sums = np.lib.stride_tricks.sliding_window_view(noise_of_rows, WINDOW, axis=1).sum(axis=2)
+    said = np.mean([evaluate.figure(torch.from_numpy(row), WINDOW)["standard_error"] for row in sums])
+    assert said == pytest.approx(sums.mean(axis=1).std(), rel=0.15)
+
+
+def test_what_is_too_short_for_a_window_is_said(tmp_path: Path) -> None:
+    """A file of few rows, and one of none; where all are so, that is an error."""
+    (tmp_path / "days").mkdir()
+    written(tmp_path / "days/a.csv", rows()[:300])
+    written(tmp_path / "days/b.csv", rows()[:7])
+    empty = written(tmp_path / "days/c.csv", rows()[:0])
+    written(tmp_path / "days/d.csv", rows()[300:])
+    found, said = load(tmp_path / "days", columns=("flow", "heat"))
+    assert len(found.train) == 291 + 300 - 61 - WINDOW + 1
+    assert f"{empty} has no rows" in said
+    assert "7 rows are in no window, since no whole one begins there" in said
+    with pytest.raises(InputError, match="too few rows for windows of 10"):
+        load(empty, columns=("flow", "heat"))
+
+
+def test_a_channel_is_binary_only_where_it_always_is(tmp_path: Path) -> None:
+    """One of 0 and 1 in the rows to train on, and of others in those kept, is scaled as real numbers are."""
+    values = rows()
+    values[:, 0] = np.arange(600) % 3 == 0
+    path = written(tmp_path / "t.csv", values)
+    columns = load(path, columns=("flow", "heat"), likelihood="mixed")[0].preprocessing["columns"]
+    assert (columns[0]["scale"], columns[1]["scale"] > 1) == (1.0, True)
+    values[590:, 0] = 0.5
+    columns = load(written(path, values), columns=("flow", "heat"), likelihood="mixed")[0].preprocessing["columns"]
+    assert columns[0]["scale"] < 1
+
+
+def test_missing_values_of_arrays_are_left_out_where_asked(tmp_path: Path) -> None:
+    """No window crosses such a row; of windows that are cut already such a one is left out."""
+    values = rows()
+    values[100, 1] = np.nan
+    np.save(tmp_path / "rows.npy", values)
+    with pytest.raises(InputError, match="--missing drop"):
+        load(tmp_path / "rows.npy")
+    found, said = load(tmp_path / "rows.npy", missing="drop")
+    starts = [*range(91), *range(101, 531)]
+    np.testing.assert_allclose(restored(found, "train"), windows(rows(), starts), rtol=1e-5)
+    assert said == ["1 of 600 rows have a missing value and are left out"]
+    np.save(tmp_path / "cut.npy", windows(values, list(range(0, 591, 5))))
+    found, said = load(tmp_path / "cut.npy", missing="drop")
+    assert said[0] == "2 of 119 windows have a missing value and are left out"
+    assert len(found.train) + len(found.test) == 117

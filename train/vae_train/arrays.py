@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vae_runtime import array_files, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import SERIES, VECTOR, Observation
+from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
 from vae_runtime.tables import as_label
 from vae_train import levels, rows, series
 from vae_train.config import Config, DataConfig
@@ -64,17 +64,25 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
-    own: dict[str, tuple[str, ...]] = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride")}
-    refuse_options(config.data, own.get(kind.kind, ()))
+    own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing"), IMAGE: ()}
+    refuse_options(config.data, own[kind.kind])
     if kind.kind == SERIES:
         name, values = array_files.read_array(config.data.dataset, "x")
         vectors.check(values.dtype, name)
         doubles = values.astype(np.float64) + 0.0
-        vectors.refuse_infinite(doubles, values, name, range(len(values)))
-        if values.ndim == 3:
+        drop = config.data.missing == "drop"
+        if drop and values.ndim == 3:
+            doubles = doubles[~np.isnan(doubles).any(axis=(1, 2))]
+        file = None if values.ndim == 3 else series.as_file(doubles, drop)
+        whole = doubles if file is None else file.values
+        vectors.refuse_infinite(whole, whole, name, range(len(whole)) if file is None else file.rows.tolist())
+        if left_out := len(values) - len(whole):
+            noun = kind.noun if file is None else "row"
+            say(f"{left_out:,} of {len(values):,} {noun}s have a missing value and are left out")
+        if file is None:
             return series.of_windows(config, name, doubles, say)
         channels = [f"column {i}" for i in range(kind.shape[0])]
-        return series.prepared(config, name, channels, series.as_files(doubles), None, say)
+        return series.prepared(config, name, channels, {name: file}, None, say)
     if kind.kind == VECTOR:
         name, values = array_files.read_array(config.data.dataset, "x")
         vectors.check(values.dtype, name)

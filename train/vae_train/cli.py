@@ -193,7 +193,11 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         "--encode", metavar="A,B,...", callback=_names, help="Columns to make others of 0 and 1 of, one for each value."
     ),
     _setting("--label", metavar="COLUMN", help="A table's column of classes, which is not trained on."),
-    _setting("--normal", metavar="LABEL", help="Train on half of the rows with this label, and on no others."),
+    _setting(
+        "--normal",
+        metavar="LABEL",
+        help="Train on half of the rows with this label, of series on nine tenths, and on no others.",
+    ),
     _setting("--missing", type=click.Choice(MISSING), help="What to do with rows that lack a value."),
     click.option(
         "--split",

@@ -49,10 +49,10 @@ class DataConfig:
     as 4095 of 12 bits. window: how many rows in order of time are one observation, a series; None where each row is
     one. stride: from how many rows on the next window begins; None for what suits the number of rows. columns: of a
     table, those to train on, and None for all of numbers; encode: those of which columns of 0 and 1 are made, one for
-    each value; label: its column of classes. normal: the label of the rows to train on, half of them. missing: whether
-    to "refuse" rows with a missing value or to "drop" them. held_out: how rows are kept for testing, by their "hash",
-    or the "last" tenth; of series it is the last one. augment: how images that are trained on are changed anew in every
-    batch, ways out of AUGMENTS.
+    each value; label: its column of classes. normal: the label of the rows to train on, half of them, or of series all
+    but the last tenth. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: how rows are
+    kept for testing, by their "hash", or the "last" tenth; of series it is the last one. augment: how images that are
+    trained on are changed anew in every batch, ways out of AUGMENTS.
     """
 
     dataset: str = "mnist"

@@ -45,6 +45,11 @@ class Data:
     observation: Observation
     likelihood: str = "gaussian"
 
+    @property
+    def overlap(self) -> float:
+        """In how many test observations each of their values is: of windows that overlap, more than one."""
+        return float(self.preprocessing.get("overlap", 1.0))
+
     def digest(self) -> str:
         """sha256 of the bytes of all observations, to train on and to test on."""
         sha256 = hashlib.sha256()

@@ -60,20 +60,26 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
     return torch.cat(bounds)
 
 
-def figure(values: Tensor) -> dict[str, Any]:
-    """Mean and standard error over the observations, nats; of one alone the error is not known, None."""
+def figure(values: Tensor, overlap: float = 1.0) -> dict[str, Any]:
+    """Mean and standard error over the observations, nats; of one alone the error is not known, None.
+
+    overlap: in how many of them each value is; the error is that of as many as do not overlap.
+    """
     values = values.double()
-    error = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
+    error = (values.std() * math.sqrt(overlap / len(values))).item() if len(values) > 1 else None
     return {"mean": values.mean().item(), "standard_error": error}
 
 
-def summary(test: Measured) -> dict[str, Any]:
-    """Mean, standard error and quantiles of the ELBO and its terms over the test observations; the KL by dimension."""
+def summary(test: Measured, overlap: float = 1.0) -> dict[str, Any]:
+    """Mean, standard error and quantiles of the ELBO and its terms over the test observations; the KL by dimension.
+
+    overlap as in `figure`.
+    """
     terms = test.terms
     named = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     return {
-        "figures": {name: figure(values) for name, values in named.items()},
+        "figures": {name: figure(values, overlap) for name, values in named.items()},
         "quantiles": {
             "levels": list(QUANTILES),
             **{name: torch.quantile(values.double().cpu(), levels).tolist() for name, values in named.items()},

@@ -56,7 +56,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         test_elbo=on_test.terms.elbo.mean().item(),
         test_reconstruction=on_test.terms.reconstruction.mean().item(),
         test_kl=on_test.terms.kl.mean().item(),
-        test_standard_error=evaluate.figure(on_test.terms.elbo)["standard_error"],
+        test_standard_error=evaluate.figure(on_test.terms.elbo, training.overlap)["standard_error"],
         active_units=int((on_test.mu.var(dim=0, correction=0) > ACTIVE).sum()),
         gradient_norm=total / max(1, steps),
         largest_gradient_norm=largest,

@@ -42,7 +42,7 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
         run_folder.save_weights(out, vae)
     for best in (True, False):  # the last ones' file says that the run is finished
         run_folder.save_fingerprint(out, fingerprint.compute(vae, observations.test[:64].numpy()), best)
-        summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)))
+        summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)), observations.overlap)
         run_folder.save_evaluation(out, {**measured_on, **summary}, best)
         vae.load_state_dict(last)
     figure = summary["figures"]["elbo"]
@@ -73,8 +73,8 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     observations = load_data(folder, run, place)
     test = observations.observed_test(run.vae.likelihood.binary).to(device)
     vae = run.vae.to(device)
-    summary = evaluate.summary(measure(folder, run, test))
-    bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples))
+    summary = evaluate.summary(measure(folder, run, test), observations.overlap)
+    bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples), observations.overlap)
     bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
     figures = {**summary["figures"], **bounds}
@@ -109,7 +109,8 @@ def compare(
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
         which = " and ".join(run.config.network.likelihood for run in runs)
         raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
-    test = load_data(folders[0], runs[0], place).observed_test(runs[0].vae.likelihood.binary)
+    observations = load_data(folders[0], runs[0], place)
+    test = observations.observed_test(runs[0].vae.likelihood.binary)
     if not _measured_on(runs[1], test):
         what = f"runs of different test {runs[0].observation.noun}s cannot be compared"
         raise ArgumentError(what, folders[1], "name runs of one data set")
@@ -127,7 +128,7 @@ def compare(
         click.echo(f"{letter}: {folder}")
     click.echo(f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}")
     for name, (a, b) in rows.items():
-        figures = (evaluate.figure(values) for values in (a, b, b.double() - a.double()))
+        figures = (evaluate.figure(values, observations.overlap) for values in (a, b, b.double() - a.double()))
         click.echo(name.ljust(24) + "".join(f"{describe(figure):>18}" for figure in figures))
 
 

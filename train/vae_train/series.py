@@ -1,6 +1,7 @@
 """Series to train on: rows in order of time, each channel scaled, cut into windows by the runtime's own code."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,7 @@ from vae_runtime.vectors import Scaling
 from vae_runtime.windows import Cutter, cut, usual_interval
 from vae_train import rows
 from vae_train.config import Config
-from vae_train.data import TEST_SHARE, Data, in_test, too_few
+from vae_train.data import TEST_SHARE, Data, too_few
 
 _MANY = 20_000  # windows: where there are more, fewer overlap
 _FEW = 200  # windows, below which figures mean little
@@ -26,6 +27,7 @@ _OVERLAP = 4  # windows, in which each row is at least where there are many, and
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
+_Named = tuple[str, Block]  # a file's name, and its rows
 
 
 def observation(channels: int, window: int, likelihood: str) -> Observation:
@@ -35,94 +37,107 @@ def observation(channels: int, window: int, likelihood: str) -> Observation:
 
 def stride_of(window: int, count: int) -> int:
     """At how many rows' distance windows begin where so many rows are trained on and no stride is given."""
-    return max(1, min(window // _OVERLAP, count // _MANY))
+    return max(1, min(window // _OVERLAP, math.ceil(count / _MANY)))
 
 
 def prepared(
     config: Config,
     name: str,
     channels: Sequence[str | Indicator],
-    files: Sequence[Block],
+    files: Mapping[str, Block],
     time: str | None,
     say: Callable[[str], None],
 ) -> Data:
     """The data of a training from the rows of files, in order of time; windows cross neither files nor gaps.
 
     The last tenth of all rows is kept for testing. Channels that are constant in the others are left out, and each one
-    is scaled to mean 0 and spread 1 by these. name: of the source, for errors. time: the column of times.
+    is scaled to mean 0 and spread 1 by these. name: of the source, for errors. files: by their names. time: the column
+    of times.
 
     Raises InputError where there are too few rows for windows; ArgumentError for a likelihood of other observations.
     """
     window, likelihood = config.data.window, config.network.likelihood
     assert window is not None
-    for file in files:
+    for file in files.values():
         rows.refuse_likelihood(likelihood, channels, file.values, name)
     train, test = _split(files, window)
-    interval = _interval(files, time, say)
-    values = np.concatenate([file.values for file in train]) if train else np.zeros((0, len(channels)))
+    interval = _interval(list(files.values()), time, say)
+    values = np.concatenate([np.zeros((0, len(channels))), *(file.values for _, file in train)])
     if len(values) < window:
         raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
     alive = rows.alive(channels, values, np.ones(len(values), bool), name, say)
-    known = _columns(likelihood, channels, values, alive)
+    flags = [all(rows.holds_flags(file.values[:, i]) for file in files.values()) for i in alive]
+    known = _columns(likelihood, channels, values, alive, flags)
     kind = observation(len(known), window, likelihood)
     stride = config.data.stride or stride_of(window, len(values))
-    cutters = [Cutter(window, stride, interval) for _ in (*train, *test)]
-    parts = [_windows(file, alive, known, cutter) for file, cutter in zip((*train, *test), cutters, strict=True)]
-    x, kept = (np.concatenate([np.zeros((0, *kind.shape), np.float32), *some]) for some in _halves(parts, len(train)))
+    cutters = [(file, Cutter(window, stride, interval)) for file, _ in (*train, *test)]
+    x, kept = (
+        np.concatenate([
+            np.zeros((0, *kind.shape), np.float32),
+            *(_windows(*file, alive, known, cutter) for file, (_, cutter) in zip(part, some, strict=True)),
+        ])
+        for part, some in ((train, cutters[: len(train)]), (test, cutters[len(train) :]))
+    )  # fmt: skip
     if not len(x) or not len(kept):
         raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
-    _describe(cutters, len(x), window, stride, say)
-    on_device = Windows(config.data.stride or max(1, window // _OVERLAP), time, interval)
+    _describe(cutters, len(x), say)
+    on_device = Windows(config.data.stride or max(1, window // _OVERLAP), time if interval else None, interval)
     how = {
-        "columns": [rows.written(c) for c in known],
+        "columns": [rows.written(column) for column in known],
         "windows": asdict(on_device),
         "split": "the last tenth of the rows",
+        "overlap": max(1.0, window / stride),
     }
     labels = torch.zeros(len(kept), dtype=torch.int64)
     return Data(torch.from_numpy(x), torch.from_numpy(kept), labels, ["all"], how, kind)
 
 
 def of_windows(config: Config, name: str, values: Doubles, say: Callable[[str], None]) -> Data:
-    """The data of a training from windows [n, C, T] that are independent of each other; a tenth is kept by its hash.
+    """The data of a training from windows [n, C, T]; the last tenth is kept, since neighbours may overlap.
 
     Raises as `prepared` does.
     """
     likelihood, channels = config.network.likelihood, [f"column {i}" for i in range(values.shape[1])]
     by_row = values.transpose(0, 2, 1)  # [n, T, C], as rows of files lie
     rows.refuse_likelihood(likelihood, channels, by_row.reshape(-1, len(channels)), name)
-    test = in_test(values)
-    if test.all() or not test.any():
+    if len(values) < 2:
         raise too_few(values, "window")
+    test = np.arange(len(values)) >= len(values) - max(1, round(TEST_SHARE * len(values)))
     if len(values) - test.sum() < _FEW:
         say(f"{len(values) - test.sum()} windows to train on are few: some hundreds make figures that mean something")
     train = by_row[~test].reshape(-1, len(channels))
     alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
-    known = _columns(likelihood, channels, train, alive)
+    known = _columns(likelihood, channels, train, alive, [rows.holds_flags(by_row[..., i].ravel()) for i in alive])
     kind = observation(len(known), values.shape[2], likelihood)
     scaling = Scaling.of(known, kind)
     assert scaling is not None
     x = _finite(scaling.standardise(values[:, alive]), name)
-    how = {"columns": [rows.written(c) for c in known], "split": "a tenth, by the sha256 of the values"}
+    how = {"columns": [rows.written(column) for column in known], "split": "the last tenth of the windows"}
     labels = torch.zeros(int(test.sum()), dtype=torch.int64)
     return Data(torch.from_numpy(x[~test]), torch.from_numpy(x[test]), labels, ["all"], how, kind)
 
 
-def _columns(likelihood: str, channels: Sequence[str | Indicator], values: Doubles, alive: list[int]) -> list[Column]:
-    """Each channel with mean and spread of its values [n, C]; as they are where the likelihood knows them as binary."""
-    binary = [likelihood == "bernoulli" or (likelihood == "mixed" and rows.holds_flags(values[:, i])) for i in alive]
+def _columns(
+    likelihood: str, channels: Sequence[str | Indicator], values: Doubles, alive: list[int], flags: list[bool]
+) -> list[Column]:
+    """Each channel with mean and spread of its values [n, C]; as they are where the likelihood knows them as binary.
+
+    flags: which of those alive hold only 0 and 1, in the test part too.
+    """
+    binary = [likelihood == "bernoulli" or (likelihood == "mixed" and flag) for flag in flags]
     return [rows.column(channels[i], values[:, i], not flag) for i, flag in zip(alive, binary, strict=True)]
 
 
-def _split(files: Sequence[Block], window: int) -> tuple[list[Block], list[Block]]:
+def _split(files: Mapping[str, Block], window: int) -> tuple[list[_Named], list[_Named]]:
     """What is trained on, and the last tenth of all rows, but two windows at least where there are so many."""
-    total = sum(len(file.rows) for file in files)
+    total = sum(len(file.rows) for file in files.values())
     border = total - max(round(TEST_SHARE * total), min(2 * window, total // 3))
     train, test, before = [], [], 0
-    for file in files:
+    for name, file in files.items():
         here = min(max(border - before, 0), len(file.rows))
         before += len(file.rows)
-        train += [_part(file, slice(0, here))] if here else []
-        test += [_part(file, slice(here, None))] if here < len(file.rows) else []
+        train += [(name, _part(file, slice(0, here)))] if here else []
+        test += [(name, _part(file, slice(here, None)))] if here < len(file.rows) else []
     return train, test
 
 
@@ -141,10 +156,10 @@ def _interval(files: Sequence[Block], time: str | None, say: Callable[[str], Non
     return interval
 
 
-def _windows(file: Block, alive: list[int], known: list[Column], cutter: Cutter) -> Floats:
+def _windows(name: str, file: Block, alive: list[int], known: list[Column], cutter: Cutter) -> Floats:
     """The windows of a file's rows, [n, C, T], as the networks take them."""
-    mean, scale = (np.array([getattr(column, name) for column in known]) for name in ("mean", "scale"))
-    scaled = _finite(Scaling(mean, scale).standardise(file.values[:, alive]), f"row {file.rows[0]} or after it")
+    mean, scale = (np.array([getattr(column, part) for column in known]) for part in ("mean", "scale"))
+    scaled = _finite(Scaling(mean, scale).standardise(file.values[:, alive]), f"{name}, row {file.rows[0]} or after it")
     parts = [found.values for found in cut([file._replace(values=scaled)], cutter)]
     return np.concatenate([np.zeros((0, len(known), cutter.length), np.float32), *parts])
 
@@ -155,23 +170,23 @@ def _finite(x: Floats, which: str) -> Floats:
     return x
 
 
-def _halves(parts: list[Floats], first: int) -> tuple[list[Floats], list[Floats]]:
-    return parts[:first], parts[first:]
-
-
-def _describe(cutters: list[Cutter], count: int, window: int, stride: int, say: Callable[[str], None]) -> None:
-    """Say how rows became windows, and what no window covers."""
-    if stride > 1:
-        say(f"a window of {window} rows begins every {stride} rows")
-    if gaps := sum(cutter.gaps for cutter in cutters):
-        first = next(cutter.first for cutter in cutters if cutter.first)
-        where = f"before row {first.row}: {first.interval:g}, usually {cutters[0].interval:g}"
+def _describe(cutters: list[tuple[str, Cutter]], count: int, say: Callable[[str], None]) -> None:
+    """Say how the rows of files became windows, and what no window covers."""
+    some = cutters[0][1]
+    if some.stride > 1:
+        say(f"a window of {some.length} rows begins every {some.stride} rows")
+    if gaps := sum(cutter.gaps for _, cutter in cutters):
+        name, first = next((name, cutter.first) for name, cutter in cutters if cutter.first)
+        where = f"before {name}[{first.row}]: {first.interval:g}, usually {some.interval:g}"
         say(f"{gaps} gap{'s' if gaps > 1 else ''} in time, which no window crosses; the first {where}")
+    if uncovered := sum(cutter.uncovered for _, cutter in cutters):
+        say(f"{uncovered:,} rows are in no window, since no whole one begins there")
     if count < _FEW:
         say(f"{count} windows to train on are few: some hundreds make figures that mean something")
 
 
-def as_files(values: NDArray[Any]) -> list[Block]:
-    """Rows in order [n, C], or the values of one channel [n], as those of one file."""
+def as_file(values: NDArray[Any], drop_missing: bool) -> Block:
+    """Rows in order [n, C], or the values of one channel [n], as those of a file, without those that lack a value."""
     of_channels = values.reshape(len(values), -1)
-    return [Block(np.arange(len(values)), of_channels)]
+    kept = ~np.isnan(of_channels).any(axis=1) if drop_missing else np.ones(len(values), bool)
+    return Block(np.flatnonzero(kept), of_channels[kept])

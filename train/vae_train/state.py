@@ -37,8 +37,11 @@ class TrainingState:
     Two trainings with equal state take equal steps, bit for bit, on the same machine with the same number of threads.
     """
 
-    def __init__(self, vae: VAE, config: Config, num_observations: int, device: torch.device) -> None:
-        self.vae, self.num_observations, self.device = vae, num_observations, device
+    def __init__(
+        self, vae: VAE, config: Config, num_observations: int, device: torch.device, overlap: float = 1.0
+    ) -> None:
+        """overlap: of test observations, as `evaluate.figure` takes it."""
+        self.vae, self.num_observations, self.device, self.overlap = vae, num_observations, device, overlap
         self.config = config.replace(precision=precision.resolved(config.optimiser.precision, device))
         adam = self.config.optimiser
         self.model = distributed.parallel(vae)

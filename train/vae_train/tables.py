@@ -91,14 +91,21 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
 def _series(config: Config, tables: list[Table], columns: list[str | Indicator], say: Callable[[str], None]) -> Data:
     """The windows of the tables' rows; none crosses a row that is left out, for a missing value or another label."""
     data, time = config.data, _time(tables[0], columns)
-    files = []
+    if time is None and (named := [name for name in tables[0].layout.names if name.strip().lower() in _TIMES]):
+        say(f"times in column {named[0]} are not understood, so that gaps are not looked for")
+    if data.label is not None and data.normal is None:
+        say(f"column {data.label} is left out: windows have no labels; --normal trains on rows of one of them")
+    files = {}
     for table in tables:
+        if not len(table):
+            say(f"{table.name} has no rows")
+            continue
         parts = indicators.Columns(columns).blocks(table, data.missing == "drop", time, data.label)
         blocks = [block if data.normal is None else _of_label(block, data, table) for block, _ in parts]
         some, values = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
         times = None if time is None else np.concatenate([block.times for block in blocks])
-        files.append(Block(some, values + 0.0, times))
-    if left_out := sum(map(len, tables)) - sum(len(file.rows) for file in files):
+        files[table.name] = Block(some, values + 0.0, times)
+    if left_out := sum(map(len, tables)) - sum(len(file.rows) for file in files.values()):
         why = "a missing value" if data.normal is None else f"a missing value or another label than {data.normal}"
         say(f"{left_out:,} of {sum(map(len, tables)):,} rows have {why} and are left out, and no window crosses them")
     return series.prepared(config, data.dataset, columns, files, time, say)

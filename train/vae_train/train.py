@@ -171,7 +171,7 @@ def _prepare(config: Config, observations: Data, where: torch.device, trusted: s
         if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
-        return TrainingState(vae, config, len(observations.train), where)
+        return TrainingState(vae, config, len(observations.train), where, observations.overlap)
 
 
 def _try_out(training: TrainingState, observations: Data, export: pitfalls.Export | None) -> tuple[str, ...]:
