@@ -59,6 +59,8 @@ def finite(outputs: Floats, unit: str, start: int) -> Floats:
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:
+    if hasattr(values, "batches"):  # what `VAE.read` gives
+        raise InputError(f"{what} that are not loaded", type(values).__name__, "give its .load().x, or .batches(n)")
     try:
         array = np.asarray(values)
     except ValueError:

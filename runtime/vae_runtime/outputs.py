@@ -19,6 +19,7 @@ from vae_runtime.files import folder_beside, replacing, write_errors
 from vae_runtime.images import Floats, levels
 from vae_runtime.observation import Shape
 
+STEPS = ("window", "step")  # the first columns of windows that are written as rows
 _GAP = 2  # grey pixels between the images of a grid
 GREY = 96
 _SCALE = 3  # of pictures for people: digits of 28 pixels are small on a screen
@@ -127,7 +128,7 @@ def _write_csv(
     window: the number of the first one of series, whose rows are its steps; None where observations are rows.
     """
     head = io.StringIO()
-    csv.writer(head, lineterminator="\n").writerow([*([] if window is None else ["window", "step"]), *names])
+    csv.writer(head, lineterminator="\n").writerow([*([] if window is None else STEPS), *names])
     file.write(head.getvalue().encode())
     for batch in batches:
         words = repr if batch.dtype == np.float64 else "{:.9g}".format

@@ -20,6 +20,7 @@ from vae_runtime.images import Floats, deepest, fit, from_levels
 from vae_runtime.indicators import Indicator, Unseen
 from vae_runtime.manifest import Column, Preprocessing, Windows
 from vae_runtime.observation import IMAGE, SERIES, Observation
+from vae_runtime.outputs import STEPS
 from vae_runtime.tables import Block, Table
 from vae_runtime.windows import Cutter
 
@@ -183,7 +184,7 @@ class Observations:
 
     def _rows(self, file: "_File", blocks: Iterator[Block], rows: int) -> Iterator[NDArray[Any]]:
         """Rows as observations, or the windows of which each is a part, at most `rows` at a time."""
-        cutter = self._cutter()
+        cutter = self._cutter(file.table)
         for block in blocks:
             values = self._numbers(block.values, file.name, block.rows)
             if file.starts is None:
@@ -199,12 +200,23 @@ class Observations:
             first, count = self._unseen.get((column, text), (f"{name}[{row}]", 0))
             self._unseen[column, text] = first, count + 1
 
-    def _cutter(self) -> Cutter:
-        return Cutter(self.observation.shape[-1], self._cut.stride, self._cut.interval)
+    def _cutter(self, table: Table | None) -> Cutter:
+        written = table is not None and self._is_written(table)
+        return Cutter(self.observation.shape[-1], self._cut.stride, 1.0 if written else self._cut.interval)
 
     def _time(self, table: Table) -> str | None:
-        """The column of a table that has the rows' times, where the model is one of series and the table has it."""
+        """The column of a table that has the rows' times, where the model is one of series and the table has it.
+
+        Of windows that were written as rows it is that of their steps, which begin anew in each.
+        """
+        if self._is_written(table):
+            return STEPS[1]
         return self._cut.time if self._cut.time in table.layout.names else None
+
+    def _is_written(self, table: Table) -> bool:
+        """Whether a table is one of windows, as `outputs` writes them."""
+        series = self.observation.kind == SERIES and not set(STEPS) & {*self._columns, self._cut.time}
+        return series and table.layout.names[:2] == STEPS
 
     def _numbers(self, values: NDArray[Any], name: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Rows or windows of a file, as they are where they will be scaled; numbers: theirs."""
@@ -264,7 +276,7 @@ class Observations:
                 yield block
 
         if cut:
-            starts = self._starts(file.name, seen())
+            starts = self._starts(file, seen())
             file = replace(file, rows=len(starts), starts=starts)
         elif blocks is not None:
             collections.deque(seen(), maxlen=0)
@@ -273,11 +285,12 @@ class Observations:
             raise InputError("no row has all values", file.name, "fill them in")
         return file if kept.all() else replace(file, kept=kept)
 
-    def _starts(self, name: str, blocks: Iterator[Block]) -> NDArray[np.int64]:
+    def _starts(self, file: "_File", blocks: Iterator[Block]) -> NDArray[np.int64]:
         """The first row of each window of a file, int64 [n]; what is to be said of its rows goes to `notes`."""
-        cutter = self._cutter()
+        cutter = self._cutter(file.table)
         starts = [cut.starts for block in blocks for cut in cutter.feed(block)]
-        self._said += [f"{name}: {said}" for said in cutter.said(ended=True).values()]
+        if file.table is None or not self._is_written(file.table):
+            self._said += [f"{file.name}: {said}" for said in cutter.said(ended=True).values()]
         if not starts:
             self._needed = cutter.needed()
         return np.concatenate([np.zeros(0, np.int64), *starts])
@@ -453,7 +466,8 @@ def _picture(stream: IO[bytes], name: str) -> "Iterator[Image.Image]":
     try:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
-        raise InputError("not an image or array", name, "give a PNG, JPEG, .npy, .npz or IDX file") from None
+        todo = "give a PNG, JPEG, .npy, .npz or IDX file; of a table, name a model of rows, as --bundle does"
+        raise InputError("not an image or array", name, todo) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
         raise too_large from None
     with image:

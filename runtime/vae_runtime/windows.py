@@ -76,8 +76,9 @@ class Cutter:
 
     def needed(self) -> str:
         """What to do where there is no window."""
-        apart = "" if self.interval is None else f", {self.interval:g} apart in time"
-        return f"give {self.length} or more, one after the other{apart}"
+        apart = "" if self.interval is None else f", {self.interval:g} apart in time as in training"
+        found = f"; row {self.first.row} is {self.first.interval:g} after the row before" if self.first else ""
+        return f"give {self.length} or more, one after the other{apart}{found}"
 
     def feed(self, block: Block) -> Iterator[Cut]:
         """The windows that are complete with these rows."""

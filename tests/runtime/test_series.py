@@ -266,3 +266,19 @@ def test_a_folder_may_have_a_recording_without_a_window(command, series: Path):
     Path("days/b.csv").unlink()
     result = command(main, "--bundle", series, "elbo", "days")
     assert (result.code, "no window of 6 rows: days/a.csv; give 6 or more" in result.err) == (4, True)
+
+
+def test_written_windows_are_read_as_they_were(command, series: Path):
+    """Those of `sample`, and reconstructions: none crosses two of them, and nothing is said of gaps."""
+    vae = VAE.load(series)
+    command(main, "--bundle", series, "sample", "-n", 4, "--seed", 2, "-o", "x.csv")
+    result = command(main, "--bundle", series, "elbo", "x.csv", "--format", "csv", "-K", 3)
+    np.testing.assert_array_equal(list(scored(result.out).values()), vae.elbo(vae.sample(4, 2), 3))
+    assert (list(scored(result.out))[1], "gap" in result.err) == ("x.csv[6:12]", False)
+
+
+def test_observations_that_are_not_loaded_are_named(series: Path):
+    """What `read` gives is no array: the message says what is."""
+    vae = VAE.load(series)
+    with pytest.raises(InputError, match=r"give its .load\(\).x"):
+        vae.elbo(vae.read("rows.csv"))  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_windows_cross_neither_files_nor_gaps_nor_other_labels(tmp_path: Path) -
     found, said = load(tmp_path / "days", label="state", normal="0", stride=1)
     starts = [*range(91), *range(103, 191), *range(200, 241), *range(280, 600 - 57 - WINDOW + 1)]
     np.testing.assert_allclose(restored(found, "train"), windows(rows(), starts), rtol=1e-5)
-    assert said[0] == "2 tables are read as one, in the order of their names"
+    assert said[0] == "2 tables are recordings of their own, in the order of their names"
     assert said[2:] == [
         "3 of 570 rows have a missing value or another label than 0 and are left out, and no window crosses them",
         "column time has the rows' times, which are usually 30 apart",

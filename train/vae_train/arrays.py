@@ -64,7 +64,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
-    own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing"), IMAGE: ()}
+    own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
     refuse_options(config.data, own[kind.kind])
     if kind.kind == SERIES:
         name, values = array_files.read_array(config.data.dataset, "x")

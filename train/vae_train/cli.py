@@ -289,6 +289,8 @@ def cli(
     settings["window"] = _window(dataset, preset, settings["window"])
     if settings["window"] and "held_out" in given and settings["held_out"] == "hash":
         raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
+    if settings["window"]:
+        settings["held_out"] = "last"
     observation, count = _looked_at(dataset, settings)
     preset = preset or default_preset(observation)
     config = preset_for(preset, observation, count).replace(dataset=dataset, hidden=_widths(hidden), **settings)

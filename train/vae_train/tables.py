@@ -55,7 +55,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     """
     data = config.data
     tables = _open(data)
-    _say_how(tables, say)
+    _say_how(tables, data.window, say)
     columns = _encoded(tables, _chosen(tables[0], data, say), data)
     if data.window is not None:
         return _series(config, tables, columns, say)
@@ -145,14 +145,15 @@ def labels_of(texts: Sequence[str], decimal: str = ".", say: Callable[[str], Non
     return np.array([written[text] for text in texts])
 
 
-def _say_how(tables: list[Table], say: Callable[[str], None]) -> None:
+def _say_how(tables: list[Table], window: int | None, say: Callable[[str], None]) -> None:
     """Say what was found where a table is not written with commas and points, and what is no row."""
     layout = tables[0].layout
     if (layout.delimiter, layout.decimal) != (",", "."):
         between, mark = _DELIMITERS[layout.delimiter], "comma" if layout.decimal == "," else "point"
         say(f"columns are read as parted by {between}, numbers with a decimal {mark}")
     if len(tables) > 1:
-        say(f"{len(tables)} tables are read as one, in the order of their names")
+        read = "read as one" if window is None else "recordings of their own"
+        say(f"{len(tables)} tables are {read}, in the order of their names")
     if blank := sum(table.count.blank for table in tables):
         say(f"{blank:,} blank line{'s are' if blank > 1 else ' is'} skipped")
 
@@ -205,6 +206,11 @@ def _chosen(table: Table, data: DataConfig, say: Callable[[str], None]) -> list[
         if left := [name for name in names if kinds[name] == kind and name not in taken]:
             are = f"columns of {kind} are left out" if len(left) > 1 else f"a column of {kind} is left out"
             say(f"{are}: {', '.join(left)}; {_INSTEAD[kind]}")
+    for name in (name for name in names if kinds[name] == "text" and name not in taken):
+        odd = [(i, text) for i, text in enumerate(first[name]) if not is_number(text, table.layout.decimal)]
+        if 2 * len(odd) < len(first[name]):
+            row, text = odd[0]
+            say(f"column {name} is one of text for {text[:20]!r} in row {row}, beside numbers: mend it to train on it")
     chosen = [name for name in names if kinds[name] == "numbers" and name != data.label]
     if not chosen:
         raise InputError("no column of numbers", table.name, "check its delimiter and header")

@@ -319,7 +319,8 @@ def memory_errors() -> Iterator[None]:
 
 def _describe(training: TrainingState, observations: Data) -> str:
     config, kind = training.config, observations.observation
-    shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else f"{kind.shape[0]} columns"
+    columns_of = f"{kind.shape[0]} column{'s' * (kind.shape[0] > 1)}"
+    shape = "x".join(map(str, kind.shape)) if kind.kind == IMAGE else columns_of
     shape += f" in windows of {kind.shape[1]} rows" if kind.kind == SERIES else ""
     columns = observations.preprocessing.get("columns", ())
     scaled = sum(column["scale"] != 1 for column in columns)
