@@ -9,6 +9,7 @@ test tiles, of their ELBO and of two histograms of the 256 levels, each fitted t
 smoothing: one for each pixel and channel, and one for all pixels of a channel.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -56,10 +57,14 @@ def independent(train: Levels, test: Levels, pooled: bool) -> float:
 
 def main() -> None:
     """Cut, train, and print a line for each image."""
-    given, options = sys.argv[1:], []
-    if "--" in given:
-        given, options = given[: given.index("--")], given[given.index("--") + 1 :]
-    out, *paths = map(Path, given)
+    words, options = sys.argv[1:], []
+    if "--" in words:
+        words, options = words[: words.index("--")], words[words.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    given = parser.parse_args(words)
+    out, paths = given.out, given.images
     print(f"{'bits/dimension':14}{'by pixel':>9}{'pooled':>8}{'ELBO':>8}{'better by':>10}{'steps':>8}{'minutes':>9}")
     for path in paths:
         with Image.open(path) as image:
