@@ -103,7 +103,10 @@ def trained(table: Path, out: Path, likelihood: str, **settings: Any) -> tuple[R
     return run, VAE.load(export_run(run, out / "bundle").path, threads=1)
 
 
-@pytest.mark.parametrize("likelihood", ["heteroscedastic-gaussian", "student-t", "auto"])
+@pytest.mark.parametrize(
+    "likelihood",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("heteroscedastic-gaussian", "student-t")), "auto"],
+)
 @torch.no_grad()
 def test_a_row_of_a_table_gets_the_score_that_training_computed(likelihood: str, table: Path, tmp_path: Path) -> None:
     """Raw rows on the device, preprocessing and units and all, against the run's network; columns sum to the whole."""

@@ -18,7 +18,11 @@ from vae_train.config import series
 
 @pytest.mark.parametrize(
     ("opset", "precision"),
-    [(onnx_graph.OLDEST_OPSET, "fp32"), (onnx_graph.newest_opset(), "fp32"), (onnx_graph.OLDEST_OPSET, "int8")],
+    [
+        (onnx_graph.OLDEST_OPSET, "fp32"),
+        (onnx_graph.newest_opset(), "fp32"),
+        pytest.param(onnx_graph.OLDEST_OPSET, "int8", marks=pytest.mark.slow),
+    ],
 )
 @torch.no_grad()
 def test_windows_have_pytorchs_numbers(tmp_path: Path, opset: int, precision: str) -> None:
