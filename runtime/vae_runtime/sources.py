@@ -22,7 +22,7 @@ from vae_runtime.manifest import Column, Preprocessing, Windows
 from vae_runtime.observation import IMAGE, SERIES, Observation
 from vae_runtime.outputs import STEPS
 from vae_runtime.tables import Block, Table
-from vae_runtime.windows import Cutter
+from vae_runtime.windows import Cutter, usual_stride
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -298,7 +298,7 @@ class Observations:
 
 def windowing(observation: Observation, preprocessing: Preprocessing, stride: int | None) -> Windows:
     """How a model's rows are cut into windows, with this stride if one is given."""
-    known = preprocessing.windows or Windows(max(1, observation.shape[-1] // 4))
+    known = preprocessing.windows or Windows(usual_stride(observation.shape[-1]))
     return known if stride is None else replace(known, stride=stride)
 
 

@@ -13,6 +13,11 @@ _OTHER_RATE = 0.1  # of the interval between rows, by which it may differ on ave
 TOLERANCE = 1.5  # times the usual interval, or one part in it, by which that between two rows may differ
 
 
+def usual_stride(length: int) -> int:
+    """How far apart windows of so many rows begin where nothing says it: each row is in four of them."""
+    return max(1, length // 4)
+
+
 class Cut(NamedTuple):
     """Some windows: the number of the first row of each, [n], and a view of their values [n, columns, length]."""
 

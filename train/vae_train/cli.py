@@ -287,9 +287,9 @@ def cli(
         go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
         return
     settings["window"] = _window(dataset, preset, settings["window"])
-    if settings["window"] and "held_out" in given and settings["held_out"] == "hash":
-        raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
     if settings["window"]:
+        if settings["held_out"] == "hash":
+            raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
         settings["held_out"] = "last"
     observation, count = _looked_at(dataset, settings)
     preset = preset or default_preset(observation)

@@ -11,9 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from vae_runtime import records
-from vae_runtime.manifest import Preprocessing
-from vae_runtime.vectors import Scaling
 from vae_train import pixels
 from vae_train.data import Data
 from vae_train.pictures import Picture, rendered
@@ -39,8 +36,7 @@ class Columns(NamedTuple):
 @torch.no_grad()
 def draw(vae: VAE, observations: Data) -> Columns:
     """The pictures of a VAE of rows, beside as many samples x ~ p(x|z), z ~ p(z), as there are test rows, in units."""
-    columns = records.parse(Preprocessing, observations.preprocessing).columns
-    names, scaling = [column.name for column in columns], Scaling.of(columns, observations.observation)
+    names, scaling = [column.name for column in observations.columns], observations.scaling
     assert scaling is not None  # data of rows have columns, if of mean 0 and scale 1
     test = pixels.unit(observations.test)[:_MOST_SAMPLES]
     with torch.random.fork_rng([]):

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_runtime import array_files
+from vae_runtime import array_files, records
 from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.manifest import Column, Preprocessing
 from vae_runtime.observation import IMAGE, VECTOR, Observation
 from vae_runtime.sources import files_in
+from vae_runtime.vectors import Scaling
 from vae_train import pixels
 from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
 from vae_train.run_folder import Settings
@@ -44,6 +46,16 @@ class Data:
     preprocessing: dict[str, Any]
     observation: Observation
     likelihood: str = "gaussian"
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of rows, or channels of series, in order; of images none."""
+        return records.parse(Preprocessing, self.preprocessing).columns
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """From the columns' units to what networks take, and back; None where there are no columns."""
+        return Scaling.of(self.columns, self.observation)
 
     @property
     def overlap(self) -> float:

@@ -8,9 +8,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vae_runtime import records
-from vae_runtime.manifest import Preprocessing
-from vae_runtime.vectors import Scaling
 from vae_train import pixels
 from vae_train.data import Data
 from vae_train.pictures import Picture, rendered
@@ -33,8 +30,7 @@ class Lines(NamedTuple):
 @torch.no_grad()
 def draw(vae: VAE, observations: Data) -> Lines:
     """The pictures of a VAE of series, in the channels' units: windows from all over the test part, and samples."""
-    columns = records.parse(Preprocessing, observations.preprocessing).columns
-    names, scaling = [column.name for column in columns], Scaling.of(columns, observations.observation)
+    names, scaling = [column.name for column in observations.columns], observations.scaling
     assert scaling is not None  # data of series have columns, if of mean 0 and scale 1
     chosen = np.linspace(0, len(observations.test) - 1, min(_ACROSS, len(observations.test))).astype(int)
     test = pixels.unit(observations.test[chosen])

@@ -92,7 +92,7 @@ def draw(folder: Path, run: Run, observations: Data) -> None:
         _headline(run, rows),
         _section("Signs of trouble", _trouble(run, rows, len(observations.train))),
         _section("Training", _charts(drawn.curves, run.observation.noun)),
-        *(_lines(drawn.lines) if drawn.lines else []),
+        *(_lines(run, drawn.lines) if drawn.lines else []),
         *(_columns(run, drawn.columns) if drawn.columns else _grids(run, drawn.grids)),
         _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
@@ -119,9 +119,11 @@ def _grids(run: Run, grids: pictures.Grids | None) -> list[str]:
     ]
 
 
-def _lines(lines: "Lines") -> list[str]:
-    windows = "Windows from all over the test part, a column for each, and E[x|z] at their means mu, in units."
-    samples = "Draws x ~ p(x|z) with z ~ p(z), and E[x|z]."
+def _lines(run: Run, lines: "Lines") -> list[str]:
+    all_ = run.observation.shape[0]
+    which = f" The first {lines.shown} of {all_} channels." if lines.shown < all_ else ""
+    windows = f"Windows from all over the test part, a column for each, and E[x|z] at their means mu, in units.{which}"
+    samples = f"Draws x ~ p(x|z) with z ~ p(z), and E[x|z].{which}"
     return [
         _section("Reconstructions", _chart(lines.reconstructions, "Test windows and reconstructions", windows)),
         _section("Samples", _chart(lines.samples, "Samples and their means", samples)),

@@ -15,7 +15,7 @@ from vae_runtime.manifest import Column, Windows
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.tables import Block
 from vae_runtime.vectors import Scaling
-from vae_runtime.windows import Cutter, cut, usual_interval
+from vae_runtime.windows import Cutter, cut, usual_interval, usual_stride
 from vae_train import rows
 from vae_train.config import Config
 from vae_train.data import TEST_SHARE, Data, too_few
@@ -23,7 +23,6 @@ from vae_train.data import TEST_SHARE, Data, too_few
 _MANY = 20_000  # windows: where there are more, fewer overlap
 _FEW = 200  # windows, below which figures mean little
 _IRREGULAR = 0.1  # share of the intervals between rows, above which their times are no clock
-_OVERLAP = 4  # windows, in which each row is at least where there are many, and on the device
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -37,7 +36,7 @@ def observation(channels: int, window: int, likelihood: str) -> Observation:
 
 def stride_of(window: int, count: int) -> int:
     """At how many rows' distance windows begin where so many rows are trained on and no stride is given."""
-    return max(1, min(window // _OVERLAP, math.ceil(count / _MANY)))
+    return max(1, min(usual_stride(window), math.ceil(count / _MANY)))
 
 
 def prepared(
@@ -81,7 +80,7 @@ def prepared(
     if not len(x) or not len(kept):
         raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
     _describe(cutters, len(x), say)
-    on_device = Windows(config.data.stride or max(1, window // _OVERLAP), time if interval else None, interval)
+    on_device = Windows(config.data.stride or usual_stride(window), time if interval else None, interval)
     how = {
         "columns": [rows.written(column) for column in known],
         "windows": asdict(on_device),
@@ -103,8 +102,7 @@ def of_windows(config: Config, name: str, values: Doubles, say: Callable[[str], 
     if len(values) < 2:
         raise too_few(values, "window")
     test = np.arange(len(values)) >= len(values) - max(1, round(TEST_SHARE * len(values)))
-    if len(values) - test.sum() < _FEW:
-        say(f"{len(values) - test.sum()} windows to train on are few: some hundreds make figures that mean something")
+    _say_few(len(values) - int(test.sum()), say)
     train = by_row[~test].reshape(-1, len(channels))
     alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
     known = _columns(likelihood, channels, train, alive, [rows.holds_flags(by_row[..., i].ravel()) for i in alive])
@@ -181,6 +179,10 @@ def _describe(cutters: list[tuple[str, Cutter]], count: int, say: Callable[[str]
         say(f"{gaps} gap{'s' if gaps > 1 else ''} in time, which no window crosses; the first {where}")
     if uncovered := sum(cutter.uncovered for _, cutter in cutters):
         say(f"{uncovered:,} rows are in no window, since no whole one begins there")
+    _say_few(count, say)
+
+
+def _say_few(count: int, say: Callable[[str], None]) -> None:
     if count < _FEW:
         say(f"{count} windows to train on are few: some hundreds make figures that mean something")
 

@@ -8,9 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_runtime import likelihoods, records
-from vae_runtime.manifest import Preprocessing
-from vae_runtime.vectors import Scaling
+from vae_runtime import likelihoods
 from vae_train import evaluate, pixels
 from vae_train.data import Data
 from vae_train.vae import VAE
@@ -46,8 +44,7 @@ def find(vae: VAE, observations: Data, count: int = 10) -> Unusual:
     of_each, kl = _of_each(vae, observations, lowest)
     elbo, below = of_each.sum(axis=1) - kl, usual.mean(axis=0) - of_each
     order, column = np.argsort(elbo, kind="stable"), below.argmax(axis=1)
-    columns = records.parse(Preprocessing, observations.preprocessing).columns
-    scaling = Scaling.of(columns, observations.observation)
+    columns, scaling = observations.columns, observations.scaling
     values = lowest.double().numpy() if scaling is None else scaling.restore(lowest.numpy())
     for i, known in enumerate(columns):  # to the digits that float32 kept of them
         values[:, i] = np.round(values[:, i], 5 - math.floor(math.log10(known.scale))) + 0.0
