@@ -75,7 +75,7 @@ def exported() -> Path:
     measured_on = {"dataset": "none", "split": "none", "observations": len(probe), "binarisation": "fixed draw"}
     summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     out = Path(folder) / "deep"
-    exporter.export(in_pytorch(), Observation.image(_SHAPE), probe, out, evaluation={**measured_on, **summary})
+    exporter.export_vae(in_pytorch(), Observation.image(_SHAPE), probe, out, evaluation={**measured_on, **summary})
     return out
 
 

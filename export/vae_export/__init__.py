@@ -4,18 +4,18 @@ Example:
     import vae_export
     from vae_runtime.observation import Observation
 
-    exported = vae_export.export(vae, Observation.image((1, 28, 28)), x_test, "bundles/mine")
+    exported = vae_export.export_vae(vae, Observation.image((1, 28, 28)), x_test, "bundles/mine")
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vae_export.exporter import Exported as Exported
-    from vae_export.exporter import export as export
     from vae_export.exporter import export_run as export_run
+    from vae_export.exporter import export_vae as export_vae
     from vae_export.gate import GateFailed as GateFailed
 
-_API = {"Exported": "exporter", "GateFailed": "gate", "export": "exporter", "export_run": "exporter"}  # its module
+_API = {"Exported": "exporter", "GateFailed": "gate", "export_run": "exporter", "export_vae": "exporter"}  # its module
 __all__ = [*_API]
 
 

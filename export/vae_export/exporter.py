@@ -63,7 +63,7 @@ class Exported:
         return self.verdicts[-1].comparisons
 
 
-def export(
+def export_vae(
     vae: VAE,
     observation: Observation,
     observations: ArrayLike,
@@ -131,9 +131,9 @@ def export_run(
     observed: data.Data | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
-    """`export` of a finished run, with all that it knows of its VAE. observed: its data, to weigh a precision on."""
+    """`export_vae` of a finished run, with all that it knows of its VAE. observed: its data, to weigh a precision on."""
     with trained.named(run.config):
-        return export(
+        return export_vae(
             run.vae,
             run.observation,
             run.probe,

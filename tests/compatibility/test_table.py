@@ -421,7 +421,7 @@ def test_networks_likelihoods_and_opsets_agree_everywhere(
     """MLPs and ResNets, under every likelihood, of the oldest and the newest opset: ticks in all runtimes but ARM's."""
     vae, levels = make_vae(preset, likelihood, (1, 28, 28))
     opset = onnx_graph.newest_opset() if newest else onnx_graph.OLDEST_OPSET
-    exporter.export(vae, Observation.image((1, 28, 28)), levels.numpy(), tmp_path / "bundle", opset=opset)
+    exporter.export_vae(vae, Observation.image((1, 28, 28)), levels.numpy(), tmp_path / "bundle", opset=opset)
     check_reference(vae, table.make_job(str(tmp_path / "bundle"), tmp_path / "job"))
     only(*LOCAL, "onnxruntime-node", "onnxruntime-web")
     check_table([str(tmp_path / "bundle")], capsys)

@@ -43,7 +43,7 @@ def assert_the_device_agrees(vae: TorchVAE, device: VAE, x: NDArray[np.float32])
 
 def exported(vae: TorchVAE, observation: Observation, x: NDArray[Any], out: Path) -> VAE:
     """The VAE on the device, through the gate."""
-    exporter.export(vae, observation, x, out)
+    exporter.export_vae(vae, observation, x, out)
     return VAE.load(out, threads=1)
 
 

@@ -58,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
             out = tmp_path_factory.mktemp("presets") / "bundle"
             vae, levels = make_vae(preset, likelihood)
             told = {"preprocessing": PREPROCESSING}
-            exporter.export(vae, Observation.image(SHAPES[preset]), levels.numpy(), out, opset=opset, **told)
+            exporter.export_vae(vae, Observation.image(SHAPES[preset]), levels.numpy(), out, opset=opset, **told)
             x = torch.from_numpy(tradeoff.samples_of(vae, levels.numpy()).test)
             made[preset, likelihood, opset] = vae, x, out
         return made[preset, likelihood, opset]
@@ -237,5 +237,5 @@ def test_encoder_may_return_a_list(tmp_path: Path) -> None:
     """A list of mu and logsigma passes the gate as a pair does."""
     vae, levels = make_vae("gated", "bernoulli")
     vae.encoder = Listed(vae.encoder)
-    exporter.export(vae, Observation.image(SHAPES["gated"]), levels.numpy(), tmp_path / "bundle")
+    exporter.export_vae(vae, Observation.image(SHAPES["gated"]), levels.numpy(), tmp_path / "bundle")
     assert all(row.passed for row in verify(read(tmp_path / "bundle")))

@@ -100,7 +100,7 @@ def test_claimed_onnxruntime_runs_the_bundle_and_the_one_before_does_not(
     torch.manual_seed(0)
     vae = networks.build(PRESETS["resnet"].replace(hidden=(4, 4), dense=8, latent_dim=4), (1, 28, 28))
     images = smooth_images(64, (1, 28, 28)).numpy()
-    exporter.export(vae, Observation.image((1, 28, 28)), images, out, opset=opset)  # with convolutions
+    exporter.export_vae(vae, Observation.image((1, 28, 28)), images, out, opset=opset)  # with convolutions
     claimed = json.loads((out / "manifest.json").read_bytes())["onnx"]["min_onnxruntime"]
     python = installed(claimed)
     found = subprocess.run(

@@ -32,7 +32,7 @@ def test_windows_have_pytorchs_numbers(tmp_path: Path, opset: int, precision: st
     vae = networks.build(series(shape, 1000).replace(hidden=(8, 16), dense=16, latent_dim=4), shape)
     waves = np.sin(np.arange(30) / 3 + np.random.default_rng(0).normal(size=(200, 3, 1)) * 2).astype(np.float32)
     observation = Observation("series", shape, None)
-    vae_export.export(vae, observation, waves, tmp_path / "bundle", opset=opset, precision=precision)
+    vae_export.export_vae(vae, observation, waves, tmp_path / "bundle", opset=opset, precision=precision)
     assert all(row.passed for row in verify(read(tmp_path / "bundle")))
     if precision == "fp32":
         loaded = VAE.load(tmp_path / "bundle")

@@ -51,7 +51,7 @@ def exported(vae: TorchVAE, tmp_path_factory: pytest.TempPathFactory) -> Exporte
     levels = smooth_images(64, IMAGES.shape).numpy()
     kept = fingerprint.compute(vae, levels)
     out = tmp_path_factory.mktemp("spatial") / "bundle"
-    return vae_export.export(vae, IMAGES, levels, out, fingerprint=kept)
+    return vae_export.export_vae(vae, IMAGES, levels, out, fingerprint=kept)
 
 
 def test_the_gate_goes_along_every_latent(vae: TorchVAE, exported: Exported) -> None:

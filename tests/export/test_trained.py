@@ -215,7 +215,7 @@ def test_nothing_is_published_of_another_network(tmp_path: Path) -> None:
     kept = kept_of(vae)
     other_activation(vae)
     with pytest.raises(OtherNetwork, match="not the network that was trained"):
-        exporter.export(vae, Observation.image(SHAPE), images().numpy(), tmp_path / "bundle", fingerprint=kept)
+        exporter.export_vae(vae, Observation.image(SHAPE), images().numpy(), tmp_path / "bundle", fingerprint=kept)
     assert not list(tmp_path.iterdir())
 
 

@@ -67,7 +67,7 @@ def vae() -> TorchVAE:
 @pytest.fixture(scope="module")
 def exported(vae: TorchVAE, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Its bundle, gated on rows of its own."""
-    return vae_export.export(vae, ROWS, readings(64, 2), tmp_path_factory.mktemp("vectors") / "bundle")
+    return vae_export.export_vae(vae, ROWS, readings(64, 2), tmp_path_factory.mktemp("vectors") / "bundle")
 
 
 def test_the_gate_has_all_its_rows(exported: Exported) -> None:
@@ -149,7 +149,7 @@ def test_another_graph_is_refused(vae: TorchVAE, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(vae_export.exporter.onnx_graph, "to_onnx", other)
     with pytest.raises(vae_export.GateFailed):
-        vae_export.export(vae, ROWS, readings(64, 2), tmp_path / "bundle")
+        vae_export.export_vae(vae, ROWS, readings(64, 2), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_another_graph_is_refused(vae: TorchVAE, tmp_path: Path, monkeypatch: py
 def test_rows_that_are_none_are_named(vae: TorchVAE, tmp_path: Path, x: NDArray[np.float32], words: str) -> None:
     """Another number of columns, no rows and NaN, before any work."""
     with pytest.raises(InputError) as caught:
-        vae_export.export(vae, ROWS, x, tmp_path / "bundle")
+        vae_export.export_vae(vae, ROWS, x, tmp_path / "bundle")
     assert str(caught.value) == words
 
 
@@ -171,4 +171,4 @@ def test_a_likelihood_of_pixels_is_not_one_of_any_numbers(vae: TorchVAE, tmp_pat
     """Bernoulli values lie in [0, 1]."""
     other = TorchVAE(vae.encoder, vae.decoder, LATENTS, likelihoods.Bernoulli(axes=1))
     with pytest.raises(BundleError, match="bernoulli"):
-        vae_export.export(other, ROWS, readings(8, 0), tmp_path / "bundle")
+        vae_export.export_vae(other, ROWS, readings(8, 0), tmp_path / "bundle")
