@@ -17,7 +17,7 @@ from torch import nn
 from vae_export import exporter
 from vae_runtime.doctor import describe
 from vae_runtime.observation import Observation
-from vae_train import evaluate, networks, pixels
+from vae_train import bounds, networks, pixels
 from vae_train.config import PRESETS
 from vae_train.vae import VAE as TorchVAE
 
@@ -73,7 +73,7 @@ def exported() -> Path:
     atexit.register(shutil.rmtree, folder)
     probe = np.random.default_rng(0).integers(0, 256, (64, *_SHAPE), dtype=np.uint8)
     measured_on = {"dataset": "none", "split": "none", "observations": len(probe), "binarisation": "fixed draw"}
-    summary = evaluate.summary(evaluate.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
+    summary = bounds.summary(bounds.measure(in_pytorch(), pixels.fixed_draw(torch.from_numpy(probe))))
     out = Path(folder) / "deep"
     exporter.export_vae(in_pytorch(), Observation.image(_SHAPE), probe, out, evaluation={**measured_on, **summary})
     return out

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vae_train import run_folder
+from vae_train.bounds import bits_per_dimension
 from vae_train.data import in_test
-from vae_train.evaluate import bits_per_dimension
 
 TILES, SIDE, TEST = 300, 32, 30
 Levels = NDArray[np.uint8]

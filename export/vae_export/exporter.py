@@ -26,7 +26,7 @@ from vae_runtime.manifest import Preprocessing
 from vae_runtime.measured import Evaluation, Provenance
 from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import data, evaluate, pixels
+from vae_train import bounds, data, pixels
 from vae_train.fingerprint import Fingerprint
 from vae_train.run_folder import Run
 from vae_train.vae import VAE
@@ -223,7 +223,7 @@ def _at_rest(vae: VAE) -> Iterator[None]:
     """The VAE on the CPU and in evaluation mode; afterwards where and as it was."""
     device = next((weight.device for weight in vae.parameters()), torch.device("cpu"))
     try:
-        with evaluate.evaluating(vae.cpu()):
+        with bounds.evaluating(vae.cpu()):
             yield
     finally:
         vae.to(device)

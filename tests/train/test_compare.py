@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import data, evaluate, results, run_folder, train
+from vae_train import bounds, data, results, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Place
 
@@ -86,7 +86,7 @@ def per_image(run: Path, num_samples: int) -> dict[str, np.ndarray]:
 
 def test_the_table_is_what_torch_computes(command: Command, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Means, standard errors, and those of the differences per image, each to the two places printed."""
-    monkeypatch.setattr(evaluate, "_PIXELS", 1 << 30)  # all noise in one draw, as here
+    monkeypatch.setattr(bounds, "_PIXELS", 1 << 30)  # all noise in one draw, as here
     rows = compare(command, runs / "a", runs / "b", "-K", 7)
     a, b = (per_image(runs / name, 7) for name in "ab")
     assert rows.keys() == a.keys()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_train import evaluate, networks, objectives, pixels, provenance, run_folder, train
+from vae_train import bounds, networks, objectives, pixels, provenance, run_folder, train
 from vae_train.config import PRESETS, Config, Place
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -60,8 +60,8 @@ def test_figures_are_those_of_the_cpu() -> None:
     torch.manual_seed(0)
     vae = networks.build(PRESETS["resnet"], (1, 28, 28))
     levels = torch.randint(0, 2, (64, 1, 28, 28), dtype=torch.uint8) * 255
-    here = evaluate.measure(vae, levels)
-    there = evaluate.measure(vae.cuda(), levels.cuda())
+    here = bounds.measure(vae, levels)
+    there = bounds.measure(vae.cuda(), levels.cuda())
     torch.testing.assert_close(here.mu, there.mu.cpu(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(here.terms.kl, there.terms.kl.cpu(), rtol=1e-3, atol=1e-3)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
 from support.runs import OF_PIXELS
-from vae_train import evaluate, networks, objectives
+from vae_train import bounds, networks, objectives
 from vae_train.config import PRESETS, Config
 from vae_train.likelihoods import DiscretisedLogistic, Gaussian, Likelihood
 from vae_train.objectives import Objective
@@ -551,6 +551,6 @@ def test_figures_of_the_exact_model() -> None:
     """The evaluation's importance-weighted figure of 8-bit images is log p(x) where q is the exact posterior."""
     vae = solve(exact_vae()).float()
     levels = torch.randint(0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = evaluate.log_likelihood(vae, levels, 7, quiet=True)
+    found = bounds.log_likelihood(vae, levels, 7, quiet=True)
     expected = log_evidence(vae.double(), levels.double() / 255)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.observation import Observation
-from vae_train import checkpoints, data, evaluate, metrics, results, run_folder, train
+from vae_train import bounds, checkpoints, data, metrics, results, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 
@@ -94,7 +94,7 @@ def test_evaluation_names_its_protocol_and_repeats(tiny_run: Path, digits_root: 
     assert (evaluation["split"], evaluation["observations"], evaluation["prior"]) == ("test", 297, "standard-normal")
     assert "fixed draw" in evaluation["binarisation"]
     drawn = load(digits_root).observed_test(binary=True)
-    terms = evaluate.measure(run_folder.load(tiny_run).vae, drawn).terms
+    terms = bounds.measure(run_folder.load(tiny_run).vae, drawn).terms
     for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
         figure = evaluation["figures"][name]
         assert figure["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
@@ -257,7 +257,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
     assert not torch.equal(best.vae.state_dict()["decoder.last.bias"], last.vae.state_dict()["decoder.last.bias"])
     drawn = load(digits_root).observed_test(binary=True)
     for loaded, row, fallen in ((best, rows[1], 0), (last, rows[2], 100)):
-        measured = evaluate.measure(loaded.vae, drawn).terms.elbo.mean().item()
+        measured = bounds.measure(loaded.vae, drawn).terms.elbo.mean().item()
         assert loaded.evaluation["figures"]["elbo"]["mean"] == pytest.approx(measured, rel=1e-6)
         assert row["test_elbo"] == pytest.approx(measured - fallen, rel=1e-6)
     words = ("evaluate", run, "-K", 3, "--data-root", digits_root, "--no-download", "--device", "cpu")

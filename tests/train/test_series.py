@@ -11,7 +11,7 @@ import vae_export
 from support.commands import Command
 from vae_runtime import VAE, noise
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, evaluate, networks, run_folder, train
+from vae_train import bounds, data, networks, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place, preset, series
 
@@ -215,12 +215,12 @@ def test_windows_that_overlap_are_fewer_than_they_seem(tmp_path: Path) -> None:
     apart, _ = load(path, columns=("flow", "heat"), stride=WINDOW)
     assert (overlapping.overlap, apart.overlap) == (WINDOW, 1)
     values = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    error = evaluate.figure(values)["standard_error"]
-    assert evaluate.figure(values, overlap=4.0)["standard_error"] == pytest.approx(2 * error)
+    error = bounds.figure(values)["standard_error"]
+    assert bounds.figure(values, overlap=4.0)["standard_error"] == pytest.approx(2 * error)
     # 400 times the mean of moving sums: its spread is what the error says, and not what their number would
     noise_of_rows = np.random.default_rng(2).normal(size=(400, 300))
     sums = np.lib.stride_tricks.sliding_window_view(noise_of_rows, WINDOW, axis=1).sum(axis=2)
-    said = np.mean([evaluate.figure(torch.from_numpy(row), WINDOW)["standard_error"] for row in sums])
+    said = np.mean([bounds.figure(torch.from_numpy(row), WINDOW)["standard_error"] for row in sums])
     assert said == pytest.approx(sums.mean(axis=1).std(), rel=0.15)
 
 

@@ -13,7 +13,7 @@ import torch
 from support.commands import Command
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Observation
-from vae_train import data, evaluate, networks, pixels, run_folder, train, unusual
+from vae_train import bounds, data, networks, pixels, run_folder, train, unusual
 from vae_train.cli import main
 from vae_train.config import PRESETS, Place, vector
 
@@ -301,5 +301,5 @@ def test_binary_rows_have_bits_per_dimension(tmp_path: Path) -> None:
     train.train(config, tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
     loaded = run_folder.load(tmp_path / "run")
     elbo = loaded.evaluation["figures"]["elbo"]["mean"]
-    assert evaluate.bits_per_dimension(elbo, 20) == pytest.approx(1, abs=0.05)
+    assert bounds.bits_per_dimension(elbo, 20) == pytest.approx(1, abs=0.05)
     assert loaded.evaluation["binarisation"].startswith("values as they are, ")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_runtime import noise
-from vae_train import evaluate, pixels
+from vae_train import bounds, pixels
 from vae_train.vae import VAE
 
 SEED = 1  # of the ELBO's noise
@@ -36,7 +36,7 @@ def compute(vae: VAE, observations: NDArray[Any]) -> Fingerprint:
     torch.set_float32_matmul_precision("highest")  # a person's module may have asked for less
     x, eps = inputs(vae, observations)
     try:
-        with evaluate.evaluating(vae.cpu()):
+        with bounds.evaluating(vae.cpu()):
             out = vae(x, eps[None])
             return Fingerprint(out.mu.numpy(), out.logsigma.numpy(), vae.terms_of(x, out).elbo.numpy())
     finally:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from vae_train import evaluate
+from vae_train import bounds
 from vae_train.config import Config
 from vae_train.state import Metrics, TrainingState
 
@@ -44,7 +44,7 @@ class Epoch:
 
 def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
     """The metrics of the epoch that has just ended; train, test: levels as the likelihood sees them."""
-    on_train, on_test = (evaluate.measure(training.vae, levels) for levels in (train, test))
+    on_train, on_test = (bounds.measure(training.vae, levels) for levels in (train, test))
     total, steps, largest = training.norms.tolist()
     progress = training.progress
     before = progress.metrics[-1]["epoch"] if progress.metrics else 0
@@ -56,7 +56,7 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         test_elbo=on_test.terms.elbo.mean().item(),
         test_reconstruction=on_test.terms.reconstruction.mean().item(),
         test_kl=on_test.terms.kl.mean().item(),
-        test_standard_error=evaluate.figure(on_test.terms.elbo, training.overlap)["standard_error"],
+        test_standard_error=bounds.figure(on_test.terms.elbo, training.overlap)["standard_error"],
         active_units=int((on_test.mu.var(dim=0, correction=0) > ACTIVE).sum()),
         gradient_norm=total / max(1, steps),
         largest_gradient_norm=largest,

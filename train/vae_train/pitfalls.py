@@ -12,8 +12,8 @@ from vae_runtime import noise
 from vae_runtime import prior as priors
 from vae_runtime.observation import Shape
 from vae_train import fingerprint, networks
+from vae_train.bounds import evaluating
 from vae_train.config import Config
-from vae_train.evaluate import evaluating
 from vae_train.vae import VAE
 
 Found = dict[str, str]  # what is wrong and what to write, by the place: "likelihood", "posterior", and so on

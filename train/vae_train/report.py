@@ -13,8 +13,8 @@ from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_runtime.observation import VECTOR
 from vae_train import metrics, pictures, unusual
+from vae_train.bounds import bits_per_dimension
 from vae_train.data import Data
-from vae_train.evaluate import bits_per_dimension
 from vae_train.pictures import Picture
 from vae_train.run_folder import Run, read_metrics
 from vae_train.state import Metrics

@@ -11,10 +11,10 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
 from vae_runtime.observation import IMAGE, VECTOR, Observation
-from vae_train import checkpoints, data, evaluate, fingerprint, metrics, networks, pixels, report, run_folder
+from vae_train import bounds, checkpoints, data, fingerprint, metrics, networks, pixels, report, run_folder
+from vae_train.bounds import Measured
 from vae_train.config import Place
 from vae_train.data import Data
-from vae_train.evaluate import Measured
 from vae_train.run_folder import Run
 from vae_train.state import TrainingState
 from vae_train.vae import VAE
@@ -42,7 +42,7 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
         run_folder.save_weights(out, vae)
     for best in (True, False):  # the last ones' file says that the run is finished
         run_folder.save_fingerprint(out, fingerprint.compute(vae, observations.test[:64].numpy()), best)
-        summary = evaluate.summary(evaluate.measure(vae, test.to(training.device)), observations.overlap)
+        summary = bounds.summary(bounds.measure(vae, test.to(training.device)), observations.overlap)
         run_folder.save_evaluation(out, {**measured_on, **summary}, best)
         vae.load_state_dict(last)
     figure = summary["figures"]["elbo"]
@@ -73,11 +73,11 @@ def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.dev
     observations = load_data(folder, run, place)
     test = observations.observed_test(run.vae.likelihood.binary).to(device)
     vae = run.vae.to(device)
-    summary = evaluate.summary(measure(folder, run, test), observations.overlap)
-    bound = evaluate.figure(evaluate.log_likelihood(vae, test, num_samples), observations.overlap)
-    bounds = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
-    bounds[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
-    figures = {**summary["figures"], **bounds}
+    summary = bounds.summary(measure(folder, run, test), observations.overlap)
+    bound = bounds.figure(bounds.log_likelihood(vae, test, num_samples), observations.overlap)
+    known = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
+    known[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
+    figures = {**summary["figures"], **known}
     measured_on = protocol(str(run.evaluation.get("dataset")), run.observation, vae, test)
     run_folder.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
     drawn, prior = measured_on["binarisation"], measured_on["prior"]
@@ -120,15 +120,14 @@ def compare(
     measured = [measure(folder, run, test).terms for folder, run in zip(folders, runs, strict=True)]
     rows = {name: [getattr(terms, name) for terms in measured] for name in ("elbo", "reconstruction", "kl")}
     if num_samples > 1:
-        bounds = [evaluate.log_likelihood(run.vae, test, num_samples) for run in runs]
-        rows[f"log p(x) >= (K = {num_samples})"] = bounds
+        rows[f"log p(x) >= (K = {num_samples})"] = [bounds.log_likelihood(run.vae, test, num_samples) for run in runs]
     noun = runs[0].observation.noun
     click.echo(f"{len(test):,} test {noun}s, {runs[0].evaluation['binarisation']}, nats per {noun}; b - a in pairs")
     for letter, folder in zip("ab", folders, strict=True):
         click.echo(f"{letter}: {folder}")
     click.echo(f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}")
     for name, (a, b) in rows.items():
-        figures = (evaluate.figure(values, observations.overlap) for values in (a, b, b.double() - a.double()))
+        figures = (bounds.figure(values, observations.overlap) for values in (a, b, b.double() - a.double()))
         click.echo(name.ljust(24) + "".join(f"{describe(figure):>18}" for figure in figures))
 
 
@@ -152,8 +151,8 @@ def measure(folder: Path, run: Run, test: Tensor) -> Measured:
 
     Raises BundleError where their ELBO is not the one that was measured at the end of the training, by the same noise.
     """
-    found = evaluate.measure(run.vae, test)
-    now, then = evaluate.figure(found.terms.elbo), run.evaluation["figures"]["elbo"]
+    found = bounds.measure(run.vae, test)
+    now, then = bounds.figure(found.terms.elbo), run.evaluation["figures"]["elbo"]
     share = _SAME if run.fingerprint else 1.0  # before those were kept, a GPU had noise of its own
     allowed = max(share * (then["standard_error"] or 0), _ROUNDING * abs(then["mean"]))
     if not abs(now["mean"] - then["mean"]) <= allowed:
@@ -192,4 +191,4 @@ def bits(vae: VAE, nats: float, observation: Observation) -> str:
     """The figure in bits per dimension too, where it is of a probability."""
     if not vae.likelihood.discrete:
         return ""
-    return f" ({evaluate.bits_per_dimension(nats, observation.size):.3f} bits per dimension)"
+    return f" ({bounds.bits_per_dimension(nats, observation.size):.3f} bits per dimension)"

@@ -40,7 +40,7 @@ class TrainingState:
     def __init__(
         self, vae: VAE, config: Config, num_observations: int, device: torch.device, overlap: float = 1.0
     ) -> None:
-        """overlap: of test observations, as `evaluate.figure` takes it."""
+        """overlap: of test observations, as `bounds.figure` takes it."""
         self.vae, self.num_observations, self.device, self.overlap = vae, num_observations, device, overlap
         self.config = config.replace(precision=precision.resolved(config.optimiser.precision, device))
         adam = self.config.optimiser

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vae_train import pictures, pixels
-from vae_train.evaluate import evaluating
+from vae_train.bounds import evaluating
 from vae_train.run_folder import TENSORBOARD
 from vae_train.state import Metrics
 from vae_train.vae import VAE

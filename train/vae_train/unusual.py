@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_runtime import likelihoods
-from vae_train import evaluate, pixels
+from vae_train import bounds, pixels
 from vae_train.data import Data
 from vae_train.vae import VAE
 
@@ -38,7 +38,7 @@ class Unusual(NamedTuple):
 def find(vae: VAE, observations: Data, count: int = 10) -> Unusual:
     """The `count` test rows with the lowest ELBO, a mean over 16 draws of z."""
     test = pixels.unit(observations.test)
-    first = evaluate.measure(vae, test).terms.elbo
+    first = bounds.measure(vae, test).terms.elbo
     lowest = test[torch.argsort(first, stable=True)[:count]]
     usual, _ = _of_each(vae, observations, test[:: max(1, len(test) // _USUAL)])
     of_each, kl = _of_each(vae, observations, lowest)
@@ -56,7 +56,7 @@ def _of_each(vae: VAE, observations: Data, x: Tensor) -> tuple[Doubles, Doubles]
     """log p(x|z) of each value of rows [n, D], and their KL [n], in nats, means over the draws of z."""
     likelihood = likelihoods.make(vae.likelihood.contract(), observations.observation)  # the runtime knows each value's
     generator = torch.Generator().manual_seed(0)
-    with evaluate.evaluating(vae):
+    with bounds.evaluating(vae):
         out = vae(x, torch.randn(_DRAWS, len(x), *vae.latent_shape, generator=generator))
         kl = vae.terms_of(x, out).kl.double().numpy()
     of_each = np.mean([likelihood.log_prob_of_each(x.numpy(), draw.numpy()) for draw in out.parameters], axis=0)

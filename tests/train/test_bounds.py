@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from support.runs import OF_PIXELS
-from vae_train import evaluate, likelihoods, networks
+from vae_train import bounds, likelihoods, networks
 from vae_train.config import PRESETS
 from vae_train.vae import VAE, Terms
 
@@ -85,7 +85,7 @@ def test_measured_terms_are_those_of_each_image(likelihood: str) -> None:
     vae = untrained(likelihood)
     levels = (LEVELS >= 128).to(torch.uint8) * 255 if likelihood == "bernoulli" else LEVELS
     x = levels.double() / 255
-    measured = evaluate.measure(vae, levels, seed=4)
+    measured = bounds.measure(vae, levels, seed=4)
     mu, logsigma = vae.encoder(x.float())
     assert torch.equal(measured.mu, mu)
     z = mu + logsigma.exp() * torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(4))[0]
@@ -100,12 +100,12 @@ def test_measured_terms_are_those_of_each_image(likelihood: str) -> None:
 def test_the_seed_decides_the_draw() -> None:
     """Equal seeds give equal figures, whatever PyTorch's own generator did; another seed gives others."""
     vae = untrained("gaussian")
-    first, again, other = (evaluate.measure(vae, LEVELS, seed).terms.elbo for seed in (0, 0, 1))
+    first, again, other = (bounds.measure(vae, LEVELS, seed).terms.elbo for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    bounds = [evaluate.log_likelihood(vae, LEVELS, 5, seed, quiet=True) for seed in (0, 0, 1)]
-    assert torch.equal(bounds[0], bounds[1])
-    assert not torch.equal(bounds[0], bounds[2])
+    found = [bounds.log_likelihood(vae, LEVELS, 5, seed, quiet=True) for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("pixels", [1, 70, 10**6], ids=["one image at a time", "four", "all"])
@@ -114,10 +114,10 @@ def test_the_bound_is_exact_under_the_exact_posterior(
     monkeypatch: pytest.MonkeyPatch, num_samples: int, pixels: int
 ) -> None:
     """A linear Gaussian model has log p(x) in closed form; so does the ELBO, and any K, in whatever pieces."""
-    monkeypatch.setattr(evaluate, "_PIXELS", pixels)
+    monkeypatch.setattr(bounds, "_PIXELS", pixels)
     model = Linear()
     exact = model.log_prob(LEVELS)
-    bound = evaluate.log_likelihood(model.vae(), LEVELS, num_samples, quiet=True)
+    bound = bounds.log_likelihood(model.vae(), LEVELS, num_samples, quiet=True)
     assert bound.dtype == torch.float64
     torch.testing.assert_close(bound, exact, rtol=1e-5, atol=1e-3)
 
@@ -125,9 +125,9 @@ def test_the_bound_is_exact_under_the_exact_posterior(
 def test_measured_in_pieces_the_order_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """mu and KL of image i stand in row i, however many images are decoded at once."""
     vae = untrained("gaussian")
-    whole = evaluate.measure(vae, LEVELS)
-    monkeypatch.setattr(evaluate, "_PIXELS", 70)
-    pieces = evaluate.measure(vae, LEVELS)
+    whole = bounds.measure(vae, LEVELS)
+    monkeypatch.setattr(bounds, "_PIXELS", 70)
+    pieces = bounds.measure(vae, LEVELS)
     torch.testing.assert_close(pieces.mu, whole.mu)
     torch.testing.assert_close(pieces.kl, whole.kl)
     assert pieces.terms.elbo.shape == (30,)
@@ -137,31 +137,31 @@ def test_more_samples_tighten_the_bound() -> None:
     """Under a posterior that is too wide the mean bound rises with K towards log p(x), which it does not pass."""
     model = Linear(widen=2.0)
     exact = model.log_prob(LEVELS).mean().item()
-    bounds = [evaluate.log_likelihood(model.vae(), LEVELS, k, quiet=True).mean().item() for k in (1, 10, 1000)]
-    elbo = evaluate.measure(model.vae(), LEVELS).terms.elbo.mean().item()
+    found = [bounds.log_likelihood(model.vae(), LEVELS, k, quiet=True).mean().item() for k in (1, 10, 1000)]
+    elbo = bounds.measure(model.vae(), LEVELS).terms.elbo.mean().item()
     assert elbo < exact - 0.3
-    assert bounds[0] < bounds[1] < bounds[2]
-    assert bounds[2] == pytest.approx(exact, abs=0.02)
+    assert found[0] < found[1] < found[2]
+    assert found[2] == pytest.approx(exact, abs=0.02)
 
 
 def test_a_figure_is_mean_and_standard_error() -> None:
     """As NumPy gives them in float64; of one image the error is not known: neither 0 nor NaN."""
     values = torch.randn(500, generator=torch.Generator().manual_seed(0)) - 1e4
     expected = values.double().numpy()
-    assert evaluate.figure(values) == {
+    assert bounds.figure(values) == {
         "mean": pytest.approx(expected.mean(), rel=1e-12),
         "standard_error": pytest.approx(expected.std(ddof=1) / 500**0.5, rel=1e-9),
     }
-    assert evaluate.figure(torch.tensor([-3.0])) == {"mean": -3.0, "standard_error": None}
+    assert bounds.figure(torch.tensor([-3.0])) == {"mean": -3.0, "standard_error": None}
 
 
 def test_a_summary_has_figures_quantiles_and_the_kl_by_dimension() -> None:
     """Each as NumPy computes it; the dimensions' KLs add up to the mean KL."""
-    measured = evaluate.measure(untrained("gaussian"), LEVELS)
-    summary = evaluate.summary(measured)
+    measured = bounds.measure(untrained("gaussian"), LEVELS)
+    summary = bounds.summary(measured)
     terms: Terms = measured.terms
     for name, values in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, "kl": terms.kl}.items():
-        assert summary["figures"][name] == evaluate.figure(values)
+        assert summary["figures"][name] == bounds.figure(values)
         expected = np.quantile(values.double().numpy(), summary["quantiles"]["levels"])
         np.testing.assert_allclose(summary["quantiles"][name], expected, rtol=1e-12)
     assert len(summary["kl_per_dimension"]) == 3
@@ -171,8 +171,8 @@ def test_a_summary_has_figures_quantiles_and_the_kl_by_dimension() -> None:
 @pytest.mark.parametrize("dimensions", [1, 3 * 32 * 32])
 def test_bits_per_dimension_of_uniform_levels_are_eight(dimensions: int) -> None:
     """p(x) = 256^-dimensions has 8 bits for each, and a likelihood of 1 has none."""
-    assert evaluate.bits_per_dimension(-dimensions * math.log(256), dimensions) == pytest.approx(8)
-    assert evaluate.bits_per_dimension(0.0, dimensions) == 0
+    assert bounds.bits_per_dimension(-dimensions * math.log(256), dimensions) == pytest.approx(8)
+    assert bounds.bits_per_dimension(0.0, dimensions) == 0
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -182,9 +182,9 @@ def test_measuring_changes_nothing(training: bool) -> None:
     vae.encoder = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), vae.encoder)
     vae.train(training)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    first, again = (evaluate.measure(vae, LEVELS).terms.elbo for _ in range(2))
-    bounds = [evaluate.log_likelihood(vae, LEVELS, 3, quiet=True) for _ in range(2)]
+    first, again = (bounds.measure(vae, LEVELS).terms.elbo for _ in range(2))
+    found = [bounds.log_likelihood(vae, LEVELS, 3, quiet=True) for _ in range(2)]
     assert torch.equal(first, again)
-    assert torch.equal(bounds[0], bounds[1])
+    assert torch.equal(found[0], found[1])
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     assert all(module.training is training for module in vae.modules())
