@@ -10,12 +10,21 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_export.elsewhere import DescriptionWarning as DescriptionWarning
+    from vae_export.elsewhere import export as export
     from vae_export.exporter import Exported as Exported
     from vae_export.exporter import export_run as export_run
     from vae_export.exporter import export_vae as export_vae
     from vae_export.gate import GateFailed as GateFailed
 
-_API = {"Exported": "exporter", "GateFailed": "gate", "export_run": "exporter", "export_vae": "exporter"}  # its module
+_API = {  # its module
+    "DescriptionWarning": "elsewhere",
+    "Exported": "exporter",
+    "GateFailed": "gate",
+    "export": "elsewhere",
+    "export_run": "exporter",
+    "export_vae": "exporter",
+}
 __all__ = [*_API]
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from vae_export import candidate, contract, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
 from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
+from vae_export.measured import Measure
 from vae_export.tradeoff import Samples, Tradeoff, Tried
 from vae_runtime import arguments, likelihoods, records
 from vae_runtime import manifest as manifests
@@ -76,7 +78,7 @@ def export_vae(
     provenance: Told = None,
     settings: Told = None,
     preprocessing: Told = None,
-    evaluation: Told = None,
+    evaluation: Told | Measure = None,
     fingerprint: Fingerprint | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
@@ -85,9 +87,9 @@ def export_vae(
     observation: their kind, shape and range. observations: real ones [n, *shape], uint8 levels or floats; the first 64
     go through the gate. precision: one of PRECISIONS; what one costs, at most `max_nats` per observation, is measured
     on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest says of the
-    training, as far as it is known (docs/bundle.md). fingerprint: what the trained network gave for the first
-    observations. keep_failing: a new folder for what repeats a failure of the gate. The VAE is left on its device and
-    in its mode.
+    training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. fingerprint: what the
+    trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of the gate.
+    The VAE is left on its device and in its mode.
 
     Raises GateFailed where a number is further off than rounding explains; BundleError where the network is not one
     that a bundle can hold, not the one that was trained, or a precision costs too much; InputError, ArgumentError. A
@@ -101,21 +103,22 @@ def export_vae(
         failing.check_new(keep_failing)
     out = Path(out).resolve()  # a link is followed, so that its target is replaced
     publish.check_target(out)
-    about = _about(vae, provenance, settings, preprocessing, evaluation)
+    measure = evaluation if callable(evaluation) else None
+    about = _about(vae, provenance, settings, preprocessing, None if callable(evaluation) else evaluation)
     probe = x[:GATED]
-    with _at_rest(vae):
+    with at_rest(vae):
         made = candidate.fp32(vae, observation, opset)
         if fingerprint is not None:
             trained.check(vae, probe, fingerprint, observation.noun)
         with publish.staging(out) as staging:
-            verdicts = [_stage(staging, made, about, probe, keep_failing)]
+            verdicts = [_stage(staging, made, about, probe, measure, keep_failing)]
             smaller, cost, tried = None, None, list[Tried]()
             if precision != "fp32":
                 samples = samples or tradeoff.samples_of(vae, x)
                 smaller, cost, tried = tradeoff.pick(precision, made, samples, max_nats)
             if smaller and cost:
                 about["precision"] = cost.report()
-                verdicts.append(_stage(staging, smaller, about, probe, keep_failing))
+                verdicts.append(_stage(staging, smaller, about, probe, measure, keep_failing))
             publish.swap(staging, out)
     publish.remove_leftovers(out)
     return Exported(out, verdicts, tried, cost)
@@ -131,7 +134,7 @@ def export_run(
     observed: data.Data | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
-    """`export_vae` of a finished run, with all that it knows of its VAE. observed: its data, to weigh a precision on."""
+    """`export_vae` of a finished run, with all that it knows. observed: its data, to weigh a precision on."""
     with trained.named(run.config):
         return export_vae(
             run.vae,
@@ -196,8 +199,17 @@ def _about(vae: VAE, provenance: Told, settings: Told, preprocessing: Told, eval
     }
 
 
-def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], keep_failing: Path | None) -> Verdict:
+def _stage(
+    staging: Path,
+    made: Candidate,
+    about: Json,
+    probe: NDArray[Any],
+    measure: Measure | None,
+    keep_failing: Path | None,
+) -> Verdict:
     """Write the candidate's bundle into the folder `staging`, let it pass the gate there, and keep the gate's report.
+
+    measure: what gives its figures, where they are not known.
 
     Raises GateFailed where it does not pass.
     """
@@ -208,19 +220,21 @@ def _stage(staging: Path, made: Candidate, about: Json, probe: NDArray[Any], kee
         **about,
     }
     publish.write(staging, {**made.files, MANIFEST: manifests.dump(manifest)})
-    comparisons = gate.compare(made.vae, RuntimeVAE.load(staging, standardised=True), probe)
+    runtime = RuntimeVAE.load(staging, standardised=True)
+    comparisons = gate.compare(made.vae, runtime, probe)
     verdict = Verdict(made.precision, made.reference, comparisons)
     if not all(comparison.passed for comparison in comparisons):
         if keep_failing:
             failing.keep(keep_failing, staging, comparisons)
         raise GateFailed(verdict)
+    manifest |= {"evaluation": measure(made.vae, runtime)} if measure else {}
     publish.write(staging, {MANIFEST: manifests.dump({**manifest, "parity": gate.report(comparisons, made.reference)})})
     return verdict
 
 
 @contextmanager
-def _at_rest(vae: VAE) -> Iterator[None]:
-    """The VAE on the CPU and in evaluation mode; afterwards where and as it was."""
+def at_rest(vae: nn.Module) -> Iterator[None]:
+    """Networks on the CPU and in evaluation mode; afterwards where and as they were."""
     device = next((weight.device for weight in vae.parameters()), torch.device("cpu"))
     try:
         with bounds.evaluating(vae.cpu()):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from vae_train import pixels
@@ -94,7 +94,7 @@ def bits_per_dimension(nats: float, dimensions: int) -> float:
 
 
 @contextmanager
-def evaluating(vae: VAE) -> Iterator[None]:
+def evaluating(vae: nn.Module) -> Iterator[None]:
     """Let layers that differ in training, such as a person's dropout, be as they are afterwards, and each as it was."""
     training = [module.training for module in vae.modules()]
     vae.eval()

@@ -1,0 +1,120 @@
+"""What is said of a person's networks, held against what their graphs and numbers say: each contradiction in words."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vae_export import ends
+from vae_export.described import Decoder, Encoder
+from vae_runtime.errors import ArgumentError, VaeError
+from vae_train import evaluate
+from vae_train.vae import VAE
+
+_POSITIVE = frozenset({"softplus", "exp", "relu", "sigmoid", "square", "abs"})
+_AT_LEAST = 0.5  # nats per observation by which another reading must be better to be spoken of
+_ERRORS = 4.0  # and standard errors of that difference
+
+
+class _Named(nn.Module):
+    """A network's outputs by our words, in a fixed order, to be traced."""
+
+    def __init__(self, part: Encoder | Decoder, words: list[str]) -> None:
+        super().__init__()
+        self.part, self.words = part, words
+
+    def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        named = self.part.named(values)
+        return tuple(named[word] for word in self.words)
+
+
+@torch.no_grad()
+def of_decoder(decoder: Decoder, z: Tensor) -> None:
+    """Raise ArgumentError where a decoder does not end as its outputs are said to. z: an example [2, *latent_shape]."""
+    words = list(decoder.named(z))
+    end = dict(zip(words, ends.of(_Named(decoder, words), z, "decoder"), strict=True))
+    layout = decoder.layout
+    for word, operator in end.items():
+        if word == "logits" and operator in ("sigmoid", "hardsigmoid", "softmax", "_softmax"):
+            raise _says(f"logits that end in {operator}", word, 'say decoder_gives="theta", whose sigmoid is cut off')
+        if word == "logits" and operator == "tanh":
+            todo = 'say likelihood="gaussian" and preprocessing={"mean": 0.5, "std": 0.5}, or what tanh is for'
+            raise _says("logits that end in tanh, within [-1, 1]", word, todo)
+        if word == "theta" and operator != "sigmoid":
+            value = decoder.named(1000 * z)[word]
+            bounded = bool((value >= 0).all()) and bool((value <= 1).all())
+            todo = "give what is before that as logits" if bounded else 'say decoder_gives="logits" if these are it'
+            raise _says(f"theta that ends in {operator}, not in a sigmoid", word, todo)
+        unscaled = layout.observation.range is not None and not layout.scales
+        if word in ("loc", "pixels") and operator == "tanh" and unscaled:
+            todo = 'add preprocessing={"mean": 0.5, "std": 0.5}: the network takes and gives pixels in [-1, 1]'
+            raise _says(f"{word} that ends in tanh, within [-1, 1], of pixels in [0, 1]", word, todo)
+        if word == "loc" and operator == "sigmoid" and layout.observation.range is not None and layout.scales:
+            todo = 'say decoder_gives="pixels", which are in [0, 1] whatever the encoder takes'
+            raise _says("loc that ends in sigmoid, within [0, 1], of scaled pixels", word, todo)
+        _check_spread("decoder", word, operator)
+
+
+@torch.no_grad()
+def of_encoder(encoder: Encoder, x: Tensor) -> None:
+    """Raise ArgumentError where an encoder does not end as its outputs are said to. x: real ones [n, *shape]."""
+    named = encoder.named(x)
+    words = list(named)
+    for word, operator in zip(words, ends.of(_Named(encoder, words), x[:2], "encoder"), strict=True):
+        _check_spread("encoder", word, operator)
+    for word in ("sigma", "scale", "variance"):
+        if word in named and not bool((named[word] > 0).all()):
+            todo = 'say encoder_gives="logvar" or "logsigma", whichever it is'
+            raise ArgumentError(
+                f"encoder's {word} is not above 0", f"{float(named[word].min()):.3g} of real ones", todo
+            )
+
+
+def other_spread(vae: VAE, observed: Tensor) -> str | None:
+    """What a spread that nothing but its place says is likelier to be than what it is taken for, in a sentence's half.
+
+    The one of log sigma and log variance with the higher ELBO is meant, where that is beyond doubt. observed: what the
+    likelihood sees [n, *shape].
+    """
+    encoder = vae.encoder
+    if not isinstance(encoder, Encoder):
+        return None
+    words = set(encoder.named(observed[:2].float()))
+    said = next((word for word in ("logsigma", "logvar") if word in words), None)
+    if said is None:
+        return None
+    other = {"logsigma": "logvar", "logvar": "logsigma"}[said]
+    read = Encoder(encoder.part, encoder.layout, f"mu, {other}", encoder.latent_scale)
+    better = _better(VAE(read, vae.decoder, vae.latent_shape, vae.likelihood, vae.prior), vae, observed)
+    return f"as {other} its ELBO is {better[0]:.2f} nats, as {said} {better[1]:.2f}" if better else None
+
+
+def reversed_channels(vae: VAE, observed: Tensor) -> str | None:
+    """Whether images of three channels fit the networks better the other way round, in a sentence's half."""
+    if observed.ndim != 4 or observed.shape[1] != 3:
+        return None
+    better = _better(vae, vae, observed.flip(1), observed)
+    return f"the other way round their ELBO is {better[0]:.2f} nats, and so {better[1]:.2f}" if better else None
+
+
+def _better(other: VAE, vae: VAE, of_other: Tensor, observed: Tensor | None = None) -> tuple[float, float] | None:
+    """Both mean ELBOs, nats, where the other's is surely the higher one."""
+    try:
+        theirs = evaluate.measure(other, of_other).terms.elbo.double()
+    except (VaeError, ValueError, RuntimeError):
+        return None
+    ours = evaluate.measure(vae, of_other if observed is None else observed).terms.elbo.double()
+    gain = theirs - ours
+    error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+    sure = float(gain.mean()) > max(_AT_LEAST, _ERRORS * error)
+    return (float(theirs.mean()), float(ours.mean())) if sure else None
+
+
+def _check_spread(which: str, word: str, operator: str) -> None:
+    if word in ("logsigma", "logvar", "log_scale") and operator in _POSITIVE:
+        todo = f'say {which}_gives="sigma" or "variance", whichever it is'
+        raise ArgumentError(f"{which}'s {word} is never below 0", f"it ends in {operator}", todo)
+
+
+def _says(what: str, word: str, todo: str) -> ArgumentError:
+    return ArgumentError("decoder contradicts its description", what, todo)

@@ -1,0 +1,201 @@
+"""Export a VAE that was trained elsewhere: its networks as they are, and what they take and give, said in words."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from vae_export import contradictions, ends, exporter, layout, measured, onnx_graph, stated
+from vae_export.described import Decoder, Encoder, Part
+from vae_export.exporter import GATED, MAX_NATS, Exported, Told
+from vae_export.layout import Layout
+from vae_export.outputs import Gives
+from vae_export.stated import Stated
+from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.observation import Shape
+from vae_train import pixels
+from vae_train.vae import VAE
+
+NUM_SAMPLES = 64  # draws of z, of the bound
+_TRIED = 256  # observations on which another reading of the outputs is tried
+
+
+class DescriptionWarning(UserWarning):
+    """What is said of a person's networks may be wrong: another reading of their outputs fits their data better."""
+
+
+def export(
+    encoder: Any,
+    decoder: Callable[..., Any] | None = None,
+    *,
+    observations: ArrayLike,
+    likelihood: Stated | None = None,
+    out: str | PathLike[str],
+    encoder_gives: Gives | None = None,
+    decoder_gives: Gives | None = None,
+    shape: Shape | None = None,
+    axes: str | None = None,
+    latent_scale: float = 1.0,
+    preprocessing: Mapping[str, Any] | None = None,
+    name: str = "observations",
+    num_samples: int = NUM_SAMPLES,
+    opset: int = onnx_graph.OLDEST_OPSET,
+    precision: str = "fp32",
+    max_nats: float = MAX_NATS,
+    provenance: Told = None,
+    keep_failing: Path | None = None,
+) -> Exported:
+    """Export a trained VAE as it is, and publish the bundle `out` if the runtime gives its numbers.
+
+    encoder, decoder: modules, methods of one, or functions; or one object with encode() and decode(), or with an
+    encoder and a decoder, in the place of the former. They are left on their device and in their mode.
+
+    observations: real ones [n, *shape], n >= 64, as the encoder takes them, or images as uint8 levels: the first 64 go
+    through the gate, and all are what the figures are measured on.
+    likelihood: what the decoder was trained for: a name such as "bernoulli", or one with its parameters, {"name":
+    "gaussian", "sigma": 0.1}; a Gaussian without a sigma is given the likeliest one, and that is said.
+    encoder_gives: what it returns besides mu, where names do not say it: "logsigma", which is taken if nothing is said,
+    "logvar", "sigma", "scale" or "variance"; "moments" for mu and log variance in one tensor; several in order as "mu,
+    logvar, _"; or names of a dict by these words, {"logvar": "their_name"}.
+    decoder_gives: in the same way "logits", "theta" (its sigmoid is cut off the graph), "loc" in the units that the
+    encoder takes, "pixels" in [0, 1], "logsigma" and the like besides, "moments", "log_scale", "parameters".
+    shape: an observation's, (1, 28, 28) say, where the networks take it flat. axes: the order of an observation's axes
+    that they take, "HWC" or "TC". latent_scale: z is that many times what the encoder gives, as with diffusers'
+    scaling_factor.
+    preprocessing: how images became what the encoder takes: {"mean": 0.5, "std": 0.5} of pixels in [0, 1].
+    name: what the figures call the observations. num_samples: draws of z of the bound, K. provenance: what the manifest
+    says of the training. The others as in `export_vae`.
+
+    Raises GateFailed with its rows; ArgumentError where the description contradicts the networks; BundleError where
+    they cannot be exported. Warns, with a DescriptionWarning, where another description fits better.
+    """
+    if isinstance(encoder, VAE):
+        likelihood = encoder.likelihood if likelihood is None else likelihood
+    if likelihood is None:
+        raise ArgumentError("no likelihood", "None", 'say what the decoder was trained for, such as "bernoulli"')
+    parts = [Part(part) for part in _both(encoder, decoder)]
+    with exporter.at_rest(nn.ModuleList(parts)):
+        values = _array(observations)
+        arranged = _layout(values, shape, axes, preprocessing)
+        x = arranged.observed(values)
+        vae = _vae(
+            parts, arranged, stated.likelihood(likelihood, arranged), encoder_gives, decoder_gives, latent_scale, x
+        )
+        sigma = stated.fit_sigma(vae, x)
+        if sigma is not None:
+            todo = 'likelihood={"name": "gaussian", "sigma": ...} states another'
+            warnings.warn(f"sigma {sigma:.4g} was fitted to the observations; {todo}", DescriptionWarning, stacklevel=2)
+        _check_readings(vae, x, encoder_gives)
+        figures = measured.on(x, name, num_samples)
+        return exporter.export_vae(
+            vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
+            provenance=provenance, preprocessing=_record(arranged), evaluation=figures, keep_failing=keep_failing,
+        )  # fmt: skip
+
+
+def _both(encoder: Any, decoder: Callable[..., Any] | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both networks, of one object or as given."""
+    if decoder is not None:
+        return encoder, decoder
+    for names in (("encode", "decode"), ("encoder", "decoder")):
+        if all(callable(getattr(encoder, each, None)) for each in names) and not isinstance(encoder, VAE):
+            return getattr(encoder, names[0]), getattr(encoder, names[1])
+    if isinstance(encoder, VAE):
+        return encoder.encoder, encoder.decoder
+    todo = "give encoder and decoder, or one object with encode() and decode()"
+    raise ArgumentError("no decoder", type(encoder).__name__, todo)
+
+
+def _array(observations: ArrayLike) -> NDArray[Any]:
+    """The observations as an array of uint8 levels or of numbers."""
+    if isinstance(observations, torch.Tensor):
+        observations = observations.detach().cpu().numpy()
+    values = np.asarray(observations)
+    if values.dtype.kind not in "fbiu" or values.ndim < 2:
+        which = f"an array of {values.dtype}, {list(values.shape)}"
+        raise InputError("no observations", which, "give numbers [n, *shape] as the encoder takes them")
+    if len(values) < GATED:
+        todo = f"give {GATED} or more: the gate compares numbers on so many, and figures rest on them"
+        raise InputError("too few observations", len(values), todo)
+    return values if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _vae(
+    parts: list[Part],
+    arranged: Layout,
+    likelihood: Any,
+    encoder_gives: Gives | None,
+    decoder_gives: Gives | None,
+    latent_scale: float,
+    x: NDArray[Any],
+) -> VAE:
+    """Both networks as a VAE. Raises ArgumentError where they are not what is said of them."""
+    some = pixels.unit(torch.from_numpy(x[:GATED]))
+    encoder = Encoder(parts[0], arranged, encoder_gives, latent_scale)
+    with torch.no_grad():
+        mu, logsigma = _called(encoder, some, "encoder")
+        if mu.shape != logsigma.shape or mu.ndim < 2 or len(mu) != len(some):
+            which = f"mu {list(mu.shape)}, spread {list(logsigma.shape)}, for {len(some)} observations"
+            todo = 'give [batch, *latent shape] of both; "moments" is one tensor of both'
+            raise ArgumentError("encoder's outputs do not fit", which, todo)
+        contradictions.of_encoder(encoder, some)
+        decoder = Decoder(parts[1], arranged, likelihood, decoder_gives, latent_scale)
+        _called(decoder, mu[:2], "decoder")
+        contradictions.of_decoder(decoder, mu[:2])
+        latents = tuple(mu.shape[1:])
+        network: nn.Module = decoder
+        if "theta" in decoder.named(mu[:2]):
+            network = ends.without_sigmoid(decoder, mu[:2], "z to logits") or decoder
+    return VAE(encoder, network, latents, likelihood)
+
+
+def _called(network: nn.Module, values: torch.Tensor, which: str) -> Any:
+    """What a network gives. Raises ArgumentError with what it raised."""
+    try:
+        return network(values)
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever a person's network raises
+        reason = f"{type(error).__name__}: {error}"
+        todo = "give observations as the encoder takes them, and shape= where an image's networks are flat"
+        raise ArgumentError(f"{which} fails", reason, todo) from error
+
+
+def _layout(
+    values: NDArray[Any], shape: Shape | None, axes: str | None, preprocessing: Mapping[str, Any] | None
+) -> Layout:
+    arranged = layout.of(values.shape[1:], shape, axes)
+    if not preprocessing:
+        return arranged
+    both = np.broadcast_arrays(*(np.atleast_1d(preprocessing.get(*each)) for each in (("mean", 0.0), ("std", 1.0))))
+    mean, std = (tuple(map(float, each)) for each in both)
+    return Layout(
+        arranged.observation, arranged.taken, arranged.order, mean, std, preprocessing.get("colours") == "BGR"
+    )
+
+
+def _record(arranged: Layout) -> Told:
+    return None
+
+
+def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> None:
+    """Raise or warn where another description of the networks fits the observations better."""
+    levels = torch.from_numpy(x[:_TRIED])
+    observed = pixels.fixed_draw(levels) if vae.likelihood.binary and x.ndim == 4 else levels
+    encoder = vae.encoder
+    assert isinstance(encoder, Encoder)
+    raw = encoder.part(encoder.layout.to_network(pixels.unit(levels[:2])))
+    unnamed = isinstance(raw, tuple | list) and not hasattr(raw, "_fields") and not isinstance(encoder_gives, Mapping)
+    if unnamed and (doubt := contradictions.other_spread(vae, observed)):
+        if encoder_gives is None:
+            todo = 'say encoder_gives="logvar" or encoder_gives="logsigma"'
+            raise ArgumentError("encoder's second output has no name", doubt, todo)
+        warnings.warn(f"encoder_gives={encoder_gives!r} may be wrong: {doubt}", DescriptionWarning, stacklevel=3)
+    if doubt := contradictions.reversed_channels(vae, observed):
+        warnings.warn(f"the order of colours may be wrong: {doubt}", DescriptionWarning, stacklevel=3)
