@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vae_export import ends
 from vae_export.described import Decoder, Encoder
 from vae_runtime.errors import ArgumentError, VaeError
-from vae_train import evaluate
+from vae_train import bounds
 from vae_train.vae import VAE
 
 _POSITIVE = frozenset({"softplus", "exp", "relu", "sigmoid", "square", "abs"})
@@ -100,10 +100,10 @@ def reversed_channels(vae: VAE, observed: Tensor) -> str | None:
 def _better(other: VAE, vae: VAE, of_other: Tensor, observed: Tensor | None = None) -> tuple[float, float] | None:
     """Both mean ELBOs, nats, where the other's is surely the higher one."""
     try:
-        theirs = evaluate.measure(other, of_other).terms.elbo.double()
+        theirs = bounds.measure(other, of_other).terms.elbo.double()
     except (VaeError, ValueError, RuntimeError):
         return None
-    ours = evaluate.measure(vae, of_other if observed is None else observed).terms.elbo.double()
+    ours = bounds.measure(vae, of_other if observed is None else observed).terms.elbo.double()
     gain = theirs - ours
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
     sure = float(gain.mean()) > max(_AT_LEAST, _ERRORS * error)

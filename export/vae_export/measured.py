@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import evaluate, pixels, results
+from vae_train import bounds, pixels, results
 from vae_train.vae import VAE, Terms
 
 MOST = 2000  # observations, from all over, that figures are measured on
@@ -31,8 +31,8 @@ def on(observations: NDArray[Any], name: str, num_samples: int) -> Measure:
         kl = terms.kl[:, None] if terms.kl_per_dimension is None else terms.kl_per_dimension
         both = Terms(torch.from_numpy(terms.reconstruction), torch.from_numpy(terms.kl))
         nothing = torch.from_numpy(np.zeros((len(x), 0)))
-        summary = evaluate.summary(evaluate.Measured(both, nothing, torch.from_numpy(kl)))
-        bound = evaluate.figure(torch.from_numpy(runtime.log_likelihood(x, num_samples)))
+        summary = bounds.summary(bounds.Measured(both, nothing, torch.from_numpy(kl)))
+        bound = bounds.figure(torch.from_numpy(runtime.log_likelihood(x, num_samples)))
         summary["figures"][f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
         measured_on = results.protocol(name, runtime.observation, vae, observed)
         return {**measured_on, "split": "as given at the export", **summary}
