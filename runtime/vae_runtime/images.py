@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.errors import InputError
+from vae_runtime.manifest import Preprocessing, Step
 from vae_runtime.observation import Shape
 
 if TYPE_CHECKING:
@@ -15,19 +16,25 @@ Floats = NDArray[np.float32]
 _DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit levels
 READ_AS_8_BITS = "of 16 bits, read as 8"  # Pillow has no colours of 16 bits
 FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
+MOST_PIXELS = 64_000_000  # of one image: more is a mistake, or an attack on the memory
+_USUAL = Preprocessing()
 
 
-def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name: str = "image") -> tuple[Floats, str]:
+def fit(
+    image: "Image.Image", shape: Shape, preprocessing: Preprocessing = _USUAL, name: str = "image"
+) -> tuple[Floats, str]:
     """Bring a Pillow image to float32 [C, H, W] in [0, 1]; the string says what was changed, empty for nothing.
 
-    Upright by its EXIF tag; transparency over black; grey or RGB as `shape` asks; cut at the centre to the wanted
-    aspect ratio and resized (bicubic, antialiased). 8-bit levels are resized as such, and divided by 255; 16-bit levels
-    are divided by `full_scale` (None: 65535), and floats kept, both resized without being rounded.
+    Upright by its EXIF tag; transparency over black; grey or RGB as `shape` asks; then the steps of `preprocessing`,
+    and without any cut at the centre to the wanted aspect ratio and resized (bicubic, antialiased). 8-bit levels are
+    resized as such, and divided by 255; 16-bit levels are divided by its `full_scale` (None: 65535), and floats kept,
+    both resized without being rounded.
     Raises InputError, with `name`, for levels above the full scale and floats outside [0, 1].
     """
     from PIL import Image, ImageOps
 
     channels, height, width = shape
+    full_scale = preprocessing.full_scale
     before = f"{image.width}x{image.height} {image.mode}"
     if _read_as_8_bits(image):
         before += f" {READ_AS_8_BITS},"
@@ -46,18 +53,52 @@ def fit(image: "Image.Image", shape: Shape, full_scale: int | None = None, name:
         elif channels == 1:
             before = before.replace(image.mode, mode)  # nothing of it is lost
         plane = Image.fromarray(_unit(np.asarray(image), scale, name))
-        if plane.size != (width, height):
-            plane = ImageOps.fit(plane, (width, height), Image.Resampling.BICUBIC)
-        pixels = np.repeat(np.clip(np.asarray(plane, np.float32), 0, 1)[None], channels, axis=0)
-        return pixels, "" if before == after else f"from {before} to {after}"
+        sized = _sized(plane, (height, width), preprocessing.steps, name)
+        pixels = np.repeat(np.clip(np.asarray(sized, np.float32), 0, 1)[None], channels, axis=0)
+        return pixels, "" if before == after and sized is plane else f"from {before} to {after}"
     if image.has_transparency_data:
         before += " with transparency" if image.mode not in ("LA", "PA", "RGBA") else ""
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    if preprocessing.grey and mode == "RGB" and image.mode != "L":
+        image, after = image.convert("L"), f"{after} without colour"
     image = image.convert(mode)
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
-    return np.ascontiguousarray(pixels), "" if before == after else f"from {before} to {after}"
+    sized = _sized(image, (height, width), preprocessing.steps, name)
+    pixels = np.asarray(sized, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray(pixels), "" if before == after and sized is image else f"from {before} to {after}"
+
+
+def _sized(image: "Image.Image", size: tuple[int, int], steps: tuple[Step, ...], name: str) -> "Image.Image":
+    """The image with height and width `size`: by the steps, which end there, or cut and resized; itself if it has."""
+    from PIL import Image, ImageOps
+
+    if not steps and (image.height, image.width) != size:
+        return ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
+    for step in steps:
+        height, width = step.crop or _resized(image, step.resize)
+        if height * width > MOST_PIXELS:
+            raise InputError(f"image of {width:,}x{height:,} pixels on its way", name, "make its sides more alike")
+        if (image.height, image.width) == (height, width):
+            continue
+        if step.resize:
+            image = image.resize((width, height), Image.Resampling[step.filter.upper()])
+        else:
+            image = _cropped(image, height, width)
+    return image
+
+
+def _resized(image: "Image.Image", resize: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width that a step asks for; of the longer side, as torchvision does it, rounded down."""
+    if len(resize) == 2:
+        return resize
+    shorter = min(image.size)
+    return tuple(resize[0] * side // shorter for side in (image.height, image.width))
+
+
+def _cropped(image: "Image.Image", height: int, width: int) -> "Image.Image":
+    """The centre, as torchvision finds it; Pillow makes black what lies outside of the image."""
+    spare = (image.width - width, image.height - height)
+    left, top = (round(s / 2) if s >= 0 else -(-s // 2) for s in spare)
+    return image.crop((left, top, left + width, top + height))
 
 
 def from_levels(levels: NDArray[Any], full_scale: int | None, name: str, start: int) -> tuple[Floats, str]:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
 _NO_DIGEST = "0" * 64
 _MOST = 2**31  # of any size
+FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # as Pillow calls them
 
 
 @dataclass(frozen=True)
@@ -105,24 +106,69 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step on the way from a picture to the model's size: `resize`, or `crop` about the centre.
+
+    resize: (H, W), or (S,) for the shorter side, the other one in proportion; filter: Pillow's, antialiased but for
+    nearest. crop: (H, W), with black around a smaller picture.
+    """
+
+    resize: tuple[int, ...] = ()
+    crop: tuple[int, ...] = ()
+    filter: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        sizes = self.resize or self.crop
+        if bool(self.resize) == bool(self.crop) or len(sizes) > 2 or len(self.crop) == 1:
+            raise ValueError("a step has either resize, [S] or [H, W], or crop, [H, W]")
+        if not all(0 < size < _MOST for size in sizes):
+            raise ValueError(f"{'resize' if self.resize else 'crop'} is {list(sizes)}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"filter is {self.filter!r}, and none of {', '.join(FILTERS)}")
+
+
+@dataclass(frozen=True)
+class NetworkTakes:
+    """For people: a network's input, which its graphs make of images: (x - mean) / std of each of its channels.
+
+    colours: their order where it is not that of the images, "BGR".
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    colours: str | None = None
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How files become observations. full_scale: the level of 16-bit images that is 1.0; None for 65535.
 
-    columns: those of an observation, in order; none where arrays are taken as they are. windows: of series.
-    levels, split, rounded: for people, what was done in training. unreadable: how many files were left out there.
+    steps: how pictures reach the model's size; none for a cut at the centre to its aspect ratio, and a bicubic resize.
+    grey: whether colours become grey, of a model of three channels too. columns: those of an observation, in order;
+    none where arrays are taken as they are. windows: of series.
+    levels, split, rounded, overlap, network_takes: for people, what was done in training, and is in the graphs.
+    unreadable: how many files were left out there.
+    Raises ValueError for what else there is, since a runtime that knows it would prepare files otherwise.
     """
 
     full_scale: int | None = None
     columns: tuple[Column, ...] = ()
     windows: Windows | None = None
+    steps: tuple[Step, ...] = ()
+    grey: bool = False
     levels: str | None = None
     split: str | None = None
     rounded: str | None = None
+    overlap: float | None = None
+    network_takes: NetworkTakes | None = None
     unreadable: int = 0
+    others: dict[str, Any] = field(default_factory=dict, metadata=records.OTHERS, repr=False)
 
     def __post_init__(self) -> None:
         if self.full_scale is not None and not 0 < self.full_scale < 2**16:
             raise ValueError(f"full_scale is {self.full_scale}")
+        if self.others:
+            raise ValueError(f"{next(iter(self.others))} is not known to this release")
 
 
 @dataclass(frozen=True)
@@ -141,6 +187,11 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = Preprocessing()
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        shape, steps = self.contract.observation.shape, self.preprocessing.steps
+        if steps and (steps[-1].resize or steps[-1].crop) != shape[1:]:
+            raise ValueError(f"preprocessing.steps do not end at {list(shape[1:])}")
 
     @cached_property
     def onnx(self) -> "Graphs | None":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vae_runtime import array_files, indicators, vectors
 from vae_runtime.array_files import Array, header, reading
 from vae_runtime.errors import InputError
-from vae_runtime.images import Floats, deepest, fit, from_levels
+from vae_runtime.images import MOST_PIXELS, Floats, deepest, fit, from_levels
 from vae_runtime.indicators import Indicator, Unseen
 from vae_runtime.manifest import Column, Preprocessing, Windows
 from vae_runtime.observation import IMAGE, SERIES, Observation
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # which a folder may hold; a file that is named may be called anything
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow knows more, and starts programs for some
-MOST_PIXELS = 64_000_000  # of one image file: more is a mistake, or an attack on the memory
 _LEVELS = ("uint8", "uint16")
 _AS_THEY_ARE = Preprocessing()
 _AT_ONCE = 4096  # rows that are looked at for missing values
@@ -229,7 +228,7 @@ class Observations:
     def _image(self, stream: IO[bytes], name: str) -> tuple[Floats, str]:
         """The image of a file, [1, C, H, W], and what was changed."""
         with _picture(stream, name) as image:
-            pixels, note = fit(image, self.observation.shape, self.preprocessing.full_scale, name)
+            pixels, note = fit(image, self.observation.shape, self.preprocessing, name)
         return pixels[None], note
 
     def _examine(self, source: str | bytes) -> "_File":

@@ -11,6 +11,7 @@ from PIL import Image
 
 from support.sources import load
 from vae_runtime import InputError, images, outputs
+from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import Shape
 
 GREY: Shape = (1, 28, 28)
@@ -169,12 +170,12 @@ def test_a_level_above_the_full_scale_is_refused_by_number(tmp_path: Path, kind:
 def test_resizing_does_not_round_sixteen_bits():
     """Means of 2 x 2 levels that lie between two 8-bit levels stay there, and stay in [0, 1]."""
     levels = np.tile(np.array([[1000, 1100], [1050, 1090]], np.uint16), (28, 28))
-    x, _ = images.fit(Image.fromarray(levels), GREY, 4095)
+    x, _ = images.fit(Image.fromarray(levels), GREY, Preprocessing(4095))
     np.testing.assert_allclose(x, 1060 / 4095, atol=2e-3)
     assert len(np.unique(x)) > 1  # at the edges
     edge = np.zeros((56, 56), np.uint16)
     edge[:, 28:] = 4095
-    x, _ = images.fit(Image.fromarray(edge), (1, 50, 50), 4095)
+    x, _ = images.fit(Image.fromarray(edge), (1, 50, 50), Preprocessing(4095))
     assert (x.min(), x.max()) == (0, 1)  # a bicubic filter overshoots
 
 
