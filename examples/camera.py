@@ -24,7 +24,7 @@ DRAWS, SEED = 16, 0  # of z for each frame, and of the binary image where it is 
 RECENT = 100  # frames that the last line sums up
 
 # Names and frames, float32 [1, C, H, W] in [0, 1]. Your camera is a generator in place of the two below;
-# vae_runtime.images.fit(picture, shape) turns any Pillow image into a frame.
+# vae_runtime.images.fit(picture, shape, vae.manifest.preprocessing) turns any Pillow image into a frame.
 Frames = Iterator[tuple[str, Floats]]
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from vae_export import contradictions, ends, exporter, layout, measured, onnx_graph, stated
+from vae_export import contradictions, ends, exporter, layout, measured, onnx_graph, preprocessing, stated
 from vae_export.described import Decoder, Encoder, Part
 from vae_export.exporter import GATED, MAX_NATS, Exported, Told
 from vae_export.layout import Layout
@@ -42,7 +43,7 @@ def export(
     shape: Shape | None = None,
     axes: str | None = None,
     latent_scale: float = 1.0,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Any | None = None,
     name: str = "observations",
     num_samples: int = NUM_SAMPLES,
     opset: int = onnx_graph.OLDEST_OPSET,
@@ -68,7 +69,8 @@ def export(
     shape: an observation's, (1, 28, 28) say, where the networks take it flat. axes: the order of an observation's axes
     that they take, "HWC" or "TC". latent_scale: z is that many times what the encoder gives, as with diffusers'
     scaling_factor.
-    preprocessing: how images became what the encoder takes: {"mean": 0.5, "std": 0.5} of pixels in [0, 1].
+    preprocessing: how pictures became what the encoder takes: torchvision's transforms, or words such as {"mean": 0.5,
+    "std": 0.5} of pixels in [0, 1], as `vae_export.preprocessing.of` takes them.
     name: what the figures call the observations. num_samples: draws of z of the bound, K. provenance: what the manifest
     says of the training. The others as in `export_vae`.
 
@@ -82,7 +84,7 @@ def export(
     parts = [Part(part) for part in _both(encoder, decoder)]
     with exporter.at_rest(nn.ModuleList(parts)):
         values = _array(observations)
-        arranged = _layout(values, shape, axes, preprocessing)
+        arranged, prepared = _layout(values, shape, axes, preprocessing)
         x = arranged.observed(values)
         vae = _vae(
             parts, arranged, stated.likelihood(likelihood, arranged), encoder_gives, decoder_gives, latent_scale, x
@@ -95,7 +97,7 @@ def export(
         figures = measured.on(x, name, num_samples)
         return exporter.export_vae(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
-            provenance=provenance, preprocessing=_record(arranged), evaluation=figures, keep_failing=keep_failing,
+            provenance=provenance, preprocessing=prepared, evaluation=figures, keep_failing=keep_failing,
         )  # fmt: skip
 
 
@@ -168,20 +170,17 @@ def _called(network: nn.Module, values: torch.Tensor, which: str) -> Any:
 
 
 def _layout(
-    values: NDArray[Any], shape: Shape | None, axes: str | None, preprocessing: Mapping[str, Any] | None
-) -> Layout:
+    values: NDArray[Any], shape: Shape | None, axes: str | None, given: Any | None
+) -> tuple[Layout, dict[str, Any] | None]:
+    """How observations lie, and what the manifest says of their preprocessing."""
     arranged = layout.of(values.shape[1:], shape, axes)
-    if not preprocessing:
-        return arranged
-    both = np.broadcast_arrays(*(np.atleast_1d(preprocessing.get(*each)) for each in (("mean", 0.0), ("std", 1.0))))
-    mean, std = (tuple(map(float, each)) for each in both)
-    return Layout(
-        arranged.observation, arranged.taken, arranged.order, mean, std, preprocessing.get("colours") == "BGR"
-    )
-
-
-def _record(arranged: Layout) -> Told:
-    return None
+    if given is None:
+        return arranged, None
+    images = preprocessing.of(given).completed(arranged.observation)
+    reverse = images.colours == "BGR"
+    mean, std = (each[:: -1 if reverse else 1] for each in (images.mean, images.std))  # in our order
+    entry = images.entry(arranged.observation)
+    return replace(arranged, mean=mean, std=std, reverse=reverse), entry or None
 
 
 def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> None:

@@ -3,20 +3,24 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import transforms as v1
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
+import vae_export
 from vae_export import preprocessing
 from vae_export.preprocessing import Images
 from vae_runtime import ArgumentError, records
 from vae_runtime.manifest import Preprocessing, Step
 from vae_runtime.observation import Observation
+from vae_runtime.vae import VAE as RuntimeVAE
 
 COLOUR = Observation.image((3, 20, 16))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -174,3 +178,49 @@ def test_words_are_understood_without_torchvision():
     words = "from vae_export.preprocessing import of; of({'mean': 0.5})"
     code = f"import sys; {words}; print({{'torch', 'torchvision'}} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+class Small(torch.nn.Module):
+    """Networks of [3, 8, 6] that a person has trained somehow: they take (x - mean) / std, in an order of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.head = torch.nn.Linear(3 * 8 * 6, 8), torch.nn.Linear(4, 3 * 8 * 6)
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mu and log variance."""
+        mu, logvar = self.body(x.flatten(1)).chunk(2, dim=1)
+        return mu, logvar
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Pixels in the network's units."""
+        return self.head(z).view(-1, 3, 8, 6)
+
+
+@pytest.mark.filterwarnings("ignore::vae_export.DescriptionWarning")  # an untrained network prefers either order
+def test_a_bundle_prepares_files_as_the_network_was_given_them(tmp_path: Path):
+    """From files to q(z|x), and from z to pixels: the device gives what the transforms and the network give."""
+    files, generator = tmp_path / "files", np.random.default_rng(2)
+    files.mkdir()
+    for i in range(64):
+        levels = generator.integers(0, 256, (*generator.integers(7, 40, 2), 3), np.uint8)
+        Image.fromarray(levels).save(files / f"{i:02}.png")
+    before = [v1.Resize(9), v1.CenterCrop((8, 6)), v1.ToTensor()]
+    given = dataclasses.replace(preprocessing.of([*before, v1.Normalize(MEAN, STD)]), colours="BGR")
+    transforms = v1.Compose([*before, v1.Lambda(lambda x: x.flip(0)), v1.Normalize(MEAN, STD)])
+    taken = torch.stack([transforms(Image.open(file)) for file in sorted(files.iterdir())])
+    network = Small()
+    vae_export.export(
+        network, observations=taken, likelihood={"name": "gaussian", "sigma": 0.5}, out=tmp_path / "bundle",
+        encoder_gives="mu, logvar", preprocessing=given,
+    )  # fmt: skip
+    vae = RuntimeVAE.load(tmp_path / "bundle")
+    mu, logsigma = vae.encode(vae.read([files]).load().x)
+    with torch.no_grad():
+        expected, logvar = network.encode(taken)
+        np.testing.assert_allclose(mu, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(logsigma, logvar.numpy() / 2, atol=1e-5)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+        pixels = (network.decode(torch.from_numpy(mu)) * std + mean).flip(1)
+    np.testing.assert_allclose(vae.decode(mu), pixels.clip(0, 1).numpy(), atol=1e-5)
