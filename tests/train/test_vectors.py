@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vae_runtime.observation import Observation
 from vae_train import bounds, data, networks, pixels, run_folder, train, unusual
 from vae_train.cli import main
 from vae_train.config import PRESETS, Place, vector
+from vae_train.rows import prepared
 
 D = 6
 HERE = ["--device", "cpu", "--threads", 1]
@@ -303,3 +305,24 @@ def test_binary_rows_have_bits_per_dimension(tmp_path: Path) -> None:
     elbo = loaded.evaluation["figures"]["elbo"]["mean"]
     assert bounds.bits_per_dimension(elbo, 20) == pytest.approx(1, abs=0.05)
     assert loaded.evaluation["binarisation"].startswith("values as they are, ")
+
+
+@pytest.mark.parametrize("normal", [None, "0"])
+def test_millions_of_rows_are_scaled_in_their_own_memory(
+    peak_memory: Callable[[Callable[[], object]], int], normal: str | None
+) -> None:
+    """At most 2.5 times the float32 array is held at a time, of which the float64 values are twice."""
+    x = np.random.default_rng(0).normal(5, 2, (60_000, 20))
+    x[:, 7] = 3
+    labels = None if normal is None else np.where(np.arange(60_000) % 3, "0", "1")
+    config = PRESETS["vector"].replace(dataset="x", label="y", normal=normal)
+    names = [f"column {i}" for i in range(20)]
+    made = []
+    peak = peak_memory(lambda: made.append(prepared(config, "x", names, x.copy(), labels, lambda _: None)))
+    assert peak < 2.5 * x.nbytes / 2
+    found = x if labels is None else x[labels == "0"]
+    test = data.in_test(found) if normal is None else data.in_test(found, 0.5, 0)
+    alive = np.delete(found, 7, axis=1)
+    mean, scale = alive[~test].mean(axis=0), alive[~test].std(axis=0)
+    for part, got in ((~test, made[0].train), (test, made[0].test)):
+        np.testing.assert_allclose(got, (alive[part] - mean) / scale, atol=1e-6)

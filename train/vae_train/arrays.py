@@ -3,7 +3,7 @@
 An .npz may hold the classes `y` of its observations `x`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,35 +67,9 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
     refuse_options(config.data, own[kind.kind])
     if kind.kind == SERIES:
-        name, values = array_files.read_array(config.data.dataset, "x")
-        vectors.check(values.dtype, name)
-        doubles = values.astype(np.float64) + 0.0
-        drop = config.data.missing == "drop"
-        if drop and values.ndim == 3:
-            doubles = doubles[~np.isnan(doubles).any(axis=(1, 2))]
-        file = None if values.ndim == 3 else series.as_file(doubles, drop)
-        whole = doubles if file is None else file.values
-        vectors.refuse_infinite(whole, whole, name, range(len(whole)) if file is None else file.rows.tolist())
-        if left_out := len(values) - len(whole):
-            noun = kind.noun if file is None else "row"
-            say(f"{left_out:,} of {len(values):,} {noun}s have a missing value and are left out")
-        if file is None:
-            return series.of_windows(config, name, doubles, say)
-        channels = [f"column {i}" for i in range(kind.shape[0])]
-        return series.prepared(config, name, channels, {name: file}, None, say)
+        return _series(config, kind, say)
     if kind.kind == VECTOR:
-        name, values = array_files.read_array(config.data.dataset, "x")
-        vectors.check(values.dtype, name)
-        rows_64 = values.astype(np.float64) + 0.0  # 0.0 for -0.0: equal rows are equal bytes
-        labels = _labels(path, len(values), kind.noun)
-        missing = np.logical_or.reduce(np.isnan(rows_64), axis=1)
-        if config.data.missing == "refuse":
-            missing[:] = False
-        vectors.refuse_infinite(np.where(missing[:, None], 0.0, rows_64), values, name, range(len(values)))
-        if missing.any():
-            say(f"{missing.sum():,} of {len(missing):,} rows have a missing value and are left out")
-            rows_64, labels = rows_64[~missing], None if labels is None else labels[~missing]
-        return rows.prepared(config, name, [f"column {i}" for i in range(kind.size)], rows_64, labels, say)
+        return _rows(config, kind, say)
     read = sources.Observations([path], kind, Preprocessing(config.data.levels))
     pixels = levels.joined([levels.kept(x) for x in read.batches(1024)])
     x, rounded = levels.observed(pixels, config.network.likelihood, warn)
@@ -106,6 +80,45 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         return split(x, np.zeros(len(x), np.int64), ["all"], kind, preprocessing)
     classes, numbers = np.unique(labels, return_inverse=True)
     return split(x, numbers.astype(np.int64), classes.tolist(), kind, preprocessing)
+
+
+def _series(config: Config, kind: Observation, say: Callable[[str], None]) -> Data:
+    """Series of rows in order, or of windows that are cut already."""
+    name, values = array_files.read_array(config.data.dataset, "x")
+    vectors.check(values.dtype, name)
+    doubles = values.astype(np.float64) + 0.0
+    drop = config.data.missing == "drop"
+    if drop and values.ndim == 3:
+        doubles = doubles[~np.isnan(doubles).any(axis=(1, 2))]
+    file = None if values.ndim == 3 else series.as_file(doubles, drop)
+    whole = doubles if file is None else file.values
+    vectors.refuse_infinite(whole, whole, name, range(len(whole)) if file is None else file.rows.tolist())
+    if left_out := len(values) - len(whole):
+        noun = kind.noun if file is None else "row"
+        say(f"{left_out:,} of {len(values):,} {noun}s have a missing value and are left out")
+    if file is None:
+        return series.of_windows(config, name, doubles, say)
+    channels = [f"column {i}" for i in range(kind.shape[0])]
+    return series.prepared(config, name, channels, {name: file}, None, say)
+
+
+def _rows(config: Config, kind: Observation, say: Callable[[str], None]) -> Data:
+    """Rows of numbers, in float64 until they are scaled."""
+    name, read = array_files.read_array(config.data.dataset, "x")
+    vectors.check(read.dtype, name)
+    values = read.astype(np.float64, order="C")
+    del read  # there may be millions
+    values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
+    labels = _labels(Path(config.data.dataset), len(values), kind.noun)
+    numbers: Sequence[int] = range(len(values))
+    missing = np.logical_or.reduce(np.isnan(values), axis=1)
+    if config.data.missing == "drop" and missing.any():
+        say(f"{missing.sum():,} of {len(missing):,} rows have a missing value and are left out")
+        numbers = np.flatnonzero(~missing).tolist()
+        rows.keep(values, ~missing)
+        labels = None if labels is None else labels[~missing]
+    vectors.refuse_infinite(values, values, name, numbers)
+    return rows.prepared(config, name, [f"column {i}" for i in range(kind.size)], values, labels, say)
 
 
 def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None:

@@ -18,10 +18,11 @@ from vae_train.config import AUTO, Config
 from vae_train.data import TEST_SHARE, Data, in_test, too_few
 
 _NORMAL_SHARE = 0.5
-_AT_A_TIME = 4096
+_AT_A_TIME = 1024
 _FEW = 200  # rows, below which figures and columns' scales mean little
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 def observation(names: Sequence[str | Indicator], likelihood: str) -> Observation:
@@ -42,7 +43,7 @@ def prepared(
     Constant columns are left out, and `say` is told. Where `config.data.normal` names a label, half of the rows that
     have it are trained on and the other half is tested on; else nine in ten are trained on. Each column is scaled to
     mean 0 and spread 1 by the rows that are trained on, but for those that a likelihood takes as binary. name: of the
-    source, for errors.
+    source, for errors. values: are used up, since what is trained on is kept in their memory.
 
     Raises InputError for values that the likelihood does not know, and for too few rows; ArgumentError for a likelihood
     of other observations.
@@ -50,7 +51,7 @@ def prepared(
     data, likelihood = config.data, config.network.likelihood
     refuse_likelihood(likelihood, columns, values, name)
     if data.normal is not None:
-        values, labels = _normal(values, labels, data.normal, name, say)
+        labels = _normal(values, labels, data.normal, name, say)
     test = _test(config, values)
     if test.all() or not test.any():
         raise too_few(values, "row")
@@ -63,7 +64,7 @@ def prepared(
     unscaled = {"bernoulli": columns, "mixed": flags}.get(likelihood, ())
     known = [column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in living]
     kind = observation([column.name for column in known], likelihood)
-    train, kept = (torch.from_numpy(_standardised(values, part, living, known, kind)) for part in (~test, test))
+    train, kept = map(torch.from_numpy, _standardised(values, test, living, known, kind))
     names, numbers = ["all"], np.zeros(test.sum(), np.int64)
     if labels is not None:
         classes, of_each = np.unique(labels, return_inverse=True)
@@ -109,8 +110,8 @@ def _how(config: Config) -> str:
 
 def _normal(
     values: Doubles, labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]
-) -> tuple[Doubles, NDArray[np.str_]]:
-    """The rows of a label, and their labels. Raises InputError where no row has it."""
+) -> NDArray[np.str_]:
+    """Keep the rows of a label alone, and give their labels. Raises InputError where no row has it."""
     if labels is None:
         raise ArgumentError("--normal without labels", name, "name their column with --label")
     which = labels == as_label(normal)
@@ -119,7 +120,19 @@ def _normal(
         raise InputError(f"no row is labelled {normal}", name, f"name one of its labels: {found}")
     if odd := int(len(labels) - which.sum()):
         say(f"{odd:,} rows with another label than {normal} are left out; {which.sum():,} have it")
-    return values[which], labels[which]
+    keep(values, which)
+    kept: NDArray[np.str_] = labels[which]
+    return kept
+
+
+def keep(values: Doubles, which: NDArray[np.bool_]) -> None:
+    """Leave out the other rows of an array of its own memory, [n, D], in its place, and give their memory back."""
+    count = 0
+    for start in range(0, len(values), _AT_A_TIME):
+        some = values[start : start + _AT_A_TIME][which[start : start + _AT_A_TIME]]
+        values[count : count + len(some)] = some
+        count += len(some)
+    values.resize((count, values.shape[1]), refcheck=False)
 
 
 def alive(
@@ -153,19 +166,30 @@ def column(of: str | Indicator, values: Doubles, scaled: bool) -> Column:
 
 
 def _standardised(
-    values: Doubles, part: NDArray[np.bool_], alive: list[int], columns: list[Column], kind: Observation
-) -> NDArray[np.float32]:
-    """These rows' columns as the networks take them; a few rows at a time, since there may be millions."""
-    scaling, rows = Scaling.of(columns, kind), np.flatnonzero(part)
+    values: Doubles, test: NDArray[np.bool_], alive: list[int], columns: list[Column], kind: Observation
+) -> tuple[Floats, Floats]:
+    """These columns as the networks take them, of the rows to train on and of those to test on.
+
+    There may be millions: those to train on are written over the values that have been read, whose other half is given
+    back, so that no more is ever held than these and the rows to test on.
+    """
+    scaling, n = Scaling.of(columns, kind), len(columns)
     assert scaling is not None
-    x = np.empty((len(rows), len(columns)), np.float32)
-    for start in range(0, len(rows), _AT_A_TIME):
-        some = rows[start : start + _AT_A_TIME]
-        x[start : start + len(some)] = scaling.standardise(values[some][:, alive])
-    if len(bad := np.argwhere(~np.isfinite(x))):
-        which = f"column {columns[bad[0, 1]].name}, {values[rows[bad[0, 0]], alive[bad[0, 1]]]:g}"
-        raise InputError("value too far from all others", which, "clean the data, or leave that row out")
-    return x
+    kept = np.empty((int(test.sum()), n), np.float32)
+    size = n * (len(test) - len(kept))  # of what is trained on, in numbers
+    train, tested = values.reshape(-1).view(np.float32), 0
+    for start in range(0, len(test), _AT_A_TIME):
+        some, of_test = values[start : start + _AT_A_TIME], test[start : start + _AT_A_TIME]
+        x = scaling.standardise(some[:, alive])
+        if len(bad := np.argwhere(~np.isfinite(x))):
+            which = f"column {columns[bad[0, 1]].name}, {some[bad[0, 0], alive[bad[0, 1]]]:g}"
+            raise InputError("value too far from all others", which, "clean the data, or leave that row out")
+        begin, trained = n * (start - tested), x[~of_test].ravel()
+        train[begin : begin + len(trained)] = trained  # a float32 takes half the room: never reaches what is unread
+        kept[tested : tested + of_test.sum()] = x[of_test]
+        tested += int(of_test.sum())
+    values.resize((size + 1) // 2, refcheck=False)
+    return values.view(np.float32)[:size].reshape(-1, n), kept
 
 
 def refuse_likelihood(likelihood: str, columns: Sequence[str | Indicator], values: Doubles, name: str) -> None:
@@ -182,8 +206,10 @@ def refuse_likelihood(likelihood: str, columns: Sequence[str | Indicator], value
 
 def _refuse_others(values: Doubles, columns: Sequence[str | Indicator], name: str) -> None:
     """Raise InputError where a value is neither 0 nor 1."""
-    if len(bad := np.argwhere((values != 0) & (values != 1))):
-        row, column = bad[0].tolist()
-        what = "values other than 0 and 1 under a Bernoulli likelihood"
-        which = f"{name}[{row}], column {columns[column]}, is {values[row, column]:g}"
-        raise InputError(what, which, "add --likelihood gaussian")
+    for start in range(0, len(values), _AT_A_TIME):
+        some = values[start : start + _AT_A_TIME]
+        if len(bad := np.argwhere((some != 0) & (some != 1))):
+            row, column = bad[0].tolist()
+            what = "values other than 0 and 1 under a Bernoulli likelihood"
+            which = f"{name}[{start + row}], column {columns[column]}, is {some[row, column]:g}"
+            raise InputError(what, which, "add --likelihood gaussian")

@@ -82,7 +82,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         raise InputError("no row has all values", data.dataset, "name columns that have them with --columns")
     if count < total:
         say(f"{total - count:,} of {total:,} rows have a missing value and are left out")
-    values = values[:count]
+    values.resize((count, len(columns)), refcheck=False)
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
     taken = None if data.label is None else labels_of(labels, tables[0].layout.decimal, say)
     return rows.prepared(config, data.dataset, columns, values, taken, say)
