@@ -458,7 +458,8 @@ def test_options_before_a_verb_are_refused(command: Command, verb: str, option: 
     assert result.err == f"vae-train: error: wrong usage: options go after '{verb}'; see 'vae-train --help'\n"
 
 
-KEPT = {"resume", "dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard", "version", "help"}
+KEPT = {"resume", "dataset", "device", "threads", "data_root", "no_download", "model", "version", "help"}
+KEPT |= {"tensorboard", "wandb", "mlflow"}
 
 
 @pytest.mark.parametrize("name", sorted({parameter.name for parameter in cli.params} - KEPT))

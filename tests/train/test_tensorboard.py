@@ -22,7 +22,8 @@ from vae_train.state import TrainingState
 pytest.importorskip("tensorboard", reason="needs TensorBoard: pip install tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vae_train.tensorboard import recorder
+from vae_train.recorders import recording
+from vae_train.tensorboard import TensorBoard
 
 SMALL = PRESETS["tutorial"].replace(dataset="digits", hidden=(8,), latent_dim=2, epochs=4, lr=1e-3)
 HERE = Place(Path("nowhere"), download=False, device="cpu", threads=1)
@@ -62,11 +63,12 @@ def events(run: Path) -> EventAccumulator:
 
 
 def scalars(run: Path) -> dict[str, dict[int, float]]:
-    """Each curve's points; no epoch has two."""
+    """Each curve's points, of epochs; no epoch has two."""
     found = events(run)
     curves = {tag: found.Scalars(tag) for tag in found.Tags()["scalars"]}
     assert all(len({point.step for point in points}) == len(points) for points in curves.values())
-    return {tag: {point.step: point.value for point in points} for tag, points in curves.items()}
+    points = {tag: {point.step: point.value for point in points} for tag, points in curves.items()}
+    return {tag: curve for tag, curve in points.items() if not tag.startswith("final/")}
 
 
 def expected(run: Path) -> dict[str, dict[int, float]]:
@@ -79,7 +81,7 @@ def expected(run: Path) -> dict[str, dict[int, float]]:
 
 def test_every_metric_of_every_epoch_is_a_scalar(tmp_path: Path) -> None:
     """What metrics.jsonl holds, under names that TensorBoard groups."""
-    train.train(SMALL, tmp_path / "run", HERE, command="vae-train", tensorboard=True)
+    train.train(SMALL, tmp_path / "run", HERE, command="vae-train", recorders=[TensorBoard()])
     found = scalars(tmp_path / "run")
     assert found == expected(tmp_path / "run")
     assert {"train/elbo", "test/elbo", "test/kl", "test/standard_error", "epoch/active_units"} <= found.keys()
@@ -88,7 +90,7 @@ def test_every_metric_of_every_epoch_is_a_scalar(tmp_path: Path) -> None:
 
 def test_samples_and_reconstructions_are_images_of_each_epoch(tmp_path: Path) -> None:
     """One of each per epoch, and the last are those of the finished weights."""
-    train.train(SMALL, tmp_path / "run", HERE, command="vae-train", tensorboard=True)
+    train.train(SMALL, tmp_path / "run", HERE, command="vae-train", recorders=[TensorBoard()])
     found = events(tmp_path / "run")
     assert found.Tags()["images"] == ["samples", "reconstructions"]
     vae = run_folder.load(tmp_path / "run").vae
@@ -109,12 +111,12 @@ def test_a_resumed_training_goes_on_without_gap_or_double(tmp_path: Path, saved:
     """Killed at the end of epoch 3 and resumed: each epoch once, with the figures of metrics.jsonl."""
     run = tmp_path / "run"
     with killed_after(3, saved):
-        train.train(SMALL, run, HERE, command="vae-train", tensorboard=True)
+        train.train(SMALL, run, HERE, command="vae-train", recorders=[TensorBoard()])
     assert sorted(scalars(run)["test/elbo"]) == [1, 2, 3]
     time.sleep(
         1
     )  # files are read in the order of their names, which tell the second and, in it, a number without zeros
-    train.resume(run, HERE, tensorboard=True)
+    train.resume(run, HERE, recorders=[TensorBoard()])
     assert scalars(run) == expected(run)
     assert sorted(scalars(run)["test/elbo"]) == [1, 2, 3, 4]
     assert [point.step for point in events(run).Images("samples")] == [1, 2, 3, 4]
@@ -124,9 +126,9 @@ def test_what_a_killed_training_wrote_too_much_is_taken_back(tmp_path: Path) -> 
     """Epoch 3 was written and not saved: the resumed training's own epoch 3 takes its place, wherever they differ."""
     run = tmp_path / "run"
     with killed_after(3, saved=False):
-        train.train(SMALL, run, HERE, command="vae-train", tensorboard=True)
+        train.train(SMALL, run, HERE, command="vae-train", recorders=[TensorBoard()])
     before = scalars(run)["epoch/seconds"]
-    train.resume(run, HERE, tensorboard=True)
+    train.resume(run, HERE, recorders=[TensorBoard()])
     after = scalars(run)["epoch/seconds"]
     assert (after[1], after[2]) == (before[1], before[2])
     assert after[3] != before[3]
@@ -138,7 +140,7 @@ def test_tensorboard_may_be_asked_for_later(tmp_path: Path) -> None:
     with killed_after(2, saved=True):
         train.train(SMALL, run, HERE, command="vae-train")
     assert not (run / "tensorboard").exists()
-    train.resume(run, HERE, tensorboard=True)
+    train.resume(run, HERE, recorders=[TensorBoard()])
     assert scalars(run) == expected(run)
     assert sorted(scalars(run)["test/elbo"]) == [1, 2, 3, 4]
 
@@ -146,17 +148,19 @@ def test_tensorboard_may_be_asked_for_later(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_is_removed_with_it(tmp_path: Path) -> None:
     """A training that dies, or diverges, before its first checkpoint leaves no folder behind."""
     with killed_after(1, saved=False):
-        train.train(SMALL, tmp_path / "run", HERE, command="vae-train", tensorboard=True)
+        train.train(SMALL, tmp_path / "run", HERE, command="vae-train", recorders=[TensorBoard()])
     assert not (tmp_path / "run").exists()
     with pytest.raises(ArgumentError, match="training diverged"):
-        train.train(SMALL.replace(lr=1e30), tmp_path / "run", HERE, command="vae-train", tensorboard=True)
+        train.train(SMALL.replace(lr=1e30), tmp_path / "run", HERE, command="vae-train", recorders=[TensorBoard()])
     assert not (tmp_path / "run").exists()
 
 
 def test_the_training_is_the_same_with_it(tmp_path: Path) -> None:
     """Weights and figures are those of a training without `--tensorboard`, bit for bit."""
     for name in ("with", "without"):
-        train.train(SMALL, tmp_path / name, HERE, command="vae-train", tensorboard=name == "with")
+        train.train(
+            SMALL, tmp_path / name, HERE, command="vae-train", recorders=[TensorBoard()] if name == "with" else []
+        )
     for name in ("model.safetensors", "evaluation.json"):
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
     assert not (tmp_path / "without" / "tensorboard").exists()
@@ -165,16 +169,17 @@ def test_the_training_is_the_same_with_it(tmp_path: Path) -> None:
 def test_dropout_is_off_in_its_pictures_and_on_in_training(tmp_path: Path) -> None:
     """The pictures take the networks as they are in use, and leave them as they are in training."""
     config = SMALL.replace(epochs=1)
-    run, levels = tmp_path / "run", torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    run, levels, warnings = tmp_path / "run", torch.zeros(4, 1, 8, 8, dtype=torch.uint8), list[str]()
     vae = networks.build(config, (1, 8, 8))
     vae.decoder = torch.nn.Sequential(vae.decoder, torch.nn.Dropout(0.5))
     row = {"epoch": 1.0, "test_elbo": -1.0}
-    with recorder(run, []) as record:
-        record(row, vae, levels)
+    with recording([TensorBoard()], run, config, [], warnings.append) as recorded:
+        recorded.epoch(row, vae, levels)
         assert vae.training
         shown = pictures.samples(vae.eval(), 16)
-        record(row | {"epoch": 2.0}, vae, levels)
+        recorded.epoch(row | {"epoch": 2.0}, vae, levels)
         assert not vae.training
+    assert warnings == []
     for point in events(run).Images("samples"):
         picture = np.asarray(Image.open(io.BytesIO(point.encoded_image_string)).convert("L"))
         np.testing.assert_array_equal(picture, shown[..., 0])

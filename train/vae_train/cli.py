@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from vae_train import pitfalls
+    from vae_train.recorders import Recorder
 
 # How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
 # use; docs/benchmarks.md has what that costs.
@@ -157,6 +158,8 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
     click.option("--out", type=_PATH, help="Run folder.  [default: runs/DATASET-PRESET]"),
     click.option("--resume", type=_PATH, metavar="RUN", help="Go on with a run that was stopped, exactly."),
     click.option("--tensorboard", is_flag=True, help="Write scalars and pictures for TensorBoard into the run folder."),
+    click.option("--wandb", is_flag=True, help="Record the training in Weights & Biases; offline without a login."),
+    click.option("--mlflow", is_flag=True, help="Record the training in MLflow, where MLFLOW_TRACKING_URI says."),
 )
 @section(
     "Images",
@@ -259,6 +262,8 @@ def cli(
     out: Path | None,
     resume: Path | None,
     tensorboard: bool,
+    wandb: bool,
+    mlflow: bool,
     no_export_check: bool,
     device: str,
     threads: int | None,
@@ -275,16 +280,17 @@ def cli(
         if given:
             raise click.UsageError(f"options go after '{context.invoked_subcommand}'")
         return
-    require_extra(tensorboard)
+    require_extra()
+    recorders = _recorders(tensorboard=tensorboard, wandb=wandb, mlflow=mlflow)
     place = Place(data_root, not no_download, device, threads, settings["model"])
     if resume is not None:
-        where = {"dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard"}
+        where = {"dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard", "wandb", "mlflow"}
         if unfit := sorted(given - where - {"resume"}):
             options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
             raise click.UsageError(f"a run keeps its settings: --resume goes without {options[unfit[0]]}")
         from vae_train.train import resume as go_on
 
-        go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), tensorboard)
+        go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), recorders)
         return
     settings["window"] = _window(dataset, preset, settings["window"])
     if settings["window"]:
@@ -301,7 +307,7 @@ def cli(
     from vae_train.train import train
 
     export = _export() if config.network.model and not no_export_check else None
-    train(config, out, place, as_typed("vae-train"), tensorboard, export)
+    train(config, out, place, as_typed("vae-train"), recorders, export)
 
 
 @cli.command()
@@ -368,12 +374,27 @@ def _at(
         yield place, where
 
 
-def require_extra(tensorboard: bool = False) -> None:
+def require_extra() -> None:
     """Raise EnvironmentUnfit where the train extra is not installed, or the system has no locks of files."""
     extras.require_posix("training")
     extras.require("train", "training")
-    if tensorboard:
-        extras.require("tensorboard", "--tensorboard")
+
+
+def _recorders(**asked: bool) -> "list[Recorder]":
+    """Those that are asked for. Raises EnvironmentUnfit where the extra of one is not installed."""
+    names = [name for name, given in asked.items() if given]
+    for name in names:
+        extras.require(name, f"--{name}")
+    if not names:
+        return []
+    from vae_train import mlflow, tensorboard, wandb
+
+    known: dict[str, Callable[[], Recorder]] = {
+        "tensorboard": tensorboard.TensorBoard,
+        "wandb": wandb.WandB,
+        "mlflow": mlflow.MLflow,
+    }
+    return [known[name]() for name in names]
 
 
 def _export() -> "pitfalls.Export | None":

@@ -27,7 +27,7 @@ from vae_train.config import Config, upgraded
 from vae_train.fingerprint import Fingerprint
 from vae_train.vae import VAE
 
-TENSORBOARD = "tensorboard"
+TENSORBOARD, WANDB = "tensorboard", "wandb"
 CONFIG, METRICS, PROBE = RUN_CONFIG, "metrics.jsonl", "probe.npy"
 WEIGHTS, EVALUATION, FINGERPRINT = "model.safetensors", "evaluation.json", "fingerprint.npz"
 BEST_WEIGHTS, BEST_EVALUATION, BEST_FINGERPRINT = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
@@ -109,7 +109,8 @@ def start(folder: Path, settings: Settings) -> Iterator[None]:
             for name in (CONFIG, METRICS, WEIGHTS, PROBE, FINGERPRINT, BEST_WEIGHTS, BEST_FINGERPRINT, BEST_EVALUATION):
                 with suppress(OSError):  # the folder could not be made
                     (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+            for name in (TENSORBOARD, WANDB):
+                shutil.rmtree(folder / name, ignore_errors=True)
             for place in (folder / checkpoints.FOLDER, folder):
                 with suppress(OSError):  # it was never made, or holds what this run did not write
                     place.rmdir()

@@ -1,65 +1,67 @@
-"""What TensorBoard shows of a training: the figures of each epoch, and pictures of samples and reconstructions.
+"""TensorBoard as a recorder: scalars, pictures and settings in the folder `tensorboard` of a run."""
 
-It is imported only where it is asked for, since it takes seconds and is an extra.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-
-from vae_train import pictures, pixels
-from vae_train.bounds import evaluating
+from vae_train import recorders
+from vae_train.recorders import Pictures
 from vae_train.run_folder import TENSORBOARD
 from vae_train.state import Metrics
-from vae_train.vae import VAE
 
-_IMAGES = 16
-
-Record = Callable[[Metrics, VAE, Tensor], None]
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
-@contextmanager
-def recorder(out: Path, past: list[Metrics]) -> Iterator[Record]:
-    """A function that writes an epoch into the folder `tensorboard` of the run `out`: its metrics, VAE and test data.
+class TensorBoard:
+    """A recorder for TensorBoard; needs the extra `tensorboard`.
 
-    past: the metrics of the epochs before. Later ones, which a killed training may have written, are taken back, and
-    those before are written too where there is no such folder yet. The images are pixels as the likelihood sees
-    them, [n, C, H, W].
+    Of a training that goes on, what was recorded of later epochs is taken back, and the epochs before are recorded too
+    where they were not.
     """
-    begun = (out / TENSORBOARD).exists()
-    writer = SummaryWriter(out / TENSORBOARD, purge_step=len(past) + 1)
 
-    def record(row: Metrics, vae: VAE, levels: Tensor) -> None:
-        _scalars(writer, row)
-        pictured = levels.ndim == 4  # images
-        with evaluating(vae):
-            images = (
-                {}
-                if not pictured
-                else {
-                    "samples": pictures.samples(vae, _IMAGES),
-                    "reconstructions": pictures.reconstructions(vae, pixels.unit(levels[:_IMAGES])),
-                }
-            )
-        for name, picture in images.items():
-            writer.add_image(name, picture, int(row["epoch"]), dataformats="HWC")
-        writer.flush()  # before the checkpoint, so that a training killed in between repeats the epoch
+    def __init__(self) -> None:
+        self._writer: SummaryWriter | None = None
+        self._epoch = 0
 
-    try:
-        for row in [] if begun else past:
-            _scalars(writer, row)
-        yield record
-    finally:
-        writer.close()
+    def start(self, run: Path, settings: Mapping[str, Any], past: Sequence[Metrics]) -> None:
+        """As `Recorder.start`."""
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds, and is an extra
 
+        begun = (run / TENSORBOARD).exists()
+        self._epoch = recorders.last_epoch(past)
+        self._writer = SummaryWriter(run / TENSORBOARD, purge_step=self._epoch + 1)
+        if not begun:
+            rows = "".join(f"\n| {name} | {value} |" for name, value in recorders.flat(settings).items())
+            self._writer.add_text("settings", f"| setting | value |\n| --- | --- |{rows}", 0)
+            for metrics in past:
+                self._scalars(metrics)
 
-def _scalars(writer: SummaryWriter, row: Metrics) -> None:
-    """The metrics of an epoch, grouped as TensorBoard groups names: train/elbo, test/elbo, epoch/seconds."""
-    for name, value in row.items():
-        part, _, figure = name.partition("_")
-        tag = f"{part}/{figure}" if part in ("train", "test") else f"epoch/{name}"
-        if name != "epoch":
-            writer.add_scalar(tag, value, int(row["epoch"]))
+    def epoch(self, metrics: Metrics, pictures: Pictures) -> None:
+        """As `Recorder.epoch`."""
+        self._scalars(metrics)
+        self._show(pictures)  # and flush, before the checkpoint: a training killed in between repeats the epoch
+
+    def finish(self, figures: Mapping[str, float], pictures: Pictures) -> None:
+        """As `Recorder.finish`; the figures are points at the last epoch."""
+        assert self._writer is not None
+        for name, value in figures.items():
+            self._writer.add_scalar(f"final/{name}", value, self._epoch)
+        self._show(pictures)
+
+    def close(self) -> None:
+        """As `Recorder.close`."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, metrics: Metrics) -> None:
+        assert self._writer is not None
+        self._epoch = recorders.last_epoch([metrics])
+        for name, value in recorders.grouped(metrics).items():
+            self._writer.add_scalar(name, value, self._epoch)
+
+    def _show(self, pictures: Pictures) -> None:
+        assert self._writer is not None
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, self._epoch, dataformats="HWC")
+        self._writer.flush()

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from vae_train import (
 )
 from vae_train.config import AUTO, DATASETS, Config, Place
 from vae_train.data import Data
+from vae_train.recorders import Recorder, recording
 from vae_train.state import Metrics, TrainingState
 
 _AGREE_EVERY = 10  # steps between the processes' questions to each other whether to stop
@@ -43,12 +44,13 @@ def train(
     out: Path,
     place: Place,
     command: str,
-    tensorboard: bool = False,
+    recorders: Sequence[Recorder] = (),
     export: pitfalls.Export | None = None,
 ) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
 
-    export: tries the export of a person's own networks before their first step, as `vae_export.trial.try_out` does.
+    recorders: what records it besides, `TensorBoard()` say. export: tries the export of a person's own networks before
+    their first step, as `vae_export.trial.try_out` does.
     """
     with machine(place) as where:
         config = data.fitted(config, _note)
@@ -83,7 +85,7 @@ def train(
                 _warn(few)
             for line in tried:
                 _warn(line)
-            _run(training, observations, out, place, tensorboard, bool(tried))
+            _run(training, observations, out, place, recorders, bool(tried))
 
 
 def _note_grey(training: TrainingState, observations: Data) -> None:
@@ -94,7 +96,7 @@ def _note_grey(training: TrainingState, observations: Data) -> None:
         _note(f"grey levels are drawn as binary, P(1) = {what}; --likelihood {other} keeps them")
 
 
-def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
+def resume(out: Path, place: Place, recorders: Sequence[Recorder] = ()) -> None:
     """Go on with the training of the run folder `out` from its newest checkpoint, as if it had never stopped.
 
     Raises ArgumentError where the run is finished or another training is at work in it.
@@ -115,7 +117,7 @@ def resume(out: Path, place: Place, tensorboard: bool = False) -> None:
                 run_folder.write_metrics(out, training.progress.metrics)
             progress = training.progress
             _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
-            _run(training, observations, out, place, tensorboard, bool(settings.warnings))
+            _run(training, observations, out, place, recorders, bool(settings.warnings))
 
 
 def _compare(begun: dict[str, Any], where: torch.device) -> None:
@@ -183,7 +185,9 @@ def _try_out(training: TrainingState, observations: Data, export: pitfalls.Expor
     return tuple(" ".join(text.split()) for text in found.values())
 
 
-def _run(training: TrainingState, observations: Data, out: Path, place: Place, tensorboard: bool, warned: bool) -> None:
+def _run(
+    training: TrainingState, observations: Data, out: Path, place: Place, recorders: Sequence[Recorder], warned: bool
+) -> None:
     """Train to the end, with a checkpoint after each measured epoch, each minute and at a signal; then measure.
 
     warned: whether something was said of the networks before their first step.
@@ -191,19 +195,16 @@ def _run(training: TrainingState, observations: Data, out: Path, place: Place, t
     where, first = training.device, distributed.rank() == 0
     binary = training.vae.likelihood.binary
     seen = [levels.to(where) for levels in (observations.observed_train(binary), observations.observed_test(binary))]
-    recording: contextlib.AbstractContextManager[Any] = contextlib.nullcontext(lambda *epoch: None)
-    if tensorboard and first:
-        from vae_train.tensorboard import recorder
-
-        recording = recorder(out, training.progress.metrics)
-    with recording as record, signals.deferred() as received, memory_errors():
-        noun = observations.observation.noun
-        between = _Between(training, out, place, seen, record, noun, received, warned)
-        loop.fit(training, observations.train.to(where), between.epochs, between.steps, noun, quiet=not first)
-        between.steps()  # a signal may have come while the last epoch was measured
-    if first:
-        with signals.told(out, place.options), memory_errors():
-            results.finish(out, training, observations)
+    with recording(recorders if first else (), out, training.config, training.progress.metrics, _warn) as recorded:
+        with signals.deferred() as received, memory_errors():
+            noun = observations.observation.noun
+            between = _Between(training, out, place, seen, recorded.epoch, noun, received, warned)
+            loop.fit(training, observations.train.to(where), between.epochs, between.steps, noun, quiet=not first)
+            between.steps()  # a signal may have come while the last epoch was measured
+        if first:
+            with signals.told(out, place.options), memory_errors():
+                results.finish(out, training, observations)
+                recorded.finish(out)
 
 
 class _Between:
