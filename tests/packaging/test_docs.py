@@ -22,9 +22,10 @@ PAGES = {page.name: page.read_text() for page in [*ROOT.glob("*.md"), *(ROOT / "
 FOLDERS = ("runtime", "train", "export", "artifacts", "benchmarks", "examples")
 MODULES = {str(path): path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 
-OF_OTHERS = {  # pip, build, ruff, npm, curl, dpkg, torchrun, and of an older release
+OF_OTHERS = {  # pip, build, ruff, npm, curl, dpkg, torchrun, tensorboard, and of an older release
     "--no-binarise",
     *("--editable", "--target", "--wheel", "--fix", "--ignore-scripts", "--data-binary", "--print-architecture"),
+    "--logdir",
     *("--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
 }
 
