@@ -2,9 +2,10 @@
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +15,7 @@ from vae_runtime.command import run
 from vae_runtime.errors import BundleError, InputError, printable
 
 if TYPE_CHECKING:
+    from vae_export.exporter import Exported
     from vae_export.gate import Verdict
     from vae_train.config import Place
     from vae_train.data import Data
@@ -75,6 +77,8 @@ A run folder of such a name is ./check or ./card.
 )
 @click.option("--dataset", type=_PATH, help="Where the run's own observations are now.")
 @click.option("--no-download", is_flag=True, help="Never use the network.")
+@click.option("--from", "origin", metavar="MODULE:FUNCTION", help="A VAE from elsewhere, described by this function.")
+@click.option("--observations", type=_PATH, help="Its real observations: an .npy or .npz array, 64 or more.")
 @click.version_option(package_name="vae-edge")
 def cli(
     run_folder: Path | None,
@@ -89,19 +93,32 @@ def cli(
     data_root: Path,
     dataset: Path | None,
     no_download: bool,
+    origin: str | None,
+    observations: Path | None,
 ) -> None:
     """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
-    Nothing is published unless the shipped runtime gives PyTorch's numbers.
+    Nothing is published unless the shipped runtime gives PyTorch's numbers. With --from, a VAE that was trained
+    elsewhere is exported, as docs/bring-your-own.md of the project's source explains.
     """
+    if origin and (run_folder or best or model or dataset):
+        raise click.UsageError("--from goes without RUN, --best, --model and --dataset: it is another VAE than a run's")
+    if observations and not origin:
+        raise click.UsageError("--observations goes with --from: a run has its own")
     for name, value in (("--max-nats", max_nats), ("--dataset", dataset)):
         if precision == "fp32" and value is not None:
             raise click.UsageError(f"{name} goes with another --precision than fp32")
     _require_extra()
-    from vae_export import exporter, failing, gate, tradeoff
+    from vae_export import exporter
     from vae_train.config import Place
     from vae_train.run_folder import newest_run
 
+    how: dict[str, Any] = {"opset": opset, "precision": precision, "keep_failing": keep_failing}
+    how["max_nats"] = exporter.MAX_NATS if max_nats is None else max_nats
+    if origin:
+        folder = out or Path("bundles") / origin.partition(":")[0].rpartition(".")[2]
+        _publish(lambda: _from_elsewhere(origin, observations, folder, how), folder, how, verbose)
+        return
     if run_folder is None:
         run_folder = newest_run(_RUNS)
         click.echo(f"vae-export: exporting {run_folder}, the newest finished run", err=True)
@@ -109,17 +126,33 @@ def cli(
     place = Place(data_root, not no_download, dataset=dataset)
     observed = _observed(run_folder, run, place) if precision != "fp32" else None
     out = out or Path("bundles") / run_folder.resolve().name
-    before = _described(out)
+    _publish(lambda: exporter.export_run(run, out, observed=observed, **how), out, how, verbose)
+
+
+def _from_elsewhere(origin: str, observations: Path | None, out: Path, how: dict[str, Any]) -> "Exported":
+    """Export the VAE that a person's function describes; doubts about the description are said."""
+    from vae_export import elsewhere
+
+    described = elsewhere.described(origin)
+    if observations:
+        from vae_runtime import array_files
+
+        described["observations"] = array_files.read_array(str(observations), "x")[1]
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", elsewhere.DescriptionWarning)
+        exported = elsewhere.export(**described, out=out, **how)
+    for doubt in doubts:
+        click.echo(printable(f"vae-export: warning: {doubt.message}"), err=True)
+    return exported
+
+
+def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], verbose: bool) -> None:
+    """Export, and say what was compared, what it costs and what it replaces. how: `exporter.export_vae`'s options."""
+    from vae_export import failing, gate, tradeoff
+
+    before, keep_failing = _described(out), how["keep_failing"]
     try:
-        exported = exporter.export_run(
-            run,
-            out,
-            opset=opset,
-            precision=precision,
-            max_nats=exporter.MAX_NATS if max_nats is None else max_nats,
-            observed=observed,
-            keep_failing=keep_failing,
-        )
+        exported = export()
     except gate.GateFailed as failed:
         _print_verdict(failed.verdict, verbose)
         repeat = f", and {keep_failing / failing.LINE}, which repeats it" if keep_failing else ""
@@ -128,12 +161,12 @@ def cli(
     _print_verdict(first, verbose)
     for tried in exported.tried:
         click.echo(tried.table())
-    if precision == "auto":
+    if how["precision"] == "auto":
         click.echo(tradeoff.choice(exported.precision, exported.tried))
     for verdict in smaller:
         _print_verdict(verdict, verbose)
     size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"published {out}: opset {opset}, {exported.precision}, {size / 1e6:.1f} MB")
+    click.echo(f"published {out}: opset {how['opset']}, {exported.precision}, {size / 1e6:.1f} MB")
     if before and before != _described(out):
         click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)
 

@@ -1,5 +1,6 @@
 """Export a VAE that was trained elsewhere: its networks as they are, and what they take and give, said in words."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,10 +21,12 @@ from vae_export.outputs import Gives
 from vae_export.stated import Stated
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import Shape
-from vae_train import pixels
+from vae_train import own_networks, pixels
 from vae_train.vae import VAE
 
 NUM_SAMPLES = 64  # draws of z, of the bound
+_EXAMPLE = "examples/bring_your_own.py"
+_OPTIONS = ("opset", "precision", "max_nats", "keep_failing")  # which the command has
 _TRIED = 256  # observations on which another reading of the outputs is tried
 
 
@@ -99,6 +102,24 @@ def export(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
             provenance=provenance, preprocessing=prepared, evaluation=figures, keep_failing=keep_failing,
         )  # fmt: skip
+
+
+def described(name: str) -> dict[str, Any]:
+    """What the function `package.module:function` says of a VAE: the arguments of `export`, but for `out`.
+
+    Raises ArgumentError where it cannot be found, fails, or says something else.
+    """
+    function = own_networks.found(name, "--from", _EXAMPLE)
+    try:
+        given = function()
+    except Exception as error:  # whatever a person's function raises
+        raise own_networks.failed(error, name, f"see {_EXAMPLE} of the project's source") from None
+    if not isinstance(given, dict):
+        raise ArgumentError(f"function returns a {type(given).__name__}", name, "return a dict of export's arguments")
+    known = sorted(set(inspect.signature(export).parameters) - {"out", *_OPTIONS})
+    if unknown := sorted(set(given) - set(known)):
+        raise ArgumentError(f"{name} says what is not known", unknown[0], f"give {', '.join(known)}")
+    return given
 
 
 def _both(encoder: Any, decoder: Callable[..., Any] | None) -> tuple[Callable[..., Any], Callable[..., Any]]:

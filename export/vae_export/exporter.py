@@ -20,12 +20,12 @@ from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.measured import Measure
 from vae_export.tradeoff import Samples, Tradeoff, Tried
-from vae_runtime import arguments, likelihoods, records
+from vae_runtime import arguments, bundle, likelihoods, records
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
-from vae_runtime.manifest import Preprocessing
-from vae_runtime.measured import Evaluation, Provenance
+from vae_runtime.manifest import Manifest, Preprocessing
+from vae_runtime.measured import Evaluation, Figure, Provenance
 from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, data, pixels
@@ -47,12 +47,14 @@ class Exported:
 
     path: its folder. verdicts: the gate's on the float32 graphs and, where smaller ones took their place, on those.
     tried: the smaller precisions that were weighed against float32; cost: of the published one, None of float32.
+    manifest: what the bundle says of itself.
     """
 
     path: Path
     verdicts: list[Verdict]
     tried: list[Tried]
     cost: Tradeoff | None
+    manifest: Manifest
 
     @property
     def precision(self) -> str:
@@ -63,6 +65,11 @@ class Exported:
     def comparisons(self) -> list[Comparison]:
         """What the gate compared of the published graphs; all have passed."""
         return self.verdicts[-1].comparisons
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The ELBO, its terms and bounds of log p(x) by name, nats per observation; none where none were measured."""
+        return self.manifest.evaluation.figures if self.manifest.evaluation else {}
 
 
 def export_vae(
@@ -121,7 +128,7 @@ def export_vae(
                 verdicts.append(_stage(staging, smaller, about, probe, measure, keep_failing))
             publish.swap(staging, out)
     publish.remove_leftovers(out)
-    return Exported(out, verdicts, tried, cost)
+    return Exported(out, verdicts, tried, cost, bundle.read(out).manifest)
 
 
 def export_run(

@@ -84,6 +84,10 @@ class Layout:
         x = self.unscaled(self.to_ours(given.double()) if self.scales else self.to_ours(given.float())).float()
         if self.observation.range is not None:
             low, high = self.observation.range
+            if self.scales and min(self._ends) < -0.1 and given.min() >= 0 and given.max() <= 1:
+                ends = f"the network takes [{min(self._ends):.3g}, {max(self._ends):.3g}]"
+                todo = "give them as the network takes them, or as uint8 levels"
+                raise ArgumentError("observations are not below 0 anywhere, as pixels in [0, 1] are", ends, todo)
             if x.min() < low - _IN_RANGE or x.max() > high + _IN_RANGE:
                 raise self._out_of_range(given)
             x = x.clamp(low, high) if self.scales else x
@@ -93,8 +97,7 @@ class Layout:
         low, high = float(given.min()), float(given.max())
         which = f"they lie in [{low:.3g}, {high:.3g}]"
         if self.scales:
-            ends = [(end - mean) / std for mean, std in zip(self.mean, self.std, strict=True) for end in (0, 1)]
-            which += f", and with this mean and std they would in [{min(ends):.3g}, {max(ends):.3g}]"
+            which += f", and by this mean and std they would in [{min(self._ends):.3g}, {max(self._ends):.3g}]"
             todo = "give them as the network takes them, or as uint8 levels, or correct mean and std"
         elif low >= 0 and high <= 255 and high > 1:
             todo = "give levels as uint8, or divide them by 255"
@@ -103,6 +106,11 @@ class Layout:
         else:
             todo = 'say what was subtracted and divided by, as preprocessing={"mean": ..., "std": ...}'
         return ArgumentError("pixels outside of [0, 1]", which, todo)
+
+    @property
+    def _ends(self) -> list[float]:
+        """What 0 and 1 are to the network, of each channel."""
+        return [(end - mean) / std for mean, std in zip(self.mean, self.std, strict=True) for end in (0, 1)]
 
     def _arranged(self, x: Tensor) -> Tensor:
         if self.order != tuple(range(len(self.order))):

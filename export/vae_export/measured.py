@@ -35,6 +35,6 @@ def on(observations: NDArray[Any], name: str, num_samples: int) -> Measure:
         bound = bounds.figure(torch.from_numpy(runtime.log_likelihood(x, num_samples)))
         summary["figures"][f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
         measured_on = results.protocol(name, runtime.observation, vae, observed)
-        return {**measured_on, "split": "as given at the export", **summary}
+        return {**measured_on, "split": "given", **summary}
 
     return measure

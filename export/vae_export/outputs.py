@@ -59,6 +59,9 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
         (wrong, *_), names = sorted(set(said) - {*ours, "_"}), ", ".join(map(str, found))
         todo = f'say {which}_gives={{"{wrong}": "the name of it"}} if one of these is it, or leave {which}_gives out'
         raise ArgumentError(f"{which} gives no {wrong} by its names", names, todo)
+    if which == "encoder" and len(found) == 1 and said != ("moments",):
+        todo = 'say encoder_gives="moments" if it is mu and log variance, one after the other'
+        raise ArgumentError("encoder gives one tensor", describe(output), todo)
     order = said or next((tuple(each) for each in usual if len(each) == len(found)), tuple(usual[0]))
     if which == "encoder" and len(order) == 1 and len(found) == 2:
         order = ("mu", *order)

@@ -347,7 +347,7 @@ def channels_last() -> Origin:
     given = {
         "encoder": model.encode, "decoder": model.decode, "observations": np.ascontiguousarray(taken), "axes": "HWC",
         "encoder_gives": "_, mu, logvar", "likelihood": {"name": "gaussian", "sigma": 0.7},
-        "preprocessing": {"mean": mean[::-1], "std": std[::-1], "colours": "BGR"},
+        "preprocessing": {"mean": mean, "std": std, "colours": "BGR"},
     }  # fmt: skip
     return Origin(given, x, elbo, jacobian=-64 * sum(map(math.log, std)))
 

@@ -3,7 +3,9 @@
 import importlib
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +18,13 @@ def make(name: str, trusted: str | None, shape: Shape, latent_dim: int, out: int
     """The encoder and decoder that the function `package.module:function` makes, and the shape of their latents.
 
     `networks.build` has the arguments. That shape is (latent_dim,), or with more axes whatever the encoder returns.
-    The module is looked for in the working directory too, and imported only where `trusted` is its name. Raises
-    ArgumentError where it cannot be found, fails, or makes networks that do not fit.
+    The module is imported only where `trusted` is its name. Raises ArgumentError where it cannot be found, fails, or
+    makes networks that do not fit.
     """
     if name != trusted:
         what = f"run has other networks than {trusted}" if trusted else "run has networks of its own"
         raise ArgumentError(what, name, f"if you trust that module, add --model {name}")
-    module, _, function = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever a person's module raises
-        if isinstance(error, ImportError | AttributeError | ValueError | TypeError) and not _inside(error):
-            raise ArgumentError(f"networks not found ({error})", name, _where_to_look(error, module)) from None
-        raise failed(error, name) from None
+    factory = found(name, "--model")
     try:
         encoder, decoder = factory(shape, latent_dim, out)
         return encoder, decoder, _try(name, encoder, decoder, shape, latent_dim, out)
@@ -38,6 +32,23 @@ def make(name: str, trusted: str | None, shape: Shape, latent_dim: int, out: int
         raise
     except Exception as error:
         raise failed(error, name) from None
+
+
+def found(name: str, option: str, example: str = "examples/own_networks.py") -> Callable[..., Any]:
+    """The function `package.module:function` that `option` names, from the working directory too.
+
+    example: where such a function can be read. Raises ArgumentError where it cannot be found, or its module fails.
+    """
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever a person's module raises
+        if isinstance(error, ImportError | AttributeError | ValueError | TypeError) and not _inside(error):
+            raise ArgumentError(f"networks not found ({error})", name, _where_to_look(error, module, option)) from None
+        raise failed(error, name, f"see {example} of the project's source") from None
+    return factory
 
 
 @torch.no_grad()
@@ -90,12 +101,12 @@ def _kind(value: object) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _where_to_look(error: Exception, module: str) -> str:
+def _where_to_look(error: Exception, module: str, option: str) -> str:
     """What to do where a module, or the function in it, has not been found."""
     top = module.partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and error.name == top:
         return f"run this in the folder that {top} is in, or name that folder in PYTHONPATH"
-    return "give --model package.module:function"
+    return f"give {option} package.module:function"
 
 
 def _inside(error: Exception) -> bool:

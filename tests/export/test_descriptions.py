@@ -1,0 +1,236 @@
+"""What is said of networks from elsewhere is held against them: a wrong word is refused, or warned of."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vae_export
+from support import elsewhere
+from vae_export import exporter
+from vae_runtime.errors import ArgumentError, InputError
+
+Given = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def trained() -> elsewhere.Tutorial:
+    """The perceptron of log variance and theta, after some hundred steps on digits."""
+    torch.manual_seed(0)
+    model, x = elsewhere.Tutorial(), torch.from_numpy(elsewhere.digits(1000)).flatten(1)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300):
+        mu, logvar = model.encode(x)
+        theta = model.decode(mu + torch.randn_like(mu) * torch.exp(0.5 * logvar))
+        loss = (elsewhere.bce(theta, x) + elsewhere.kl(mu, logvar)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+@pytest.fixture
+def given(trained: elsewhere.Tutorial) -> Given:
+    """It, described rightly."""
+    return {
+        "encoder": trained.encode, "decoder": trained.decode, "observations": elsewhere.digits().reshape(-1, 64),
+        "shape": (1, 8, 8), "likelihood": "bernoulli", "encoder_gives": "logvar", "decoder_gives": "theta",
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_published(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after the description, trace, graphs and gate, has tests of its own: these wait for none of it."""
+    monkeypatch.setattr(exporter, "export_vae", lambda *given, **told: given[0])
+
+
+def softplus(given: Given) -> None:
+    """An encoder whose second output is positive, and called a log variance."""
+    encode = given["encoder"]
+    given["encoder"] = lambda x: (encode(x)[0], F.softplus(encode(x)[1]))
+
+
+def logits(given: Given) -> None:
+    """A decoder without its sigmoid."""
+    model = given["decoder"].__self__
+    given["decoder"] = nn.Sequential(model.fc3, nn.ReLU(), model.fc4)
+
+
+def in_tanh(given: Given) -> None:
+    """A decoder of pixels in [-1, 1], for a network that is said to take [0, 1]."""
+    logits(given)
+    given |= {"decoder": nn.Sequential(given["decoder"], nn.Tanh()), "decoder_gives": None}
+    given["likelihood"] = {"name": "gaussian", "sigma": 0.1}
+
+
+def scaled(given: Given) -> None:
+    """A network that takes [-1, 1]."""
+    given["preprocessing"] = {"mean": 0.5, "std": 0.5}
+
+
+def scaled_in_sigmoid(given: Given) -> None:
+    """A network that takes [-1, 1] and gives pixels in [0, 1], which are said to be what it takes."""
+    scaled(given)
+    given |= {"likelihood": {"name": "gaussian", "sigma": 0.1}, "decoder_gives": "loc"}
+    given["observations"] = 2 * given["observations"] - 1
+
+
+def last_channels(given: Given) -> None:
+    """Images whose channels come last, and nothing said of that."""
+    given |= {"observations": elsewhere.digits().reshape(-1, 8, 8, 1), "shape": None}
+
+
+def one_tensor(given: Given) -> None:
+    """An encoder of one tensor."""
+    encode = given["encoder"]
+    given["encoder"] = lambda x: torch.cat(encode(x), dim=1)
+
+
+def other_names(given: Given) -> None:
+    """An encoder whose outputs have names, none of which is the word."""
+    encode = given["encoder"]
+    given |= {"encoder": lambda x: dict(zip(("mu", "std"), encode(x), strict=True)), "encoder_gives": "logvar"}
+
+
+def said(**words: Any) -> Callable[[Given], None]:
+    """Other words."""
+    return lambda given: given.update(words)
+
+
+def times(factor: float, offset: float = 0.0) -> Callable[[Given], None]:
+    """Other observations."""
+    return lambda given: given.update(observations=given["observations"] * np.float32(factor) + np.float32(offset))
+
+
+def both(*changes: Callable[[Given], None]) -> Callable[[Given], None]:
+    """One after the other."""
+    return lambda given: [change(given) for change in changes] and None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (said(encoder_gives=None), r"second output has no name: as logvar .* say encoder_gives=\"logvar\""),
+        (said(decoder_gives="logits"), r"logits that end in sigmoid; say decoder_gives=\"theta\""),
+        (logits, r"theta that ends in linear, not in a sigmoid; say decoder_gives=\"logits\""),
+        (softplus, r"encoder's logvar is never below 0: it ends in softplus; say encoder_gives=\"sigma\""),
+        (said(encoder_gives="sigma"), r"encoder's sigma is not above 0.* say encoder_gives=\"logvar\""),
+        (in_tanh, r"ends in tanh.* add preprocessing={\"mean\": 0.5, \"std\": 0.5}"),
+        (times(2, -1), r"pixels outside of \[0, 1\]: they lie in \[-1, 1\]; add preprocessing="),
+        (times(255), r"pixels outside of \[0, 1\]: .*; give levels as uint8, or divide them by 255"),
+        (scaled, r"not below 0 anywhere.*: the network takes \[-1, 1\]; give them as the network takes them"),
+        (scaled_in_sigmoid, r"loc that ends in sigmoid.* say decoder_gives=\"pixels\""),
+        (last_channels, r"channels come last: .*; add axes=\"HWC\""),
+        (one_tensor, r"encoder gives one tensor: .*\[64, 8\]; say encoder_gives=\"moments\""),
+        (other_names, r"encoder gives no logvar by its names: mu, std; say encoder_gives={\"logvar\": "),
+        (said(encoder_gives="log variance"), r"encoder_gives not known: log variance; say mu, logsigma, logvar"),
+        (said(likelihood="normal"), r"likelihood not known: normal; give one of bernoulli"),
+        (said(likelihood=None), r"no likelihood: .* such as \"bernoulli\""),
+        (said(likelihood="gaussian"), r"decoder gives no loc or pixels: gaussian needs it; say decoder_gives=\"loc\""),
+        (said(likelihood={"name": "gaussian", "sigma": -1}), r"sigma out of range: -1; give positive numbers"),
+        (said(likelihood={"name": "bernoulli", "sigma": 1}), r"parameter of a bernoulli .*: sigma; leave it out"),
+        (said(shape=(1, 28, 28)), r"shapes do not go together: observations of shape \[64\] and shape=\(1, 28, 28\)"),
+        (said(decoder=None, encoder=nn.Linear(64, 8)), r"no decoder: Linear; give encoder and decoder, or one object"),
+    ],
+)
+def test_a_wrong_description_is_refused(given: Given, change: Callable[[Given], None], message: str) -> None:
+    """With the word that would be right."""
+    change(given)
+    with pytest.raises(ArgumentError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("ignore", vae_export.DescriptionWarning)
+        vae_export.export(**given, out="unused")
+
+
+def test_few_observations_are_refused(given: Given) -> None:
+    """The gate takes 64."""
+    given["observations"] = given["observations"][:63]
+    with pytest.raises(InputError, match="too few observations: 63; give 64 or more"):
+        vae_export.export(**given, out="unused")
+
+
+@pytest.mark.parametrize(("is_one", "called"), [("logvar", "logsigma"), ("logsigma", "logvar")])
+def test_a_spread_of_another_name_is_warned_of(given: Given, is_one: str, called: str) -> None:
+    """Nothing but the ELBO tells a log variance from a log sigma: that of the other reading is better, and said."""
+    encode = given["encoder"]
+    if is_one == "logsigma":
+        given["encoder"] = lambda x: (encode(x)[0], 0.5 * encode(x)[1])
+    given["encoder_gives"] = called
+    with pytest.warns(vae_export.DescriptionWarning, match=f"encoder_gives='{called}' may be wrong: as {is_one} its"):
+        vae_export.export(**given, out="unused")
+
+
+def test_a_right_description_is_taken_without_a_word(given: Given) -> None:
+    """Neither of a trained network nor of one with random weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(**given, out="unused")
+        torch.manual_seed(1)
+        random = elsewhere.Tutorial()
+        vae_export.export(**{**given, "encoder": random.encode, "decoder": random.decode}, out="unused")
+
+
+def colour_vae(images: Tensor) -> nn.Module:
+    """A linear VAE of such images, after some hundred steps."""
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(192, 8), nn.Linear(4, 192)
+    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-2)
+    for _ in range(200):
+        mu, logvar = encoder(images.flatten(1)).chunk(2, dim=1)
+        loc = decoder(mu + torch.randn_like(mu) * torch.exp(0.5 * logvar))
+        loss = ((loc - images.flatten(1)).square().sum(1) / (2 * 0.1**2) + elsewhere.kl(mu, logvar)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model = nn.Module()
+    model.encode = lambda x: encoder(x.flatten(1))
+    model.decode = lambda z: decoder(z).unflatten(1, (3, 8, 8))
+    return model
+
+
+def test_the_other_order_of_colours_is_warned_of() -> None:
+    """A network that was trained on blue, green, red is given levels of files, which are red, green, blue."""
+    levels = elsewhere.colours().astype(np.float32)
+    levels = (levels * np.float32([1, 0.6, 0.2])[:, None, None]).astype(np.uint8)
+    model = colour_vae(torch.from_numpy(np.ascontiguousarray(levels[:, ::-1])) / 255)
+    given = {"observations": levels, "likelihood": {"name": "gaussian", "sigma": 0.1}, "encoder_gives": "moments"}
+    with pytest.warns(vae_export.DescriptionWarning, match="the order of colours may be wrong: the other way round"):
+        vae_export.export(model, **given, out="unused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(model, **given, preprocessing={"colours": "BGR"}, out="unused")
+
+
+def test_a_sigma_that_is_not_stated_is_fitted_and_said(given: Given) -> None:
+    """It is the root of the mean square that the decoder leaves."""
+    given |= {"likelihood": "gaussian", "decoder_gives": "loc"}
+    with pytest.warns(vae_export.DescriptionWarning, match=r"sigma 0\.\d+ was fitted to the observations"):
+        vae = vae_export.export(**given, out="unused")
+    x = torch.from_numpy(given["observations"])
+    left = given["decoder"](given["encoder"](x)[0]) - x
+    torch.testing.assert_close(vae.likelihood.logsigma.exp(), left.square().mean().sqrt())
+
+
+def test_the_networks_are_left_as_they_were(given: Given) -> None:
+    """In training mode, and with their own weights."""
+    model = given["encoder"].__self__.train()
+    before = copy.deepcopy(model.state_dict())
+    vae_export.export(**given, out="unused")
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.eval()
+
+
+@pytest.mark.slow
+def test_a_wrong_word_publishes_nothing(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bundle, and no folder of one."""
+    monkeypatch.undo()
+    with pytest.raises(ArgumentError):
+        vae_export.export(**{**given, "decoder_gives": "logits"}, out=tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
