@@ -99,7 +99,7 @@ def cli(
     """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
     Nothing is published unless the shipped runtime gives PyTorch's numbers. With --from, a VAE that was trained
-    elsewhere is exported, as docs/bring-your-own.md of the project's source explains.
+    elsewhere is exported; examples/bring_your_own.py of the project's source is one.
     """
     if origin and (run_folder or best or model or dataset):
         raise click.UsageError("--from goes without RUN, --best, --model and --dataset: it is another VAE than a run's")
