@@ -19,7 +19,7 @@ from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
     from vae_export import gate
-    from vae_train.run_folder import Run
+    from vae_train.run import Run
 
 BATCHES = (1, 2, 7, 64)
 SEED = 2  # the golden vectors have 1

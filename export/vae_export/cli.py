@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vae_export.gate import Verdict
     from vae_train.config import Place
     from vae_train.data import Data
-    from vae_train.run_folder import Run
+    from vae_train.run import Run
 
 T = TypeVar("T", bound=summary.Outcome)
 _RUNS = Path("runs")  # where vae-train puts them
@@ -247,7 +247,7 @@ def _observed(run_folder: Path, run: "Run", place: "Place") -> "Data":
     """
     from vae_train import data, results
 
-    observed, noun = results.load_data(run_folder, run, place), run.observation.noun
+    observed, noun = results.load_data(run, place), run.observation.noun
     if (now := observed.digest()) != (then := run.settings.data_sha256):
         where, todo = data.origin(data.located(run.settings, run_folder, place), place.data_root, noun)
         which = f"{where} (sha256 {now[:16]}, and {then[:16]} in {run_folder})"

@@ -30,7 +30,7 @@ from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, data, pixels
 from vae_train.fingerprint import Fingerprint
-from vae_train.run_folder import Run
+from vae_train.run import Run
 from vae_train.vae import VAE
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")

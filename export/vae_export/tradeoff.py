@@ -18,7 +18,7 @@ from vae_export.quantise import fp16, int8
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import data, pixels
-from vae_train.run_folder import Run
+from vae_train.run import Run
 from vae_train.vae import VAE
 
 MOST = 1000  # observations to weigh on

@@ -22,7 +22,7 @@ from vae_runtime.verify import verify
 from vae_train import data, run_folder, train
 from vae_train.cli import main as train_main
 from vae_train.config import Place, vector
-from vae_train.run_folder import Run
+from vae_train.run import Run
 from vae_train.vae import VAE as TorchVAE
 
 SMALL = {"hidden": (24,), "latent_dim": 3}

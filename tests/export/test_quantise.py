@@ -21,7 +21,7 @@ from vae_runtime.errors import BundleError
 from vae_runtime.observation import Observation
 from vae_runtime.sessions import Session
 from vae_train import data, pixels, run_folder
-from vae_train.run_folder import Run
+from vae_train.run import Run
 from vae_train.vae import VAE
 
 LATENTS = 8

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import vae_train
 from vae_runtime.errors import ArgumentError
 from vae_train import bounds, data, results, run_folder, train
 from vae_train.cli import main
@@ -143,7 +144,7 @@ def test_runs_of_other_test_images_are_refused(
 def test_a_density_is_not_compared_with_a_probability(runs: Path) -> None:
     """A Gaussian's density of the same images has other units than probabilities of levels."""
     with pytest.raises(ArgumentError) as caught:
-        results.compare((runs / "density", runs / "grey"), 1, Place(runs), CPU)
+        vae_train.compare(runs / "density", runs / "grey", device="cpu")
     assert str(caught.value) == (
         "a density and a probability cannot be compared: gaussian and discretised-logistic; name runs of one likelihood"
     )

@@ -20,11 +20,14 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
+import vae_train
 from vae_export import cli as export_cli
 from vae_runtime import cli as runtime_cli
 from vae_runtime.observation import Observation
-from vae_train import cli, data, pictures, pixels, report, results, run_folder, train
+from vae_train import cli, data, pictures, pixels, report, run_folder, train
+from vae_train.api import draw_report
 from vae_train.config import PRESETS, Place
+from vae_train.listener import Listener
 from vae_train.metrics import trouble
 
 SECTIONS = [
@@ -213,10 +216,9 @@ def test_settings_say_how_the_run_was_made(tiny_run: Path, page: Page) -> None:
 
 def test_bounds_appear_once_they_are_measured(copied: Path, digits_root: Path) -> None:
     """`evaluate`, then `report`: each bound of log p(x) with its K, in the headline and in the table."""
-    place = Place(digits_root, download=False, device="cpu")
     for num_samples in (2, 20):
-        results.evaluate_run(copied, num_samples, place, torch.device("cpu"))
-    results.report_run(copied, place)
+        vae_train.evaluate(copied, num_samples, data_root=digits_root, device="cpu")
+    draw_report(copied, data_root=digits_root)
     page, figures = Page(copied / report.PAGE), read(copied / "evaluation.json")["figures"]
     for num_samples in (2, 20):
         bound = figures[f"log_likelihood_{num_samples}"]
@@ -231,7 +233,6 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path, monkeypatch: 
 
     As many epochs are asked for as are steps enough. The pictures, which take seconds, are drawn once.
     """
-    place = Place(digits_root, download=False)
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
     drawn = pictures.draw(copied, run_folder.load(copied), images)
     monkeypatch.setattr(pictures, "draw", lambda *given: drawn)
@@ -247,24 +248,24 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path, monkeypatch: 
         ([worse, *[row] * 23, bad], trouble([worse, bad], 4)),
     ):
         run_folder.write_metrics(copied, [{**each, "epoch": i} for i, each in enumerate(changed, 1)])
-        results.report_run(copied, place)
+        draw_report(copied, data_root=digits_root)
         page = Page(copied / report.PAGE)
         assert page.texts["li"][: len(expected)] == expected
         assert (page.sections["Signs of trouble"].strip() == "None.") is (not expected)
 
 
-def test_what_a_training_said_of_its_images_is_in_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_training_said_of_its_images_is_in_the_report(tmp_path: Path) -> None:
     """The warning of too few steps, word for word, and how many files could not be read."""
     (tmp_path / "photos").mkdir()
     for i, levels in enumerate(noise(60, 8, 8)):
         Image.fromarray(levels).save(tmp_path / "photos" / f"{i}.png")
     (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
     config = PRESETS["tutorial"].replace(dataset=str(tmp_path / "photos"), image_size=(8, 8), hidden=(4,), latent_dim=2)
-    train.train(config.replace(epochs=5), tmp_path / "run", Place(tmp_path), "vae-train")
+    said: list[str] = []
+    listener = Listener(warn=said.append)
+    train.train(config.replace(epochs=5), tmp_path / "run", Place(tmp_path), "vae-train", listener=listener)
     line = "few steps: 5 in the whole run; give more --epochs, 300 at least"
-    assert f"vae-train: warning: {line}\n" in capsys.readouterr().err
+    assert line in said
     shown = Page(tmp_path / "run" / report.PAGE).texts["li"]
     assert shown[:2] == [line, "1 image file could not be read; left out"]
 
@@ -274,7 +275,7 @@ def test_a_long_training_has_a_short_table(copied: Path, digits_root: Path) -> N
     row = run_folder.read_metrics(copied)[-1]
     rows = [{**row, "epoch": i, "test_elbo": -abs(i - 777) - 100.0} for i in range(1, 1001)]
     run_folder.write_metrics(copied, rows)
-    results.report_run(copied, Place(digits_root, download=False))
+    draw_report(copied, data_root=digits_root)
     page = Page(copied / report.PAGE)
     epochs = [int(row[0]) for row in page.rows[5:]]
     assert epochs == sorted(set(epochs))
@@ -467,7 +468,7 @@ def test_of_many_test_images_the_map_has_some(copied: Path, digits_root: Path, m
     monkeypatch.setattr(pictures, "_MAPPED", 120)
     draw, seen = pictures.latents, []
     monkeypatch.setattr(pictures, "latents", lambda *given: seen.append(given) or draw(*given))
-    results.report_run(copied, Place(digits_root, download=False))
+    draw_report(copied, data_root=digits_root)
     images = data.load(PRESETS["tutorial"], digits_root, download=False)
     vae, x = run_folder.load(copied).vae, pixels.unit(images.observed_test(binary=True))
     mu, labels, *_ = seen[0]
@@ -524,7 +525,7 @@ def test_commands_run_as_printed(
     copied: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
     """Evaluate, report, export and sample, as the page has them but fewer samples; the folder has a space."""
-    results.report_run(copied, Place(digits_root, download=False))
+    draw_report(copied, data_root=digits_root)
     monkeypatch.chdir(copied.parent)
     monkeypatch.setenv("VAE_EDGE_DATA", str(digits_root))
     mains = {"vae-train": cli.main, "vae-export": export_cli.main, "vae-infer": runtime_cli.main}

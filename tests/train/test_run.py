@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+import vae_train
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.observation import Observation
 from vae_train import bounds, checkpoints, data, metrics, results, run_folder, train
@@ -338,10 +339,10 @@ def test_own_images_are_named_without_their_folders(tmp_path: Path, monkeypatch:
     run = run_folder.load(tmp_path / "run")
     assert run.evaluation["dataset"] == "images.npy"
     assert "secret" not in json.dumps([run.evaluation, run.provenance, run.settings.preprocessing])
-    results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))
+    vae_train.evaluate(tmp_path / "run", 2, data_root=tmp_path, device="cpu")
     np.save(path, np.random.default_rng(1).integers(0, 256, (90, 1, 8, 8), dtype=np.uint8))
     with pytest.raises(InputError) as caught:
-        results.evaluate_run(tmp_path / "run", 2, place(tmp_path), torch.device("cpu"))
+        vae_train.evaluate(tmp_path / "run", 2, data_root=tmp_path, device="cpu")
     assert str(caught.value).startswith(f"test images are not the run's: {path}; ")
 
 
@@ -370,6 +371,6 @@ def test_a_run_of_the_first_release_is_read(tiny_run: Path, copied: Path, digits
     run = run_folder.load(copied)
     assert (run.config, run.observation) == (TINY, Observation.image((1, 28, 28)))
     assert (run.evaluation["observations"], run.fingerprint) == (297, None)
-    results.evaluate_run(copied, 2, place(digits_root), torch.device("cpu"))
+    vae_train.evaluate(copied, 2, data_root=digits_root, device="cpu")
     assert read(copied / "evaluation.json")["figures"]["elbo"] == evaluation["figures"]["elbo"]
     assert run_folder.read_metrics(copied) == run_folder.read_metrics(tiny_run)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vae_runtime import array_files, sources, vectors
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
+from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation, Shape
 from vae_runtime.tables import as_label
 from vae_train import levels, rows, series
 from vae_train.config import Config, DataConfig
@@ -25,33 +25,41 @@ def observation(data: DataConfig) -> Observation:
 
     Raises InputError for an array of another shape; ArgumentError where it would need resizing.
     """
-    path = Path(data.dataset)
+    return observation_of(array_files.array_shape(data.dataset, "x"), data)
+
+
+def observation_of(found: Shape, data: DataConfig) -> Observation:
+    """Kind and shape of the observations of an array of the shape `found`. Raises as `observation` does."""
+    name = data.dataset
     if data.image_size or data.channels:
-        raise ArgumentError("an array's observations are not resized", path, "leave out --image-size and --channels")
-    found = array_files.array_shape(str(path), "x")
+        raise ArgumentError("an array's observations are not resized", name, "leave out --image-size and --channels")
     what = f"array of shape {list(found)}"
     if data.window is not None:
         if len(found) == 3 and found[2] == data.window:
             return series.observation(found[1], data.window, "gaussian")
         if len(found) not in (1, 2):
             todo = f"give rows in order [n, C], or windows [n, C, {data.window}]"
-            raise InputError(what, path, todo)
+            raise InputError(what, name, todo)
         return series.observation(found[1] if len(found) == 2 else 1, data.window, "gaussian")
     if len(found) == 2:
         return Observation(VECTOR, found[1:], None)
     if len(found) not in (3, 4):
-        raise InputError(what, path, "give images [n, C, H, W] or [n, H, W], or rows of numbers [n, D]")
+        raise InputError(what, name, "give images [n, C, H, W] or [n, H, W], or rows of numbers [n, D]")
     channels = found[1] if len(found) == 4 else 1
     if channels not in (1, 3) and found[3] in (1, 3):
-        raise InputError(what, path, "put the channels first: x.transpose(0, 3, 1, 2)")
+        raise InputError(what, name, "put the channels first: x.transpose(0, 3, 1, 2)")
     if channels not in (1, 3):
-        raise InputError(what, path, "give images of 1 (grey) or 3 (RGB) channels")
+        raise InputError(what, name, "give images of 1 (grey) or 3 (RGB) channels")
     return Observation.image((channels, *found[-2:]))
 
 
 def count(data: DataConfig) -> int:
     """How many observations an array has; of rows about how many windows are trained on."""
-    found = array_files.array_shape(data.dataset, "x")
+    return count_of(array_files.array_shape(data.dataset, "x"), data)
+
+
+def count_of(found: Shape, data: DataConfig) -> int:
+    """How many observations an array of the shape `found` has; of rows about how many windows are trained on."""
     if data.window is None or len(found) == 3:
         return found[0]
     return found[0] // (data.stride or series.stride_of(data.window, found[0]))
@@ -66,50 +74,56 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     path, kind = Path(config.data.dataset), observation(config.data)
     own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
     refuse_options(config.data, own[kind.kind])
-    if kind.kind == SERIES:
-        return _series(config, kind, say)
-    if kind.kind == VECTOR:
-        return _rows(config, kind, say)
-    read = sources.Observations([path], kind, Preprocessing(config.data.levels))
-    pixels = levels.joined([levels.kept(x) for x in read.batches(1024)])
+    if kind.kind != IMAGE:
+        name, read = array_files.read_array(config.data.dataset, "x")
+        vectors.check(read.dtype, name)
+        columns = [f"column {i}" for i in range(kind.shape[0])]
+        if kind.kind == SERIES:
+            return of_series(config, name, columns, read, say, None)
+        values = read.astype(np.float64, order="C")
+        del read  # there may be millions
+        return of_rows(config, name, columns, values, _labels(path, len(values), kind.noun), say)
+    images = sources.Observations([path], kind, Preprocessing(config.data.levels))
+    pixels = levels.joined([levels.kept(x) for x in images.batches(1024)])
+    return of_images(config, kind, pixels, _labels(path, len(pixels), kind.noun), warn)
+
+
+def of_images(
+    config: Config,
+    kind: Observation,
+    pixels: levels.Pixels,
+    labels: NDArray[np.str_] | None,
+    warn: Callable[[str], None],
+    kept: int = 0,
+) -> Data:
+    """The data of a training from images [n, C, H, W], and a label for each if there are any.
+
+    kept: how many, the last ones, are for testing, where that is said; 0 for a tenth.
+    """
     x, rounded = levels.observed(pixels, config.network.likelihood, warn)
     preprocessing: dict[str, Any] = {"levels": "as they are", **rounded}
     preprocessing |= {"full_scale": config.data.levels} if config.data.levels else {}
-    labels = _labels(path, len(x), kind.noun)
-    if labels is None:
-        return split(x, np.zeros(len(x), np.int64), ["all"], kind, preprocessing)
-    classes, numbers = np.unique(labels, return_inverse=True)
-    return split(x, numbers.astype(np.int64), classes.tolist(), kind, preprocessing)
+    names, numbers = ["all"], np.zeros(len(x), np.int64)
+    if labels is not None:
+        classes, found = np.unique(labels, return_inverse=True)
+        names, numbers = classes.tolist(), found.astype(np.int64)
+    return split(x, numbers, names, kind, preprocessing, kept=kept)
 
 
-def _series(config: Config, kind: Observation, say: Callable[[str], None]) -> Data:
-    """Series of rows in order, or of windows that are cut already."""
-    name, values = array_files.read_array(config.data.dataset, "x")
-    vectors.check(values.dtype, name)
-    doubles = values.astype(np.float64) + 0.0
-    drop = config.data.missing == "drop"
-    if drop and values.ndim == 3:
-        doubles = doubles[~np.isnan(doubles).any(axis=(1, 2))]
-    file = None if values.ndim == 3 else series.as_file(doubles, drop)
-    whole = doubles if file is None else file.values
-    vectors.refuse_infinite(whole, whole, name, range(len(whole)) if file is None else file.rows.tolist())
-    if left_out := len(values) - len(whole):
-        noun = kind.noun if file is None else "row"
-        say(f"{left_out:,} of {len(values):,} {noun}s have a missing value and are left out")
-    if file is None:
-        return series.of_windows(config, name, doubles, say)
-    channels = [f"column {i}" for i in range(kind.shape[0])]
-    return series.prepared(config, name, channels, {name: file}, None, say)
+def of_rows(
+    config: Config,
+    name: str,
+    columns: Sequence[str],
+    values: NDArray[np.float64],
+    labels: NDArray[np.str_] | None,
+    say: Callable[[str], None],
+    test: NDArray[np.bool_] | None = None,
+) -> Data:
+    """The data of a training from rows [n, D], which are used up, and a label for each if there are any.
 
-
-def _rows(config: Config, kind: Observation, say: Callable[[str], None]) -> Data:
-    """Rows of numbers, in float64 until they are scaled."""
-    name, read = array_files.read_array(config.data.dataset, "x")
-    vectors.check(read.dtype, name)
-    values = read.astype(np.float64, order="C")
-    del read  # there may be millions
+    test: which are kept for testing, bool [n], where somebody has chosen them. name: of the source, for errors.
+    """
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
-    labels = _labels(Path(config.data.dataset), len(values), kind.noun)
     numbers: Sequence[int] = range(len(values))
     missing = np.logical_or.reduce(np.isnan(values), axis=1)
     if config.data.missing == "drop" and missing.any():
@@ -117,8 +131,49 @@ def _rows(config: Config, kind: Observation, say: Callable[[str], None]) -> Data
         numbers = np.flatnonzero(~missing).tolist()
         rows.keep(values, ~missing)
         labels = None if labels is None else labels[~missing]
+        test = None if test is None else test[~missing]
     vectors.refuse_infinite(values, values, name, numbers)
-    return rows.prepared(config, name, [f"column {i}" for i in range(kind.size)], values, labels, say)
+    return rows.prepared(config, name, columns, values, labels, say, test)
+
+
+def of_series(
+    config: Config,
+    name: str,
+    channels: Sequence[str],
+    values: NDArray[Any],
+    say: Callable[[str], None],
+    kept: NDArray[Any] | None,
+) -> Data:
+    """The data of a training from rows in order [n, C], or [n] of one channel, or windows [n, C, T].
+
+    kept: others of them, for testing; None for a part of these. name: of the source, for errors.
+    """
+    cut = values.ndim == 3
+    parts = [_whole(config, name, part, say) for part in (values, kept) if part is not None]
+    if cut:
+        whole = np.concatenate([np.asarray(part) for part in parts])
+        return series.of_windows(config, name, channels, whole, say, None if kept is None else len(parts[1]))
+    files = {name: parts[0]}
+    test = None if kept is None else {f"{name} to test": parts[1]}
+    return series.prepared(config, name, channels, files, None, say, test)
+
+
+def _whole(config: Config, name: str, values: NDArray[Any], say: Callable[[str], None]) -> Any:
+    """Rows in order as those of a file, or windows [n, C, T] in float64, without those that are to be left out."""
+    vectors.check(values.dtype, name)
+    doubles = values.astype(np.float64) + 0.0
+    drop = config.data.missing == "drop"
+    if values.ndim == 3:
+        whole = doubles[~np.isnan(doubles).any(axis=(1, 2))] if drop else doubles
+        vectors.refuse_infinite(whole, whole, name, range(len(whole)))
+    else:
+        file = series.as_file(doubles, drop)
+        whole = file.values
+        vectors.refuse_infinite(whole, whole, name, file.rows.tolist())
+    if left_out := len(values) - len(whole):
+        noun = "window" if values.ndim == 3 else "row"
+        say(f"{left_out:,} of {len(values):,} {noun}s have a missing value and are left out")
+    return whole if values.ndim == 3 else file
 
 
 def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vae_train import pixels
+from vae_train.listener import bar_hidden
 from vae_train.vae import VAE, Terms
 
 QUANTILES = (0.001, 0.002, 0.005, *(i / 100 for i in range(1, 100)), 0.995, 0.998, 0.999)
@@ -50,7 +51,7 @@ def log_likelihood(vae: VAE, levels: Tensor, num_samples: int, seed: int = 0, qu
     rows = _rows(levels)
     bounds = []
     blocks: Iterable[Tensor] = tqdm(
-        levels.split(max(1, rows // num_samples)), f"K = {num_samples}", disable=True if quiet else None, leave=False
+        levels.split(max(1, rows // num_samples)), f"K = {num_samples}", disable=bar_hidden(not quiet), leave=False
     )
     with evaluating(vae):
         for some in blocks:

@@ -1,10 +1,9 @@
 """The command `vae-train`: fit a VAE, and look at finished runs."""
 
-import importlib.util
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from click.core import ParameterSource
 
 from vae_runtime import extras
 from vae_runtime.command import as_typed, run
-from vae_runtime.errors import ArgumentError
-from vae_runtime.observation import Observation
+from vae_runtime.errors import ArgumentError, printable
 from vae_train.config import (
     AUGMENTS,
     AUTO,
@@ -28,16 +26,12 @@ from vae_train.config import (
     PRESETS,
     SIGMAS,
     SPLITS,
-    DataConfig,
     Place,
-    default_preset,
 )
-from vae_train.config import preset as preset_for
+from vae_train.sections import Sections, section
 
 if TYPE_CHECKING:
-    import torch
-
-    from vae_train import pitfalls
+    from vae_train.listener import Listener
     from vae_train.recorders import Recorder
 
 # How often a thread looks for work before it sleeps. libgomp's own 300,000 keep a core busy that another program could
@@ -46,45 +40,6 @@ SPIN = 1000
 _POSITIVE = click.IntRange(min=1)
 _WEIGHT = click.FloatRange(min=0)
 _PATH = click.Path(path_type=Path)
-
-
-class Sections(click.Group):
-    """A group whose help lists options by the section that `section` gave them."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; where data stands in its place, say where they go."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and (name in DATASETS or os.sep in name or Path(name).exists()):
-            raise click.UsageError(f"'{name}' is no command, data is named as --dataset {name}")
-        return super().resolve_command(ctx, args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section, then the commands."""
-        titles: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                titles.setdefault(_SECTIONS.get(parameter.name or "", "Options"), []).append(record)
-        for title, records in titles.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-        self.format_commands(ctx, formatter)
-
-
-_SECTIONS: dict[str, str] = {}
-
-
-def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Options that the help lists together."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-            _SECTIONS[command.__click_params__[-1].name] = title
-        return command
-
-    return decorate
 
 
 def _setting(name: str, *, help: str, **attributes: Any) -> Callable[[Any], Any]:
@@ -282,32 +237,23 @@ def cli(
         return
     require_extra()
     recorders = _recorders(tensorboard=tensorboard, wandb=wandb, mlflow=mlflow)
-    place = Place(data_root, not no_download, device, threads, settings["model"])
+    from vae_train import api, asked, train
+    from vae_train.settings import checked
+
+    listener, place = _reader(), Place(data_root, not no_download, device, threads, settings["model"])
     if resume is not None:
         where = {"dataset", "device", "threads", "data_root", "no_download", "model", "tensorboard", "wandb", "mlflow"}
         if unfit := sorted(given - where - {"resume"}):
             options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
             raise click.UsageError(f"a run keeps its settings: --resume goes without {options[unfit[0]]}")
-        from vae_train.train import resume as go_on
-
-        go_on(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), recorders)
+        train.resume(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), recorders, listener)
         return
-    settings["window"] = _window(dataset, preset, settings["window"])
-    if settings["window"]:
-        if settings["held_out"] == "hash":
-            raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
-        settings["held_out"] = "last"
-    observation, count = _looked_at(dataset, settings)
-    preset = preset or default_preset(observation)
-    config = preset_for(preset, observation, count).replace(dataset=dataset, hidden=_widths(hidden), **settings)
-    own = {"resnet": {"blocks", "dense"}, "conv1d": {"dense"}}.get(config.network.architecture, set())
-    if unused := sorted({"blocks", "dense"} & given - (own if config.network.model is None else set())):
-        raise click.UsageError(f"--{unused[0]} is for layers that these networks do not have; leave it out")
-    out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{preset}"
-    from vae_train.train import train
-
-    export = _export() if config.network.model and not no_export_check else None
-    train(config, out, place, as_typed("vae-train"), recorders, export)
+    if settings["window"] and settings["held_out"] == "hash":
+        raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
+    config = asked.configured(dataset, preset, checked({**settings, "hidden": _widths(hidden)}), say=listener.note)
+    out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{config.preset}"
+    export = api.exports() if config.network.model and not no_export_check else None
+    train.train(config, out, place, as_typed("vae-train"), recorders, export, listener)
 
 
 @cli.command()
@@ -320,10 +266,9 @@ def cli(
 def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
     """Bound log p(x) of the test data with importance samples, and add the figure to the run."""
     require_extra()
-    from vae_train import results
+    from vae_train.api import evaluate
 
-    with _at(**places) as (place, device):
-        results.evaluate_run(run_folder, samples, place, device, best)
+    click.echo(evaluate(run_folder, samples, best=best, **_at(**places)))
 
 
 @cli.command()
@@ -334,10 +279,9 @@ def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
 def report(run_folder: Path, **places: Any) -> None:
     """Write the pictures and report.html of a finished run again, with the figures that it has now."""
     require_extra()
-    from vae_train import results
+    from vae_train.api import draw_report
 
-    with _at(**places) as (place, _):
-        results.report_run(run_folder, place)
+    click.echo(draw_report(run_folder, **_at(**places)))
 
 
 @cli.command()
@@ -356,22 +300,14 @@ def report(run_folder: Path, **places: Any) -> None:
 def compare(a: Path, b: Path, samples: int, models: tuple[str, ...], **places: Any) -> None:
     """Compare two runs on the same test data: their figures, and the differences one by one."""
     require_extra()
-    from vae_train import results
+    from vae_train.api import compare
 
-    with _at(**places, model=None) as (place, device):
-        results.compare((a, b), samples, place, device, models)
+    click.echo(compare(a, b, samples, models=models, **_at(**places)))
 
 
-@contextmanager
-def _at(
-    data_root: Path, no_download: bool, device: str, threads: int | None, model: str | None, dataset: Path | None
-) -> "Iterator[tuple[Place, torch.device]]":
-    """The place that the options name, with its device ready."""
-    from vae_train import train
-
-    place = Place(data_root, not no_download, device, threads, model, dataset)
-    with train.machine(place) as where, train.memory_errors():
-        yield place, where
+def _at(no_download: bool, **places: Any) -> dict[str, Any]:
+    """What the options say of where to work, as the functions of `vae_train` take it."""
+    return {**places, "download": not no_download}
 
 
 def require_extra() -> None:
@@ -397,37 +333,6 @@ def _recorders(**asked: bool) -> "list[Recorder]":
     return [known[name]() for name in names]
 
 
-def _export() -> "pitfalls.Export | None":
-    """What tries an export, where its packages are installed."""
-    if any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript")):
-        return None
-    from vae_export.trial import try_out
-
-    return try_out
-
-
-def _looked_at(dataset: str, settings: dict[str, Any]) -> tuple[Observation, int]:
-    """What is to be trained on, and how many there are; channels are given of a folder's images."""
-    if dataset in DATASETS or not Path(dataset).exists():
-        return Observation.image((1, 28, 28)), 0
-    from vae_train import data
-
-    channels = settings["channels"] if Path(dataset).is_dir() else None
-    known = {name: settings[name] for name in ("columns", "encode", "label", "normal", "window", "stride")}
-    return data.look(DataConfig(dataset, channels=channels, **known))
-
-
-def _window(dataset: str, preset: str | None, given: int | None) -> int | None:
-    """How many rows are a window: as given, or where the preset is that of series what suits the data."""
-    if given is not None or preset != "series" or not Path(dataset).exists():
-        return given
-    from vae_train.data import usual_window
-
-    window = usual_window(dataset)
-    click.echo(f"vae-train: note: {window} rows are a window; --window says otherwise", err=True)
-    return window
-
-
 def _widths(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
@@ -435,6 +340,17 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ArgumentError("hidden widths not understood", text, "give integers, such as 512,512") from None
+
+
+def _reader() -> "Listener":
+    """The one who reads what a command prints: figures on stdout, all else on stderr."""
+    from vae_train.listener import Listener
+
+    def on_stderr(kind: str) -> Callable[[str], None]:
+        return lambda text: click.echo(f"vae-train: {kind}: {printable(text)}", err=True)
+
+    say = partial(click.echo, err=True)
+    return Listener(say, on_stderr("note"), on_stderr("warning"), click.echo, bar=True)
 
 
 def main() -> None:

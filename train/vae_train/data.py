@@ -19,16 +19,14 @@ from vae_runtime.observation import IMAGE, VECTOR, Observation
 from vae_runtime.sources import files_in
 from vae_runtime.vectors import Scaling
 from vae_train import pixels
-from vae_train.config import DATASETS, FULL_SCALE, Config, DataConfig, Place
+from vae_train.config import DATASETS, Config, DataConfig, Place
+from vae_train.listener import silent as silent
 from vae_train.run_folder import Settings
 
 TEST_SHARE = 0.1
-_WINDOW = 64
+USUAL_WINDOW = 64
+GIVE_THEM = "give them to vae_train.evaluate or resume, or name with --dataset the file in which they are saved"
 _NAME_THEM = "name with --dataset where the {}s are that the run was trained on"
-
-
-def silent(text: str) -> None:
-    """Take what is to be said, and say nothing."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,16 @@ def load(
     return _source(path).load(config, warn, say)
 
 
+class Source(Protocol):
+    """What gives data that no path names: arrays in memory, say."""
+
+    def fitted(self, config: Config, say: Callable[[str], None]) -> Config:
+        """The settings with what the observations are read with, where it was not given, as `fitted` finds it."""
+
+    def load(self, config: Config, warn: Callable[[str], None], say: Callable[[str], None]) -> Data:
+        """The data, as `load` gives them."""
+
+
 class _Source(Protocol):
     """A module that reads a person's own data."""
 
@@ -159,7 +167,7 @@ def usual_window(dataset: str) -> int:
 
     path = Path(dataset)
     shape = () if path.is_dir() or tables.is_table(path) else array_files.array_shape(dataset, "x")
-    return shape[2] if len(shape) == 3 else _WINDOW
+    return shape[2] if len(shape) == 3 else USUAL_WINDOW
 
 
 def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
@@ -183,13 +191,7 @@ def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
         if data.levels:
             raise ArgumentError("no 16-bit levels, which --levels is for", data.dataset, "leave it out")
         return config
-    if data.levels is None:
-        scale = levels.full_scale(largest)
-        config = config.replace(levels=scale)
-        if scale < FULL_SCALE:
-            taken = f"taken as {scale.bit_length()}-bit, x = level / {scale}"
-            say(f"levels up to {largest:,} in 16-bit files are {taken}; --levels {FULL_SCALE} says otherwise")
-    return config
+    return levels.scaled(config, largest, say)
 
 
 def located(settings: Settings, folder: Path, place: Place) -> Config:
@@ -200,6 +202,8 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
     where a named set is given a path.
     """
     config, given = settings.config, place.dataset
+    if settings.in_memory and given is None:
+        raise InputError("the run's data were in memory", folder, GIVE_THEM)
     if config.data.dataset in DATASETS:
         if given is not None:
             todo = "leave out --dataset; --data-root names the folder of such sets"
@@ -251,12 +255,16 @@ def split(
     observation: Observation,
     preprocessing: dict[str, Any],
     unreadable: int = 0,
+    kept: int = 0,
 ) -> Data:
-    """Keep the tenth that `in_test` chooses for testing. Raises InputError where that leaves one side empty."""
-    test, noun = in_test(values), observation.noun
+    """Keep the tenth that `in_test` chooses for testing, or the last `kept` ones, where somebody has chosen them.
+
+    Raises InputError where that leaves one side empty.
+    """
+    test = np.arange(len(values)) >= len(values) - kept if kept else in_test(values)
     if test.all() or not test.any():
-        raise too_few(values, noun)
-    how = f"a tenth, by the sha256 of the {observation.parts}"
+        raise too_few(values, observation.noun)
+    how = "given" if kept else f"a tenth, by the sha256 of the {observation.parts}"
     preprocessing = {**preprocessing, "split": how, "unreadable": unreadable}
-    train, kept = (torch.from_numpy(values[part]) for part in (~test, test))
-    return Data(train, kept, torch.from_numpy(labels[test]), names, preprocessing, observation)
+    train, tested = (torch.from_numpy(values[part]) for part in (~test, test))
+    return Data(train, tested, torch.from_numpy(labels[test]), names, preprocessing, observation)

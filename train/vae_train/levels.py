@@ -11,6 +11,7 @@ from vae_runtime import sources, threads
 from vae_runtime.errors import InputError
 from vae_runtime.likelihoods import DiscretisedLogistic
 from vae_runtime.observation import AXES, IMAGE
+from vae_train.config import FULL_SCALE, Config
 
 _MAY_BE_DEEP = {".png", ".tif", ".tiff", ".pgm"}  # formats that have 16-bit levels
 _FULL_SCALES = tuple(2**bits - 1 for bits in (10, 12, 14, 16))
@@ -36,6 +37,17 @@ def largest(path: Path, workers: int = 1) -> int | None:
 def full_scale(largest: int) -> int:
     """The level that is 1.0, told from the largest one of a set: that of 10, 12, 14 or 16 bits."""
     return next((scale for scale in _FULL_SCALES if largest <= scale), _FULL_SCALES[-1])  # more is refused when read
+
+
+def scaled(config: Config, largest: int, say: Callable[[str], None]) -> Config:
+    """The settings with the full scale of 16-bit levels, the largest of which is given; `say` is told a guess."""
+    if config.data.levels is not None:
+        return config
+    scale = full_scale(largest)
+    if scale < FULL_SCALE:
+        taken = f"taken as {scale.bit_length()}-bit, x = level / {scale}"
+        say(f"levels up to {largest:,} in 16-bit files are {taken}; --levels {FULL_SCALE} says otherwise")
+    return config.replace(levels=scale)
 
 
 def kept(x: NDArray[np.float32]) -> Pixels:

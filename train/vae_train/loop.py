@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from vae_runtime.errors import ArgumentError
 from vae_train import augment, distributed, objectives, own_networks, pixels
+from vae_train.listener import bar_hidden
 from vae_train.state import TrainingState
 from vae_train.vae import Pass
 
@@ -35,7 +36,7 @@ def fit(
     done = (progress.epoch - 1) * training.num_observations + progress.step * config.optimiser.batch_size
     total = training.most_epochs * training.num_observations
     with tqdm(
-        total=total, initial=done, unit=f" {noun}s", unit_scale=True, disable=quiet or None, leave=False,
+        total=total, initial=done, unit=f" {noun}s", unit_scale=True, disable=bar_hidden(not quiet), leave=False,
         dynamic_ncols=True, bar_format="{desc} |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}",
     ) as bar:  # fmt: skip
         while not training.over:

@@ -22,7 +22,8 @@ from vae_runtime.files import replacing
 from vae_runtime.observation import IMAGE, SERIES
 from vae_train import pixels
 from vae_train.data import Data
-from vae_train.run_folder import Run, read_metrics
+from vae_train.run import Run
+from vae_train.run_folder import read_metrics
 from vae_train.state import Metrics
 from vae_train.vae import VAE
 
@@ -39,6 +40,10 @@ _ENCODED = 200  # observations at once, for the memory that large ones take
 _NAMED, _LONGEST = 20, 24  # classes that a legend holds, and letters of a name
 _AROUND, _WITHIN = 4, 2  # grey pixels around a pair of images, and within it
 _INDEXED = 32  # bars that fit with their numbers
+
+NAMES = (  # of the files in a run's folder, those that there are
+    "samples", "reconstructions", "traversals", "columns", "correlations", "latents", "kl", "scores", "curves",
+)  # fmt: skip
 
 Picture = NDArray[np.uint8]  # [height, width, C], C is 1 or 3
 

@@ -16,7 +16,8 @@ from vae_train import metrics, pictures, unusual
 from vae_train.bounds import bits_per_dimension
 from vae_train.data import Data
 from vae_train.pictures import Picture
-from vae_train.run_folder import Run, read_metrics
+from vae_train.run import Run
+from vae_train.run_folder import read_metrics
 from vae_train.state import Metrics
 
 if TYPE_CHECKING:

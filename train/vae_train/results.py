@@ -1,10 +1,10 @@
 """The figures of finished trainings, kept in their run folders: test ELBO, bounds of log p(x), differences of two."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import click
 import torch
 from torch import Tensor
 
@@ -15,7 +15,8 @@ from vae_train import bounds, checkpoints, data, fingerprint, metrics, networks,
 from vae_train.bounds import Measured
 from vae_train.config import Place
 from vae_train.data import Data
-from vae_train.run_folder import Run
+from vae_train.listener import SILENT, Listener
+from vae_train.run import Run
 from vae_train.state import TrainingState
 from vae_train.vae import VAE
 
@@ -23,18 +24,81 @@ _SAME = 0.1  # of its standard error, by which a test ELBO may differ from one t
 _ROUNDING = 1e-4  # of the ELBO, or by so much where that is more
 
 
-def finish(out: Path, training: TrainingState, observations: Data) -> None:
+class Figure(NamedTuple):
+    """A mean over test observations and its standard error, nats per observation; of one alone there is no error."""
+
+    mean: float
+    standard_error: float | None
+
+    def __str__(self) -> str:
+        return plus_minus(self.mean, self.standard_error)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The ELBO of test observations, its terms, and the importance-weighted bound of log p(x), nats per observation.
+
+    log_likelihood: the bound with `samples` draws of z for each (Burda et al. 2016, eq. 8). dataset, binarisation,
+    prior: what the figures are of, and `observations` how many, each a `noun`. size: how many numbers one has.
+    discrete: whether the figures are of probabilities, and not of densities. `str` is what the command prints.
+    """
+
+    elbo: Figure
+    reconstruction: Figure
+    kl: Figure
+    log_likelihood: Figure
+    samples: int
+    dataset: str
+    binarisation: str
+    prior: str
+    observations: int
+    noun: str
+    size: int
+    discrete: bool
+
+    def __str__(self) -> str:
+        lines = [f"{self.dataset} test, {self.binarisation}, {self.prior} prior, nats per {self.noun}"]
+        for name, figure in (("ELBO", self.elbo), (f"log p(x) >= (K = {self.samples})", self.log_likelihood)):
+            lines.append(name.ljust(26) + str(figure) + bits(self.discrete, figure.mean, self.size))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same test observations: rows by name, each with a's figure, b's, and that of b - a in pairs.
+
+    The differences on each observation vary far less than these do, so that their standard error is the one to judge
+    by. The rows are `elbo`, `reconstruction`, `kl` and, where it was asked for, the bound of log p(x). `str` is what
+    the command prints.
+    """
+
+    a: Path
+    b: Path
+    rows: dict[str, tuple[Figure, Figure, Figure]]
+    binarisation: str
+    observations: int
+    noun: str
+
+    def __str__(self) -> str:
+        noun = self.noun
+        head = f"{self.observations:,} test {noun}s, {self.binarisation}, nats per {noun}; b - a in pairs"
+        lines = [head, f"a: {self.a}", f"b: {self.b}", f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}"]
+        lines += [name.ljust(24) + "".join(f"{figure!s:>18}" for figure in row) for name, row in self.rows.items()]
+        return "\n".join(lines)
+
+
+def finish(out: Path, training: TrainingState, observations: Data, listener: Listener = SILENT) -> None:
     """Write weights, test figures and the report of a training that has come to its end."""
     config, vae = training.config, training.vae
     test = observations.observed_test(vae.likelihood.binary)
-    measured_on = protocol(config.data.dataset, observations.observation, vae, test)
+    facts = protocol(config.data.dataset, observations.observation, vae, test)
     run_folder.save_weights(out, vae)
     run_folder.save_probe(out, observations.test[:64])
     last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     try:
         run_folder.read_weights(out, vae, best=True)  # into the network that was trained, not into one made anew
     except BundleError as error:  # damaged since: what was trained must not be lost with it
-        click.echo(f"vae-train: warning: {error}; the last epoch's weights take their place", err=True)
+        listener.warn(f"{error}; the last epoch's weights take their place")
         vae.load_state_dict(last)
         run_folder.save_weights(out, vae, best=True)
     if config.optimiser.patient:  # the steps since those of the best epoch were spent on waiting
@@ -43,110 +107,126 @@ def finish(out: Path, training: TrainingState, observations: Data) -> None:
     for best in (True, False):  # the last ones' file says that the run is finished
         run_folder.save_fingerprint(out, fingerprint.compute(vae, observations.test[:64].numpy()), best)
         summary = bounds.summary(bounds.measure(vae, test.to(training.device)), observations.overlap)
-        run_folder.save_evaluation(out, {**measured_on, **summary}, best)
+        run_folder.save_evaluation(out, {**facts, **summary}, best)
         vae.load_state_dict(last)
-    figure = summary["figures"]["elbo"]
-    dimensions = bits(vae, figure["mean"], observations.observation)
-    per = f"nats per {observations.observation.noun}{dimensions}"
-    click.echo(f"test ELBO {describe(figure)} {per}, {measured_on['binarisation']}")
+    figure, kind = Figure(**summary["figures"]["elbo"]), observations.observation
+    dimensions = bits(vae.likelihood.discrete, figure.mean, kind.size)
+    listener.result(f"test ELBO {figure} nats per {kind.noun}{dimensions}, {facts['binarisation']}")
     top = metrics.best(training.progress.metrics)
     if config.optimiser.patient:
         if line := metrics.outcome(training):
-            click.echo(line)
+            listener.result(line)
     elif top["epoch"] < training.most_epochs:
-        click.echo(
-            f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}: kept as {run_folder.BEST_WEIGHTS}"
-        )
-    click.echo(f"{out}: weights and figures are saved; now the report, which takes some seconds", err=True)
+        best_one = f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}"
+        listener.result(f"{best_one}: kept as {run_folder.BEST_WEIGHTS}")
+    listener.say(f"{out}: weights and figures are saved; now the report, which takes some seconds")
     report.draw(out, run_folder.load(out, config.network.model), observations)
     checkpoints.remove(out)  # last, so that a run killed before its pictures goes on to them
-    click.echo(f"{out}: weights, metrics, {report.PAGE}")
+    listener.result(f"{out}: weights, metrics, {report.PAGE}")
 
 
-def evaluate_run(folder: Path, num_samples: int, place: Place, device: torch.device, best: bool = False) -> None:
-    """Print the ELBO and the importance-weighted bound of a run on its test observations, and keep them in the run.
+def evaluate_run(
+    run: Run, num_samples: int, observations: Data, device: torch.device, quiet: bool = False
+) -> Evaluation:
+    """The ELBO and the importance-weighted bound of a run on its test observations, which are kept in its folder too.
 
-    Raises InputError where these are not those that the run was measured on; BundleError, and keeps nothing, where
-    the network is not the one that was trained.
+    observations: as `load_data` gives them. Raises BundleError, and keeps nothing, where the network is not the one
+    that was trained.
     """
-    run = run_folder.load(folder, place.trusted, best)
-    observations = load_data(folder, run, place)
     test = observations.observed_test(run.vae.likelihood.binary).to(device)
     vae = run.vae.to(device)
-    summary = bounds.summary(measure(folder, run, test), observations.overlap)
-    bound = bounds.figure(bounds.log_likelihood(vae, test, num_samples), observations.overlap)
+    summary = bounds.summary(measure(run, test), observations.overlap)
+    log_likelihood = bounds.log_likelihood(vae, test, num_samples, quiet=quiet)
+    bound = bounds.figure(log_likelihood, observations.overlap)
     known = {name: figure for name, figure in run.evaluation["figures"].items() if "num_samples" in figure}
     known[f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
-    figures = {**summary["figures"], **known}
-    measured_on = protocol(str(run.evaluation.get("dataset")), run.observation, vae, test)
-    run_folder.save_evaluation(folder, {**measured_on, **summary, "figures": figures}, best)
-    drawn, prior = measured_on["binarisation"], measured_on["prior"]
-    click.echo(f"{measured_on['dataset']} test, {drawn}, {prior} prior, nats per {run.observation.noun}")
-    for name, figure in (("ELBO", figures["elbo"]), (f"log p(x) >= (K = {num_samples})", bound)):
-        click.echo(name.ljust(26) + describe(figure) + bits(vae, figure["mean"], run.observation))
+    facts = protocol(str(run.evaluation.get("dataset")), run.observation, vae, test)
+    run.evaluation |= {**facts, **summary, "figures": {**summary["figures"], **known}}
+    run_folder.save_evaluation(run.path, run.evaluation, run.best)
+    return _evaluation(summary, bound, num_samples, facts, run)
 
 
-def report_run(folder: Path, place: Place) -> None:
-    """Draw the report of a finished run. Raises InputError where its data is not found, BundleError as above."""
-    run = run_folder.load(folder, place.trusted)
-    observations = load_data(folder, run, place)
-    measure(folder, run, observations.observed_test(run.vae.likelihood.binary))
-    report.draw(folder, run, observations)
-    click.echo(f"{folder / report.PAGE}")
+def _evaluation(
+    summary: dict[str, Any], bound: dict[str, Any], num_samples: int, facts: dict[str, Any], run: Run
+) -> Evaluation:
+    """Figures as `bounds.summary` and `bounds.figure` give them, of what `protocol` says."""
+    elbo, reconstruction, kl = (Figure(**summary["figures"][name]) for name in ("elbo", "reconstruction", "kl"))
+    of = (facts[name] for name in ("dataset", "binarisation", "prior", "observations"))
+    kind = run.observation
+    about = (*of, kind.noun, kind.size, run.vae.likelihood.discrete)
+    return Evaluation(elbo, reconstruction, kl, Figure(**bound), num_samples, *about)
 
 
-def compare(
-    folders: tuple[Path, Path], num_samples: int, place: Place, device: torch.device, models: Sequence[str] = ()
-) -> None:
-    """Print the figures of two runs on the same test observations, and the mean of their differences on each.
+def evaluate_others(
+    run: Run, num_samples: int, observations: Data, device: torch.device, quiet: bool = False
+) -> Evaluation:
+    """The figures of a run's VAE on other test observations than its own; nothing is kept."""
+    test = observations.observed_test(run.vae.likelihood.binary).to(device)
+    vae = run.vae.to(device)
+    summary = bounds.summary(bounds.measure(vae, test), observations.overlap)
+    bound = bounds.figure(bounds.log_likelihood(vae, test, num_samples, quiet=quiet), observations.overlap)
+    return _evaluation(summary, bound, num_samples, protocol("given", run.observation, vae, test), run)
 
-    models: the functions, "package.module:function", that may make the runs' own networks. The differences vary far
-    less than the observations do, so that their standard error is the one to judge by.
-    Raises ArgumentError where the runs were measured on different data, or one has densities and one probabilities;
-    BundleError where a run's network is not the one that was trained.
-    """
-    runs = [_load(folder, models) for folder in folders]
+
+def report_run(run: Run, observations: Data) -> Path:
+    """Draw the report of a finished run anew, and return its page. Raises BundleError as `evaluate_run` does."""
+    measure(run, observations.observed_test(run.vae.likelihood.binary))
+    report.draw(run.path, run, observations)
+    return run.path / report.PAGE
+
+
+def refuse_other_likelihoods(runs: Sequence[Run]) -> None:
+    """Raise ArgumentError where one of two runs has densities and the other probabilities."""
     if runs[0].vae.likelihood.discrete != runs[1].vae.likelihood.discrete:
         which = " and ".join(run.config.network.likelihood for run in runs)
         raise ArgumentError("a density and a probability cannot be compared", which, "name runs of one likelihood")
-    observations = load_data(folders[0], runs[0], place)
-    test = observations.observed_test(runs[0].vae.likelihood.binary)
-    if not _measured_on(runs[1], test):
-        what = f"runs of different test {runs[0].observation.noun}s cannot be compared"
-        raise ArgumentError(what, folders[1], "name runs of one data set")
+
+
+def compare_runs(
+    runs: Sequence[Run], num_samples: int, observations: Data, device: torch.device, quiet: bool = False
+) -> Comparison:
+    """The figures of two runs on the same test observations, and those of their differences on each.
+
+    observations: the first one's, as `load_data` gives them. Raises ArgumentError where the runs were measured on
+    different data, or one has densities and one probabilities; BundleError where a run's network is not the one that
+    was trained.
+    """
+    refuse_other_likelihoods(runs)
+    test, noun = observations.observed_test(runs[0].vae.likelihood.binary), runs[0].observation.noun
+    if not measured_on(runs[1], test):
+        what = f"runs of different test {noun}s cannot be compared"
+        raise ArgumentError(what, runs[1].path, "name runs of one data set")
     test = test.to(device)
     for run in runs:
         run.vae.to(device)
-    measured = [measure(folder, run, test).terms for folder, run in zip(folders, runs, strict=True)]
-    rows = {name: [getattr(terms, name) for terms in measured] for name in ("elbo", "reconstruction", "kl")}
+    measured = [measure(run, test).terms for run in runs]
+    values = {name: [getattr(terms, name) for terms in measured] for name in ("elbo", "reconstruction", "kl")}
     if num_samples > 1:
-        rows[f"log p(x) >= (K = {num_samples})"] = [bounds.log_likelihood(run.vae, test, num_samples) for run in runs]
-    noun = runs[0].observation.noun
-    click.echo(f"{len(test):,} test {noun}s, {runs[0].evaluation['binarisation']}, nats per {noun}; b - a in pairs")
-    for letter, folder in zip("ab", folders, strict=True):
-        click.echo(f"{letter}: {folder}")
-    click.echo(f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}")
-    for name, (a, b) in rows.items():
-        figures = (bounds.figure(values, observations.overlap) for values in (a, b, b.double() - a.double()))
-        click.echo(name.ljust(24) + "".join(f"{describe(figure):>18}" for figure in figures))
+        both = [bounds.log_likelihood(run.vae, test, num_samples, quiet=quiet) for run in runs]
+        values[f"log p(x) >= (K = {num_samples})"] = both
+    overlap = observations.overlap
+
+    def row(a: Tensor, b: Tensor) -> tuple[Figure, Figure, Figure]:
+        one, other, paired = (Figure(**bounds.figure(x, overlap)) for x in (a, b, b.double() - a.double()))
+        return one, other, paired
+
+    rows = {name: row(*pair) for name, pair in values.items()}
+    return Comparison(runs[0].path, runs[1].path, rows, runs[0].evaluation["binarisation"], len(test), noun)
 
 
-def _load(folder: Path, models: Sequence[str]) -> Run:
-    own = run_folder.read_settings(folder).config.network.model
-    return run_folder.load(folder, own if own in models else next(iter(models), None))
-
-
-def load_data(folder: Path, run: Run, place: Place) -> Data:
+def load_data(run: Run, place: Place) -> Data:
     """The run's data, wherever it is now. Raises InputError where the test part is not that of its figures."""
-    config = data.located(run.settings, folder, place)
+    if run.data is not None:
+        return run.data
+    config = data.located(run.settings, run.path, place)
     observations = data.load(config, place.data_root, place.download)
-    if not _measured_on(run, observations.observed_test(run.vae.likelihood.binary)):
+    if not measured_on(run, observations.observed_test(run.vae.likelihood.binary)):
         noun = run.observation.noun
         raise InputError(f"test {noun}s are not the run's", *data.origin(config, place.data_root, noun))
     return observations
 
 
-def measure(folder: Path, run: Run, test: Tensor) -> Measured:
+def measure(run: Run, test: Tensor) -> Measured:
     """Both terms of the ELBO of the run's test observations, on the device where these and its VAE are.
 
     Raises BundleError where their ELBO is not the one that was measured at the end of the training, by the same noise.
@@ -156,12 +236,12 @@ def measure(folder: Path, run: Run, test: Tensor) -> Measured:
     share = _SAME if run.fingerprint else 1.0  # before those were kept, a GPU had noise of its own
     allowed = max(share * (then["standard_error"] or 0), _ROUNDING * abs(then["mean"]))
     if not abs(now["mean"] - then["mean"]) <= allowed:
-        which = f"{folder} (test ELBO {now['mean']:.2f} now, {then['mean']:.2f} when its training ended)"
+        which = f"{run.path} (test ELBO {now['mean']:.2f} now, {then['mean']:.2f} when its training ended)"
         raise BundleError("not the network that was trained", which, networks.to_restore(run.config))
     return found
 
 
-def _measured_on(run: Run, test: Tensor) -> bool:
+def measured_on(run: Run, test: Tensor) -> bool:
     """Whether the run's figures are of this data, by its number and hash: a path may have another name now."""
     values = str(run.evaluation.get("binarisation"))
     return run.evaluation.get("observations") == len(test) and values.endswith(f"sha256 {pixels.digest(test)[:16]}")
@@ -182,13 +262,6 @@ def protocol(dataset: str, observation: Observation, vae: VAE, test: Tensor) -> 
     }
 
 
-def describe(figure: dict[str, Any]) -> str:
-    """Mean and standard error for people."""
-    return plus_minus(figure["mean"], figure["standard_error"])
-
-
-def bits(vae: VAE, nats: float, observation: Observation) -> str:
-    """The figure in bits per dimension too, where it is of a probability."""
-    if not vae.likelihood.discrete:
-        return ""
-    return f" ({bounds.bits_per_dimension(nats, observation.size):.3f} bits per dimension)"
+def bits(discrete: bool, nats: float, size: int) -> str:
+    """A figure of observations of so many numbers in bits per dimension too, where it is of a probability."""
+    return f" ({bounds.bits_per_dimension(nats, size):.3f} bits per dimension)" if discrete else ""

@@ -37,13 +37,15 @@ def prepared(
     values: Doubles,
     labels: NDArray[np.str_] | None,
     say: Callable[[str], None],
+    test: NDArray[np.bool_] | None = None,
 ) -> Data:
     """The data of a training from rows [n, D] of finite numbers, and a label for each if there are any.
 
     Constant columns are left out, and `say` is told. Where `config.data.normal` names a label, half of the rows that
     have it are trained on and the other half is tested on; else nine in ten are trained on. Each column is scaled to
     mean 0 and spread 1 by the rows that are trained on, but for those that a likelihood takes as binary. name: of the
-    source, for errors. values: are used up, since what is trained on is kept in their memory.
+    source, for errors. values: are used up, since what is trained on is kept in their memory. test: which rows are
+    kept for testing, bool [n], where somebody has chosen them.
 
     Raises InputError for values that the likelihood does not know, and for too few rows; ArgumentError for a likelihood
     of other observations.
@@ -51,8 +53,12 @@ def prepared(
     data, likelihood = config.data, config.network.likelihood
     refuse_likelihood(likelihood, columns, values, name)
     if data.normal is not None:
-        labels = _normal(values, labels, data.normal, name, say)
-    test = _test(config, values)
+        which = _normal(labels, data.normal, name, say)
+        keep(values, which)
+        labels = None if labels is None else labels[which]
+        test = None if test is None else test[which]
+    split = _how(config) if test is None else "given"
+    test = _test(config, values) if test is None else test
     if test.all() or not test.any():
         raise too_few(values, "row")
     if len(values) - test.sum() < _FEW:
@@ -69,7 +75,7 @@ def prepared(
     if labels is not None:
         classes, of_each = np.unique(labels, return_inverse=True)
         names, numbers = classes.tolist(), of_each.astype(np.int64)[test]
-    how = {"columns": [written(column) for column in known], "split": _how(config)}
+    how = {"columns": [written(column) for column in known], "split": split}
     return Data(train, kept, torch.from_numpy(numbers), names, how, kind, likelihood)
 
 
@@ -108,21 +114,17 @@ def _how(config: Config) -> str:
     return f"half of the rows of {of}, by the sha256 of the values and seed {config.optimiser.seed}"
 
 
-def _normal(
-    values: Doubles, labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]
-) -> NDArray[np.str_]:
-    """Keep the rows of a label alone, and give their labels. Raises InputError where no row has it."""
+def _normal(labels: NDArray[np.str_] | None, normal: str, name: str, say: Callable[[str], None]) -> NDArray[np.bool_]:
+    """Which rows have a label, bool [n]. Raises InputError where none has it."""
     if labels is None:
         raise ArgumentError("--normal without labels", name, "name their column with --label")
-    which = labels == as_label(normal)
+    which: NDArray[np.bool_] = labels == as_label(normal)
     if not which.any():
         found = ", ".join(np.unique(labels).tolist()[:9])
         raise InputError(f"no row is labelled {normal}", name, f"name one of its labels: {found}")
     if odd := int(len(labels) - which.sum()):
         say(f"{odd:,} rows with another label than {normal} are left out; {which.sum():,} have it")
-    keep(values, which)
-    kept: NDArray[np.str_] = labels[which]
-    return kept
+    return which
 
 
 def keep(values: Doubles, which: NDArray[np.bool_]) -> None:

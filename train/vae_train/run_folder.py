@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from vae_runtime import records
@@ -25,6 +24,7 @@ from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
 from vae_train.config import Config, upgraded
 from vae_train.fingerprint import Fingerprint
+from vae_train.run import Run
 from vae_train.vae import VAE
 
 TENSORBOARD, WANDB = "tensorboard", "wandb"
@@ -50,32 +50,7 @@ class Settings:
     provenance: dict[str, Any]
     dataset_path: str | None = None
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: the VAE, its settings, how it was made, its test figures, and 64 test observations.
-
-    probe: these [64, *shape], uint8 levels or float32. fingerprint: what the network gave for them
-    when its training ended; None of a run that was made before 0.2.
-    """
-
-    vae: VAE
-    settings: Settings
-    provenance: dict[str, Any]
-    evaluation: dict[str, Any]
-    probe: NDArray[Any]
-    fingerprint: Fingerprint | None = None
-
-    @property
-    def config(self) -> Config:
-        """The run's settings."""
-        return self.settings.config
-
-    @property
-    def observation(self) -> Observation:
-        """Kind, shape and range of what the VAE takes."""
-        return self.settings.observation
+    in_memory: bool = False
 
 
 def check_new(folder: Path) -> None:
@@ -227,7 +202,8 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
             raise ValueError(f"{PROBE} does not hold {settings.observation.noun}s of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
-        return Run(vae, settings, provenance, figures, probe, _read_fingerprint(folder, len(probe), best))
+        found = _read_fingerprint(folder, len(probe), best)
+        return Run(folder, vae, settings, provenance, figures, probe, found, best)
     except FileNotFoundError as error:
         if checkpoints.found(folder):
             own = ("--model", settings.config.network.model) if settings.config.network.model else ()

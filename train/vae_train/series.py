@@ -46,20 +46,22 @@ def prepared(
     files: Mapping[str, Block],
     time: str | None,
     say: Callable[[str], None],
+    chosen: Mapping[str, Block] | None = None,
 ) -> Data:
     """The data of a training from the rows of files, in order of time; windows cross neither files nor gaps.
 
-    The last tenth of all rows is kept for testing. Channels that are constant in the others are left out, and each one
-    is scaled to mean 0 and spread 1 by these. name: of the source, for errors. files: by their names. time: the column
-    of times.
+    The last tenth of all rows is kept for testing, or the files `chosen`. Channels that are constant in the others are
+    left out, and each one is scaled to mean 0 and spread 1 by these. name: of the source, for errors. files: by their
+    names. time: the column of times.
 
     Raises InputError where there are too few rows for windows; ArgumentError for a likelihood of other observations.
     """
     window, likelihood = config.data.window, config.network.likelihood
     assert window is not None
+    train, test = _split(files, window) if chosen is None else (list(files.items()), list(chosen.items()))
+    files = {**files, **(chosen or {})}
     for file in files.values():
         rows.refuse_likelihood(likelihood, channels, file.values, name)
-    train, test = _split(files, window)
     interval = _interval(list(files.values()), time, say)
     values = np.concatenate([np.zeros((0, len(channels))), *(file.values for _, file in train)])
     if len(values) < window:
@@ -84,24 +86,31 @@ def prepared(
     how = {
         "columns": [rows.written(column) for column in known],
         "windows": asdict(on_device),
-        "split": "the last tenth of the rows",
+        "split": "the last tenth of the rows" if chosen is None else "given",
         "overlap": max(1.0, window / stride),
     }
     labels = torch.zeros(len(kept), dtype=torch.int64)
     return Data(torch.from_numpy(x), torch.from_numpy(kept), labels, ["all"], how, kind)
 
 
-def of_windows(config: Config, name: str, values: Doubles, say: Callable[[str], None]) -> Data:
+def of_windows(
+    config: Config,
+    name: str,
+    channels: Sequence[str],
+    values: Doubles,
+    say: Callable[[str], None],
+    kept: int | None = None,
+) -> Data:
     """The data of a training from windows [n, C, T]; the last tenth is kept, since neighbours may overlap.
 
-    Raises as `prepared` does.
+    kept: how many, the last ones, are for testing, where somebody has chosen them. Raises as `prepared` does.
     """
-    likelihood, channels = config.network.likelihood, [f"column {i}" for i in range(values.shape[1])]
+    likelihood = config.network.likelihood
     by_row = values.transpose(0, 2, 1)  # [n, T, C], as rows of files lie
     rows.refuse_likelihood(likelihood, channels, by_row.reshape(-1, len(channels)), name)
     if len(values) < 2:
         raise too_few(values, "window")
-    test = np.arange(len(values)) >= len(values) - max(1, round(TEST_SHARE * len(values)))
+    test = np.arange(len(values)) >= len(values) - (kept or max(1, round(TEST_SHARE * len(values))))
     _say_few(len(values) - int(test.sum()), say)
     train = by_row[~test].reshape(-1, len(channels))
     alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
@@ -110,7 +119,8 @@ def of_windows(config: Config, name: str, values: Doubles, say: Callable[[str], 
     scaling = Scaling.of(known, kind)
     assert scaling is not None
     x = _finite(scaling.standardise(values[:, alive]), name)
-    how = {"columns": [rows.written(column) for column in known], "split": "the last tenth of the windows"}
+    split = "given" if kept else "the last tenth of the windows"
+    how = {"columns": [rows.written(column) for column in known], "split": split}
     labels = torch.zeros(int(test.sum()), dtype=torch.int64)
     return Data(torch.from_numpy(x[~test]), torch.from_numpy(x[test]), labels, ["all"], how, kind)
 

@@ -22,6 +22,7 @@ class Stopped(VaeError):
 
     def __init__(self, number: int, folder: Path, options: Sequence[str]) -> None:
         super().__init__("training stopped, its state saved", folder, go_on(folder, options))
+        self.number, self.folder, self.options = number, folder, options
         self.exit_code = 128 + number
 
 

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
 from vae_runtime import threads as cores
-from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError, printable
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
 from vae_runtime.observation import IMAGE, SERIES
 from vae_train import (
     checkpoints,
@@ -32,7 +31,8 @@ from vae_train import (
     signals,
 )
 from vae_train.config import AUTO, DATASETS, Config, Place
-from vae_train.data import Data
+from vae_train.data import Data, Source
+from vae_train.listener import SILENT, Listener
 from vae_train.recorders import Recorder, recording
 from vae_train.state import Metrics, TrainingState
 
@@ -46,17 +46,21 @@ def train(
     command: str,
     recorders: Sequence[Recorder] = (),
     export: pitfalls.Export | None = None,
+    listener: Listener = SILENT,
+    given: Source | None = None,
 ) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
 
     recorders: what records it besides, `TensorBoard()` say. export: tries the export of a person's own networks before
-    their first step, as `vae_export.trial.try_out` does.
+    their first step, as `vae_export.trial.try_out` does. listener: hears of it, in the first process. given: the data,
+    where they are not what `config.data` names.
     """
     with machine(place) as where:
-        config = data.fitted(config, _note)
+        listener = listener if distributed.rank() == 0 else SILENT
+        config = given.fitted(config, listener.note) if given else data.fitted(config, listener.note)
         if distributed.from_first(lambda: _begin(out, config)) != config:
             raise ArgumentError("settings are not the first process's", out, "start all with the same options")
-        observations = _load(config, place)
+        observations = _load(config, place, given, listener)
         digest = observations.digest()
         if distributed.from_first(lambda: digest) != digest:
             todo = "give every machine the same"
@@ -65,49 +69,58 @@ def train(
             config = config.replace(likelihood=observations.likelihood)
         config, products = distributed.from_first(lambda: _settle(config, where))
         training = _prepare(config, observations, where, config.network.model)
-        path = None if config.data.dataset in DATASETS else str(Path(config.data.dataset).absolute())
+        named = given is not None or config.data.dataset in DATASETS
+        path = None if named else str(Path(config.data.dataset).absolute())
         tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(
             config, observations.observation, observations.preprocessing, digest, provenance.of(command, where), path,
-            tried,
+            tried, given is not None,
         )  # fmt: skip
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
-            _say(f"training on {where}, {_threads()}, into {out}")
-            _say(_describe(training, observations))
+            listener.say(f"training on {where}, {_threads()}, into {out}")
+            listener.say(_describe(training, observations))
             if config.optimiser.patient:
                 patience = f"until the test ELBO has not risen for {config.optimiser.patience:,} steps"
-                _say(f"{patience}, or these are spent; --epochs N makes N passes")
+                listener.say(f"{patience}, or these are spent; --epochs N makes N passes")
             if products:
-                _say(products)
+                listener.say(products)
             if config.data.dataset not in DATASETS:
-                _note_grey(training, observations)
+                _note_grey(training, observations, listener)
             if few := metrics.few_steps(config, len(observations.train)):
-                _warn(few)
+                listener.warn(few)
             for line in tried:
-                _warn(line)
-            _run(training, observations, out, place, recorders, bool(tried))
+                listener.warn(line)
+            _run(training, observations, out, place, recorders, bool(tried), listener)
 
 
-def _note_grey(training: TrainingState, observations: Data) -> None:
+def _note_grey(training: TrainingState, observations: Data, listener: Listener) -> None:
     """Say that a person's own grey levels are drawn as binary, where they are."""
     if pixels.drawn(training.vae.likelihood.binary, observations.observation) and observations.is_grey():
         levels = observations.train.dtype == torch.uint8
         what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
-        _note(f"grey levels are drawn as binary, P(1) = {what}; --likelihood {other} keeps them")
+        listener.note(f"grey levels are drawn as binary, P(1) = {what}; --likelihood {other} keeps them")
 
 
-def resume(out: Path, place: Place, recorders: Sequence[Recorder] = ()) -> None:
+def resume(
+    out: Path,
+    place: Place,
+    recorders: Sequence[Recorder] = (),
+    listener: Listener = SILENT,
+    given: Source | None = None,
+) -> None:
     """Go on with the training of the run folder `out` from its newest checkpoint, as if it had never stopped.
 
-    Raises ArgumentError where the run is finished or another training is at work in it.
+    listener and given as in `train`. Raises ArgumentError where the run is finished or another training is at work in
+    it.
     """
     with machine(place) as where:
+        listener = listener if distributed.rank() == 0 else SILENT
         settings = distributed.from_first(lambda: run_folder.read_settings(out))
-        _compare(settings.provenance, where)
+        _compare(settings.provenance, where, listener)
         with run_folder.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
-            state = distributed.from_first(lambda: _unfinished(out))
-            config = data.located(settings, out, place)
-            observations = _load(config, place)
+            state = distributed.from_first(lambda: _unfinished(out, listener))
+            config = settings.config if given else data.located(settings, out, place)
+            observations = _load(config, place, given, listener)
             if settings.data_sha256 != observations.digest():
                 noun = settings.observation.noun
                 raise InputError(f"{noun}s are not the run's", *data.origin(config, place.data_root, noun))
@@ -116,17 +129,18 @@ def resume(out: Path, place: Place, recorders: Sequence[Recorder] = ()) -> None:
             if distributed.rank() == 0:
                 run_folder.write_metrics(out, training.progress.metrics)
             progress = training.progress
-            _say(f"going on at epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}, in {out}")
-            _run(training, observations, out, place, recorders, bool(settings.warnings))
+            at = f"epoch {progress.epoch}, step {progress.step}, on {where}, {_threads()}"
+            listener.say(f"going on at {at}, in {out}")
+            _run(training, observations, out, place, recorders, bool(settings.warnings), listener)
 
 
-def _compare(begun: dict[str, Any], where: torch.device) -> None:
+def _compare(begun: dict[str, Any], where: torch.device, listener: Listener) -> None:
     """Say what differs from where a training began. Raises ArgumentError where its generator is another device's."""
     kind = str(begun.get("device", where)).partition(":")[0]
     if kind != where.type:
         raise ArgumentError("run was begun on another device", kind, f"resume it with --device {kind}")
     if changed := provenance.changed(begun, where):
-        _warn(f"weights will not be those of an unbroken training to the last bit: {', '.join(changed)}")
+        listener.warn(f"weights will not be those of an unbroken training to the last bit: {', '.join(changed)}")
 
 
 def _begin(out: Path, config: Config) -> Config:
@@ -145,18 +159,20 @@ def _settle(config: Config, where: torch.device) -> tuple[Config, str]:
     return config, ""
 
 
-def _unfinished(out: Path) -> tuple[dict[str, torch.Tensor], str]:
+def _unfinished(out: Path, listener: Listener) -> tuple[dict[str, torch.Tensor], str]:
     """The state of a run that has not ended yet."""
     left = any((out / checkpoints.FOLDER).glob("*"))  # an empty folder stays where their removal was cut short
     if (out / run_folder.EVALUATION).exists() and not left:
         raise ArgumentError("run is finished", out, "train anew with another --out")
-    return checkpoints.newest(out, _warn)
+    return checkpoints.newest(out, listener.warn)
 
 
-def _load(config: Config, place: Place) -> Data:
+def _load(config: Config, place: Place, given: Source | None, listener: Listener) -> Data:
     """The data: the first process may download it, the others find it then."""
+    if given:
+        return given.load(config, listener.warn, listener.note)
     if distributed.rank() == 0:
-        observations = data.load(config, place.data_root, place.download, _warn, _note)
+        observations = data.load(config, place.data_root, place.download, listener.warn, listener.note)
     distributed.from_first(lambda: None)
     if distributed.rank() > 0:
         observations = data.load(config, place.data_root, download=False)
@@ -186,7 +202,13 @@ def _try_out(training: TrainingState, observations: Data, export: pitfalls.Expor
 
 
 def _run(
-    training: TrainingState, observations: Data, out: Path, place: Place, recorders: Sequence[Recorder], warned: bool
+    training: TrainingState,
+    observations: Data,
+    out: Path,
+    place: Place,
+    recorders: Sequence[Recorder],
+    warned: bool,
+    listener: Listener,
 ) -> None:
     """Train to the end, with a checkpoint after each measured epoch, each minute and at a signal; then measure.
 
@@ -195,15 +217,16 @@ def _run(
     where, first = training.device, distributed.rank() == 0
     binary = training.vae.likelihood.binary
     seen = [levels.to(where) for levels in (observations.observed_train(binary), observations.observed_test(binary))]
-    with recording(recorders if first else (), out, training.config, training.progress.metrics, _warn) as recorded:
+    recorders, past = recorders if first else (), training.progress.metrics
+    with recording(recorders, out, training.config, past, listener.warn) as recorded:
         with signals.deferred() as received, memory_errors():
-            noun = observations.observation.noun
-            between = _Between(training, out, place, seen, recorded.epoch, noun, received, warned)
-            loop.fit(training, observations.train.to(where), between.epochs, between.steps, noun, quiet=not first)
+            noun, levels = observations.observation.noun, observations.train.to(where)
+            between = _Between(training, out, place, seen, recorded.epoch, noun, received, warned, listener)
+            loop.fit(training, levels, between.epochs, between.steps, noun, quiet=not listener.bar)
             between.steps()  # a signal may have come while the last epoch was measured
         if first:
             with signals.told(out, place.options), memory_errors():
-                results.finish(out, training, observations)
+                results.finish(out, training, observations, listener)
                 recorded.finish(out)
 
 
@@ -211,7 +234,7 @@ class _Between:
     """What is done between epochs and between steps: measuring, saving, and stopping at a signal.
 
     seen: what is trained and tested on, as the likelihood sees it. record: takes an epoch's metrics, the VAE and the
-    latter. noun: of an observation. received: the signals so far.
+    latter. noun: of an observation. received: the signals so far. listener: hears of each epoch.
     """
 
     def __init__(
@@ -224,8 +247,9 @@ class _Between:
         noun: str,
         received: list[int],
         warned: bool,
+        listener: Listener,
     ) -> None:
-        self.training, self.out, self.place, self.warned = training, out, place, warned
+        self.training, self.out, self.place, self.warned, self.listener = training, out, place, warned, listener
         self.seen, self.record, self.noun, self.received = seen, record, noun, received
         self.first = distributed.rank() == 0
         self.saved, self.parent = time.monotonic(), os.getppid()
@@ -242,12 +266,13 @@ class _Between:
         self.record(past[-1], training.vae, self.seen[1])
         self._save()
         run_folder.write_metrics(self.out, past)
-        click.echo(metrics.describe(past[-1], self.noun))
+        self.listener.result(metrics.describe(past[-1], self.noun))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_observations))
         epochs, patient = None if training.over else training.most_epochs, config.optimiser.patient
         for line in metrics.news(past, epochs, training.vae.latent_dim, few, self.warned, patient):
-            _warn(line)
+            self.listener.warn(line)
+        self.listener.epoch(past[-1])
 
     def steps(self) -> None:
         """Stop where a signal has come; save each minute."""
@@ -345,16 +370,3 @@ def _threads() -> str:
     number = torch.get_num_threads()
     processes = f" in each of {distributed.size()} processes" if distributed.size() > 1 else ""
     return f"{number} thread{'s' if number > 1 else ''}{processes}"
-
-
-def _say(text: str) -> None:
-    if distributed.rank() == 0:
-        click.echo(text, err=True)
-
-
-def _note(text: str) -> None:
-    _say(f"vae-train: note: {printable(text)}")
-
-
-def _warn(text: str) -> None:
-    _say(f"vae-train: warning: {printable(text)}")

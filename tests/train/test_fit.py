@@ -1,0 +1,246 @@
+"""Training from Python: what `vae_train.fit` takes and gives, and that it prints nothing."""
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vae_train
+from vae_runtime import VAE as RuntimeVAE
+from vae_runtime.errors import ArgumentError, InputError
+from vae_train import data, results, run_folder
+from vae_train.cli import main
+from vae_train.config import PART_OF
+from vae_train.given import Arrays
+from vae_train.listener import silent
+from vae_train.settings import Settings
+
+Command = Callable[..., Any]
+RNG = np.random.default_rng(0)
+IMAGES = (RNG.random((200, 8, 8)) * np.linspace(0, 1, 8)).astype(np.float32)  # brighter to the right
+ROWS = RNG.normal([5.0, -300.0, 0.0], [1.0, 20.0, 0.1], (300, 3))
+SMALL: Settings = {"hidden": 8, "latent_dim": 2, "epochs": 2, "batch_size": 64}
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::vae_train.TrainingWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports take seconds, and are not looked at here but for that of `tiny_run`."""
+    monkeypatch.setattr(results.report, "draw", lambda *given: None)
+
+
+def weights(run: vae_train.Run) -> dict[str, torch.Tensor]:
+    """By name, on the CPU."""
+    return {name: value.cpu() for name, value in run.vae.state_dict().items()}
+
+
+def equal(a: vae_train.Run, b: vae_train.Run) -> bool:
+    """Whether two runs have the same weights, bit for bit."""
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+
+
+def test_arrays_become_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A VAE of their shape, metrics of each epoch, test figures of the test array; nothing on stdout or stderr."""
+    rows: list[dict[str, float]] = []
+    out = tmp_path / "run"
+    run = vae_train.fit(IMAGES[:150], IMAGES[150:], out=out, callback=rows.append, name="noise", seed=3, **SMALL)
+    assert capsys.readouterr() == ("", "")
+    assert (run.path, run.config.preset, run.config.optimiser.seed) == (out, "tutorial", 3)
+    assert run.observation.shape == (1, 8, 8)
+    assert [row["epoch"] for row in rows] == [1, 2] and run.metrics == rows
+    assert (run.evaluation["observations"], run.evaluation["dataset"]) == (50, "noise")
+    assert run.vae.sample(3).shape == (3, 1, 8, 8)
+    assert re.fullmatch(
+        r"<vae_train.Run '.*/run': noise, preset tutorial, test ELBO -[\d.]+ nats per image>", repr(run)
+    )
+
+
+def test_a_run_by_fit_is_one_of_the_command(command: Command, tmp_path: Path) -> None:
+    """The same file, settings and seed give the same weights, figures and files, but for how they were made."""
+    path = tmp_path / "images.npy"
+    np.save(path, IMAGES)
+    words = ("--hidden", 8, "--latent-dim", 2, "--epochs", 2, "--batch-size", 64, "--device", "cpu")
+    done = command(main, "--dataset", path, "--out", tmp_path / "a", *words)
+    assert done.code == 0, done.err
+    run = vae_train.fit(path, out=tmp_path / "b", device="cpu", **SMALL)
+    other = vae_train.load_run(tmp_path / "a")
+    assert equal(run, other)
+    assert run.evaluation == other.evaluation
+    assert {p.name for p in run.path.iterdir()} == {p.name for p in other.path.iterdir()}
+    settings = [json.loads((folder / "config.json").read_text()) for folder in (run.path, other.path)]
+    for each in settings:
+        del each["provenance"]["command"]
+    assert settings[0] == settings[1]
+    in_memory = vae_train.fit(IMAGES, device="cpu", **SMALL)  # whose split is by content too
+    assert equal(in_memory, run)
+    shown = command(main, "evaluate", in_memory.path, "-K", 3, "--dataset", path)
+    assert shown.code == 0, shown.err
+    assert shown.out == f"{vae_train.evaluate(in_memory, 3)}\n"
+
+
+TYPES: dict[str, Any] = {
+    "tensor": torch.from_numpy(IMAGES),
+    "uint8": (IMAGES * 255).astype(np.uint8),
+    "uint16": (IMAGES * 4095).astype(np.uint16),
+    "bool": IMAGES > 0.3,
+    "float64": IMAGES.astype(np.float64),
+    "[n, C, H, W]": IMAGES[:, None],
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_images_are_what_a_file_of_them_would_be(kind: str, tmp_path: Path) -> None:
+    """Levels, booleans and floats, tensors and arrays: the precision, the scale and the split of such a file."""
+    given, path = Arrays(TYPES[kind]), tmp_path / "x.npy"
+    np.save(path, np.asarray(TYPES[kind]))
+    config = vae_train.presets()["tutorial"].replace(dataset=str(path), likelihood="gaussian")
+    settings = given.fitted(config, silent)
+    assert settings == data.fitted(config)
+    here, there = given.load(settings, silent, silent), data.load(settings, tmp_path)
+    assert torch.equal(here.train, there.train) and torch.equal(here.test, there.test)
+    assert (here.observation, here.preprocessing) == (there.observation, there.preprocessing)
+
+
+def test_rows_are_named_and_scaled_by_what_is_trained_on() -> None:
+    """An array's columns have the names that are given; mean and spread are those of the training rows alone."""
+    run = vae_train.fit(ROWS[:200], ROWS[200:], columns=("a", "b", "c"), **SMALL)
+    assert run.config.preset == "vector" and run.observation.shape == (3,)
+    columns = run.settings.preprocessing["columns"]
+    assert [column["name"] for column in columns] == ["a", "b", "c"]
+    np.testing.assert_allclose([column["mean"] for column in columns], ROWS[:200].mean(axis=0))
+    np.testing.assert_allclose([column["scale"] for column in columns], ROWS[:200].std(axis=0))
+    assert run.settings.preprocessing["split"] == "given"
+
+
+@pytest.mark.parametrize("shape", [(256, 2), (40, 2, 16)], ids=["rows in order", "windows"])
+def test_series_are_windows(shape: tuple[int, ...]) -> None:
+    """Rows in order are cut, windows are taken as they are; the test part is the one that is given."""
+    x = RNG.normal(size=shape)
+    run = vae_train.fit(x, x[:32], window=16, **SMALL)
+    assert run.config.preset == "series" and run.observation.shape == (2, 16)
+    assert run.evaluation["observations"] == (17 if len(shape) == 2 else 32)
+
+
+def test_figures_are_measured_where_the_data_are(tmp_path: Path) -> None:
+    """In memory as long as the run is; a run that is loaded says that they were, and takes them again."""
+    x, test = IMAGES[:150], IMAGES[150:]
+    run = vae_train.fit(x, test, out=tmp_path / "run", **SMALL)
+    found = run.evaluate(samples=5)
+    assert found.elbo == vae_train.Figure(**run.evaluation["figures"]["elbo"])
+    assert found.log_likelihood.mean >= found.elbo.mean - 0.2
+    assert run.evaluation["figures"]["log_likelihood_5"]["mean"] == found.log_likelihood.mean
+    loaded = vae_train.load_run(tmp_path / "run")
+    with pytest.raises(InputError, match=f"^the run's data were in memory: {tmp_path}/run; give them to vae_train"):
+        loaded.evaluate(5)
+    assert loaded.evaluate(5, test=test) == found
+    with pytest.warns(vae_train.TrainingNote, match="not the run's own test observations") as caught:
+        others = loaded.evaluate(5, test=x[:20])
+    assert caught[0].filename == __file__
+    assert others.observations == 20 and others.dataset == "given"
+    assert run_folder.load(tmp_path / "run").evaluation["observations"] == 50
+
+
+def test_two_runs_are_compared() -> None:
+    """The rows of the command, as figures."""
+    a, b = (vae_train.fit(IMAGES, seed=seed, **SMALL) for seed in (0, 1))
+    found = vae_train.compare(a, b, samples=3)
+    assert list(found.rows) == ["elbo", "reconstruction", "kl", "log p(x) >= (K = 3)"]
+    for one, other, paired in found.rows.values():
+        assert paired.mean == pytest.approx(other.mean - one.mean, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epocs": 3}, "no such setting: epocs; did you mean epochs?"),
+        ({"lr": -1.0}, "learning rate out of range: -1.0; give a positive lr"),
+        ({"preset": "vector8"}, "unknown preset: vector8; give one of tutorial, "),
+        ({"device": "gpu"}, "unknown device: gpu; give auto, cpu or cuda"),
+        ({"dense": 4}, "dense is for layers that these networks do not have: mlp; leave it out"),
+        ({"columns": ("a", "b")}, "names of columns do not fit: 2 for train of shape [200, 8, 8]; give one for each"),
+        ({"window": 8, "held_out": "hash"}, "held_out hash is for rows: window 8; leave out held_out: "),
+    ],
+)
+def test_wrong_settings_are_told_by_their_names(settings: dict[str, Any], words: str) -> None:
+    """As a person writes them in Python, not as the command's options."""
+    with pytest.raises(ArgumentError) as caught:
+        vae_train.fit(IMAGES, **settings)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (["a", "b"], None, "list is no array of numbers: train; "),
+        (IMAGES[:0], None, r"no observations: train of shape \[0, 8, 8\]; "),
+        (IMAGES, IMAGES[:, :4], r"test observations of another shape: train \[200, 8, 8\], test \[200, 4, 8\]; "),
+        (IMAGES * 255, None, r"pixels outside \[0, 1\] or NaN: arrays\[\d+\]; "),
+        ((IMAGES * 255).astype(np.int64), None, "images of type int64: arrays; "),
+        (IMAGES[0, 0], None, r"array of shape \[8\]: arrays; "),
+        ("absent", None, "data not found: absent; "),
+    ],
+)
+def test_wrong_data_are_told(train: Any, test: Any, words: str) -> None:
+    """What is wrong, with which part, and what to do."""
+    with pytest.raises(InputError, match=f"^{words}"):
+        vae_train.fit(train, test, **SMALL)
+
+
+def test_notes_and_warnings_are_pythons() -> None:
+    """Of two categories, at the line that called; a listener hears them in their place."""
+    with pytest.warns(vae_train.TrainingWarning) as caught:
+        vae_train.fit(IMAGES, **SMALL)
+    kinds = {str(each.message).partition(":")[0]: each for each in caught}
+    few = kinds["few steps"]
+    assert few.category is vae_train.TrainingWarning and few.filename == __file__
+    assert str(few.message).endswith("give more epochs, 100 at least")
+    grey = next(each for name, each in kinds.items() if name.startswith("grey levels"))
+    assert grey.category is vae_train.TrainingNote
+    heard: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_train.fit(IMAGES, listener=vae_train.Listener(warn=heard.append), **SMALL)
+    assert heard[0].startswith("few steps: ")
+
+
+def test_torch_is_left_as_it_was() -> None:
+    """The number of threads and the random numbers of the caller."""
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    vae_train.fit(IMAGES, threads=2, **SMALL)
+    assert torch.get_num_threads() == 1
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_settings_are_those_of_config() -> None:
+    """What `fit` takes by name is what a run records, but for the data's own name."""
+    assert set(Settings.__annotations__) == set(PART_OF) - {"dataset"}
+
+
+def test_pictures(tiny_run: Path) -> None:
+    """`figures` are the report's pictures, by name."""
+    pictures = vae_train.load_run(tiny_run).figures()
+    assert list(pictures) == ["samples", "reconstructions", "traversals", "latents", "kl", "scores", "curves"]
+    assert all(isinstance(picture, Image.Image) for picture in pictures.values())
+
+
+def test_labels_and_a_bundle(tmp_path: Path) -> None:
+    """Labels of the test part name the classes of its map; `export` gives a bundle that the runtime reads."""
+    labels = ["dark" if image.mean() < 0.25 else "light" for image in IMAGES[150:]]
+    run = vae_train.fit(IMAGES[:150], IMAGES[150:], test_labels=labels, **SMALL)
+    assert run.data is not None and run.data.names == ["dark", "light"]
+    assert run.data.test_labels.tolist() == [int(label == "light") for label in labels]
+    assert run.export(tmp_path / "bundle").path == tmp_path / "bundle"
+    assert RuntimeVAE.load(tmp_path / "bundle").sample(2, seed=0).shape == (2, 1, 8, 8)

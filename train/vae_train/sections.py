@@ -1,0 +1,49 @@
+"""Options of a command in sections: its help lists those together that belong together."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vae_train.config import DATASETS
+
+
+class Sections(click.Group):
+    """A group whose help lists options by the section that `section` gave them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; where data stands in its place, say where they go."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and (name in DATASETS or os.sep in name or Path(name).exists()):
+            raise click.UsageError(f"'{name}' is no command, data is named as --dataset {name}")
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section, then the commands."""
+        titles: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                titles.setdefault(_SECTIONS.get(parameter.name or "", "Options"), []).append(record)
+        for title, records in titles.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
+
+
+_SECTIONS: dict[str, str] = {}
+
+
+def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options that the help lists together."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+            _SECTIONS[command.__click_params__[-1].name] = title
+        return command
+
+    return decorate
