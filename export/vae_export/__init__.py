@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from vae_export.gate import GateFailed as GateFailed
 
 _API = {  # its module
-    "DescriptionWarning": "elsewhere",
-    "Exported": "exporter",
-    "GateFailed": "gate",
     "export": "elsewhere",
     "export_run": "exporter",
     "export_vae": "exporter",
+    "Exported": "exporter",
+    "GateFailed": "gate",
+    "DescriptionWarning": "elsewhere",
 }
 __all__ = [*_API]
 

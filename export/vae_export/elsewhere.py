@@ -75,7 +75,7 @@ def export(
     preprocessing: how pictures became what the encoder takes: torchvision's transforms, or words such as {"mean": 0.5,
     "std": 0.5} of pixels in [0, 1], as `vae_export.preprocessing.of` takes them.
     name: what the figures call the observations. num_samples: draws of z of the bound, K. provenance: what the manifest
-    says of the training. The others as in `export_vae`.
+    says of the training. opset, precision, max_nats, keep_failing: as in `export_vae`.
 
     Raises GateFailed with its rows; ArgumentError where the description contradicts the networks; BundleError where
     they cannot be exported. Warns, with a DescriptionWarning, where another description fits better.

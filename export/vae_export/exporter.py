@@ -92,10 +92,13 @@ def export_vae(
     """Export `vae`, compare its graphs with it in float64, and publish them as the folder `out` if all numbers agree.
 
     observation: their kind, shape and range. observations: real ones [n, *shape], uint8 levels or floats; the first 64
-    go through the gate. precision: one of PRECISIONS; what one costs, at most `max_nats` per observation, is measured
-    on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest says of the
-    training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. fingerprint: what the
-    trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of the gate.
+    go through the gate. opset: of the graphs, 17 to the newest that this torch writes. precision: "fp32", "fp16",
+    "int8", or "auto" for the one that pays most; what one costs, at most `max_nats` per observation, is
+    measured on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest
+    says of the training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. fingerprint:
+    what the trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of
+    the gate.
+
     The VAE is left on its device and in its mode.
 
     Raises GateFailed where a number is further off than rounding explains; BundleError where the network is not one
@@ -141,7 +144,10 @@ def export_run(
     observed: data.Data | None = None,
     keep_failing: Path | None = None,
 ) -> Exported:
-    """`export_vae` of a finished run, with all that it knows. observed: its data, to weigh a precision on."""
+    """`export_vae` of a finished run, with all that it knows; raises what that raises.
+
+    observed: its data, to weigh a precision on. out, opset, precision, max_nats, keep_failing: as in `export_vae`.
+    """
     with trained.named(run.config):
         return export_vae(
             run.vae,

@@ -3,7 +3,7 @@
 Example:
     from vae_runtime import VAE
 
-    vae = VAE.load()              # the model that ships with the package
+    vae = VAE.load()  # the model that ships with the package
     images = vae.sample(16, seed=0)  # float32 [16, 1, 28, 28]
 """
 

@@ -58,7 +58,7 @@ class Terms:
 
     @classmethod
     def joined(cls, parts: Sequence["Terms"]) -> "Terms":
-        """The terms of one batch or more, one after the other."""
+        """The terms of `parts`, one batch or more, one after the other."""
         figures = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         joined: dict[str, Any] = {
             name: None if any(part is None for part in each) else np.concatenate(each) for name, each in figures.items()
@@ -66,7 +66,7 @@ class Terms:
         return cls(**joined)
 
     def rows(self, which: NDArray[np.intp]) -> "Terms":
-        """The terms of these rows, in their order."""
+        """The terms of the rows `which`, in their order."""
         figures: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: each[which] for name, each in figures.items() if each is not None})
 

@@ -11,7 +11,8 @@ def printable(text: str) -> str:
 class VaeError(Exception):
     """Base of all errors that vae-edge raises on purpose.
 
-    `str(error)` is one line: `<what>: <which>; <what to do>`. `exit_code` is what the commands leave with.
+    `str(error)` is one line: `<what>: <which>; <what to do>`. Its parts are `what`, `which` and `todo`, and
+    `exit_code` is what the commands leave with.
     """
 
     exit_code = 1

@@ -98,12 +98,12 @@ def score(
     start: int = 0,
     by_column: bool = False,
 ) -> Scores:
-    """Score observations [batch, *shape], or an iterator over such batches, in memory for a few figures each.
+    """Score observations x [batch, *shape], or an iterator over such batches, in memory for a few figures each.
 
-    Of `num_samples` draws of z each, and of the binary x too where it is grey (`VAE.terms` with `observe`). Equal ones
-    get equal scores, whatever lies beside them. `start` is the number of the first one, for errors. by_column: what
-    each column of rows, or channel of series, contributes too; ArgumentError for images.
-    Raises InputError where one is not of the model's shape and range.
+    Of `num_samples` draws of z each that `vae` takes, and of the binary x too where it is grey (`VAE.terms` with
+    `observe`). Equal ones get equal scores, whatever lies beside them, for one `seed`. `start` is the number of the
+    first one, for errors. by_column: what each column of rows, or channel of series, contributes too; ArgumentError for
+    images. Raises InputError where one is not of the model's shape and range.
     """
     if by_column and vae.observation.kind == IMAGE:
         raise ArgumentError(f"{vae.observation.noun}s have no columns", vae.path, "score them without")

@@ -44,10 +44,11 @@ class VAE:
     Observations x are float32 [batch, *shape]: `observation` says their kind, shape and range; images are [batch, C, H,
     W] in [0, 1]. Where the model knows the `columns` of its rows, these are taken and given as they were measured,
     float64, and figures are densities in their units. Latents z are [batch, *latent_shape], and `latent_dim` is how
-    many numbers one has. Wrong shapes, NaN and values out of range raise InputError, wrong arguments ArgumentError. The
-    same seed gives the same noise on every machine. What makes observations (`sample`) draws by position; what takes
-    them (`elbo`, `terms`, `log_likelihood`, `observe`, `binarise`) draws by content, so that equal ones get equal
-    figures whatever lies beside them.
+    many numbers one has. `likelihood` and `prior` are what the graphs are of, in NumPy; `manifest` is what the bundle
+    says, in typed parts, and `path` its folder. Wrong shapes, NaN and values out of range raise InputError, wrong
+    arguments ArgumentError. The same seed gives the same noise on every machine. What makes observations (`sample`)
+    draws by position; what takes them (`elbo`, `terms`, `log_likelihood`, `observe`, `binarise`) draws by content, so
+    that equal ones get equal figures whatever lies beside them.
 
     One VAE may be used from many threads at once, as a context manager, and after a fork; it pickles and copies as its
     bundle's path and hash, and is opened again from there.
@@ -104,7 +105,7 @@ class VAE:
     def read(
         self, sources: "Iterable[Source] | Source", stride: int | None = None, drop_missing: bool = False
     ) -> "Observations":
-        """The observations in files, folders, patterns, arrays and bytes, as this model takes them.
+        """The observations in `sources`, files, folders, patterns, arrays and bytes, as this model takes them.
 
         `Observations` says which there are; its `batches` are what the methods here take, a few at a time. One path
         alone may be given as it is. stride: of series, the rows from a window's start to the next one's; None for the
@@ -124,8 +125,8 @@ class VAE:
     ) -> "Iterator[Part]":
         """The rows or windows of a table whose lines come one by one, each as soon as it is whole, with their names.
 
-        stream: of bytes, such as sys.stdin.buffer. note: is told what is to be said of the rows. stride and
-        drop_missing as in `read`.
+        stream: of bytes, such as sys.stdin.buffer. note: is told what is to be said of the rows. stride,
+        drop_missing: as in `read`.
         """
         from vae_runtime import streams
 
@@ -185,7 +186,7 @@ class VAE:
         )
 
     def sample_batches(self, n: int, seed: int = 0, mean: bool = False, start: int = 0) -> Iterator[Measured]:
-        """The observations of `sample` as a stream of batches [at most `rows`, *shape], in constant memory."""
+        """What `sample(n, seed, mean, start)` gives, in batches [at most `rows`, *shape], in constant memory."""
         seed, start, n = self._check_range(seed, start, n)
         return self._map(lambda chunk: self._restore(self._draw(chunk, seed, mean, start)), chunks(n, self.rows))
 
@@ -214,7 +215,8 @@ class VAE:
     def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Measured:
         """Observations as the likelihood knows them and as training took them, ready to be scored.
 
-        Binarised for Bernoulli, rounded to 8-bit levels for the discretised logistic, as they are for others.
+        Binarised for Bernoulli, rounded to 8-bit levels for the discretised logistic, as they are for others. `start`
+        as in `binarise`.
         """
         if self.likelihood.binary:
             return self.binarise(x, seed, start)
@@ -266,7 +268,8 @@ class VAE:
     ) -> Nats:
         """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x), K = num_samples: nats, float64 [batch].
 
-        Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows.
+        Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows. x and
+        `start` as in `elbo`.
         """
         return _join(list(self._weigh(draws.bound, x, num_samples, seed, start)))
 
@@ -275,7 +278,7 @@ class VAE:
     ) -> Nats:
         """What each value adds to log p(x|z), a mean over the draws of z that `terms` takes: nats, float64 [n, *shape].
 
-        Over an observation they sum to its reconstruction term. x as in `elbo`.
+        Over an observation they sum to its reconstruction term. x, `num_samples` and `start` as in `elbo`.
         """
         each = self.terms(x, num_samples, seed, start, contributions=True).contributions
         return np.zeros((0, *self.observation.shape)) if each is None else each
