@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"vae_runtime": "runtime", "vae_train": "train", "vae_export": "export"}
+SAME = re.compile(r"(As `[\w.]+`\.)?")  # the docstring of a method that says nothing of its own
 WIDTH = 100  # letters of a signature in one line
 HEAD = """# The Python API
 
@@ -92,7 +93,9 @@ class Page:
         named = {ast.unparse(f.target): f for f in fields if not ast.unparse(f.target).startswith("_")}
         bases = ", ".join(ast.unparse(base) for base in node.bases)
         shown = [f"class {name}({bases})" if bases else f"class {name}"]
-        shown += [f"    {name}: {self.type(f.annotation, module)}" + _value(f.value) for name, f in named.items()]
+        shown += [
+            f"    {name}: {self.type(f.annotation, module)}" + _value(f.value, module) for name, f in named.items()
+        ]
         shown += [f"    {ast.unparse(f)}" for f in node.body if isinstance(f, ast.Assign)]
         if len(shown) > 1:
             shown[0] += ":"
@@ -104,7 +107,7 @@ class Page:
             marks = [ast.unparse(mark) for mark in method.decorator_list]
             if method.name == "__init__" and ast.get_docstring(method):
                 self.function(module, method, node.name, bound=True)
-            elif method.name.startswith("_") or not ast.get_docstring(method):
+            elif method.name.startswith("_") or SAME.fullmatch(ast.get_docstring(method) or ""):
                 continue
             elif any("property" in mark for mark in marks):
                 kind = self.type(method.returns, module)
@@ -126,13 +129,13 @@ class Page:
         return written
 
     def text(self, docstring: str | None, arguments: list[str]) -> None:
-        """A docstring as Markdown: paragraphs, lists of what begins with an argument's name, indented code."""
+        """A docstring as Markdown: paragraphs, lists of what begins with an argument's name, and code."""
         for paragraph in re.split(r"\n\n(?! {4})", docstring or ""):
-            prose, indent, code = re.split(r"(^ {4})", paragraph + "\n    ", maxsplit=1, flags=re.MULTILINE)
+            prose, example, code = paragraph.partition("Example:\n")
             for part in _parts(" ".join(prose.split()), arguments):
                 self.lines += [part] if part.startswith("- ") else ["", part, ""]
-            if code := textwrap.dedent(indent + code).strip():
-                self.lines += ["", "```python", code, "```"]
+            if example:
+                self.lines += ["", "```python", textwrap.dedent(code), "```", ""]
         self.lines.append("")
 
 
@@ -186,14 +189,14 @@ def _default(default: ast.expr, module: Module) -> str:
     """A default; of a named constant its value, where that is written as one."""
     found = module.find(ast.unparse(default)) if isinstance(default, ast.Name | ast.Attribute) else None
     if found and isinstance(found[1], ast.Assign) and isinstance(found[1].value, ast.Constant):
-        return ast.unparse(found[1].value)
+        default = found[1].value
     if isinstance(default, ast.Constant) and isinstance(default.value, str):
         return json.dumps(default.value)
     return ast.unparse(default)
 
 
-def _value(default: ast.expr | None) -> str:
-    return "" if default is None or ast.unparse(default).startswith("field(") else f" = {ast.unparse(default)}"
+def _value(default: ast.expr | None, module: Module) -> str:
+    return "" if default is None or ast.unparse(default).startswith("field(") else f" = {_default(default, module)}"
 
 
 def exported(package: str) -> dict[str, tuple[Module, ast.stmt]]:

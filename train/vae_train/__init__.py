@@ -20,21 +20,33 @@ if TYPE_CHECKING:
     from vae_train.api import presets as presets
     from vae_train.api import resume as resume
     from vae_train.config import Config as Config
+    from vae_train.config import DataConfig as DataConfig
+    from vae_train.config import NetworkConfig as NetworkConfig
+    from vae_train.config import ObjectiveConfig as ObjectiveConfig
+    from vae_train.config import OptimiserConfig as OptimiserConfig
     from vae_train.listener import Listener as Listener
+    from vae_train.mlflow import MLflow as MLflow
+    from vae_train.recorders import Recorder as Recorder
     from vae_train.results import Comparison as Comparison
     from vae_train.results import Evaluation as Evaluation
     from vae_train.results import Figure as Figure
     from vae_train.run import Run as Run
+    from vae_train.tensorboard import TensorBoard as TensorBoard
     from vae_train.vae import VAE as VAE
+    from vae_train.wandb import WandB as WandB
 
 _API = {  # name: its module
     **dict.fromkeys(["fit", "resume", "load_run", "evaluate", "compare", "presets"], "api"),
     **dict.fromkeys(["Interrupted", "TrainingNote", "TrainingWarning"], "api"),
     **dict.fromkeys(["Comparison", "Evaluation", "Figure"], "results"),
-    "Config": "config",
+    **dict.fromkeys(["Config", "DataConfig", "NetworkConfig", "ObjectiveConfig", "OptimiserConfig"], "config"),
     "Listener": "listener",
+    "MLflow": "mlflow",
+    "Recorder": "recorders",
     "Run": "run",
+    "TensorBoard": "tensorboard",
     "VAE": "vae",
+    "WandB": "wandb",
 }
 __all__ = [*_API]
 

@@ -36,7 +36,10 @@ class Recorder(Protocol):
         """
 
     def epoch(self, metrics: Metrics, pictures: Pictures) -> None:
-        """An epoch has ended: its `vae_train.metrics.Epoch`, and of images `samples` and `reconstructions`."""
+        """An epoch has ended: its metrics, a `vae_train.metrics.Epoch`, and of images two pictures.
+
+        pictures: `samples` and `reconstructions`, pairs of a draw or an image and of E[x|z] beside each other.
+        """
 
     def finish(self, figures: Mapping[str, float], pictures: Pictures) -> None:
         """The training is finished: test figures in nats, each with its `..._standard_error`, and the run's pictures.

@@ -60,7 +60,7 @@ class Run:
         return read_metrics(self.path)
 
     def evaluate(self, samples: int = 500, **options: Any) -> "Evaluation":
-        """`vae_train.evaluate` of this run."""
+        """`vae_train.evaluate` of this run, with `samples` draws of z; the others are as in `vae_train.evaluate`."""
         from vae_train.api import evaluate
 
         return evaluate(self, samples, **options)

@@ -106,7 +106,7 @@ class VAE(nn.Module):
         return self.terms_of(x, self(x, eps[None]))
 
     def terms_of(self, x: Tensor, out: Pass) -> Terms:
-        """Both terms of the ELBO of x [batch, *shape] from a pass, the first averaged over its K draws of z.
+        """Both terms of the ELBO of x [batch, *shape] from its pass `out`, the first averaged over its K draws of z.
 
         So is the KL where the prior has no closed form of it: `prior.kl` gives None there.
         """
@@ -116,7 +116,10 @@ class VAE(nn.Module):
         return Terms(log_prob.mean(dim=0), self.kl_divergence(out.mu, out.logsigma))
 
     def elbo(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
-        """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), one draw of z, nats per observation, [batch] (eq. 7)."""
+        """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), one draw of z, nats per observation, [batch] (eq. 7).
+
+        x, eps: as in `terms`.
+        """
         return self.terms(x, eps).elbo
 
     @torch.no_grad()
@@ -131,6 +134,7 @@ class VAE(nn.Module):
     def log_weights(self, x: Tensor, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
         """Log importance weights log p(x|z_k) + log p(z_k) - log q(z_k|x), z_k ~ q(z|x): [num_samples, batch], nats.
 
+        generator: of the draws of z, on x's device.
         `logsumexp(dim=0) - log(num_samples)` is the bound of Burda et al. (2016, arXiv:1509.00519, eq. 8).
         """
         shape = (num_samples, len(x), *self.latent_shape)
