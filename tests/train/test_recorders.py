@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vae_train
 from vae_train import checkpoints, pictures, run_folder, train
 from vae_train.config import PRESETS, Place
 from vae_train.listener import Listener, silent
@@ -118,6 +119,16 @@ def test_a_training_that_goes_on_says_which_epochs_are_done(tmp_path: Path) -> N
     assert second.names == ["start", "epoch", "finish", "close"]
     assert second.told[0][3] == run_folder.read_metrics(run)[:2]
     assert second.told[1][1]["epoch"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:few steps")
+def test_fit_takes_one_recorder_or_several(tmp_path: Path) -> None:
+    """From Python: each is told of the whole training."""
+    one, first, second = Notebook(), Notebook(), Notebook()
+    settings = {"preset": "tutorial", "hidden": 8, "latent_dim": 2, "epochs": 2, "device": "cpu", "threads": 1}
+    for out, recorder in (("a", one), ("b", [first, second])):
+        vae_train.fit("digits", out=tmp_path / out, recorder=recorder, progress=False, **settings)
+    assert one.names == first.names == second.names == ["start", "epoch", "epoch", "finish", "close"]
 
 
 @pytest.mark.parametrize("fails", ["start", "epoch", "finish", "close"])

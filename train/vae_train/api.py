@@ -27,7 +27,7 @@ from vae_train.asked import configured
 from vae_train.config import PRESETS, Config, Place
 from vae_train.given import Arrays, given_to, of_run
 from vae_train.listener import Listener
-from vae_train.recorders import Recorder
+from vae_train.recorders import Recorder, several
 from vae_train.results import Comparison, Evaluation
 from vae_train.run import Run
 from vae_train.settings import Settings, checked
@@ -69,7 +69,7 @@ def fit(
     progress: bool = True,
     callback: Callable[[Metrics], None] | None = None,
     listener: Listener | None = None,
-    recorders: Sequence[Recorder] = (),
+    recorder: Recorder | Sequence[Recorder] = (),
     export_check: bool = True,
     **settings: Unpack[Settings],
 ) -> Run:
@@ -95,8 +95,8 @@ def fit(
     callback: is called with the metrics of each epoch that was measured, as `vae_train.metrics.Epoch` has them.
     listener: hears all that is said, in the place of a bar, `callback`, and warnings of the categories TrainingNote and
         TrainingWarning.
-    recorders: what records the training besides its run folder, as `vae_train.recorders` describes it. export_check:
-        whether the export of a person's own networks is tried before their first step.
+    recorder: what records the training besides its run folder, such as TensorBoard(), or several. export_check: whether
+        the export of a person's own networks is tried before their first step.
 
     Raises Interrupted, which is a KeyboardInterrupt, where it is stopped: what was done is kept, and `resume` goes on.
     Raises InputError for data that cannot be trained on, ArgumentError for settings that cannot be, or a run folder
@@ -118,7 +118,7 @@ def fit(
         where = place(data_root, download, device, threads, config.network.model)
         export = exports() if config.network.model and export_check else None
         with _as_before():
-            trainer.train(config, folder, where, _call(preset, settings), recorders, export, hears, given)
+            trainer.train(config, folder, where, _call(preset, settings), several(recorder), export, hears, given)
             return _finished(folder, config.network.model, given)
 
 
@@ -138,7 +138,7 @@ def resume(
     progress: bool = True,
     callback: Callable[[Metrics], None] | None = None,
     listener: Listener | None = None,
-    recorders: Sequence[Recorder] = (),
+    recorder: Recorder | Sequence[Recorder] = (),
 ) -> Run:
     """Go on with a training that was stopped, and end with the weights that it would have had without the break.
 
@@ -154,7 +154,7 @@ def resume(
             given = Arrays(train, test, labels, test_labels, **of_run(run_folder.read_settings(folder)))
         where = place(data_root, download, device, threads, model, dataset)
         with _as_before():
-            trainer.resume(folder, where, recorders, hears, given)
+            trainer.resume(folder, where, several(recorder), hears, given)
             return _finished(folder, model, given)
 
 

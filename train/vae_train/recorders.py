@@ -109,6 +109,11 @@ def recording(
         found.close()
 
 
+def several(recorder: Recorder | Sequence[Recorder]) -> Sequence[Recorder]:
+    """One recorder, or several, as several."""
+    return recorder if isinstance(recorder, Sequence) else [recorder]
+
+
 def grouped(metrics: Metrics) -> dict[str, float]:
     """The metrics of an epoch by names with a group in front: train/elbo, test/elbo, epoch/seconds."""
     found = {}
