@@ -71,15 +71,24 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+@pytest.fixture
+def without_report() -> Iterator[None]:
+    """Trainings that the test begins end without a report, which takes longer than they do."""
+    from support import runs
+
+    with runs.without_report():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle() -> Path:
     """The committed bundle of scikit-learn's digits at 28x28, which support/make_tiny.py makes; nobody changes it."""
     return bundles.TINY
 
 
-@pytest.fixture(scope="session", params=["tiny", "shipped"])
+@pytest.fixture(scope="session", params=["tiny", pytest.param("shipped", marks=pytest.mark.slow)])
 def loaded(request: pytest.FixtureRequest) -> Loaded:
-    """The tiny bundle and the one that ships, each loaded once."""
+    """The tiny bundle and the one that ships, whose graphs are 85 times as large, each loaded once."""
     path = bundles.TINY if request.param == "tiny" else shipped()
     vae = VAE.load(path)
     samples = vae.sample(100, seed=5)
@@ -116,9 +125,11 @@ def tiny_run(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def run_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `tiny_run`, published by the exporter."""
+    from support import operators
     from vae_export import exporter
     from vae_train import run_folder
 
+    operators.remember()
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     exporter.export_run(run_folder.load(tiny_run), out)
     return out

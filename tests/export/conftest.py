@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from support import operators, runs
 from vae_export import exporter, onnx_graph
 from vae_train import fingerprint, run_folder, train
 from vae_train.config import PRESETS, Place
@@ -17,6 +18,12 @@ from vae_train.config import PRESETS, Place
 Mutation = Callable[[onnx.ModelProto], None]
 
 _GRAPH_OF = {"mu": "encoder", "logits": "decoder"}  # by first output
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> None:
+    """Exports here share it: it is half of the time of each."""
+    operators.remember()
 
 
 @pytest.fixture(scope="session")
@@ -88,5 +95,6 @@ def mlp_of_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = PRESETS["deep"].replace(
         dataset="digits", hidden=(128, 128), activation="relu", latent_dim=8, epochs=15, batch_size=32
     )
-    train.train(config, folder / "run", Place(folder, download=False, device="cpu", threads=1), command="vae-train")
+    with runs.without_report():
+        train.train(config, folder / "run", Place(folder, download=False, device="cpu", threads=1), command="vae-train")
     return folder / "run"

@@ -103,6 +103,7 @@ def trained(table: Path, out: Path, likelihood: str, **settings: Any) -> tuple[R
     return run, VAE.load(export_run(run, out / "bundle").path, threads=1)
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize(
     "likelihood",
     [*(pytest.param(name, marks=pytest.mark.slow) for name in ("heteroscedastic-gaussian", "student-t")), "auto"],

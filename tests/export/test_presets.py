@@ -194,6 +194,7 @@ def test_importance_weighted_bounds_agree(exported: Exported) -> None:
     assert (bound - vae.elbo(x[:20])).mean() > 0
 
 
+@pytest.mark.usefixtures("without_report")
 def test_run_of_a_folder_of_colour_images_is_exported(tmp_path: Path) -> None:
     """A folder of pictures, trained on for one epoch, becomes a bundle that scores those pictures as the run does."""
     (tmp_path / "pictures").mkdir()

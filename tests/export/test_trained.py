@@ -231,6 +231,7 @@ def test_check_refuses_another_network(tiny_run: Path, tiny_bundle: Path) -> Non
         with_run(bundles.read(tiny_bundle), run)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_outputs_are_computed_outside_of_autocast_and_leave_the_network_as_it_was(tmp_path: Path) -> None:
     """A training in bfloat16 keeps float32 outputs, of its last weights and of its best."""
     config = SMALL["tutorial"].replace(dataset="digits", epochs=2, batch_size=512, lr=0.05, precision="bfloat16")

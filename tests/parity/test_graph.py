@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
+from support import operators
 from vae_export import onnx_graph as exporter
 from vae_runtime import VAE, BundleError
 from vae_runtime.bundle import GRAPHS, shipped
@@ -215,6 +216,7 @@ def test_what_torch_exports_for_the_presets_passes(preset: str, opset: int):
     config = PRESETS[preset]
     shape = (3, 32, 32) if preset == "resnet-colour" else (1, 28, 28)
     vae = networks.build(config.replace(hidden=(4,) * len(config.network.hidden)), shape)  # as deep, but narrow
+    operators.remember()
     encoder = exporter.to_onnx(vae.encoder, torch.zeros(2, *shape), "x", ["mu", "logsigma"], opset)
     decoder = exporter.to_onnx(
         vae.decoder, torch.zeros(2, config.network.latent_dim), "z", [vae.likelihood.output], opset

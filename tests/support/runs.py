@@ -1,15 +1,18 @@
 """Image sets and runs made for tests; needs what training needs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from vae_runtime.observation import Shape
-from vae_train import networks, pixels, train
+from vae_train import networks, pixels, report, train
 from vae_train.config import PRESETS, Place
 from vae_train.vae import VAE
 
@@ -46,6 +49,14 @@ def write_digits(root: Path) -> None:
 def train_tiny(digits: Path, out: Path) -> None:
     """The tutorial's networks made small, two epochs on the digits: the run folder `out`."""
     train.train(TINY, out, Place(digits, download=False), command="vae-train --epochs 2")
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Trainings end with weights and figures alone: the pictures of a report take seconds, and follow from these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw", lambda *given: None)
+        yield
 
 
 def smooth_images(n: int, shape: Shape) -> torch.Tensor:

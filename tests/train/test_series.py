@@ -157,6 +157,7 @@ def small(path: Path, **settings: Any) -> Config:
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_window_has_on_the_device_the_score_that_training_gave_it(tmp_path: Path) -> None:
     """The ELBO of raw rows from the file, cut, scaled and scored by the bundle: the trainer's, with the same noise."""
     path = written(tmp_path / "t.csv", rows())

@@ -142,6 +142,7 @@ def test_what_does_not_go_with_the_table_is_refused(table: Path, settings: dict[
     assert "readings.csv" in str(caught.value) or words.startswith("a column twice")
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_row_has_on_the_device_the_score_that_training_gave_it(table: Path, tmp_path: Path) -> None:
     """The ELBO of raw rows from the file, in nats per row in their units: the trainer's own, with the same noise."""
     config = vector(columns=3, rows=600).replace(dataset=str(table), label="state", epochs=100)
@@ -166,6 +167,7 @@ def test_a_row_has_on_the_device_the_score_that_training_gave_it(table: Path, tm
     assert run.evaluation["figures"]["elbo"]["mean"] == pytest.approx(gaussian.mean(), abs=1)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_the_command_trains_on_a_table(command: Command, table: Path, tmp_path: Path) -> None:
     """Its options reach the run, and the terminal says what was left out."""
     made = command(
@@ -179,6 +181,7 @@ def test_the_command_trains_on_a_table(command: Command, table: Path, tmp_path: 
     assert (config.data.columns, config.data.label, config.data.normal) == (("temp", "load"), "state", "fine")
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("name", ["wine", "breast_cancer"])
 def test_real_tables_train_without_a_network(tmp_path: Path, name: str) -> None:
     """scikit-learn's own: the ELBO of held-out rows is above that of independent Gaussians, in the same units."""
@@ -273,6 +276,7 @@ def test_how_a_table_is_read_is_said(table: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_report")
 def test_text_is_encoded_as_columns_of_0_and_1(tmp_path: Path) -> None:
     """One for each value of the rows that are trained on, and known to the device, where a row scores the same."""
     kinds = np.random.default_rng(3).choice(["red", "green", "blue"], 300)

@@ -138,6 +138,7 @@ def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: P
         assert "image" not in result.out.replace(str(out), "")
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_stopped_training_of_rows_goes_on(readings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an epoch, resumed: the weights of a training that was not stopped, to the last bit."""
     config = PRESETS["vector"].replace(dataset=str(readings), epochs=2, hidden=(8,))
@@ -197,6 +198,7 @@ def test_columns_are_scaled_whatever_their_units(tmp_path: Path) -> None:
     assert [column["name"] for column in rows.preprocessing["columns"]] == [f"column {i}" for i in range(4)]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_scale_changes_no_model(tmp_path: Path) -> None:
     """The same rows in other units: the same weights, and an ELBO that differs by the logarithm of the units alone."""
     x = linear_gaussian(900)[0].astype(np.float64)
@@ -294,6 +296,7 @@ def test_a_likelihood_that_does_not_go_with_the_rows_is_refused(tmp_path: Path) 
         assert "an array's observations are not resized" in refused(tmp_path / "a.npy", **setting)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_binary_rows_have_bits_per_dimension(tmp_path: Path) -> None:
     """A run under Bernoulli: its ELBO is of a probability, and near the entropy of independent fair coins."""
     np.save(tmp_path / "coins.npy", np.random.default_rng(0).integers(0, 2, (2000, 20), dtype=np.int8))
