@@ -16,6 +16,7 @@ from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train.vae import VAE
 
 GOLDEN = "golden.npz"
+NETWORK = "the network in float64"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Candidate:
         return RuntimeVAE(Bundle(Path(self.precision), Manifest("", self.contract, {}), self.files), num_threads=1)
 
 
-def fp32(vae: VAE, observation: Observation, opset: int) -> Candidate:
-    """The graphs as they are computed: with float32 weights."""
+def fp32(vae: VAE, observation: Observation, opset: int, reference: str = NETWORK) -> Candidate:
+    """The graphs as they are computed: with float32 weights. reference: what `vae` is in float64, for people."""
     graphs = export(vae, observation.shape, opset)
-    return assemble("fp32", "the network in float64", vae, observation, *graphs)
+    return assemble("fp32", reference, vae, observation, *graphs)
 
 
 def export(vae: VAE, shape: Shape, opset: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:

@@ -13,13 +13,25 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from vae_export import contradictions, ends, exporter, layout, measured, onnx_graph, preprocessing, stated
+from vae_export import (
+    candidate,
+    contradictions,
+    ends,
+    exporter,
+    layout,
+    measured,
+    onnx_graph,
+    onnx_network,
+    preprocessing,
+    stated,
+)
 from vae_export.described import Decoder, Encoder, Part
 from vae_export.exporter import GATED, MAX_NATS, Exported, Told
 from vae_export.layout import Layout
+from vae_export.onnx_network import OnnxNetwork
 from vae_export.outputs import Gives
 from vae_export.stated import Stated
-from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.errors import ArgumentError, InputError, VaeError
 from vae_runtime.observation import Shape
 from vae_train import own_networks, pixels
 from vae_train.vae import VAE
@@ -58,7 +70,8 @@ def export(
     """Export a trained VAE as it is, and publish the bundle `out` if the runtime gives its numbers.
 
     encoder, decoder: modules, methods of one, or functions; or one object with encode() and decode(), or with an
-    encoder and a decoder, in the place of the former. They are left on their device and in their mode.
+    encoder and a decoder, in the place of the former. They are left on their device and in their mode. Or ONNX graphs
+    that were made elsewhere, paths of files or onnx.ModelProto: each of one input, float32, outputs by their names.
 
     observations: real ones [n, *shape], n >= 64, as the encoder takes them, or images as uint8 levels: the first 64 go
     through the gate, and all are what the figures are measured on.
@@ -84,7 +97,11 @@ def export(
         likelihood = encoder.likelihood if likelihood is None else likelihood
     if likelihood is None:
         raise ArgumentError("no likelihood", "None", 'say what the decoder was trained for, such as "bernoulli"')
-    parts = [Part(part) for part in _both(encoder, decoder)]
+    encoder, decoder = _both(encoder, decoder)
+    encoder, encoder_gives = _opened(encoder, "encoder", encoder_gives)
+    decoder, decoder_gives = _opened(decoder, "decoder", decoder_gives)
+    parts = [Part(part) for part in (encoder, decoder)]
+    of_graphs = any(isinstance(part, OnnxNetwork) for part in (encoder, decoder))
     with exporter.at_rest(nn.ModuleList(parts)):
         values = _array(observations)
         arranged, prepared = _layout(values, shape, axes, preprocessing)
@@ -101,6 +118,7 @@ def export(
         return exporter.export_vae(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
             provenance=provenance, preprocessing=prepared, evaluation=figures, keep_failing=keep_failing,
+            reference=onnx_network.REFERENCE if of_graphs else candidate.NETWORK,
         )  # fmt: skip
 
 
@@ -135,6 +153,17 @@ def _both(encoder: Any, decoder: Callable[..., Any] | None) -> tuple[Callable[..
     raise ArgumentError("no decoder", type(encoder).__name__, todo)
 
 
+def _opened(part: Any, role: str, gives: Gives | None) -> tuple[Any, Gives | None]:
+    """A network, read where it is an ONNX graph, and what it gives without what is random in it."""
+    if not onnx_network.is_graph(part):
+        return part, gives
+    network = onnx_network.read(part, role)
+    if network.stored != "FLOAT":
+        said = f"{network.which} is of {network.stored}: the bundle computes in float32"
+        warnings.warn(said, DescriptionWarning, stacklevel=3)
+    return network, network.without_random(gives)
+
+
 def _array(observations: ArrayLike) -> NDArray[Any]:
     """The observations as an array of uint8 levels or of numbers."""
     if isinstance(observations, torch.Tensor):
@@ -167,22 +196,24 @@ def _vae(
             which = f"mu {list(mu.shape)}, spread {list(logsigma.shape)}, for {len(some)} observations"
             todo = 'give [batch, *latent shape] of both; "moments" is one tensor of both'
             raise ArgumentError("encoder's outputs do not fit", which, todo)
+        if isinstance(network := getattr(parts[0], "network", None), OnnxNetwork):
+            network.check(arranged.to_network(some))
         contradictions.of_encoder(encoder, some)
         decoder = Decoder(parts[1], arranged, likelihood, decoder_gives, latent_scale)
         _called(decoder, mu[:2], "decoder")
+        if isinstance(network := getattr(parts[1], "network", None), OnnxNetwork):
+            network.check(mu / latent_scale)
         contradictions.of_decoder(decoder, mu[:2])
         latents = tuple(mu.shape[1:])
-        network: nn.Module = decoder
-        if "theta" in decoder.named(mu[:2]):
-            network = ends.without_sigmoid(decoder, mu[:2], "z to logits") or decoder
-    return VAE(encoder, network, latents, likelihood)
+        to_logits = ends.without_sigmoid(decoder, mu[:2], "z to logits") if "theta" in decoder.named(mu[:2]) else None
+    return VAE(encoder, to_logits or decoder, latents, likelihood)
 
 
 def _called(network: nn.Module, values: torch.Tensor, which: str) -> Any:
     """What a network gives. Raises ArgumentError with what it raised."""
     try:
         return network(values)
-    except ArgumentError:
+    except VaeError:
         raise
     except Exception as error:  # whatever a person's network raises
         reason = f"{type(error).__name__}: {error}"

@@ -88,6 +88,7 @@ def export_vae(
     evaluation: Told | Measure = None,
     fingerprint: Fingerprint | None = None,
     keep_failing: Path | None = None,
+    reference: str = candidate.NETWORK,
 ) -> Exported:
     """Export `vae`, compare its graphs with it in float64, and publish them as the folder `out` if all numbers agree.
 
@@ -97,7 +98,7 @@ def export_vae(
     measured on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest
     says of the training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. fingerprint:
     what the trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of
-    the gate.
+    the gate. reference: what the report says that the numbers were compared with.
 
     The VAE is left on its device and in its mode.
 
@@ -117,7 +118,7 @@ def export_vae(
     about = _about(vae, provenance, settings, preprocessing, None if callable(evaluation) else evaluation)
     probe = x[:GATED]
     with at_rest(vae):
-        made = candidate.fp32(vae, observation, opset)
+        made = candidate.fp32(vae, observation, opset, reference)
         if fingerprint is not None:
             trained.check(vae, probe, fingerprint, observation.noun)
         with publish.staging(out) as staging:

@@ -47,7 +47,7 @@ def fp16(plain: Candidate) -> Candidate:
     """
     vae, opset = rounded(plain.vae), plain.encoder.opset_import[0].version
     encoder, decoder = candidate.export(vae, plain.contract.observation.shape, opset)
-    reference = "the network in float64, its weights rounded to float16"
+    reference = f"{plain.reference}, its weights rounded to float16"
     halves = store_half(encoder), store_half(decoder)
     return candidate.assemble("fp16", reference, vae, plain.contract.observation, *halves)
 

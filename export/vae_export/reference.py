@@ -1,5 +1,7 @@
 """Graphs as ONNX's own evaluator runs them, operator by operator in NumPy: slow, and written apart from onnxruntime."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -7,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 _KNOWS_QUANTISING = 19  # the oldest opset of which the evaluator knows the quantising operators
 
-Arrays = list[NDArray[np.float32]]
+Arrays = list[NDArray[Any]]
 
 
 def readable(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -19,7 +21,7 @@ def readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @np.errstate(all="ignore")  # the sigmoid of a large number, say
-def run(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> Arrays:
-    """The outputs of a readable graph of one input. Raises whatever a rare operator raises."""
+def run(model: onnx.ModelProto, inputs: NDArray[Any]) -> Arrays:
+    """The outputs of a readable graph of one input, of its type. Raises whatever a rare operator raises."""
     evaluator = ReferenceEvaluator(model)
     return list(evaluator.run(None, {evaluator.input_names[0]: inputs}))

@@ -1,0 +1,297 @@
+"""A pair of ONNX files that were made elsewhere becomes a bundle, or is refused by what is wrong with it."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+import vae_export
+from support import elsewhere
+from vae_export import exporter, onnx_network, operators
+from vae_runtime import VAE, noise
+from vae_runtime.bundle import read
+from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.verify import verify
+
+Floats = NDArray[np.float32]
+
+ENCODER = """
+<ir_version: 8, opset_import: ["": 13]>
+encoder (float[1,8,8,1] pixels) => (float[1,3] z_mean, float[1,3] z_log_var, float[1,3] z)
+<int64[2] flat = {1, 128}, float half = {0.5}>
+{
+  channels_first = Transpose <perm = [0, 3, 1, 2]> (pixels)
+  convolved = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (channels_first, kernel, offset)
+  positive = Relu (convolved)
+  channels_last = Transpose <perm = [0, 2, 3, 1]> (positive)
+  row = Reshape (channels_last, flat)
+  product = MatMul (row, mean_weight)
+  z_mean = Add (product, mean_bias)
+  z_log_var = Gemm (row, variance_weight, variance_bias)
+  exponent = Mul (z_log_var, half)
+  sigma = Exp (exponent)
+  [draw] eps = RandomNormalLike (z_mean)
+  noise = Mul (sigma, eps)
+  z = Add (z_mean, noise)
+}
+"""
+DECODER = """
+<ir_version: 8, opset_import: ["": 13]>
+decoder (float[1,3] latents) => (float[1,8,8,1] dense_3)
+<int64[4] grid = {1, 4, 4, 8}>
+{
+  row = Gemm (latents, weight, bias)
+  elu = Elu (row)
+  channels_last = Reshape (elu, grid)
+  channels_first = Transpose <perm = [0, 3, 1, 2]> (channels_last)
+  larger = ConvTranspose <auto_pad = "SAME_UPPER", strides = [2, 2]> (channels_first, kernel, offset)
+  pixels = Transpose <perm = [0, 2, 3, 1]> (larger)
+  dense_3 = Sigmoid (pixels)
+}
+"""
+WEIGHTS = {
+    "encoder": {"kernel": (8, 1, 3, 3), "offset": (8,), "mean_weight": (128, 3), "mean_bias": (3,),
+                "variance_weight": (128, 3), "variance_bias": (3,)},
+    "decoder": {"weight": (3, 128), "bias": (128,), "kernel": (8, 1, 3, 3), "offset": (1,)},
+}  # fmt: skip
+
+
+def keras_like(role: str, change: Callable[[str], str] = lambda text: text) -> onnx.ModelProto:
+    """A graph as converters make it of Keras: channels last, outputs named, z drawn inside, a batch of 1."""
+    model = onnx.parser.parse_model(change({"encoder": ENCODER, "decoder": DECODER}[role]))
+    rng = np.random.default_rng(len(role) + len(WEIGHTS[role]))
+    for name, shape in WEIGHTS[role].items():
+        values = rng.normal(scale=0.2, size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+def run(model: onnx.ModelProto, x: Floats, name: str) -> NDArray[np.float64]:
+    """One output for rows that go through ONNX's own evaluator one by one."""
+    evaluator = ReferenceEvaluator(model)
+    rows = [evaluator.run([name], {evaluator.input_names[0]: row[None]})[0] for row in x]
+    return np.concatenate(rows).astype(np.float64)
+
+
+def bernoulli_elbo(encoder: onnx.ModelProto, decoder: onnx.ModelProto, x: Floats, eps: Floats) -> Any:
+    """By NumPy, of what files that give means, log variances and theta give."""
+    mu, logvar = (run(encoder, x, output.name) for output in encoder.graph.output[:2])
+    z = (mu + np.exp(logvar / 2) * eps).astype(np.float32)
+    theta = run(decoder, z, decoder.graph.output[0].name).reshape(x.shape)
+    log_prob = np.where(x > 0.5, np.log(theta), np.log1p(-theta)).reshape(len(x), -1).sum(1)
+    return log_prob - 0.5 * (np.exp(logvar) + mu**2 - 1 - logvar).sum(1)
+
+
+def eps_of(x: Floats, latents: int) -> Floats:
+    """As the runtime draws it."""
+    return noise.normal(0, noise.POSTERIOR, noise.index(x), latents)
+
+
+class Encoder(nn.Module):
+    """As many people's: convolutions, and a z that is drawn inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.LeakyReLU(0.2), nn.Flatten())
+        self.heads = nn.Linear(96, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, log variance and z."""
+        mu, logvar = self.heads(self.body(x)).chunk(2, dim=1)
+        return mu, logvar, mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+
+
+class Decoder(nn.Module):
+    """With a view, whose sizes the older exporter computes in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body = (
+            nn.Linear(3, 96),
+            nn.Sequential(nn.GELU(), nn.Upsample(scale_factor=2), nn.Conv2d(6, 1, 3, 1, 1)),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Theta."""
+        return torch.sigmoid(self.body(self.first(z).view(z.shape[0], 6, 4, 4)))
+
+
+def exported(network: nn.Module, example: Tensor, file: Path, outputs: list[str] | None, dynamo: bool = False) -> None:
+    """What torch.onnx.export writes."""
+    free: dict[str, Any] = {"dynamic_shapes": ({0: "batch"},)} if dynamo else {"dynamic_axes": {"input": {0: "batch"}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(), (example,), file, input_names=["input"], output_names=outputs, dynamo=dynamo,
+            opset_version=18 if dynamo else 13, verbose=False, **free,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def torch_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Files that torch's older exporter wrote, with names of its own."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    encoder = Encoder()
+    encoder(torch.rand(50, 1, 8, 8))  # running statistics of their own
+    exported(encoder, torch.zeros(2, 1, 8, 8), folder / "e.onnx", None)
+    exported(Decoder(), torch.zeros(2, 3), folder / "d.onnx", None)
+    return folder / "e.onnx", folder / "d.onnx"
+
+
+def test_files_of_torch(torch_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Numbered outputs are said in order; z and its noise are left out; the manifest says what was compared."""
+    x = elsewhere.digits()
+    made = vae_export.export(
+        *torch_pair, observations=x, likelihood="bernoulli", out=tmp_path / "bundle",
+        encoder_gives="mu, logvar, _", decoder_gives="theta",
+    )  # fmt: skip
+    bundle, some = read(made.path), x[:20]
+    assert made.verdicts[0].reference == "the ONNX files in float64, as ONNX's own evaluator has them"
+    assert bundle.manifest.parity is not None
+    assert bundle.manifest.parity.reference == made.verdicts[0].reference
+    assert bundle.manifest.evaluation is not None
+    assert all(row.passed for row in verify(bundle))
+    assert "Sigmoid" not in bundle.manifest.raw["onnx"]["operators"]["decoder"]
+    weights = [numpy_helper.to_array(w) for file in torch_pair for w in onnx.load(file).graph.initializer]
+    assert bundle.manifest.parameters == sum(w.size for w in weights if w.dtype == np.float32 and w.size > 1)
+    encoder, decoder = map(onnx.load, torch_pair)
+    expected = bernoulli_elbo(encoder, decoder, some, eps_of(some, 3))
+    np.testing.assert_allclose(VAE.load(made.path).elbo(some), expected, rtol=0, atol=1e-3)
+
+
+def test_graphs_as_of_keras(tmp_path: Path) -> None:
+    """Channels last, names of its own, opset 13, a batch of 1: the bundle takes batches of any size."""
+    x = elsewhere.digits()
+    encoder, decoder = keras_like("encoder"), keras_like("decoder")
+    made = vae_export.export(
+        encoder, decoder, observations=x.transpose(0, 2, 3, 1), axes="HWC", likelihood="bernoulli",
+        out=tmp_path / "bundle", decoder_gives="theta",
+    )  # fmt: skip
+    expected = bernoulli_elbo(encoder, decoder, x[:20].transpose(0, 2, 3, 1), eps_of(x[:20], 3))
+    np.testing.assert_allclose(VAE.load(made.path).elbo(x[:20]), expected, rtol=0, atol=1e-3)
+
+
+def test_a_damaged_weight_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_pair: tuple[Path, Path]
+) -> None:
+    """One weight of the graph that would be published, 1% off those of the file."""
+    real = exporter.onnx_graph.to_onnx
+
+    def off(*given: Any) -> onnx.ModelProto:
+        model = real(*given)
+        kernel = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+        values = numpy_helper.to_array(kernel).copy()
+        values.flat[np.abs(values).argmax()] *= 1.01
+        kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+        return model
+
+    monkeypatch.setattr(exporter.onnx_graph, "to_onnx", off)
+    with pytest.raises(vae_export.GateFailed, match="numeric gate failed"):
+        refused(*torch_pair, tmp_path)
+
+
+def refused(encoder: Any, decoder: Any, folder: Path, **given: Any) -> None:
+    """An export of digits that leaves nothing behind."""
+    said = {"encoder_gives": "mu, logvar, _", "decoder_gives": "theta", **given}
+    try:
+        vae_export.export(
+            encoder, decoder, observations=elsewhere.digits(), likelihood="bernoulli", out=folder / "b", **said
+        )
+    finally:
+        assert not (folder / "b").exists()
+
+
+def test_what_is_understood_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_pair: tuple[Path, Path]
+) -> None:
+    """ONNX's own evaluator is the judge of what a file means: here a slope is another."""
+    monkeypatch.setitem(operators.TRANSLATED, "LeakyRelu", lambda node, x: nn.functional.leaky_relu(x, 0.2001))
+    with pytest.raises(
+        BundleError, match=r"^ONNX graph is understood otherwise here: e\.onnx: .* is .* off what ONNX's"
+    ):
+        refused(*torch_pair, tmp_path)
+
+
+def test_a_decoder_of_other_latents_is_refused(torch_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """By the sizes that it takes."""
+    exported(nn.Linear(4, 64), torch.zeros(2, 4), tmp_path / "other.onnx", None)
+    with pytest.raises(
+        ArgumentError, match=r"does not fit the ONNX graph: other\.onnx takes \[batch, 4\], not \[batch, 3\]"
+    ):
+        refused(torch_pair[0], tmp_path / "other.onnx", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        ({"encoder_gives": {"mu": "z_mean", "logvar": "z"}}, "that is random: encoder: z (RandomNormalLike draw)"),
+        ({"encoder_gives": "mu, _, logvar"}, "output that is random: encoder: z (RandomNormalLike draw)"),
+        ({"encoder_gives": {"mu": "z_mean", "logvar": "there"}}, "encoder gives no there"),
+        ({"encoder_gives": "logsigma"}, "encoder gives no logsigma by its names: z_mean, z_log_var"),
+        ({"decoder_gives": "logits"}, "logits that end in sigmoid"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_refused(gives: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """By the names that the graph has, and by its last operators."""
+    x = elsewhere.digits().transpose(0, 2, 3, 1)
+    told = {"decoder_gives": "theta", **gives}
+    with pytest.raises(ArgumentError) as caught:
+        vae_export.export(
+            keras_like("encoder"), keras_like("decoder"), observations=x, axes="HWC", likelihood="bernoulli",
+            out=tmp_path / "bundle", **told,
+        )  # fmt: skip
+    assert said in str(caught.value)
+
+
+LABEL = ("pixels) =>", "pixels, float[1,128] label) =>")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([("=> (float[1,3] z_mean, float[1,3] z_log_var, ", "=> (")], "no function of one input: e.onnx: z is by Ran"),
+        ([LABEL, ("(row, mean_weight)", "(label, mean_weight)")], "z_log_var is by pixels"),
+        ([LABEL, ("Relu (convolved)", "Add (convolved, label)")], "z_log_var is by the inputs pixels, label; z is by"),
+        ([("Relu (convolved)", "Dropout (convolved, half, yes)"), ("float half =", "bool yes = {1}, float half =")],
+         "z_mean is by Dropout positive in training mode"),
+        ([("Relu (convolved)", "NonZero (convolved)")], "ONNX operator that is not known here: e.onnx: NonZero"),
+        ([("Relu (convolved)", "com.microsoft.Gelu (convolved)")], "outside of ONNX: e.onnx: com.microsoft::Gelu"),
+        ([('"": 13', '"": 6')], "opset that is not known here: e.onnx: 6; export it with opset 7 to"),
+    ],
+)  # fmt: skip
+def test_graphs_that_are_no_network_are_refused(changes: list[tuple[str, str]], said: str) -> None:
+    """By the node, or the inputs, that each output is made of."""
+    with pytest.raises(BundleError) as caught:
+        onnx_network.OnnxNetwork(changed("encoder", *changes), "e.onnx")
+    assert said in str(caught.value)
+
+
+def test_an_input_that_decides_nothing_is_no_hindrance() -> None:
+    """Such as the noise of a z that is not used."""
+    model = changed("encoder", LABEL, ("Mul (sigma, eps)", "Mul (sigma, label)"))
+    network = onnx_network.OnnxNetwork(model, "e.onnx")
+    assert network.input == "pixels"
+    assert list(network.left_out) == ["z"]
+
+
+def changed(role: str, *changes: tuple[str, str]) -> onnx.ModelProto:
+    """A graph as of Keras, with other words in its text."""
+
+    def change(text: str) -> str:
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        return text
+
+    return keras_like(role, change)
