@@ -27,6 +27,7 @@ import torch.distributed
 from vae_runtime.errors import EnvironmentUnfit
 from vae_train import data, distributed, loop, metrics, train
 from vae_train.config import PRESETS, Config, Place
+from vae_train.listener import Listener
 
 PAGE = Path(__file__).parents[2] / "docs" / "multi-node.md"
 STOPPED = "training stopped, its state saved: run; go on with: vae-train --resume run --device cpu"
@@ -396,7 +397,8 @@ def train_on_unlike_processors() -> None:
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": rank == "0"}  # type: ignore[assignment]
     train._run = lambda training, *rest: Path(f"precision-{rank}").write_text(training.config.optimiser.precision)  # type: ignore
     config = PRESETS["resnet"].replace(dataset="digits", hidden=(4,), dense=8)
-    train.train(config, Path("run"), Place(Path(), False, "cpu", threads=1), "vae-train")
+    listener = Listener(say=lambda text: print(text, file=sys.stderr))
+    train.train(config, Path("run"), Place(Path(), False, "cpu", threads=1), "vae-train", listener=listener)
 
 
 def test_products_are_the_first_processs(nursery: Nursery, tmp_path: Path) -> None:

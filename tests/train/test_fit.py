@@ -1,5 +1,7 @@
 """Training from Python: what `vae_train.fit` takes and gives, and that it prints nothing."""
 
+import base64
+import dataclasses
 import json
 import re
 import warnings
@@ -234,6 +236,24 @@ def test_pictures(tiny_run: Path) -> None:
     pictures = vae_train.load_run(tiny_run).figures()
     assert list(pictures) == ["samples", "reconstructions", "traversals", "latents", "kl", "scores", "curves"]
     assert all(isinstance(picture, Image.Image) for picture in pictures.values())
+
+
+def test_a_run_shows_itself_in_a_notebook(tiny_run: Path) -> None:
+    """Its figures and two pictures, whole in themselves: no script, no address, and no colour that a theme hides."""
+    run = vae_train.load_run(tiny_run)
+    run.evaluation["figures"]["log_likelihood_7"] = {"num_samples": 7, "mean": -1234.5, "standard_error": 0.25}
+    shown = run._repr_html_()
+    elbo = run.evaluation["figures"]["elbo"]
+    assert f"{elbo['mean']:,.2f} ± {elbo['standard_error']:,.2f}" in shown
+    assert "log p(x) ≥ (K = 7)" in shown and "-1,234.50 ± 0.25" in shown
+    sources = re.findall(r'src="data:image/png;base64,([^"]+)"', shown)
+    assert [base64.b64decode(data) for data in sources] == [
+        (tiny_run / f"{name}.png").read_bytes() for name in ("curves", "samples")
+    ]
+    assert shown.count("src=") == 2
+    assert not re.search(r"<script|https?:|[\s;\"]color:|#[0-9a-f]{3}", re.sub(r"base64,[^\"]+", "", shown))
+    run.settings = dataclasses.replace(run.settings, config=run.config.replace(dataset="<b>&"))
+    assert "&lt;b&gt;&amp;" in run._repr_html_()
 
 
 def test_labels_and_a_bundle(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.commands import Command, Result
 from vae_export import exporter, gate
 from vae_export.cli import main as vae_export
+from vae_runtime import bundle
 from vae_train import results
 from vae_train.cli import main
 from vae_train.data import Data
@@ -17,6 +18,8 @@ from vae_train.signals import Stopped
 
 SMALL = ("--hidden", 4, "--latent-dim", 2, "--epochs", 1, "--likelihood", "gaussian", "--device", "cpu")
 PASSED = gate.Comparison("mu", "real images", 1, tolerance=1.0, pytorch=0.0, max_abs=0.0, ulps=0.0, nats=0.0)
+
+SHIPPED = bundle.read(bundle.shipped()).manifest
 
 
 def write(path: Path, seed: int = 0) -> Path:
@@ -144,7 +147,7 @@ def test_a_precision_is_chosen_on_moved_images(
 
     def export_run(*given: object, observed: Data, **options: object) -> exporter.Exported:
         seen.append(observed.observation.shape)
-        return exporter.Exported(Path("bundle"), [gate.Verdict("fp16", "made up", [PASSED])], [], None)
+        return exporter.Exported(Path("bundle"), [gate.Verdict("fp16", "made up", [PASSED])], [], None, SHIPPED)
 
     monkeypatch.setattr(exporter, "export_run", export_run)
     moved = (project / "data" / "faces.npy").rename(tmp_path / "renamed.npy")

@@ -25,6 +25,7 @@ from vae_train import checkpoints, pitfalls, results, run_folder
 from vae_train import train as trainer
 from vae_train.asked import configured
 from vae_train.config import PRESETS, Config, Place
+from vae_train.datasets import Streams, is_stream
 from vae_train.given import Arrays, given_to, of_run
 from vae_train.listener import Listener
 from vae_train.recorders import Recorder, several
@@ -61,7 +62,7 @@ def fit(
     out: str | PathLike[str] | None = None,
     labels: ArrayLike | None = None,
     test_labels: ArrayLike | None = None,
-    name: str = IN_MEMORY,
+    name: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     data_root: str | PathLike[str] | None = None,
@@ -82,8 +83,11 @@ def fit(
     train: what to train on, an array, a tensor or a data frame:
         images [n, C, H, W] or [n, H, W], uint8 or uint16 levels, booleans or floats in [0, 1];
         rows of numbers [n, D], or rows in order [n, C] with `window`, or windows [n, C, T] with `window=T`;
-        or the path of such files as `vae-train --dataset` takes, or the name of a set: one of `config.DATASETS`.
-    test: what to test on, as `train`; None for a part of `train`, chosen as the command does.
+        or the path of such files as `vae-train --dataset` takes, or the name of a set: one of `config.DATASETS`;
+        or images or rows that are read as they are trained on, and never held as a whole: a `torch.utils.data.Dataset`
+        of items x or (x, label), or batches of them that can be iterated over again, as a DataLoader can.
+    test: what to test on, as `train`, and held in memory; None for a part of `train`, chosen as the command does, or of
+        a Dataset a tenth, 10,000 at most, which the seed chooses. Batches need it.
     preset: one of `presets()`; None for the usual one for such data. settings: any of `Config`, by its name, such as
         epochs, likelihood, latent_dim, seed; `vae_train.config` explains them. `columns` names the columns of an array,
         and chooses those of a data frame, whose classes are the column `label`.
@@ -99,6 +103,7 @@ def fit(
         the export of a person's own networks is tried before their first step.
 
     Raises Interrupted, which is a KeyboardInterrupt, where it is stopped: what was done is kept, and `resume` goes on.
+    The same data, settings and seed give the same weights on the same machine with as many threads.
     Raises InputError for data that cannot be trained on, ArgumentError for settings that cannot be, or a run folder
     that exists; EnvironmentUnfit, ResourceError.
     """
@@ -111,8 +116,9 @@ def fit(
         if isinstance(train, str | PathLike):
             dataset = os.fspath(train)
         else:
-            given = Arrays(train, test, labels, test_labels, asked.pop("columns", None), asked.pop("label", None))
-            dataset = name
+            of = {"columns": asked.pop("columns", None), "label": asked.pop("label", None)}
+            given = _given(train, test, labels, test_labels, **of)
+            dataset = name or (IN_MEMORY if isinstance(given, Arrays) else type(train).__name__)
         config = configured(dataset, preset, asked, given, hears.note)
         folder = _temporary() if out is None else Path(out)
         where = place(data_root, download, device, threads, config.network.model)
@@ -142,16 +148,19 @@ def resume(
 ) -> Run:
     """Go on with a training that was stopped, and end with the weights that it would have had without the break.
 
-    run: its folder. train, test, labels, test_labels: as they were given to `fit`, where they were in memory. model:
+    run: its folder. train, test, labels, test_labels: as they were given to `fit`, where no path names them. model:
     the function of a person's own networks, which may be imported. dataset: where the run's own files are now. The
-    others are as in `fit`, and so is what is raised; ArgumentError too where the run is finished.
+    others are as in `fit`, and so is what is raised; ArgumentError too where the run is finished, or of batches.
     """
     hears = listener or _listener(progress, callback)
     with _asked_from_python():
         folder = Path(run)
         given = None
         if train is not None:
-            given = Arrays(train, test, labels, test_labels, **of_run(run_folder.read_settings(folder)))
+            given = _given(train, test, labels, test_labels, **of_run(run_folder.read_settings(folder)))
+            if given.once:
+                todo = "train anew, or give a Dataset with len() and items by number"
+                raise ArgumentError("a training on batches cannot go on exactly where it was", folder, todo)
         where = place(data_root, download, device, threads, model, dataset)
         with _as_before():
             trainer.resume(folder, where, several(recorder), hears, given)
@@ -279,7 +288,12 @@ def draw_report(run: Run | str | PathLike[str], *, model: str | None = None, **p
             return results.report_run(found, results.load_data(found, where))
 
 
-def _finished(folder: Path, model: str | None, given: Arrays | None) -> Run:
+def _given(train: Any, *others: Any, **columns: Any) -> Arrays | Streams:
+    """Observations that are given in Python, in memory or to be read as they are trained on."""
+    return (Streams if is_stream(train) else Arrays)(train, *others, **columns)
+
+
+def _finished(folder: Path, model: str | None, given: Arrays | Streams | None) -> Run:
     """The run that was just trained, with its data where they are in memory alone."""
     while int(os.environ.get("RANK", "0")) and checkpoints.found(folder):
         time.sleep(0.1)  # the first process of several still measures and draws

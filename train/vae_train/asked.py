@@ -9,6 +9,7 @@ from vae_runtime.observation import Observation
 from vae_train import data
 from vae_train.config import DATASETS, Config, DataConfig, default_preset
 from vae_train.config import preset as preset_for
+from vae_train.datasets import Streams
 from vae_train.given import Arrays
 from vae_train.listener import silent
 
@@ -20,7 +21,7 @@ def configured(
     dataset: str,
     preset: str | None,
     settings: dict[str, Any],
-    given: Arrays | None = None,
+    given: Arrays | Streams | None = None,
     say: Callable[[str], None] = silent,
 ) -> Config:
     """All settings: those in `settings` that are not None, and of the preset, or of the data's own, what they lack.
@@ -49,7 +50,7 @@ def configured(
     return config
 
 
-def _looked_at(dataset: str, settings: dict[str, Any], given: Arrays | None) -> tuple[Observation, int]:
+def _looked_at(dataset: str, settings: dict[str, Any], given: Arrays | Streams | None) -> tuple[Observation, int]:
     """What is to be trained on, and how many there are; channels are given of a folder's images."""
     known = {name: settings[name] for name in _OF_DATA if name in settings}
     if given:

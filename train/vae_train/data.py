@@ -22,6 +22,7 @@ from vae_train import pixels
 from vae_train.config import DATASETS, Config, DataConfig, Place
 from vae_train.listener import silent as silent
 from vae_train.run_folder import Settings
+from vae_train.streamed import Streamed
 
 TEST_SHARE = 0.1
 USUAL_WINDOW = 64
@@ -34,10 +35,11 @@ class Data:
     """What a training observes: `train` and `test` [n, *shape], labels int64 [n], `names` the classes'.
 
     Values are float32, of images in [0, 1], or uint8 levels where images have such; a likelihood of these has others
-    rounded. preprocessing: how files became these values, for the run and the bundle. likelihood: what "auto" is here.
+    rounded. What is trained on may be read as it is needed. preprocessing: how files became these values, for the run
+    and the bundle. likelihood: what "auto" is here.
     """
 
-    train: Tensor
+    train: Tensor | Streamed
     test: Tensor
     test_labels: Tensor
     names: list[str]
@@ -61,11 +63,16 @@ class Data:
         return float(self.preprocessing.get("overlap", 1.0))
 
     def digest(self) -> str:
-        """sha256 of the bytes of all observations, to train on and to test on."""
+        """sha256 of the bytes of all observations, to train on and to test on; of what is streamed a sample's."""
         sha256 = hashlib.sha256()
-        for part in (self.train, self.test):
+        for part in (self.sample, self.test):
             sha256.update(part.numpy().tobytes())
         return sha256.hexdigest()
+
+    @property
+    def sample(self) -> Tensor:
+        """All that is trained on, or where it is streamed a part from all over it."""
+        return self.train if isinstance(self.train, Tensor) else self.train.sample
 
     def observed_test(self, binary: bool) -> Tensor:
         """The test observations as a likelihood sees them: as they are, or the literature's binary draw of images."""
@@ -73,16 +80,18 @@ class Data:
 
     @cached_property
     def _drawn_test(self) -> Tensor:
-        return pixels.literature_draw(self.train, self.test)
+        if isinstance(self.train, Tensor):
+            return pixels.literature_draw(self.train, self.test)
+        return pixels.fixed_draw(self.test)
 
     def observed_train(self, binary: bool) -> Tensor:
         """As many of those to train on, as a likelihood sees them; from all over, since files lie in order of class."""
-        some = self.train[:: max(1, len(self.train) // len(self.test))][: len(self.test)]
+        some = self.sample[:: max(1, len(self.sample) // len(self.test))][: len(self.test)]
         return pixels.fixed_draw(some) if pixels.drawn(binary, self.observation) else some
 
     def is_grey(self) -> bool:
         """Whether any value of [0, 1] is neither 0 nor 1."""
-        parts = (self.train, self.test)
+        parts = (self.sample, self.test)
         return any(bool(((part > 0) & (part < (255 if part.dtype == torch.uint8 else 1))).any()) for part in parts)
 
 

@@ -75,6 +75,8 @@ class Arrays:
         """How many observations are given to train on; of rows in order about how many windows."""
         return arrays.count_of(self.x.shape, data)
 
+    once = False  # what `Streams` may be
+
     def usual_window(self) -> int:
         """How many rows are a window where nothing says it: of windows [n, C, T] T, of rows 64."""
         return self.x.shape[2] if self.x.ndim == 3 else USUAL_WINDOW

@@ -1,8 +1,8 @@
-"""The training loop: epochs of steps down the negative bound, over observations held in memory."""
+"""The training loop: epochs of steps down the negative bound, over observations in memory or read as they come."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from vae_runtime.errors import ArgumentError
 from vae_train import augment, distributed, objectives, own_networks, pixels
 from vae_train.listener import bar_hidden
 from vae_train.state import TrainingState
+from vae_train.streamed import Batches, Items, Streamed
 from vae_train.vae import Pass
 
 LOOK_EVERY = 50  # steps between looks at the running ELBO and at trouble; each look waits for the device
@@ -20,7 +21,7 @@ MOST_SKIPPED = 20  # steps in a row without a finite gradient, after which a tra
 
 def fit(
     training: TrainingState,
-    levels: Tensor,
+    levels: Tensor | Streamed,
     end_epoch: Callable[[], None],
     after_step: Callable[[], None] = lambda: None,
     noun: str = "image",
@@ -28,7 +29,8 @@ def fit(
 ) -> None:
     """Train to the end, from wherever `training` is.
 
-    levels: the stored observations [n, *shape], on the VAE's device; `noun` is what one is called.
+    levels: the stored observations [n, *shape], on the VAE's device, or where they are read as they are needed what
+    gives them; `noun` is what one is called.
     `end_epoch` measures and moves `training` on after an epoch that is `measured`; `after_step` may raise to stop.
     Raises ArgumentError where the training diverges.
     """
@@ -49,17 +51,30 @@ def fit(
             end_epoch()
 
 
-def _epoch(training: TrainingState, levels: Tensor, after_step: Callable[[], None], bar: "tqdm[None]") -> None:
+def _epoch(
+    training: TrainingState, levels: Tensor | Streamed, after_step: Callable[[], None], bar: "tqdm[None]"
+) -> None:
     progress = training.progress
     bar.set_description_str(f"epoch {progress.epoch}/{training.most_epochs}")
     start = time.perf_counter() - progress.seconds
-    for rows in training.batches():
-        x, out = step(training, levels.index_select(0, rows))
+    for some in _batches(training, levels):
+        x, out = step(training, some)
         progress.seconds = time.perf_counter() - start
-        bar.update(len(rows))
+        bar.update(len(some))
         if progress.step % LOOK_EVERY == 1:
             _look(training, x, out, bar)
         after_step()
+
+
+def _batches(training: TrainingState, levels: Tensor | Streamed) -> Iterator[Tensor]:
+    """The stored observations of each batch of this epoch that is still to come, in random order."""
+    if isinstance(levels, Batches):
+        adam = training.config.optimiser
+        yield from levels.mixed(adam.batch_size, (adam.seed, training.progress.epoch))
+        return
+    assert isinstance(levels, Tensor | Items)
+    for rows in training.batches():
+        yield levels.index_select(0, rows)
 
 
 def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:

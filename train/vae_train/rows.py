@@ -66,7 +66,7 @@ def prepared(
     living = alive(columns, values, ~test, name, say)
     flags = [columns[i] for i in living if holds_flags(values[:, i])]
     if likelihood == AUTO:
-        likelihood = _chosen(flags, len(living), say)
+        likelihood = chosen(flags, len(living), say)
     unscaled = {"bernoulli": columns, "mixed": flags}.get(likelihood, ())
     known = [column(columns[i], values[~test, i], scaled=columns[i] not in unscaled) for i in living]
     kind = observation([column.name for column in known], likelihood)
@@ -84,7 +84,7 @@ def holds_flags(column: Doubles) -> bool:
     return bool(((column == 0) | (column == 1)).all())
 
 
-def _chosen(flags: Sequence[str | Indicator], columns: int, say: Callable[[str], None]) -> str:
+def chosen(flags: Sequence[str | Indicator], columns: int, say: Callable[[str], None]) -> str:
     """The likelihood of rows of so many columns, of which those named hold only 0 and 1, as `say` is told."""
     if not flags:
         return "gaussian"
@@ -161,7 +161,14 @@ def column(of: str | Indicator, values: Doubles, scaled: bool) -> Column:
     if not scaled:
         return Column(name, **made)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, spread = float(values.mean()), float(values.std())
+        return scaled_column(name, float(values.mean()), float(values.std()), **made)
+
+
+def scaled_column(name: str, mean: float, spread: float, **made: Any) -> Column:
+    """A column with this mean and spread; made: of which column and value, where it is one of 0 and 1.
+
+    Raises InputError for a spread that float64 can hardly divide by.
+    """
     if not 1e-150 < spread < 1e150:
         raise InputError(f"a spread of {spread:.0e}", f"column {name}", "give it in another unit, or leave it out")
     return Column(name, mean, spread, **made)

@@ -99,6 +99,11 @@ class Run:
             options["observed"] = load_data(self, place())  # what a precision costs is weighed on it
         return export_run(self, out, **options)
 
+    def _repr_html_(self) -> str:
+        from vae_train.notebook import html
+
+        return html(self)
+
     def __repr__(self) -> str:
         figure = self.evaluation["figures"]["elbo"]["mean"]
         of, noun = f"{self.config.data.dataset}, {self.config.made_by}", self.observation.noun

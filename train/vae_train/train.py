@@ -96,7 +96,7 @@ def train(
 def _note_grey(training: TrainingState, observations: Data, listener: Listener) -> None:
     """Say that a person's own grey levels are drawn as binary, where they are."""
     if pixels.drawn(training.vae.likelihood.binary, observations.observation) and observations.is_grey():
-        levels = observations.train.dtype == torch.uint8
+        levels = observations.sample.dtype == torch.uint8
         what, other = ("level / 255", "discretised-logistic") if levels else ("value", "gaussian")
         listener.note(f"grey levels are drawn as binary, P(1) = {what}; --likelihood {other} keeps them")
 
@@ -183,9 +183,9 @@ def _prepare(config: Config, observations: Data, where: torch.device, trusted: s
     torch.manual_seed(config.optimiser.seed)
     with memory_errors():
         vae = networks.build(config, observations.observation.shape, trusted)
-        networks.tell_binary(vae, observations.train)
+        networks.tell_binary(vae, observations.sample)
         networks.in_units(vae, observations.preprocessing)
-        networks.start_at_constant(vae, *pixels.moments(observations.train))
+        networks.start_at_constant(vae, *pixels.moments(observations.sample))
         if config.network.model is None:  # a person's own layers may rely on the order
             vae.to(memory_format=torch.channels_last)  # twice the speed for convolutions of few channels
         vae.to(where)
@@ -195,7 +195,7 @@ def _prepare(config: Config, observations: Data, where: torch.device, trusted: s
 def _try_out(training: TrainingState, observations: Data, export: pitfalls.Export | None) -> tuple[str, ...]:
     """What looks wrong in a person's own networks; nothing that happens there ends a training."""
     try:
-        found = pitfalls.try_out(training.vae, training.config, observations.train[:64], export)
+        found = pitfalls.try_out(training.vae, training.config, observations.sample[:64], export)
     except Exception as error:  # whatever the networks, or torch on them, may raise
         found = {"trial": f"the networks could not be tried out ({type(error).__name__}: {error})"}
     return tuple(" ".join(text.split()) for text in found.values())
@@ -352,7 +352,7 @@ def _describe(training: TrainingState, observations: Data) -> str:
     scaled = sum(column["scale"] != 1 for column in columns)
     which = "each" if scaled == len(columns) else f"{scaled} of them"
     values = f"{which} scaled to mean 0 and spread 1" if scaled else "values as they are"
-    if observations.train.dtype == torch.uint8:
+    if observations.sample.dtype == torch.uint8:
         values = "8-bit levels as they are" if training.vae.likelihood.discrete else "x = level / 255"
     drawn = "drawn as binary in every batch" if pixels.drawn(training.vae.likelihood.binary, kind) else values
     weights = sum(weight.numel() for weight in training.weights)
