@@ -206,6 +206,7 @@ def _data(manifest: Manifest) -> Iterator[str]:
     rows += [
         (f"training and test {noun}s", prepared.split),
         ("levels of grey or colour", prepared.levels),
+        ("preprocessing", prepared.in_words()),
         ("files left out as unreadable", prepared.unreadable),
     ]
     if known := [(name, _text(value)) for name, value in rows if value]:

@@ -103,7 +103,8 @@ def of(given: Any) -> Images:
     A size may be one number: of a resize that of the shorter side, of a crop that of both. Transforms are those of
     evaluation, of torchvision's first or second version, from a Pillow image to the network's input: Resize,
     CenterCrop, Grayscale, a conversion to floats, Normalize. How a file is opened they do not say: the runtime turns
-    pictures upright by their EXIF tag, and lays transparency over black.
+    pictures upright by their EXIF tag, and lays transparency over black. A bilinear Resize of
+    tensors, and a Grayscale after a Resize, are rounded otherwise than the device does: by a level of 255 at most.
     Raises ArgumentError, which names the word or the transform that cannot be translated, and says what to do.
     """
     if isinstance(given, Images):
@@ -172,9 +173,9 @@ class _Translation:
                 self._to_floats(scaled=True)
                 self._normalize(_numbers("mean", transform.mean), _numbers("std", transform.std), called)
             case name if name in _SAME:
-                if self.normalised or (name == "ToPILImage" and self.floats):
-                    raise _misplaced(called, "nothing but Normalize comes after the conversion to floats")
-                self.tensor = self.tensor or name in ("ToImage", "PILToTensor")
+                if name == "ToPILImage" and self.floats:
+                    raise _misplaced(called, "leave it out, and what made floats before it")
+                self.tensor = name != "ToPILImage" and (self.tensor or name in ("ToImage", "PILToTensor"))
             case name if name.startswith("Random") or name in _DRAWN:
                 todo = "it is drawn anew each time, as in training; give the transforms of evaluation"
                 raise ArgumentError("transform cannot be translated", called, todo)
@@ -198,16 +199,10 @@ class _Translation:
             raise ArgumentError("transform cannot be translated", called, "leave max_size out, and cut with CenterCrop")
         mode = getattr(transform.interpolation, "value", transform.interpolation)
         filter = _PILLOW.get(mode, mode)
-        if self.tensor and filter == "nearest":
-            raise ArgumentError(
-                "transform cannot be translated", called, "of tensors, give nearest-exact, or put it first"
+        if self.tensor and (filter != "bilinear" or getattr(transform, "antialias", None) is not True):
+            todo = (
+                "put it first: the device resizes pictures, which of tensors only bilinear with antialias=True equals"
             )
-        if self.tensor and filter in ("bilinear", "bicubic") and getattr(transform, "antialias", None) is not True:
-            raise ArgumentError(
-                "transform cannot be translated", called, "give antialias=True: it is never left out here"
-            )
-        if self.floats and filter in ("bicubic", "lanczos"):
-            todo = "put it before ToTensor: of floats it leaves [0, 1]"
             raise ArgumentError("transform cannot be translated", called, todo)
         self.steps.append(Step(resize=_sizes(size), filter=filter.removesuffix("-exact")))
 
@@ -292,8 +287,6 @@ def _step(given: Any) -> Step:
     if isinstance(given, Step):
         return given
     try:
-        if unknown := given.keys() - {each.name for each in fields(Step)}:
-            raise ValueError(f"no {', '.join(unknown)}")
         sizes = {name: [*read(given[name])] for name, read in (("resize", _sizes), ("crop", _both)) if name in given}
         return records.parse(Step, {**given, **sizes})
     except (AttributeError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
 _NO_DIGEST = "0" * 64
 _MOST = 2**31  # of any size
+_NAMED = 8  # columns in a line
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # as Pillow calls them
 
 
@@ -116,8 +117,10 @@ class Step:
     resize: tuple[int, ...] = ()
     crop: tuple[int, ...] = ()
     filter: str = "bilinear"
+    others: dict[str, Any] = field(default_factory=dict, metadata=records.OTHERS, repr=False)
 
     def __post_init__(self) -> None:
+        _refuse(self.others)
         sizes = self.resize or self.crop
         if bool(self.resize) == bool(self.crop) or len(sizes) > 2 or len(self.crop) == 1:
             raise ValueError("a step has either resize, [S] or [H, W], or crop, [H, W]")
@@ -125,6 +128,14 @@ class Step:
             raise ValueError(f"{'resize' if self.resize else 'crop'} is {list(sizes)}")
         if self.filter not in FILTERS:
             raise ValueError(f"filter is {self.filter!r}, and none of {', '.join(FILTERS)}")
+
+    def in_words(self) -> str:
+        """What it does to a picture."""
+        height, *width = self.resize or self.crop
+        if self.crop:
+            return f"cut to the {height} x {width[0]} at the centre"
+        to = f"{height} x {width[0]}" if width else f"{height} at the shorter side"
+        return f"resized to {to} ({self.filter})"
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,18 @@ class NetworkTakes:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     colours: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.mean and self.std):
+            raise ValueError("mean or std has no numbers")
+
+    def in_words(self) -> str:
+        """What it takes: a number, or where they differ one for each channel."""
+        mean, std = (
+            f"{each[0]:.4g}" if len({*each}) == 1 else f"[{', '.join(f'{value:.4g}' for value in each)}]"
+            for each in (self.mean, self.std)
+        )
+        return f"(x - {mean}) / {std}" + (f", in {self.colours}" if self.colours else "")
 
 
 @dataclass(frozen=True)
@@ -167,8 +190,28 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.full_scale is not None and not 0 < self.full_scale < 2**16:
             raise ValueError(f"full_scale is {self.full_scale}")
-        if self.others:
-            raise ValueError(f"{next(iter(self.others))} is not known to this release")
+        _refuse(self.others)
+
+    def in_words(self) -> str:
+        """What becomes of a picture, or of columns, before the network sees them; empty where that is the usual."""
+        words = []
+        if self.steps:
+            words.append("pictures are " + ", then ".join(step.in_words() for step in self.steps))
+        if self.grey:
+            words.append("colours become grey")
+        if self.network_takes is not None:
+            words.append(f"the graphs give the network {self.network_takes.in_words()}")
+        if self.columns:
+            names = [column.name for column in self.columns]
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            words.append(f"(value - mean) / scale of each column, {', '.join(names[:_NAMED])}{more}")
+        return "; ".join(words)
+
+
+def _refuse(others: dict[str, Any]) -> None:
+    """Raise ValueError for what this release would leave aside, and a later one follow."""
+    if others:
+        raise ValueError(f"{next(iter(others))} is not known to this release")
 
 
 @dataclass(frozen=True)

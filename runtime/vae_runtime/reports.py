@@ -118,6 +118,8 @@ def format_info(manifest: Manifest) -> str:
         "latents": f"{latents} dimensions, {contract.prior.name} prior",
         "graphs": ", ".join(graphs),
     }
+    if words := manifest.preprocessing.in_words():
+        lines["prepared"] = words
     if (made := manifest.provenance) is not None and made.command is not None:
         took = "" if made.training_seconds is None else f", in {made.training_seconds / 60:.1f} minutes"
         lines["made by"] = f"{made.command}{took}"

@@ -192,6 +192,14 @@ def test_the_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
         assert files[name][2:] == [f"{entry['size']:,}", f"`{entry['sha256']}`"]
 
 
+def test_the_card_says_how_pictures_are_prepared(tiny_bundle: Path) -> None:
+    """In the words of `vae-infer info`, where that is not what is always done."""
+    manifest = manifest_of(tiny_bundle)
+    assert "preprocessing" not in dict(cells(write(manifest), "data"))
+    manifest["preprocessing"]["steps"] = [{"resize": [28, 28], "filter": "box"}]
+    assert dict(cells(write(manifest), "data"))["preprocessing"] == "pictures are resized to 28 x 28 (box)"
+
+
 def test_the_card_says_what_the_model_is_not_for(any_bundle: Path) -> None:
     """Intended use and limits: its own kind of images and shape, no decisions about people, and binary pixels if so."""
     manifest = manifest_of(any_bundle)

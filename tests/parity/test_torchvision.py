@@ -74,3 +74,48 @@ def test_files_become_what_the_transforms_make_of_them(transforms: Any, mode: st
     """Level by level: upright and wide pictures, enlarged and made smaller, in colour and grey, PNG and JPEG."""
     opened = {name: image.convert("RGB") for name, image in pictures(tmp_path, mode, suffix).items()}
     assert apart(tmp_path, opened, transforms) < 1e-7  # ToDtype multiplies by 1 / 255, and is the last bit off
+
+
+def test_sixteen_bits_are_kept(tmp_path: Path):
+    """Within a level of 65,535: Pillow rounds while it resizes such pictures, and the runtime does not."""
+    transforms = v2.Compose([v2.Resize(24), v2.CenterCrop((16, 20)), FLOATS])
+    assert 0 < apart(tmp_path, pictures(tmp_path, "I;16", ".png"), transforms, channels=1) < 1.01 / 65535
+
+
+def test_grey_of_colours(tmp_path: Path):
+    """Grey before the resize is grey to the level, of one channel and of three; after it, it is rounded once more."""
+    opened = pictures(tmp_path, "RGB", ".png")
+    for channels in (1, 3):
+        first = v1.Compose([v1.Grayscale(channels), v1.Resize((16, 20)), v1.ToTensor()])
+        assert apart(tmp_path, opened, first, channels) == 0
+        last = v1.Compose([v1.Resize((16, 20)), v1.Grayscale(channels), v1.ToTensor()])
+        assert 0 < apart(tmp_path, opened, last, channels) < 1.01 / 255
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        v2.Compose([v2.ToImage(), v2.Resize(24, antialias=True), v2.CenterCrop((16, 20)), FLOATS]),
+        v1.Compose([v1.ToTensor(), v1.Resize(24, antialias=True), v1.CenterCrop((16, 20))]),
+    ],
+    ids=["levels", "floats"],
+)
+def test_resizes_of_tensors_are_a_level_off_at_most(transforms: Any, tmp_path: Path):
+    """They round otherwise than Pillow, which rounds to levels after each of the two directions."""
+    opened = pictures(tmp_path, "RGB", ".png")
+    assert 0 < apart(tmp_path, opened, transforms) < 1.01 / 255
+
+
+def test_transparency_lies_over_black(tmp_path: Path):
+    """What is opaque is as in `convert("RGB")`; what is not lies over black, where that keeps the hidden colours."""
+    opened = pictures(tmp_path, "RGBA", ".png")
+    transforms = v1.Compose([v1.Resize((16, 20)), v1.ToTensor()])
+    black = {
+        name: Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+        for name, image in opened.items()
+    }
+    assert apart(tmp_path, black, transforms) == 0
+    for name, image in opened.items():
+        image.putalpha(255)
+        image.save(name)
+    assert apart(tmp_path, {name: image.convert("RGB") for name, image in opened.items()}, transforms) == 0

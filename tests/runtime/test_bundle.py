@@ -385,6 +385,25 @@ def test_impossible_sizes_are_refused(forge, key: str, value: object):
     assert key in refuses(out, f"bundle's manifest not understood: {out}/manifest.json (ValueError: ")
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "words"),
+    [
+        ({"gamma": 2.2}, "gamma is not known to this release"),
+        ({"steps": [{"resize": [28, 28], "gamma": 2.2}]}, "gamma is not known to this release"),
+        ({"network_takes": {"mean": [], "std": [1]}}, "mean or std has no numbers"),
+        ({"steps": [{"resize": [28, 27]}]}, "preprocessing.steps do not end at [28, 28]"),
+        ({"steps": [{"resize": [28]}]}, "preprocessing.steps do not end at [28, 28]"),
+        ({"steps": [{"crop": [28, 28], "resize": [28]}]}, "either resize"),
+        ({"steps": [{"crop": [28]}]}, "crop, [H, W]"),
+        ({"steps": [{"resize": [28, 0]}]}, "resize is [28, 0]"),
+        ({"steps": [{"resize": [28, 28], "filter": "smooth"}]}, "filter is 'smooth'"),
+    ],
+)
+def test_preprocessing_that_is_not_understood_is_refused(forge, preprocessing: dict[str, object], words: str):
+    """Files would be prepared otherwise than the network has learnt; whoever knows arrays alone is not spared."""
+    refuses(forge(change=lambda manifest: manifest.update(preprocessing=preprocessing)), words)
+
+
 UNKNOWN = ["laplace", {"name": "laplace"}, {"name": []}, None, 3, [], {}]
 
 

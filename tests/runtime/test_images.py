@@ -11,7 +11,7 @@ from PIL import Image
 
 from support.sources import load
 from vae_runtime import InputError, images, outputs
-from vae_runtime.manifest import Preprocessing
+from vae_runtime.manifest import Preprocessing, Step
 from vae_runtime.observation import Shape
 
 GREY: Shape = (1, 28, 28)
@@ -495,3 +495,56 @@ def test_blocks_take_any_shape(shape: Shape):
     lines = images.blocks(np.ones((1, *shape), np.float32), 1).splitlines()
     assert len(lines) == -(-(shape[1] // 2) // 2)
     assert {len(line) for line in lines} == {shape[2] // 2}
+
+
+NOISE = np.random.default_rng(4).integers(0, 256, (60, 45, 3), np.uint8)
+TO_CUT = (Step(resize=(12,), filter="hamming"), Step(crop=(8, 10)))
+
+
+def test_steps_take_the_place_of_the_cut_and_the_resize():
+    """Squeezed with another filter, or resized by the shorter side and then cut, as Pillow does it."""
+    picture, filters = Image.fromarray(NOISE), Image.Resampling
+    squeezed, note = images.fit(picture, COLOUR, Preprocessing(steps=(Step(resize=(8, 10), filter="lanczos"),)))
+    np.testing.assert_array_equal(
+        images.levels(squeezed[None])[0], np.asarray(picture.resize((10, 8), filters.LANCZOS))
+    )
+    assert note == "from 45x60 RGB to 10x8 RGB"
+    cut, _ = images.fit(picture, COLOUR, Preprocessing(steps=TO_CUT))
+    expected = picture.resize((12, 16), filters.HAMMING).crop((1, 4, 11, 12))
+    np.testing.assert_array_equal(images.levels(cut[None])[0], np.asarray(expected))
+
+
+def test_a_cut_that_is_larger_than_the_picture_puts_black_around_it():
+    """A picture of 3 x 5 in one of 8 x 10, a pixel nearer to the end where it cannot be in the middle."""
+    picture = Image.new("RGB", (5, 3), "white")
+    x, note = images.fit(picture, COLOUR, Preprocessing(steps=(Step(crop=(8, 10)),)))
+    expected = np.zeros((3, 8, 10), np.float32)
+    expected[:, 2:5, 2:7] = 1
+    np.testing.assert_array_equal(x, expected)
+    assert note == "from 5x3 RGB to 10x8 RGB"
+
+
+def test_deep_pictures_take_the_same_steps_without_being_rounded():
+    """16-bit levels are resized as floats, by the same filter, and cut."""
+    levels = np.random.default_rng(1).integers(0, 4096, (60, 45), np.uint16)
+    x, _ = images.fit(Image.fromarray(levels), (1, 8, 10), Preprocessing(4095, steps=TO_CUT))
+    floats = Image.fromarray(levels.astype(np.float32) / np.float32(4095))
+    expected = np.asarray(floats.resize((12, 16), Image.Resampling.HAMMING).crop((1, 4, 11, 12)))
+    np.testing.assert_array_equal(x[0], expected)
+
+
+def test_colours_become_grey_for_a_model_of_three_channels():
+    """Where the network has learnt from grey pictures in three channels; nothing is said of a picture that is grey."""
+    size = (3, 60, 45)
+    x, note = images.fit(Image.fromarray(NOISE), size, Preprocessing(grey=True))
+    np.testing.assert_array_equal(images.levels(x[None])[0, ..., 2], np.asarray(Image.fromarray(NOISE).convert("L")))
+    assert (x == x[0]).all()
+    assert note == "from 45x60 RGB to 45x60 RGB without colour"
+    _, of_grey = images.fit(Image.fromarray(NOISE[..., 0]), size, Preprocessing(grey=True))
+    assert of_grey == "from 45x60 L to 45x60 RGB"
+
+
+def test_a_thread_of_a_picture_is_not_made_huge():
+    """A shorter side of one pixel that becomes a thousand would make a million of a thousand pixels."""
+    with pytest.raises(InputError, match=r"1,000,000x1,000 pixels on its way: a\.png; make its sides more alike"):
+        images.fit(Image.new("L", (1000, 1)), GREY, Preprocessing(steps=(Step(resize=(1000,)),)), "a.png")

@@ -268,6 +268,28 @@ def test_info_names_a_density(linear, likelihood: str):
 
 
 @pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"levels": "as they are"}, None),
+        ({"steps": [{"resize": [32], "filter": "box"}, {"crop": [28, 28]}], "grey": True},
+         "pictures are resized to 32 at the shorter side (box), then cut to the 28 x 28 at the centre; "
+         "colours become grey"),
+        ({"steps": [{"resize": [28, 28]}], "network_takes": {"mean": [0.5] * 3, "std": [0.5, 0.25, 1]}},
+         "pictures are resized to 28 x 28 (bilinear); the graphs give the network (x - 0.5) / [0.5, 0.25, 1]"),
+        ({"network_takes": {"mean": [0, 0, 0], "std": [1, 1, 1], "colours": "BGR"}},
+         "the graphs give the network (x - 0) / 1, in BGR"),
+        ({"columns": [{"name": f"c{i}"} for i in range(9)]},
+         "(value - mean) / scale of each column, c0, c1, c2, c3, c4, c5, c6, c7 and 1 more"),
+    ],
+)  # fmt: skip
+def test_info_says_how_files_are_prepared(tiny_bundle, how: dict[str, object], words: str | None):
+    """In a line, where that is not what is always done."""
+    manifest = manifests.of({**VAE.load(tiny_bundle).manifest.raw, "preprocessing": how})
+    lines = dict(line.split(maxsplit=1) for line in format_info(manifest).splitlines())
+    assert lines.get("prepared") == words
+
+
+@pytest.mark.parametrize(
     ("nats", "said"),
     [(0.25, "0.2500 +- 0.0100 nats per image below"), (-0.002, "0.0020 +- 0.0100 nats per image above")],
 )
