@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vae_export import summary
+from vae_export import pair_options, summary
 from vae_runtime import extras
 from vae_runtime.command import run
 from vae_runtime.errors import BundleError, InputError, printable
@@ -78,6 +78,7 @@ A run folder of such a name is ./check or ./card.
 @click.option("--dataset", type=_PATH, help="Where the run's own observations are now.")
 @click.option("--no-download", is_flag=True, help="Never use the network.")
 @click.option("--from", "origin", metavar="MODULE:FUNCTION", help="A VAE from elsewhere, described by this function.")
+@pair_options.options
 @click.option("--observations", type=_PATH, help="Its real observations: an .npy or .npz array, 64 or more.")
 @click.version_option(package_name="vae-edge")
 def cli(
@@ -95,16 +96,25 @@ def cli(
     no_download: bool,
     origin: str | None,
     observations: Path | None,
+    **pair: Any,
 ) -> None:
     """Export RUN, or the newest one in runs, as a bundle of checked ONNX graphs.
 
     Nothing is published unless the shipped runtime gives PyTorch's numbers. With --from, a VAE that was trained
-    elsewhere is exported; examples/bring_your_own.py of the project's source is one.
+    elsewhere is exported; examples/bring_your_own.py of the project's source is one. With --encoder and --decoder, it
+    is one of which there are ONNX files.
     """
-    if origin and (run_folder or best or model or dataset):
-        raise click.UsageError("--from goes without RUN, --best, --model and --dataset: it is another VAE than a run's")
-    if observations and not origin:
-        raise click.UsageError("--observations goes with --from: a run has its own")
+    paired = any(value is not None for value in pair.values())
+    if (origin or paired) and (run_folder or best or model or dataset):
+        which = "--from" if origin else "--encoder"
+        raise click.UsageError(
+            f"{which} goes without RUN, --best, --model and --dataset: it is another VAE than a run's"
+        )
+    if origin and paired:
+        raise click.UsageError("--from says all of a VAE itself: leave out --encoder and what goes with it")
+    if observations and not (origin or paired):
+        raise click.UsageError("--observations goes with --from or --encoder: a run has its own")
+    described = pair_options.told(pair, observations, out) if paired else None
     for name, value in (("--max-nats", max_nats), ("--dataset", dataset)):
         if precision == "fp32" and value is not None:
             raise click.UsageError(f"{name} goes with another --precision than fp32")
@@ -115,9 +125,9 @@ def cli(
 
     how: dict[str, Any] = {"opset": opset, "precision": precision, "keep_failing": keep_failing}
     how["max_nats"] = exporter.MAX_NATS if max_nats is None else max_nats
-    if origin:
-        folder = out or Path("bundles") / origin.partition(":")[0].rpartition(".")[2]
-        _publish(lambda: _from_elsewhere(origin, observations, folder, how), folder, how, verbose)
+    if origin or described:
+        folder = out or Path("bundles") / str(origin).partition(":")[0].rpartition(".")[2]
+        _publish(lambda: _from_elsewhere(origin or described, observations, folder, how), folder, how, verbose)
         return
     if run_folder is None:
         run_folder = newest_run(_RUNS)
@@ -129,11 +139,11 @@ def cli(
     _publish(lambda: exporter.export_run(run, out, observed=observed, **how), out, how, verbose)
 
 
-def _from_elsewhere(origin: str, observations: Path | None, out: Path, how: dict[str, Any]) -> "Exported":
-    """Export the VAE that a person's function describes; doubts about the description are said."""
+def _from_elsewhere(origin: Any, observations: Path | None, out: Path, how: dict[str, Any]) -> "Exported":
+    """Export the VAE that a person's function, or a dict, describes; doubts about the description are said."""
     from vae_export import elsewhere
 
-    described = elsewhere.described(origin)
+    described = elsewhere.described(origin) if isinstance(origin, str) else origin
     if observations:
         from vae_runtime import array_files
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 import vae_export
 from support import elsewhere
+from support.commands import Command
 from vae_export import exporter, onnx_network, operators
+from vae_export.cli import main as vae_export_command
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.errors import ArgumentError, BundleError
@@ -170,16 +172,58 @@ def test_files_of_torch(torch_pair: tuple[Path, Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(VAE.load(made.path).elbo(some), expected, rtol=0, atol=1e-3)
 
 
-def test_graphs_as_of_keras(tmp_path: Path) -> None:
+def test_graphs_as_of_keras_by_the_command(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels last, names of its own, opset 13, a batch of 1: the bundle takes batches of any size."""
+    monkeypatch.chdir(tmp_path)
     x = elsewhere.digits()
     encoder, decoder = keras_like("encoder"), keras_like("decoder")
-    made = vae_export.export(
-        encoder, decoder, observations=x.transpose(0, 2, 3, 1), axes="HWC", likelihood="bernoulli",
-        out=tmp_path / "bundle", decoder_gives="theta",
-    )  # fmt: skip
+    onnx.save(encoder, "e.onnx")
+    onnx.save(keras_like("decoder"), "d.onnx", save_as_external_data=True, location="d.weights", size_threshold=0)
+    np.save("x.npy", x.transpose(0, 2, 3, 1))
+    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
+    ran = command(vae_export_command, "--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--out", "bundles/mine")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith(
+        "fp32 in onnxruntime against the ONNX files in float64, as ONNX's own evaluator has them\n"
+    )
     expected = bernoulli_elbo(encoder, decoder, x[:20].transpose(0, 2, 3, 1), eps_of(x[:20], 3))
-    np.testing.assert_allclose(VAE.load(made.path).elbo(x[:20]), expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(VAE.load("bundles/mine").elbo(x[:20]), expected, rtol=0, atol=1e-3)
+
+
+PAIR = ("--encoder", "e.onnx", "--decoder", "d.onnx", "--observations", "x.npy", "--out", "bundles/b")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--encoder", "e.onnx"), 2, "a pair of ONNX files needs --decoder, --likelihood, --observations, --out too"),
+        (("--axes", "HWC", "run"), 2, "--encoder goes without RUN"),
+        (("--from", "mine:networks", "--axes", "HWC"), 2, "--from says all of a VAE itself"),
+        ((*PAIR, "--likelihood", "{gaussian"), 2, "'{gaussian' is no JSON object: "),
+        ((*PAIR, "--likelihood", "bernoulli", "--shape", "1,8,8"), 2, "'1,8,8' is no shape such as 1x28x28"),
+        ((*PAIR, "--likelihood", "bernoulli"), 3, "ONNX file is missing: e.onnx; name the file"),
+        ((*PAIR, "--likelihood", "bernoulli", "--encoder", "x.npy"), 3, "no ONNX file: x.npy ("),
+        ((*PAIR, "--likelihood", "bernoulli", "--encoder", "moved.onnx"), 3, "no ONNX file: moved.onnx ("),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_a_line(
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    """And nothing is published."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", elsewhere.digits())
+    onnx.save(keras_like("encoder"), "moved.onnx", save_as_external_data=True, location="gone", size_threshold=0)
+    Path("gone").unlink()
+    ran = command(vae_export_command, *words)
+    assert (ran.code, ran.out) == (code, "")
+    assert message in ran.err
+    assert ran.err.count("\n") == 1
+    assert not Path("bundles").exists()
 
 
 def test_a_damaged_weight_does_not_pass(
