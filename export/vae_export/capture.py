@@ -7,24 +7,24 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from vae_export import code_lines, promises
+from vae_export import any_batch, code_lines, promises
 from vae_export.code_lines import Line, Owns, refusal
 from vae_runtime.errors import BundleError
 
 _BRANCH = "write torch.where(condition, a, b), which computes both, instead of branches, loops and checks on values"
 _BATCH = "write x.shape[0], without int or len, -1 or flatten(1) instead, and the whole batch at once"
-_OTHER_WAY = (
-    "write it so that it does the same for any number of observations; where a library's function chooses, write "
-    "what it computes: (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
-)
+_OTHER_WAY = "write it so that it does the same for any number of observations"
 _FEWER_BITS = "leave autocast and 16-bit types out of the network; vae-train --precision bfloat16 has them in training"
 _UNRUN = "change that layer, or take another that onnxruntime runs"
-_OPERATOR = "write it with operators that ONNX has instead"
+_OPERATOR = (
+    "write it with operators that ONNX has instead, as (a[:, None] - b).square().sum(-1).sqrt() for torch.cdist(a, b)"
+)
 _TORCH = "write it with torch's operators on whole tensors instead"
 
 
@@ -38,12 +38,12 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
         reason = f"{type(compiled).__name__} as torch.compile made it"
         raise refusal(None, reason, "leave torch.compile out of what makes the networks", names)
 
-    def trace() -> ExportedProgram:
-        return torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
+    def trace(example: Tensor = example, batch: Any = None) -> ExportedProgram:
+        return torch.export.export(module, (example,), dynamic_shapes=({0: batch or Dim("batch")},))
 
     with quiet():
         try:
-            program = trace()
+            program = _traced(trace, example)
             promises.check(program, owns, names)
         except (BundleError, MemoryError):
             raise
@@ -53,6 +53,19 @@ def capture(module: nn.Module, example: Tensor, names: str) -> ExportedProgram:
                 line = code_lines.of_fixed_size(module, trace, owns)
             raise refusal(line, reason, todo, names) from None
     return program
+
+
+def _traced(trace: any_batch.Trace, example: Tensor) -> ExportedProgram:
+    """The network traced for any batch size, even if its code asks how large one is and then does the same."""
+    try:
+        return trace(example)
+    except Exception as error:
+        failed = error
+    if str(failed).count("Not all values of") == 1 and "Dim('batch', max=" in str(failed):  # and nothing else
+        program = any_batch.same_for_any(trace, example)
+        if program is not None:
+            return program
+    raise failed
 
 
 def untranslated(error: torch.onnx.OnnxExporterError, module: nn.Module, names: str) -> BundleError:
