@@ -55,8 +55,6 @@ def observations(
         first = _first(lines, 2 if observation.kind != SERIES else min(observation.shape[-1] + 1, _LOOKED_AT))
         table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in these lines
         columns = Columns(sources.columns_of(table, preprocessing.columns, observation.shape[0]))
-        if table.layout.decimal == ",":
-            note(f"numbers are read with a decimal comma: {NAME}")
         cut = sources.windowing(observation, preprocessing, stride)
         time = cut.time if cut.time in table.layout.names else None
         if time is None and cut.interval is not None:
@@ -65,6 +63,9 @@ def observations(
         told: dict[str, str] = {}
         none, left_out = True, 0
         for some in _then(first[table.layout.header :], lines):
+            if table.look(some) and "decimal" not in told:
+                told["decimal"] = f"numbers are read with a decimal comma: {NAME}"
+                note(told["decimal"])
             parsed = table.parse(some, columns.numbers, row, drop_missing, time, columns.texts)
             block, unseen = columns.of(parsed, table, drop_missing)
             row += len(some)

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
@@ -79,7 +79,7 @@ class Table:
         with self._lines() as lines:
             self._first = list(islice(filter(is_row, lines), _LOOKED_AT))
         with reading(name, TODO):  # a field may be longer than csv takes
-            self.layout = _layout(self._first, name)
+            self.layout, self._decimal_seen = _layout(self._first, name)
 
     def __len__(self) -> int:
         return self.count.rows
@@ -129,6 +129,12 @@ class Table:
         )
         block = self._fast(lines, wanted, row)
         return block if block is not None else self._slow(lines, wanted, row, drop_missing)
+
+    def look(self, lines: list[str]) -> bool:
+        """Find the decimal mark in lines to come, where all numbers so far were whole; whether that is a comma."""
+        if not self._decimal_seen and (mark := _decimal(self._records(lines), self.layout.delimiter)):
+            self.layout, self._decimal_seen = replace(self.layout, decimal=mark), True
+        return self._decimal_seen and self.layout.decimal == ","
 
     def first(self) -> dict[str, list[str]]:
         """The fields of the first rows as they are written, by column, but for rows with more or fewer."""
@@ -295,24 +301,31 @@ def as_label(text: str, decimal: str = ".") -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _layout(lines: list[str], name: str) -> Layout:
-    """How the table that begins with these lines is written."""
+def _layout(lines: list[str], name: str) -> tuple[Layout, bool]:
+    """How the table that begins with these lines is written, and whether its decimal mark shows in them."""
     if not lines:
         raise InputError("empty table", name, "give a header and rows")
     if re.match(r"\s*(\{|\[\s*([\[{]|$))", lines[0]):
         raise InputError("JSON, which is not read", name, "save it as CSV")
     delimiter = next((mark for mark in _DELIMITERS if _is_delimiter(mark, lines)), ",")
     fields = list(csv.reader(lines, delimiter=delimiter))
-    below = [field for row in fields[1:] or fields for field in row]
-    commas, points = (any(map(mark.fullmatch, below)) for mark in (_DECIMAL_COMMA, _DECIMAL_POINT))
-    decimal = "," if delimiter != "," and (commas or (delimiter == ";" and not points)) else "."
+    seen = _decimal(fields[1:] or fields, delimiter)
+    decimal = seen or ("," if delimiter == ";" else ".")
     names = [field.strip() for field in fields[0]]
     header = any(not field or not is_number(field, decimal) for field in names)
     if header and (several := sorted({field for field in names if field and names.count(field) > 1})):
         raise InputError(f"column {several[0]} comes twice", name, "give each column a name of its own")
     taken = tuple(field if header and field else f"column {i}" for i, field in enumerate(names))
     unnamed = tuple(f"column {i}" for i, field in enumerate(names) if header and not field)
-    return Layout(taken, delimiter, decimal, header, unnamed)
+    return Layout(taken, delimiter, decimal, header, unnamed), seen is not None
+
+
+def _decimal(rows: Iterable[list[str]], delimiter: str) -> str | None:
+    """The decimal mark of numbers in these rows; None where all are whole."""
+    fields = [field for row in rows for field in row]
+    if delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, fields)):
+        return ","
+    return "." if any(map(_DECIMAL_POINT.fullmatch, fields)) else None
 
 
 def _is_delimiter(mark: str, lines: list[str]) -> bool:

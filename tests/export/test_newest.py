@@ -16,6 +16,7 @@ from vae_train.cli import main as vae_train
 Command = Callable[..., Any]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_report")
 def test_three_commands_without_a_word_more(
     command: Command, digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

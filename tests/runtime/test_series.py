@@ -255,6 +255,22 @@ def test_a_stream_of_whole_numbers_may_have_a_decimal_comma_later(series: Path):
     assert part.x[0, :, -1].tolist() == [25.25, 305.5]
 
 
+@pytest.mark.parametrize(("delimiter", "mark"), [(";", "."), (";", ","), ("\t", ",")])
+def test_a_stream_of_rows_may_begin_with_whole_numbers(forge: Forge, delimiter: str, mark: str):
+    """The first number that is not whole says how decimals are written, which is said where it is a comma."""
+    rows = [["a", "b", "c"], ["1", "2", "3"], ["4", f"5{mark}5", "6"], ["7", f"8{mark}25", "9"]]
+    lines = "\n".join(map(delimiter.join, rows)).encode()
+
+    class Lines(io.BytesIO):
+        def read1(self, most: int | None = -1, /) -> bytes:
+            return self.readline()
+
+    said: list[str] = []
+    parts = VAE.load(bundles.linear(forge, "gaussian", (3,))).follow(Lines(lines), note=said.append)
+    assert [part.x.tolist() for part in parts] == [[[1, 2, 3]], [[4, 5.5, 6]], [[7, 8.25, 9]]]
+    assert said == ["numbers are read with a decimal comma: standard input"] * (mark == ",")
+
+
 def test_a_folder_may_have_a_recording_without_a_window(command, series: Path):
     """It is said, and the others are scored; where none has one, that is an error."""
     Path("days").mkdir()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import data, loop, metrics, results, run_folder, train
+from vae_train import data, loop, metrics, results, run_folder, state, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place, vector
 from vae_train.state import Metrics, TrainingState
@@ -111,7 +111,7 @@ def test_patience_ends_a_training(digits: data.Data) -> None:
     """It ends with the first metrics that are 200 steps, here two measurements, after the best ones."""
     rows = fit(HASTY, digits).progress.metrics
     for i, row in enumerate(rows):
-        waited = (row["epoch"] - metrics.best(rows[: i + 1])["epoch"]) * 13
+        waited = (row["epoch"] - state.best(rows[: i + 1])["epoch"]) * 13
         assert (waited >= 200) == (row is rows[-1])
     assert rows[-1]["epoch"] < 200
 
@@ -181,7 +181,7 @@ def test_the_weights_of_the_highest_test_elbo_are_kept(
     """Out of patience, model.safetensors has them, and its figures are theirs; what was done is said and recorded."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
     train.train(HASTY, tmp_path / "run", HERE, command="vae-train")
-    best = metrics.best(run_folder.read_metrics(tmp_path / "run"))
+    best = state.best(run_folder.read_metrics(tmp_path / "run"))
     for kept in (run_folder.load(tmp_path / "run"), run_folder.load(tmp_path / "run", best=True)):
         assert kept.evaluation["figures"]["elbo"]["mean"] == pytest.approx(best["test_elbo"], rel=1e-6)
     optimiser = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["optimiser"]

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import checkpoints, data, loop, metrics, pixels, results, train
+from vae_train import checkpoints, data, loop, metrics, pixels, results, state, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 from vae_train.state import Metrics, TrainingState
@@ -179,7 +179,7 @@ def test_a_fall_that_is_waited_out_is_told_at_the_end_alone() -> None:
 def test_the_best_epoch_is_the_first_with_the_highest_test_elbo() -> None:
     """Among equals the earlier, so that the weights of a plateau are written once."""
     past = rows({"test_elbo": -99.0}, {"test_elbo": -91.0}, {"test_elbo": -91.0}, {"test_elbo": -95.0})
-    assert metrics.best(past)["epoch"] == 2
+    assert state.best(past)["epoch"] == 2
 
 
 def test_an_epoch_in_one_line() -> None:
@@ -263,8 +263,8 @@ def test_forty_images_are_learnt_by_heart(digits: data.Data) -> None:
     past = fit(long, few)
     (line,) = metrics.trouble(past, 8)
     assert line.startswith(f"over-fitting: test ELBO {past[-1]['test_elbo']:.2f}, and ")
-    assert f"at epoch {metrics.best(past)['epoch']}, while" in line
-    assert 10 < metrics.best(past)["epoch"] < 150
+    assert f"at epoch {state.best(past)['epoch']}, while" in line
+    assert 10 < state.best(past)["epoch"] < 150
 
 
 def test_a_learning_rate_that_is_too_high_lets_the_elbo_fall(digits: data.Data) -> None:

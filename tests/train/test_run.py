@@ -17,7 +17,7 @@ from PIL import Image
 import vae_train
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.observation import Observation
-from vae_train import bounds, checkpoints, data, metrics, results, run_folder, train
+from vae_train import bounds, checkpoints, data, metrics, results, run_folder, state, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 
@@ -253,7 +253,7 @@ def test_the_best_epoch_is_kept_beside_the_last(
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
     run = falling(TINY, digits_root, tmp_path / "run", monkeypatch)
     rows = run_folder.read_metrics(run)
-    assert metrics.best(rows)["epoch"] == 2
+    assert state.best(rows)["epoch"] == 2
     best, last = run_folder.load(run, best=True), run_folder.load(run)
     assert not torch.equal(best.vae.state_dict()["decoder.last.bias"], last.vae.state_dict()["decoder.last.bias"])
     drawn = load(digits_root).observed_test(binary=True)

@@ -11,7 +11,7 @@ import vae_export
 from support.commands import Command
 from vae_runtime import VAE, noise
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import bounds, data, networks, run_folder, train
+from vae_train import bounds, data, networks, report, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place, preset, series
 
@@ -192,6 +192,7 @@ def test_the_command_trains_on_windows(command: Command, tmp_path: Path, monkeyp
     assert (run.config.data.window, run.config.data.stride, run.config.preset) == (WINDOW, 4, "series")
     assert (tmp_path / "runs/t-series/report.html").read_text().count("<img") > 4
     np.save("x.npy", windows(rows(), list(range(0, 591, 2))))
+    monkeypatch.setattr(report, "draw", lambda *given: None)  # that of the first has been looked at
     made = command(main, "--dataset", "x.npy", "--preset", "series", *small_ones)
     assert made.code == 0, made.err
     assert "vae-train: note: 10 rows are a window; --window says otherwise" in made.err

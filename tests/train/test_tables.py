@@ -255,10 +255,47 @@ def test_a_folder_of_tables_is_read_as_one(table: Path) -> None:
     assert (rows.digest(), rows.test_labels.tolist()) == (alone.digest(), alone.test_labels.tolist())
     assert data.look(DataConfig(str(folder))) == (Observation("vector", (4,), None), 600)
     (folder / "a.csv").write_text("temp,load\n1,2\n")
-    with pytest.raises(InputError, match=r"tables of different columns in a folder: column pressure of .*a\.csv "):
+    with pytest.raises(InputError, match=r"no column state: .*a\.csv; it has temp, load"):
         load(folder, **settings)
     (folder / "a.png").touch()
     assert data.look(DataConfig(str(folder)))[0].kind == "image"
+
+
+def test_tables_of_other_columns_have_those_that_are_named(table: Path) -> None:
+    """A folder's tables may differ in the others; one that lacks a named column is named."""
+    lines = table.read_text().splitlines()
+    folder = table.parent / "days"
+    folder.mkdir()
+    (folder / "a.csv").write_text("\n".join([lines[0], *lines[1:201]]))
+    (folder / "b.csv").write_text(
+        "\n".join([f"new,{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[201:]))])
+    )
+    with pytest.raises(InputError, match=r"different columns in a folder: column new of .*; .*with --columns"):
+        load(folder)
+    rows, _ = load(folder, columns=("temp", "load"))
+    alone, _ = load(table, columns=("temp", "load"))
+    assert rows.digest() == alone.digest()
+    with pytest.raises(InputError, match=r"no column new: .*a\.csv") as caught:
+        load(folder, columns=("temp", "new"))
+    assert "room" in str(caught.value)
+
+
+def test_what_may_be_no_measurement_is_said(tmp_path: Path) -> None:
+    """Dates in eight digits and a column that rises from row to row are trained on, and a line says so.
+
+    Not where they are named.
+    """
+    days = [20240100 + 100 * (i % 12) + 1 + i % 28 for i in range(600)]
+    lines = [f"{day},{i / 8},{x},{y}" for i, (day, (x, y, _)) in enumerate(zip(days, readings(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["day,id,temp,pressure", *lines]))
+    rows, said = load(tmp_path / "t.csv")
+    assert names(rows) == ["day", "id", "temp", "pressure"]
+    todo = "it is trained on; --columns names those that are to be"
+    assert said == [
+        f"column day holds numbers that look like dates, as 20240131; {todo}",
+        f"column id rises from row to row, as a counter or a time does; {todo}",
+    ]
+    assert load(tmp_path / "t.csv", columns=("day", "id", "temp"))[1] == []
 
 
 def test_how_a_table_is_read_is_said(table: Path) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vae_train import bounds
 from vae_train.config import Config
-from vae_train.state import Metrics, TrainingState
+from vae_train.state import Metrics, TrainingState, best
 
 ACTIVE = 0.01  # variance of mu over the data, above which a latent dimension is active (Burda et al. 2016, section 5.2)
 # Steps of a run. With so many, scikit-learn's digits have 81 percent (preset tutorial) and 59 percent (gated) of what
@@ -65,11 +65,6 @@ def measure(training: TrainingState, train: Tensor, test: Tensor) -> Metrics:
         observations_per_second=(progress.epoch - before) * training.num_observations / progress.seconds,
     )
     return {name: value for name, value in asdict(epoch).items() if value is not None}
-
-
-def best(metrics: list[Metrics]) -> Metrics:
-    """The epoch with the highest test ELBO."""
-    return max(metrics, key=lambda row: row["test_elbo"])
 
 
 def outcome(training: TrainingState) -> str:

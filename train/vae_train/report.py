@@ -12,7 +12,7 @@ from vae_runtime import outputs
 from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_runtime.observation import VECTOR
-from vae_train import metrics, pictures, unusual
+from vae_train import metrics, pictures, state, unusual
 from vae_train.bounds import bits_per_dimension
 from vae_train.data import Data
 from vae_train.pictures import Picture
@@ -323,7 +323,7 @@ def _figures(run: Run) -> str:
 
 
 def _epochs(rows: list[Metrics], noun: str) -> str:
-    best = metrics.best(rows)
+    best = state.best(rows)
     step = (len(rows) - 1) / max(1, min(len(rows), _MOST_ROWS - 1) - 1)
     chosen = {round(i * step) for i in range(min(len(rows), _MOST_ROWS - 1))} | {rows.index(best)}
     columns = {
@@ -374,7 +374,7 @@ def _commands(folder: Path, run: Run, rows: list[Metrics]) -> str:
         f"vae-export {at} --out {bundle}{own}",
         f"vae-infer --bundle {bundle} sample -n 16",
     ]
-    best, patient = metrics.best(rows), run.config.optimiser.patient
+    best, patient = state.best(rows), run.config.optimiser.patient
     hint = (
         f"The weights are those of epoch {best['epoch']:.0f}, with the highest test ELBO."
         if patient

@@ -11,7 +11,7 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
 from vae_runtime.observation import IMAGE, VECTOR, Observation
-from vae_train import bounds, checkpoints, data, fingerprint, metrics, networks, pixels, report, run_folder
+from vae_train import bounds, checkpoints, data, fingerprint, metrics, networks, pixels, report, run_folder, state
 from vae_train.bounds import Measured
 from vae_train.config import Place
 from vae_train.data import Data
@@ -112,7 +112,7 @@ def finish(out: Path, training: TrainingState, observations: Data, listener: Lis
     figure, kind = Figure(**summary["figures"]["elbo"]), observations.observation
     dimensions = bits(vae.likelihood.discrete, figure.mean, kind.size)
     listener.result(f"test ELBO {figure} nats per {kind.noun}{dimensions}, {facts['binarisation']}")
-    top = metrics.best(training.progress.metrics)
+    top = state.best(training.progress.metrics)
     if config.optimiser.patient:
         if line := metrics.outcome(training):
             listener.result(line)

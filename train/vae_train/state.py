@@ -18,6 +18,11 @@ _NORM_EVERY = 10  # steps
 _MEASURE_EVERY = 100  # steps at least, where the number of passes is not given
 
 
+def best(metrics: list[Metrics]) -> Metrics:
+    """The epoch with the highest test ELBO."""
+    return max(metrics, key=lambda row: row["test_elbo"])
+
+
 @dataclass
 class Progress:
     """Where a training is: `step` steps of epoch `epoch` (from 1) are done, and metrics of epochs before.
@@ -118,8 +123,7 @@ class TrainingState:
         past, asked = self.progress.metrics, self.config.optimiser
         if not (asked.patient and asked.patience and past):
             return False
-        top = max(past, key=lambda row: row["test_elbo"])
-        return (past[-1]["epoch"] - top["epoch"]) * self.steps_per_epoch >= asked.patience
+        return (past[-1]["epoch"] - best(past)["epoch"]) * self.steps_per_epoch >= asked.patience
 
     @property
     def over(self) -> bool:

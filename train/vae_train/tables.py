@@ -1,5 +1,6 @@
 """A person's own table, CSV or its like, one row an observation; the runtime reads it, and columns are chosen here."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -25,6 +26,9 @@ _INSTEAD = dict.fromkeys(["time", "no name"], "--columns names those to train on
 _INSTEAD["text"] = "--encode makes columns of 0 and 1 of such"
 _MOST_VALUES = 100  # of a column that is encoded: each is a column
 _MANY = 50_000  # rows, from which a bar shows how far reading is
+_DATE = re.compile(r"\s*(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])\s*")
+_FEW_RISING = 20  # rows, which may rise by chance
+_LEAVE_OUT = "it is trained on; --columns names those that are to be"
 _TIMES = {"time", "timestamp", "date", "datetime", "zeit", "datum"}
 
 
@@ -84,6 +88,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         say(f"{total - count:,} of {total:,} rows have a missing value and are left out")
     values.resize((count, len(columns)), refcheck=False)
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
+    _say_odd(tables[0], data, columns, [values], say)
     taken = None if data.label is None else labels_of(labels, tables[0].layout.decimal, say)
     return rows.prepared(config, data.dataset, columns, values, taken, say)
 
@@ -108,7 +113,32 @@ def _series(config: Config, tables: list[Table], columns: list[str | Indicator],
     if left_out := sum(map(len, tables)) - sum(len(file.rows) for file in files.values()):
         why = "a missing value" if data.normal is None else f"a missing value or another label than {data.normal}"
         say(f"{left_out:,} of {sum(map(len, tables)):,} rows have {why} and are left out, and no window crosses them")
+    _say_odd(tables[0], data, columns, [file.values for file in files.values()], say)
     return series.prepared(config, data.dataset, columns, files, time, say)
+
+
+def _say_odd(
+    table: Table,
+    data: DataConfig,
+    columns: list[str | Indicator],
+    files: list[rows.Doubles],
+    say: Callable[[str], None],
+) -> None:
+    """Say which columns are taken as numbers and may be no measurements, where nobody named them: dates, and counters.
+
+    files: the values [n, columns] of each.
+    """
+    if data.columns:
+        return
+    first = table.first()
+    dates = [name for name in map(str, columns) if name in first and all(map(_DATE.fullmatch, first[name]))]
+    if dates:
+        which = f"{dates[0]} holds" if len(dates) == 1 else f"{', '.join(dates)} hold"
+        say(f"column{'s' * (len(dates) > 1)} {which} numbers that look like dates, as 20240131; {_LEAVE_OUT}")
+    for i, column in enumerate(columns):
+        rising = all((np.diff(values[:, i]) > 0).all() for values in files)
+        if str(column) not in dates and rising and max(map(len, files)) > _FEW_RISING:
+            say(f"column {column} rises from row to row, as a counter or a time does; {_LEAVE_OUT}")
 
 
 def _of_label(block: Block, data: DataConfig, table: Table) -> Block:
@@ -159,7 +189,10 @@ def _say_how(tables: list[Table], window: int | None, say: Callable[[str], None]
 
 
 def _open(data: DataConfig) -> list[Table]:
-    """The table, or those in the folder, by name. Raises InputError where one has other columns than the first."""
+    """The table, or those in the folder, by name.
+
+    Raises InputError where one has other columns than the first, or lacks one of those that are named.
+    """
     if data.image_size or data.channels or data.levels:
         todo = "leave out --image-size, --channels and --levels"
         raise ArgumentError("a table has no images", data.dataset, todo)
@@ -167,10 +200,14 @@ def _open(data: DataConfig) -> list[Table]:
     files = map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]
     tables = [_table(file, (found := Path(file).stat()).st_size, found.st_mtime_ns) for file in files]
     first = tables[0]
+    named = {*(data.columns or ()), *(data.encode or ()), *filter(None, [data.label])}
     for table in tables[1:]:
-        if other := sorted(set(first.layout.names) ^ set(table.layout.names)):
+        if data.columns and (missing := sorted(named - set(table.layout.names))):
+            raise InputError(f"no column {missing[0]}", table.name, f"it has {', '.join(table.layout.names)[:200]}")
+        if not data.columns and (other := sorted(set(first.layout.names) ^ set(table.layout.names))):
             which = f"column {other[0]} of {first.name} and {table.name}"
-            raise InputError("tables of different columns in a folder", which, "give all the same")
+            todo = "give all the same, or name those that all have with --columns"
+            raise InputError("tables of different columns in a folder", which, todo)
     return tables
 
 

@@ -29,6 +29,7 @@ from vae_train import (
     results,
     run_folder,
     signals,
+    state,
 )
 from vae_train.config import AUTO, DATASETS, Config, Place
 from vae_train.data import Data, Source
@@ -261,7 +262,7 @@ class _Between:
         if not self.first:
             return
         past = training.progress.metrics
-        if metrics.best(past) is past[-1]:
+        if state.best(past) is past[-1]:
             run_folder.save_weights(self.out, training.vae, best=True)
         self.record(past[-1], training.vae, self.seen[1])
         self._save()
