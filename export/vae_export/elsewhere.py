@@ -15,6 +15,7 @@ from torch import nn
 
 from vae_export import (
     candidate,
+    columns,
     contradictions,
     ends,
     exporter,
@@ -32,8 +33,8 @@ from vae_export.onnx_network import OnnxNetwork
 from vae_export.outputs import Gives
 from vae_export.stated import Stated
 from vae_runtime.errors import ArgumentError, InputError, VaeError
-from vae_runtime.observation import Shape
-from vae_train import own_networks, pixels
+from vae_runtime.observation import IMAGE, Shape
+from vae_train import networks, own_networks, pixels
 from vae_train.vae import VAE
 
 NUM_SAMPLES = 64  # draws of z, of the bound
@@ -86,7 +87,9 @@ def export(
     that they take, "HWC" or "TC". latent_scale: z is that many times what the encoder gives, as with diffusers'
     scaling_factor.
     preprocessing: how pictures became what the encoder takes: torchvision's transforms, or words such as {"mean": 0.5,
-    "std": 0.5} of pixels in [0, 1], as `vae_export.preprocessing.of` takes them.
+    "std": 0.5} of pixels in [0, 1], as `vae_export.preprocessing.of` takes them. How values became it: one of
+    scikit-learn's scalers, or words such as {"columns": [...], "mean": [...], "std": [...]}, as
+    `vae_export.columns.of` takes them; the device then takes the columns as they are measured.
     name: what the figures call the observations. num_samples: draws of z of the bound, K. provenance: what the manifest
     says of the training. opset, precision, max_nats, keep_failing: as in `export_vae`.
 
@@ -109,6 +112,7 @@ def export(
         vae = _vae(
             parts, arranged, stated.likelihood(likelihood, arranged), encoder_gives, decoder_gives, latent_scale, x
         )
+        networks.in_units(vae, prepared or {})
         sigma = stated.fit_sigma(vae, x)
         if sigma is not None:
             todo = 'likelihood={"name": "gaussian", "sigma": ...} states another'
@@ -224,10 +228,12 @@ def _called(network: nn.Module, values: torch.Tensor, which: str) -> Any:
 def _layout(
     values: NDArray[Any], shape: Shape | None, axes: str | None, given: Any | None
 ) -> tuple[Layout, dict[str, Any] | None]:
-    """How observations lie, and what the manifest says of their preprocessing."""
+    """How observations lie, and what the manifest says of their preprocessing: columns are scaled by the device."""
     arranged = layout.of(values.shape[1:], shape, axes)
     if given is None:
         return arranged, None
+    if arranged.observation.kind != IMAGE:
+        return arranged, columns.of(given).entry(arranged.observation) or None
     images = preprocessing.of(given).completed(arranged.observation)
     reverse = images.colours == "BGR"
     mean, std = (each[:: -1 if reverse else 1] for each in (images.mean, images.std))  # in our order

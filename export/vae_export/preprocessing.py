@@ -37,7 +37,7 @@ class Images:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+            object.__setattr__(self, name, numbers(name, getattr(self, name)))
         object.__setattr__(self, "steps", tuple(_step(step) for step in self.steps))
         if min(self.std) <= 0:
             raise ArgumentError(
@@ -166,12 +166,12 @@ class _Translation:
             case "ToDtype":
                 self._convert(_dtype(transform.dtype), transform.scale, called)
             case "Normalize":
-                self._normalize(_numbers("mean", transform.mean), _numbers("std", transform.std), called)
+                self._normalize(numbers("mean", transform.mean), numbers("std", transform.std), called)
             case "ImageClassification":  # what torchvision's weights come with
                 self._resize(transform.resize_size, transform, called)
                 self.steps.append(Step(crop=_both(transform.crop_size)))
                 self._to_floats(scaled=True)
-                self._normalize(_numbers("mean", transform.mean), _numbers("std", transform.std), called)
+                self._normalize(numbers("mean", transform.mean), numbers("std", transform.std), called)
             case name if name in _SAME:
                 if name == "ToPILImage" and self.floats:
                     raise _misplaced(called, "leave it out, and what made floats before it")
@@ -298,7 +298,7 @@ def _written(step: Step) -> dict[str, Any]:
     return {"crop": [*step.crop]} if step.crop else {"resize": [*step.resize], "filter": step.filter}
 
 
-def _numbers(name: str, given: Any) -> Numbers:
+def numbers(name: str, given: Any) -> Numbers:
     """One or several finite numbers, from a number, a sequence, an array or a tensor."""
     try:
         given = given.tolist() if hasattr(given, "tolist") else given
