@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ import safetensors.torch
 import torch
 import torch.distributed
 
+import vae_train
 from vae_runtime.errors import EnvironmentUnfit
 from vae_train import data, distributed, loop, metrics, train
 from vae_train.config import PRESETS, Config, Place
 from vae_train.listener import Listener
+from vae_train.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "multi-node.md"
 STOPPED = "training stopped, its state saved: run; go on with: vae-train --resume run --device cpu"
@@ -408,6 +411,24 @@ def test_products_are_the_first_processs(nursery: Nursery, tmp_path: Path) -> No
     assert [(tmp_path / f"precision-{rank}").read_text() for rank in range(2)] == ["bfloat16", "bfloat16"]
     assert "products in bfloat16: the processor has avx512_bf16" in ended.errs[0]
     assert "products" not in ended.errs[1]
+
+
+def fit_arrays() -> None:
+    """Run by each process: training from Python on the same arrays, and the sum of the weights that it has then."""
+    warnings.simplefilter("ignore")
+    levels = np.random.default_rng(0).integers(0, 256, (400, 1, 8, 8), dtype=np.uint8)
+    settings: Settings = {"hidden": 8, "latent_dim": 2, "epochs": 2}
+    run = vae_train.fit(levels, out="run", device="cpu", threads=1, progress=False, **settings)
+    print(sum(weight.double().sum().item() for weight in run.vae.state_dict().values()))
+
+
+def test_arrays_are_trained_on_by_several_processes(nursery: Nursery, tmp_path: Path) -> None:
+    """`vae_train.fit` gives each process the same run, whose weights are those of one process but for rounding."""
+    two, one = nursery.run(2, [tmp_path] * 2, function="fit_arrays"), tmp_path / "one"
+    assert two.codes == [0, 0], two.errs
+    alone = nursery.run(1, [one], function="fit_arrays")
+    assert float(two.outs[0]) == float(two.outs[1]) == pytest.approx(float(alone.outs[0]), abs=1e-5)
+    assert two.errs == ["", ""]
 
 
 def ask_each_other() -> None:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import re
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 import vae_train
 from vae_runtime import VAE as RuntimeVAE
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, results, run_folder
+from vae_train import data, loop, results, run_folder
 from vae_train.cli import main
 from vae_train.config import PART_OF
 from vae_train.given import Arrays
@@ -142,7 +143,9 @@ def test_figures_are_measured_where_the_data_are(tmp_path: Path) -> None:
     assert found.log_likelihood.mean >= found.elbo.mean - 0.2
     assert run.evaluation["figures"]["log_likelihood_5"]["mean"] == found.log_likelihood.mean
     loaded = vae_train.load_run(tmp_path / "run")
-    with pytest.raises(InputError, match=f"^the run's data were in memory: {tmp_path}/run; give them to vae_train"):
+    with pytest.raises(
+        InputError, match=f"^the run's data were given in Python: {tmp_path}/run; give them to vae_train"
+    ):
         loaded.evaluate(5)
     assert loaded.evaluate(5, test=test) == found
     with pytest.warns(vae_train.TrainingNote, match="not the run's own test observations") as caught:
@@ -236,6 +239,62 @@ def test_pictures(tiny_run: Path) -> None:
     pictures = vae_train.load_run(tiny_run).figures()
     assert list(pictures) == ["samples", "reconstructions", "traversals", "latents", "kl", "scores", "curves"]
     assert all(isinstance(picture, Image.Image) for picture in pictures.values())
+
+
+def test_pictures_of_a_temporary_run_are_drawn_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the end of each training, of which a person makes many; and once."""
+    drawn: list[Path] = []
+
+    def draw(folder: Path, run: vae_train.Run, observations: data.Data) -> None:
+        drawn.append(folder)
+        Image.new("L", (3, 2)).save(folder / "samples.png")
+        (folder / results.report.PAGE).touch()
+
+    monkeypatch.setattr(results.report, "draw", draw)
+    run = vae_train.fit(IMAGES, **SMALL)
+    assert drawn == []
+    assert run.figures()["samples"].size == (3, 2)
+    assert "data:image/png;base64," in run._repr_html_()
+    assert drawn == [run.path]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, *given: Any, **settings: Any) -> vae_train.Interrupted:
+    """Stop a training at a step, as Ctrl-C or a notebook's button does."""
+    with monkeypatch.context() as patch:
+        step, calls = loop.step, iter(range(1, 10**6))
+
+        def stop(*given: Any) -> Any:
+            if next(calls) == at:
+                signal.raise_signal(signal.SIGINT)
+            return step(*given)
+
+        patch.setattr(loop, "step", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            vae_train.fit(*given, **settings)
+    assert isinstance(caught.value, vae_train.Interrupted)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["arrays", "a path", "temporary"])
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It is a KeyboardInterrupt that names `resume`, which ends with the weights of a training without a break."""
+    np.save(tmp_path / "x.npy", IMAGES)
+    given = (tmp_path / "x.npy",) if kind == "a path" else (IMAGES[:150], IMAGES[150:])
+    whole = vae_train.fit(*given, **SMALL)
+    out = None if kind == "temporary" else tmp_path / "run"
+    error = interrupted(monkeypatch, 4, *given, out=out, **SMALL)
+    again = "" if kind == "a path" else ", train, test"
+    assert str(error).endswith(f"; go on with: vae_train.resume('{error.folder}'{again})")
+    assert equal(vae_train.resume(error.folder, *(() if kind == "a path" else given)), whole)
+
+
+def test_arrays_are_needed_again_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of arrays says so where it is gone on with without them, or with others."""
+    interrupted(monkeypatch, 4, IMAGES, out=tmp_path / "run", **SMALL)
+    with pytest.raises(InputError, match=r"^the run's data were given in Python: .*/run; give them to vae_train"):
+        vae_train.resume(tmp_path / "run")
+    with pytest.raises(InputError, match=r"^images are not the run's: .*; give those"):
+        vae_train.resume(tmp_path / "run", IMAGES[::-1])
 
 
 def test_a_run_shows_itself_in_a_notebook(tiny_run: Path) -> None:

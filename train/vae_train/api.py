@@ -91,7 +91,8 @@ def fit(
     preset: one of `presets()`; None for the usual one for such data. settings: any of `Config`, by its name, such as
         epochs, likelihood, latent_dim, seed; `vae_train.config` explains them. `columns` names the columns of an array,
         and chooses those of a data frame, whose classes are the column `label`.
-    out: a new folder for the run; None for a temporary one, which goes when this process ends.
+    out: a new folder for the run; None for a temporary one, which goes when this process ends, and in which pictures
+        are drawn when they are first asked for.
     labels, test_labels: the class of each, for the map of latents and for `normal`. name: what arrays are called.
     device: "auto", "cpu" or "cuda". threads: on the CPU; None for VAE_EDGE_THREADS, or the cores there are.
     data_root: folder of the named sets; None for VAE_EDGE_DATA, or `data`. download: whether they may be downloaded.
@@ -108,12 +109,16 @@ def fit(
     that exists; EnvironmentUnfit, ResourceError.
     """
     hears = listener or _listener(progress, callback)
-    with _asked_from_python():
+    named = isinstance(train, str | PathLike)
+    with _asked_from_python(() if named else ("train",) if test is None else ("train", "test")):
         extras.require_posix("training")
         extras.require("train", "training")
         asked = checked(settings)
         given, dataset = None, ""
         if isinstance(train, str | PathLike):
+            if test is not None:
+                todo = "give both as arrays, or leave test out: a part of train is kept"
+                raise ArgumentError("test data beside a path or a name", os.fspath(train), todo)
             dataset = os.fspath(train)
         else:
             of = {"columns": asked.pop("columns", None), "label": asked.pop("label", None)}
@@ -124,7 +129,9 @@ def fit(
         where = place(data_root, download, device, threads, config.network.model)
         export = exports() if config.network.model and export_check else None
         with _as_before():
-            trainer.train(config, folder, where, _call(preset, settings), several(recorder), export, hears, given)
+            recorders = several(recorder)
+            drawn = out is not None or bool(recorders)
+            trainer.train(config, folder, where, _call(preset, settings), recorders, export, hears, given, drawn)
             return _finished(folder, config.network.model, given)
 
 
@@ -153,7 +160,8 @@ def resume(
     others are as in `fit`, and so is what is raised; ArgumentError too where the run is finished, or of batches.
     """
     hears = listener or _listener(progress, callback)
-    with _asked_from_python():
+    again = [name for name, value in (("train", train), ("test", test)) if value is not None]
+    with _asked_from_python(again):
         folder = Path(run)
         given = None
         if train is not None:
@@ -295,7 +303,8 @@ def _given(train: Any, *others: Any, **columns: Any) -> Arrays | Streams:
 
 def _finished(folder: Path, model: str | None, given: Arrays | Streams | None) -> Run:
     """The run that was just trained, with its data where they are in memory alone."""
-    while int(os.environ.get("RANK", "0")) and checkpoints.found(folder):
+    finished = folder / run_folder.EVALUATION
+    while int(os.environ.get("RANK", "0")) and (checkpoints.found(folder) or not finished.exists()):
         time.sleep(0.1)  # the first process of several still measures and draws
     run = run_folder.load(folder, model)
     run.data = given.loaded if given else None
@@ -355,8 +364,11 @@ def _in_python(text: str) -> str:
 
 
 @contextmanager
-def _asked_from_python() -> Iterator[None]:
-    """Let errors name settings, and an interruption be Python's own, where no command is asking."""
+def _asked_from_python(again: Sequence[str] = ()) -> Iterator[None]:
+    """Let errors name settings, and an interruption be Python's own, where no command is asking.
+
+    again: the data that `resume` would need.
+    """
     try:
         yield
     except VaeError as error:
@@ -365,5 +377,7 @@ def _asked_from_python() -> Iterator[None]:
         if isinstance(error, Stopped) and error.number == signal.SIGINT:
             error = Interrupted(error.number, error.folder, error.options)
         error.what, error.which, error.todo = (_in_python(part) for part in (error.what, error.which, error.todo))
+        if isinstance(error, Stopped):
+            error.todo = error.todo.removesuffix(")") + "".join(f", {name}" for name in again) + ")"
         error.args = error.what, error.which, error.todo
         raise error from None

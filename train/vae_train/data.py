@@ -211,8 +211,8 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
     where a named set is given a path.
     """
     config, given = settings.config, place.dataset
-    if settings.in_memory and given is None:
-        raise InputError("the run's data were in memory", folder, GIVE_THEM)
+    if settings.given and given is None:
+        raise InputError("the run's data were given in Python", folder, GIVE_THEM)
     if config.data.dataset in DATASETS:
         if given is not None:
             todo = "leave out --dataset; --data-root names the folder of such sets"

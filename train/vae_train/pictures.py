@@ -9,11 +9,6 @@ from unicodedata import bidirectional
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +23,9 @@ from vae_train.state import Metrics
 from vae_train.vae import VAE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose package takes a second to import
+    from matplotlib.figure import Figure
+
     from vae_train.columns import Columns
     from vae_train.lines import Lines
 
@@ -166,7 +164,7 @@ def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
         return _chart((5.5, 1), lambda axes: _words(axes, f"test {noun}s: {len(mu)}, too few for t-SNE"))
     points = _tsne(mu)
 
-    def scatter(axes: Axes) -> None:
+    def scatter(axes: "Axes") -> None:
         import matplotlib
 
         colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "hsv"]
@@ -189,6 +187,8 @@ def latents(mu: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]
 
 def labelled(names: list[str]) -> list[str]:
     """The classes' names as the map has them: their numbers, from 0, where its font cannot write all of the names."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
     font = get_font(findfont(FontProperties()))
 
     def legible(character: str) -> bool:
@@ -197,7 +197,7 @@ def labelled(names: list[str]) -> list[str]:
     return names if all(map(legible, "".join(names))) else [str(number) for number in range(len(names))]
 
 
-def _words(axes: Axes, words: str) -> None:
+def _words(axes: "Axes", words: str) -> None:
     axes.text(0.5, 0.5, words, ha="center", va="center")
     axes.set_axis_off()
 
@@ -216,6 +216,8 @@ def _tsne(mu: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def curves(rows: list[Metrics], latent_dim: int, noun: str = "image") -> list[Picture]:
     """Six charts over the epochs: the ELBO and its terms, gradient norms, active units, speed."""
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [row["epoch"] for row in rows]
     both = {"train": "train_", "test": "test_"}
     charts = [
@@ -227,8 +229,8 @@ def curves(rows: list[Metrics], latent_dim: int, noun: str = "image") -> list[Pi
         ("speed", f"{noun}s per second", {"": "observations_per_second"}),
     ]
 
-    def lines(title: str, ylabel: str, names: dict[str, str]) -> Callable[[Axes], None]:
-        def onto(axes: Axes) -> None:
+    def lines(title: str, ylabel: str, names: dict[str, str]) -> "Callable[[Axes], None]":
+        def onto(axes: "Axes") -> None:
             for label, name in names.items():
                 axes.plot(epochs, [row[name] for row in rows], ".-", label=label)
             axes.set(title=title, xlabel="epoch", ylabel=ylabel, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
@@ -252,7 +254,7 @@ def _limits(values: list[float]) -> tuple[float, float] | None:
     return (min(finite) - margin, max(finite) + margin) if margin else None  # None: as matplotlib has it
 
 
-def _kl(axes: Axes, kl: list[float], noun: str) -> None:
+def _kl(axes: "Axes", kl: list[float], noun: str) -> None:
     """Bars, the largest first."""
     order = np.argsort(-np.array(kl), kind="stable")
     ranks = range(1, len(kl) + 1)
@@ -265,22 +267,26 @@ def _kl(axes: Axes, kl: list[float], noun: str) -> None:
         axes.set_xlabel(f"rank among {len(kl)} latent dimensions")
 
 
-def _scores(axes: Axes, quantiles: dict[str, list[float]], noun: str) -> None:
+def _scores(axes: "Axes", quantiles: dict[str, list[float]], noun: str) -> None:
     """The share of the test observations whose ELBO is lower, from the quantiles that a run keeps."""
     axes.plot(quantiles["elbo"], 100 * np.array(quantiles["levels"]))
     axes.set(title=f"ELBO of the test {noun}s", xlabel="nats", ylabel=f"% of the {noun}s below", ylim=(0, 100))
     axes.grid(alpha=0.3)
 
 
-def _chart(size: tuple[float, float], onto: Callable[[Axes], None]) -> Picture:
+def _chart(size: tuple[float, float], onto: "Callable[[Axes], None]") -> Picture:
     """What `onto` plots, at a size in inches."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     onto(figure.add_subplot())
     return rendered(figure)
 
 
-def rendered(figure: Figure) -> Picture:
+def rendered(figure: "Figure") -> Picture:
     """The pixels of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # classes may have names in any script

@@ -87,8 +87,10 @@ class Comparison:
         return "\n".join(lines)
 
 
-def finish(out: Path, training: TrainingState, observations: Data, listener: Listener = SILENT) -> None:
-    """Write weights, test figures and the report of a training that has come to its end."""
+def finish(
+    out: Path, training: TrainingState, observations: Data, listener: Listener = SILENT, draw: bool = True
+) -> None:
+    """Write weights, test figures and, unless it is not to be drawn, the report of a training that has ended."""
     config, vae = training.config, training.vae
     test = observations.observed_test(vae.likelihood.binary)
     facts = protocol(config.data.dataset, observations.observation, vae, test)
@@ -119,10 +121,11 @@ def finish(out: Path, training: TrainingState, observations: Data, listener: Lis
     elif top["epoch"] < training.most_epochs:
         best_one = f"best epoch {top['epoch']:.0f}, test ELBO {top['test_elbo']:.2f}"
         listener.result(f"{best_one}: kept as {run_folder.BEST_WEIGHTS}")
-    listener.say(f"{out}: weights and figures are saved; now the report, which takes some seconds")
-    report.draw(out, run_folder.load(out, config.network.model), observations)
+    if draw:
+        listener.say(f"{out}: weights and figures are saved; now the report, which takes some seconds")
+        report.draw(out, run_folder.load(out, config.network.model), observations)
     checkpoints.remove(out)  # last, so that a run killed before its pictures goes on to them
-    listener.result(f"{out}: weights, metrics, {report.PAGE}")
+    listener.result(f"{out}: weights, metrics{f', {report.PAGE}' if draw else ''}")
 
 
 def evaluate_run(

@@ -1,5 +1,6 @@
 """A finished run: its VAE, its settings, its figures and pictures, and what one does with it."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from vae_runtime.errors import VaeError
 from vae_runtime.observation import Observation
 from vae_train.config import Config
 from vae_train.fingerprint import Fingerprint
@@ -68,12 +70,18 @@ class Run:
     def figures(self) -> "dict[str, Image.Image]":
         """The pictures of the run's report, by name: `samples`, `reconstructions`, `latents`, `curves` and others.
 
-        Which there are depends on what the run observes. They are of the weights of the training's end.
+        Which there are depends on what the run observes. They are of the weights of the training's end. In a temporary
+        folder they are drawn when they are first asked for, which takes seconds. Raises InputError where that needs
+        data that are not found.
         """
         from PIL import Image
 
+        from vae_train.api import draw_report
         from vae_train.pictures import NAMES
+        from vae_train.report import PAGE
 
+        if not (self.path / PAGE).exists():
+            draw_report(self)
         found = {}
         for name in NAMES:
             if (path := self.path / f"{name}.png").exists():
@@ -102,6 +110,8 @@ class Run:
     def _repr_html_(self) -> str:
         from vae_train.notebook import html
 
+        with suppress(VaeError):  # then there are no pictures, or those that there were
+            self.figures()
         return html(self)
 
     def __repr__(self) -> str:

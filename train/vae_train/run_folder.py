@@ -40,7 +40,7 @@ class Settings:
 
     dataset_path: where a person's own data was then, absolute; it is for this run alone and never published. None of
     a named set, and of a run that was made before 0.2. warnings: what was said of a person's own networks before their
-    first step.
+    first step. given: whether the data were given in Python, and no path names them.
     """
 
     config: Config
@@ -50,7 +50,7 @@ class Settings:
     provenance: dict[str, Any]
     dataset_path: str | None = None
     warnings: tuple[str, ...] = ()
-    in_memory: bool = False
+    given: bool = False
 
 
 def check_new(folder: Path) -> None:

@@ -49,12 +49,13 @@ def train(
     export: pitfalls.Export | None = None,
     listener: Listener = SILENT,
     given: Source | None = None,
+    report: bool = True,
 ) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
 
     recorders: what records it besides, `TensorBoard()` say. export: tries the export of a person's own networks before
     their first step, as `vae_export.trial.try_out` does. listener: hears of it, in the first process. given: the data,
-    where they are not what `config.data` names.
+    where they are not what `config.data` names. report: whether it is drawn at the end, which takes seconds.
     """
     with machine(place) as where:
         listener = listener if distributed.rank() == 0 else SILENT
@@ -91,7 +92,7 @@ def train(
                 listener.warn(few)
             for line in tried:
                 listener.warn(line)
-            _run(training, observations, out, place, recorders, bool(tried), listener)
+            _run(training, observations, out, place, recorders, bool(tried), listener, report)
 
 
 def _note_grey(training: TrainingState, observations: Data, listener: Listener) -> None:
@@ -123,8 +124,9 @@ def resume(
             config = settings.config if given else data.located(settings, out, place)
             observations = _load(config, place, given, listener)
             if settings.data_sha256 != observations.digest():
-                noun = settings.observation.noun
-                raise InputError(f"{noun}s are not the run's", *data.origin(config, place.data_root, noun))
+                noun, todo = settings.observation.noun, "give those that it was trained on, in their order"
+                origin = (out, todo) if given else data.origin(config, place.data_root, noun)
+                raise InputError(f"{noun}s are not the run's", *origin)
             training = _prepare(settings.config, observations, where, place.trusted)
             checkpoints.restore(out, training, state)
             if distributed.rank() == 0:
@@ -210,6 +212,7 @@ def _run(
     recorders: Sequence[Recorder],
     warned: bool,
     listener: Listener,
+    report: bool = True,
 ) -> None:
     """Train to the end, with a checkpoint after each measured epoch, each minute and at a signal; then measure.
 
@@ -227,7 +230,7 @@ def _run(
             between.steps()  # a signal may have come while the last epoch was measured
         if first:
             with signals.told(out, place.options), memory_errors():
-                results.finish(out, training, observations, listener)
+                results.finish(out, training, observations, listener, report)
                 recorded.finish(out)
 
 
