@@ -1,12 +1,12 @@
 """Columns of rows and of series said as data, of a network trained elsewhere; scikit-learn's scalers are translated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vae_export.preprocessing import Numbers, numbers
+from vae_export.preprocessing import Numbers, from_words, numbers
 from vae_runtime import records
 from vae_runtime.errors import ArgumentError
 from vae_runtime.manifest import Windows
@@ -80,28 +80,15 @@ def of(given: Any) -> Columns:
 
         of({"columns": ["pulse", "pressure"], "mean": [70, 120], "std": [9, 15]})
         of(StandardScaler().fit(frame))
+        of({"scaler": StandardScaler().fit(array), "columns": ["pulse", "pressure"]})
 
     Scalers are StandardScaler, MinMaxScaler, MaxAbsScaler and RobustScaler, fitted; one that was fitted to a data frame
-    knows its columns. A mapping may have one as `scaler`, in place of mean and std.
+    knows its columns.
     Raises ArgumentError, which names the word or the scaler that cannot be translated, and says what to do.
     """
     if isinstance(given, Columns):
         return given
-    if not isinstance(given, Mapping):
-        return _of_scaler(given)
-    if "scaler" in given:
-        if twice := [name for name in ("mean", "std") if name in given]:
-            raise ArgumentError(f"{twice[0]} and a scaler", twice[0], "give one of them")
-        scaled = _of_scaler(given["scaler"])
-        return replace(scaled, **_known({name: value for name, value in given.items() if name != "scaler"}))
-    return Columns(**_known(given))
-
-
-def _known(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = [field.name for field in fields(Columns)]
-    if unknown := [str(name) for name in given if name not in known]:
-        raise ArgumentError("unknown word of preprocessing", unknown[0], f"choose {', '.join(known)}, scaler")
-    return given
+    return from_words(Columns, given, "scaler", _of_scaler) if isinstance(given, Mapping) else _of_scaler(given)
 
 
 def _of_scaler(scaler: Any) -> Columns:

@@ -1,18 +1,38 @@
 """Preprocessing said as data, of a network trained elsewhere; torchvision's usual transforms are translated into it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vae_runtime import records
 from vae_runtime.errors import ArgumentError
 from vae_runtime.manifest import Step
 from vae_runtime.observation import IMAGE, Observation
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 COLOURS = ("RGB", "BGR", "grey")
+_CHANNELS = "give one number, or one for each channel"
+_PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_SAME = {"ToPILImage", "ToImage", "PILToTensor", "ToPureTensor", "Identity", "RGB"}
+_DRAWN = {
+    "ColorJitter", "GaussianBlur", "GaussianNoise", "ElasticTransform", "AutoAugment", "RandAugment",
+    "TrivialAugmentWide", "AugMix", "ScaleJitter", "MixUp", "CutMix", "JPEG",
+}  # fmt: skip
+_AS_DATA = (
+    "leave it out and say it beside the transforms: x * 2 - 1 is mean=0.5, std=0.5, x[[2, 1, 0]] is colours='BGR'"
+)
+_TODO = {
+    "": _AS_DATA,  # of what is not torchvision's
+    "Lambda": _AS_DATA,
+    "Pad": "write CenterCrop((height, width)), which puts black around what is smaller",
+}
+_ELSE = "leave it out, and do to the files what it does"
 
 Numbers = tuple[float, ...]
+Said = TypeVar("Said", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -99,41 +119,39 @@ def of(given: Any) -> Images:
 
         of({"mean": 0.5, "std": 0.5, "steps": [{"resize": 64}, {"crop": 64}]})
         of(transforms.Compose([transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor()]))
+        of({"transforms": transforms.Compose([...]), "colours": "BGR"})
 
     A size may be one number: of a resize that of the shorter side, of a crop that of both. Transforms are those of
     evaluation, of torchvision's first or second version, from a Pillow image to the network's input: Resize,
     CenterCrop, Grayscale, a conversion to floats, Normalize. How a file is opened they do not say: the runtime turns
-    pictures upright by their EXIF tag, and lays transparency over black. A bilinear Resize of
-    tensors, and a Grayscale after a Resize, are rounded otherwise than the device does: by a level of 255 at most.
+    pictures upright by their EXIF tag, lays transparency over black, and keeps 16-bit levels. What it makes of a file
+    are the levels that the transforms make, but for a bilinear Resize of tensors and a Grayscale after a Resize, which
+    are rounded otherwise and may be one level of 255 off.
     Raises ArgumentError, which names the word or the transform that cannot be translated, and says what to do.
     """
     if isinstance(given, Images):
         return given
     if isinstance(given, Mapping):
-        known = [each.name for each in fields(Images)]
-        if unknown := [str(name) for name in given if name not in known]:
-            raise ArgumentError("unknown word of preprocessing", unknown[0], f"choose {', '.join(known)}")
-        return Images(**given)
+        return from_words(Images, given, "transforms", of)
     translation = _Translation()
     for number, transform in enumerate(_flat(given), start=1):
         translation.add(transform, f"{number}, {_called(transform)}")
     return translation.images()
 
 
-_CHANNELS = "give one number, or one for each channel"
-_PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-_SAME = {"ToPILImage", "ToImage", "PILToTensor", "ToPureTensor", "Identity", "RGB"}
-_DRAWN = {
-    "ColorJitter", "GaussianBlur", "GaussianNoise", "ElasticTransform", "AutoAugment", "RandAugment",
-    "TrivialAugmentWide", "AugMix", "ScaleJitter", "MixUp", "CutMix", "JPEG",
-}  # fmt: skip
-_AS_DATA = "leave it out and say it as data: x * 2 - 1 is mean=0.5, std=0.5, and x[[2, 1, 0]] is colours='BGR'"
-_TODO = {
-    "": _AS_DATA,  # of what is not torchvision's
-    "Lambda": _AS_DATA,
-    "Pad": "write CenterCrop((height, width)), which puts black around what is smaller",
-}
-_ELSE = "leave it out, and do to the files what it does"
+def from_words(kind: type[Said], given: Mapping[str, Any], translated: str, translate: Callable[[Any], Said]) -> Said:
+    """What a mapping says by the fields of `kind`, and by what is to be translated under the word `translated`.
+
+    Raises ArgumentError for another word, and for one that the translated says too.
+    """
+    known = {each.name: each.default for each in fields(kind)}
+    if unknown := [str(name) for name in given if name not in (*known, translated)]:
+        raise ArgumentError("unknown word of preprocessing", unknown[0], f"choose {', '.join([*known, translated])}")
+    words = {name: value for name, value in given.items() if name != translated}
+    made = translate(given[translated]) if translated in given else kind()
+    if twice := [name for name in words if getattr(made, name) != known[name]]:
+        raise ArgumentError(f"{twice[0]} said twice", f"as a word, and by the {translated}", "leave one of them out")
+    return replace(made, **words)
 
 
 @dataclass

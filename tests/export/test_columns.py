@@ -86,7 +86,7 @@ def test_the_manifest_says_only_what_is_not_usual():
         (make_pipeline(sklearn.StandardScaler()), ["Pipeline", "mean and std"]),
         (sklearn.StandardScaler(), ["not fitted: StandardScaler"]),
         (np.log1p, ["ufunc"]),
-        ({"scaler": sklearn.StandardScaler().fit(RAW), "mean": 3}, ["mean"]),
+        ({"scaler": sklearn.StandardScaler().fit(RAW), "mean": 3}, ["mean said twice", "scaler"]),
         ({"scale": 3}, ["scale", "columns, mean, std, stride, time, interval, scaler"]),
         ({"columns": "pulse"}, ["pulse", "list of names"]),
         ({"columns": ["pulse", "pulse"]}, ["comes twice"]),

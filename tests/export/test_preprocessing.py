@@ -1,6 +1,5 @@
 """Preprocessing said as data: torchvision's transforms translated, or named where they cannot be."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +46,8 @@ SQUARE = (Step(resize=(64,)), Step(crop=(64, 64)))
         ({"mean": 0.5, "std": np.float32(0.5), "steps": [{"resize": 64}, {"crop": 64}]},
          Images((0.5,), (0.5,), None, SQUARE)),
         ({"colours": "BGR", "mean": torch.tensor(MEAN, dtype=torch.float64)}, Images(MEAN, colours="BGR")),
+        ({"transforms": [v1.CenterCrop(64), v1.ToTensor()], "colours": "BGR", "mean": 0.5},
+         Images((0.5,), colours="BGR", steps=(Step(crop=(64, 64)),))),
         (Images(MEAN, STD), Images(MEAN, STD)),
     ],
 )  # fmt: skip
@@ -75,7 +76,7 @@ def scale_to_one(x: Any) -> Any:
         (v1.Lambda(scale_to_one), ["Lambda(scale_to_one)", "mean=0.5, std=0.5", "colours='BGR'"]),
         (v2.Lambda(lambda x: x[[2, 1, 0]]), ["Lambda(", "colours='BGR'"]),
         (scale_to_one, ["scale_to_one", "mean=0.5, std=0.5"]),
-        (torch.nn.Identity(), ["Identity", "as data"]),
+        (torch.nn.Identity(), ["Identity", "beside the transforms"]),
         (v1.ColorJitter(0.1), ["ColorJitter(", "evaluation"]),
         (v1.RandomCrop(8), ["RandomCrop(", "evaluation"]),
         (v2.RandomHorizontalFlip(), ["RandomHorizontalFlip(", "evaluation"]),
@@ -116,7 +117,8 @@ def test_an_order_that_means_something_else_is_refused(transforms: list[Any], wo
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"means": 0.5}, ["means", "mean, std, colours, steps"]),
+        ({"means": 0.5}, ["means", "mean, std, colours, steps, transforms"]),
+        ({"transforms": [v1.ToTensor(), v1.Normalize(0.5, 0.5)], "std": 0.5}, ["std said twice", "transforms"]),
         ({"mean": "half"}, ["mean", "half"]),
         ({"mean": float("nan")}, ["mean", "nan"]),
         ({"std": [1, 0, 1]}, ["std", "[1.0, 0.0, 1.0]"]),
@@ -172,7 +174,7 @@ def test_the_manifest_says_only_what_is_not_usual():
     for images in (given, grey):
         read = records.parse(Preprocessing, images.entry(COLOUR))
         assert (read.steps, read.grey) == (images.steps, images.colours == "grey")
-    assert dataclasses.replace(grey).entry(Observation.image((1, 20, 16))) == {"steps": [{"crop": [20, 16]}]}
+    assert grey.entry(Observation.image((1, 20, 16))) == {"steps": [{"crop": [20, 16]}]}
 
 
 def test_words_are_understood_without_torchvision():
@@ -209,7 +211,7 @@ def test_a_bundle_prepares_files_as_the_network_was_given_them(tmp_path: Path):
         levels = generator.integers(0, 256, (*generator.integers(7, 40, 2), 3), np.uint8)
         Image.fromarray(levels).save(files / f"{i:02}.png")
     before = [v1.Resize(9), v1.CenterCrop((8, 6)), v1.ToTensor()]
-    given = dataclasses.replace(preprocessing.of([*before, v1.Normalize(MEAN, STD)]), colours="BGR")
+    given = {"transforms": [*before, v1.Normalize(MEAN, STD)], "colours": "BGR"}
     transforms = v1.Compose([*before, v1.Lambda(lambda x: x.flip(0)), v1.Normalize(MEAN, STD)])
     taken = torch.stack([transforms(Image.open(file)) for file in sorted(files.iterdir())])
     network = Small()
