@@ -134,7 +134,7 @@ def reconstruct(
         outputs.write(output, len(found), (2 * shape[0], *shape[1:]), both, names=names)
     elif plots := _plots(vae, output):
         x = _first(batches, _drawn(len(found), plots.reconstructed(vae)))
-        plots.reconstructions(output, vae, x, vae.reconstruct(x))
+        plots.reconstructions(output, vae, x, vae.reconstruct(x), list(islice(found.names(), len(x))))
     elif output.suffix == ".png":
         pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
         outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))

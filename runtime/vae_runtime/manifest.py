@@ -105,6 +105,12 @@ class Windows:
         if self.interval is not None and self.interval <= 0:
             raise ValueError(f"interval is {self.interval:g}")
 
+    def in_words(self) -> str:
+        """How often one begins, and how far apart in time rows are."""
+        begins = "at every row" if self.stride == 1 else f"every {self.stride} rows"
+        times = "" if self.interval is None else f", rows are {self.interval:g} apart in time"
+        return f"windows begin {begins}" + times + (f" (column {self.time})" if times and self.time else "")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -205,6 +211,8 @@ class Preprocessing:
             names = [column.name for column in self.columns]
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             words.append(f"(value - mean) / scale of each column, {', '.join(names[:_NAMED])}{more}")
+        if self.windows is not None:
+            words.append(self.windows.in_words())
         return "; ".join(words)
 
 

@@ -102,11 +102,11 @@ def observations(path: Path, vae: VAE, x: Values) -> None:
     _write(path, figure, axes)
 
 
-def reconstructions(path: Path, vae: VAE, x: Values, theta: Values) -> None:
+def reconstructions(path: Path, vae: VAE, x: Values, theta: Values, names: Sequence[str] = ()) -> None:
     """Rows [n, D] and E[x|z] of each: for each column the one over the other; on the line they are equal.
 
     Of windows [n, C, T], an axes for each window and channel with both over the steps. The first `reconstructed` are
-    drawn.
+    drawn. names: of these, by default their numbers.
     """
     if vae.observation.kind == VECTOR:
         figure, axes = _axes(vae.names)
@@ -118,7 +118,8 @@ def reconstructions(path: Path, vae: VAE, x: Values, theta: Values) -> None:
         figure.supylabel("reconstructed", fontsize=8)
     else:
         few = min(len(x), reconstructed(vae))
-        figure, axes = _axes([f"window {i}, {name}" for i in range(few) for name in vae.names], across=len(vae.names))
+        titles = [names[i] if i < len(names) else f"window {i}" for i in range(few)]
+        figure, axes = _axes([f"{of}, {name}" for of in titles for name in vae.names], across=len(vae.names))
         pairs = zip(np.concatenate(x[:few]), np.concatenate(theta[:few]), strict=True)
         for one, (measured, found) in zip(axes, pairs, strict=False):
             one.plot(measured, color="0.6", linewidth=1.5, label="measured")

@@ -465,7 +465,9 @@ def _picture(stream: IO[bytes], name: str) -> "Iterator[Image.Image]":
     try:
         image = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
-        todo = "give a PNG, JPEG, .npy, .npz or IDX file; of a table, name a model of rows, as --bundle does"
+        todo = (
+            "give a PNG, JPEG, .npy, .npz or IDX file; a table is for a model of rows, which vae-train --dataset makes"
+        )
         raise InputError("not an image or array", name, todo) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
         raise too_large from None

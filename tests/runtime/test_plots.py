@@ -115,6 +115,7 @@ def test_reconstructions_are_beside_what_was_measured(command, model: Path, draw
         np.testing.assert_allclose(points.get_ydata(), theta[:500, 4])
     else:
         assert len(axes) == 6 * 2
+        assert axes[2].get_title().startswith("x.npy[1], ")
         np.testing.assert_allclose(lines(axes[3]), [x[1, 1], theta[1, 1]])
 
 

@@ -280,6 +280,9 @@ def test_info_names_a_density(linear, likelihood: str):
          "the graphs give the network (x - 0) / 1, in BGR"),
         ({"columns": [{"name": f"c{i}"} for i in range(9)]},
          "(value - mean) / scale of each column, c0, c1, c2, c3, c4, c5, c6, c7 and 1 more"),
+        ({"windows": {"stride": 16, "time": "when", "interval": 30.0}},
+         "windows begin every 16 rows, rows are 30 apart in time (column when)"),
+        ({"windows": {"stride": 1, "time": None, "interval": None}}, "windows begin at every row"),
     ],
 )  # fmt: skip
 def test_info_says_how_files_are_prepared(tiny_bundle, how: dict[str, object], words: str | None):

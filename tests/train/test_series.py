@@ -190,7 +190,11 @@ def test_the_command_trains_on_windows(command: Command, tmp_path: Path, monkeyp
     assert "2 columns in windows of 10 rows, each scaled to mean 0 and spread 1" in made.err
     run = run_folder.load(tmp_path / "runs/t-series")
     assert (run.config.data.window, run.config.data.stride, run.config.preset) == (WINDOW, 4, "series")
-    assert (tmp_path / "runs/t-series/report.html").read_text().count("<img") > 4
+    page = (tmp_path / "runs/t-series/report.html").read_text()
+    assert page.count("<img") > 4
+    assert "windows begin every 4 rows, rows are 30 apart in time (column time)" in page
+    assert f"flow ({rows()[:540, 0].mean():.4g} +- {rows()[:540, 0].std():.4g})" in page
+    assert "stride&#x27;" not in page
     np.save("x.npy", windows(rows(), list(range(0, 591, 2))))
     monkeypatch.setattr(report, "draw", lambda *given: None)  # that of the first has been looked at
     made = command(main, "--dataset", "x.npy", "--preset", "series", *small_ones)

@@ -8,9 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from vae_runtime import outputs
+from vae_runtime import outputs, records
 from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
+from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import VECTOR
 from vae_train import metrics, pictures, state, unusual
 from vae_train.bounds import bits_per_dimension
@@ -350,10 +351,20 @@ def _settings(run: Run, observations: Data) -> str:
     shape |= {f"test {noun}": f"{len(observations.test):,}", "classes": f"{len(observations.names):,}"}
     groups = {
         "Configuration": config,
-        noun.capitalize(): shape | run.settings.preprocessing | {"sha256": run.settings.data_sha256},
+        noun.capitalize(): shape | _prepared(run) | {"sha256": run.settings.data_sha256},
         "Made by": run.provenance,
     }
     return "\n".join(f"<h3>{title}</h3>\n{_list(values)}" for title, values in groups.items())
+
+
+def _prepared(run: Run) -> dict[str, Any]:
+    """How files became observations, where that has parts in words: columns and their scales, and windows."""
+    how, known = dict(run.settings.preprocessing), records.parse(Preprocessing, run.settings.preprocessing)
+    if known.columns:
+        how["columns"] = [f"{column.name} ({column.mean:.4g} +- {column.scale:.4g})" for column in known.columns]
+    if known.windows is not None:
+        how["windows"] = known.windows.in_words()
+    return how
 
 
 def _list(values: dict[str, Any]) -> str:
