@@ -616,7 +616,8 @@ PICTURES = ("sample", "reconstruct", "decode", "interpolate", "traverse")
 TEXTS = ("elbo", "encode")
 SHAPES = "this model takes [n, 1, 28, 28]"
 BAD_IMAGES = {
-    "text.png": "not an image or array: text.png; give a PNG, JPEG, .npy, .npz or IDX file; a table is for a model of rows, which vae-train",
+    "text.png": "not an image or array: text.png; give a PNG, JPEG, .npy, .npz or IDX file; a table is for a model of "
+    "rows, which vae-train",
     "file": "not an image or array: file; give a PNG",
     "zero.png": "not an image or array: zero.png; give a PNG",
     "cut.png": "file cannot be read (",
