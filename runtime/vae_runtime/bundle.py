@@ -28,6 +28,7 @@ METADATA_KEY = "vae_edge"
 ENCODER, DECODER = GRAPHS = ("encoder.onnx", "decoder.onnx")
 MANIFEST = "manifest.json"
 FILES = (*GRAPHS, "golden.npz")  # beside the manifest
+CALIBRATION = "calibration.json"  # which a bundle may have too
 _TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being replaced; seconds
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
@@ -103,6 +104,20 @@ def reread(path: Path, sha256: str) -> Bundle:
     if bundle.manifest.sha256 != sha256:
         raise BundleError("bundle changed since it was loaded", path, "load it again")
     return bundle
+
+
+def carried(path: Path, manifest: Manifest, name: str) -> bytes | None:
+    """A file that the bundle at `path` may have, of which its manifest knows; None where it has not.
+
+    Raises BundleError where it is not what the manifest says: damaged, or of a bundle that took this one's place.
+    """
+    if (known := manifest.files.get(name)) is None:
+        return None
+    with _open(path / name) as file:
+        data = _content(file, path / name, known.size)
+    if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
+        raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
+    return data
 
 
 def _verify(path: Path, files: dict[str, IO[bytes]]) -> Bundle:

@@ -52,6 +52,9 @@ class Likelihood(Protocol):
     def log_prob_of_each(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
         """The terms of that sum: log p of each value, nats, float64 [..., *shape]."""
 
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """The entropy of p(x|z), nats, float64 [...], but for a constant of the model: how sure the decoder is."""
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Which values are in the support: bool of x's shape."""
 
@@ -104,6 +107,14 @@ class Bernoulli:
         s = (2 * x.astype(np.float64) - 1) * parameters
         terms: NDArray[np.float64] = np.minimum(s, 0) - np.log1p(np.exp(-np.abs(s)))
         return terms
+
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """Sum over values of softplus(logits) - theta * logits, with s = |logits|: log(1 + exp(-s)) + s (1 - theta)."""
+        s = np.abs(_flat(parameters, self.axes))
+        e = np.exp(-s)
+        terms = np.log1p(e) + s * (e / (1 + e))
+        entropy: NDArray[np.float64] = terms.sum(axis=-1, dtype=np.float64)
+        return entropy
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 0 or 1."""
@@ -158,6 +169,10 @@ class Gaussian:
         terms: NDArray[np.float64] = -0.5 * np.square(scaled) - self._constant
         return terms
 
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """0: it does not depend on z."""
+        return np.zeros(parameters.shape[: parameters.ndim - self.axes])
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
         return np.isfinite(x)
@@ -205,6 +220,11 @@ class HeteroscedasticGaussian:
         scaled = ((x - loc) * np.exp(-logsigma)).astype(np.float64)
         terms: NDArray[np.float64] = -0.5 * np.square(scaled) - logsigma - self._constant
         return terms
+
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """Sum over values of log sigma."""
+        entropy: NDArray[np.float64] = _flat(self._split(parameters)[1], self.axes).sum(axis=-1, dtype=np.float64)
+        return entropy
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
@@ -267,6 +287,10 @@ class StudentT:
         terms: NDArray[np.float64] = -0.5 * (self.df + 1) * np.log1p(np.square(t) / self.df) - self._constant
         return terms
 
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """0: it does not depend on z."""
+        return np.zeros(parameters.shape[: parameters.ndim - self.axes])
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
         return np.isfinite(x)
@@ -323,6 +347,10 @@ class Mixed:
         (binary, real), (logits, loc) = self._parts(x), self._parts(parameters)
         each = self._bernoulli.log_prob_of_each(binary, logits), self._gaussian.log_prob_of_each(real, loc)
         return self._joined(*each)
+
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """That of the binary columns: that of the others does not depend on z."""
+        return self._bernoulli.entropy(self._parts(parameters)[0])
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """0 and 1 in binary columns, all real numbers in others."""
@@ -391,6 +419,13 @@ class DiscretisedLogistic:
         inside = np.where(np.isfinite(upper) & np.isfinite(lower), np.log(-np.expm1(-2 * half_bin / scale)), 0)
         terms: Floats = inside - _softplus(-upper) - _softplus(lower)
         return terms.astype(np.float64)
+
+    def entropy(self, parameters: Floats) -> NDArray[np.float64]:
+        """Sum over values of that of the logistic in levels, 2 + log(255 scale), or of 0 where it lies within one."""
+        scale = _flat(self._split(parameters)[1], self.axes)
+        terms = np.maximum(np.log(scale) + np.float32(2 + math.log(255)), 0)
+        entropy: NDArray[np.float64] = terms.sum(axis=-1, dtype=np.float64)
+        return entropy
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 8-bit levels / 255, but for what float32 rounds."""

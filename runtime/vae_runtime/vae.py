@@ -250,7 +250,7 @@ class VAE:
         standard error covers both. With `contributions`, the terms have those of each value too.
         """
         work = partial(draws.averaged_terms if observe else draws.terms, contributions=contributions)
-        parts = list(self._weigh(work, x, num_samples, seed, start, observe))
+        parts = list(self.map_blocks(work, x, num_samples, seed, start, observe))
         return Terms.joined(parts or [draws.no_terms(self.prior)])
 
     def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
@@ -261,7 +261,7 @@ class VAE:
         and `scores.score` averages over several. An iterator over such batches is scored as one long batch, in constant
         memory. `start` as in `terms`.
         """
-        return _join([terms.elbo for terms in self._weigh(draws.terms, x, num_samples, seed, start)])
+        return _join([terms.elbo for terms in self.map_blocks(draws.terms, x, num_samples, seed, start)])
 
     def log_likelihood(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
@@ -271,7 +271,7 @@ class VAE:
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows. x and
         `start` as in `elbo`.
         """
-        return _join(list(self._weigh(draws.bound, x, num_samples, seed, start)))
+        return _join(list(self.map_blocks(draws.bound, x, num_samples, seed, start)))
 
     def contributions(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 16, seed: int = 0, start: int = 0
@@ -282,6 +282,39 @@ class VAE:
         """
         each = self.terms(x, num_samples, seed, start, contributions=True).contributions
         return np.zeros((0, *self.observation.shape)) if each is None else each
+
+    def map_blocks(
+        self,
+        work: Callable[[Model, Block, int, int], R],
+        x: ArrayLike | Iterator[ArrayLike],
+        num_samples: int = 1,
+        seed: int = 0,
+        start: int = 0,
+        observe: bool = False,
+    ) -> Iterator[R]:
+        """What `work` makes of a few observations at a time, given the model, them, num_samples and seed; in order.
+
+        A few are what `rows_per_run` says, as the networks take them; `work` runs in threads. The rest as in `terms`.
+        """
+        seed, start, _ = self._check_range(seed, start)
+        num_samples = arguments.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
+        rows = self.rows_per_run(num_samples)
+        batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
+
+        def blocks() -> Iterator[Block]:
+            seen = start
+            for batch in batches:
+                observations = self.standardise(batch, seen)
+                if observe and not self.likelihood.binary:  # binary ones are drawn while they are weighed
+                    observations = self.likelihood.nearest(observations)
+                elif not observe:
+                    likelihoods.check(self.likelihood, observations, self.observation.noun, seen)
+                numbers = np.arange(seen, seen + len(observations), dtype=np.uint64)
+                for i in chunks(len(observations), rows):
+                    yield Block(numbers[i], observations[i])
+                seen += len(observations)
+
+        return self._map(lambda block: work(self._model, block, num_samples, seed), blocks())
 
     def rows_per_run(self, num_samples: int) -> int:
         """How many observations with `num_samples` draws of z each a thread scores at a time."""
@@ -344,36 +377,6 @@ class VAE:
         if mean:
             return self.likelihood.mean(parameters)
         return likelihoods.draw(self.likelihood, parameters, seed, index, self.observation.shape)
-
-    def _weigh(
-        self,
-        work: Callable[[Model, Block, int, int], R],
-        x: ArrayLike | Iterator[ArrayLike],
-        num_samples: int,
-        seed: int,
-        start: int,
-        observe: bool = False,
-    ) -> Iterator[R]:
-        """What `work` makes of a few observations at a time, given the model, them, num_samples and seed."""
-        seed, start, _ = self._check_range(seed, start)
-        num_samples = arguments.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
-        rows = self.rows_per_run(num_samples)
-        batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
-
-        def blocks() -> Iterator[Block]:
-            seen = start
-            for batch in batches:
-                observations = self.standardise(batch, seen)
-                if observe and not self.likelihood.binary:  # binary ones are drawn while they are weighed
-                    observations = self.likelihood.nearest(observations)
-                elif not observe:
-                    likelihoods.check(self.likelihood, observations, self.observation.noun, seen)
-                numbers = np.arange(seen, seen + len(observations), dtype=np.uint64)
-                for i in chunks(len(observations), rows):
-                    yield Block(numbers[i], observations[i])
-                seen += len(observations)
-
-        return self._map(lambda block: work(self._model, block, num_samples, seed), blocks())
 
     def _map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         return threads.ordered_map(self.threads, work, items)

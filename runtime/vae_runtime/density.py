@@ -1,0 +1,76 @@
+"""A density of few numbers, estimated from rows of them by Gaussian kernels, for dozens of rows as for thousands."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 1000  # rows that kernels are kept of
+_CONSTANT = 1e-9  # of its mean, by which a column must spread to say anything
+_AT_ONCE = 256
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Density:
+    """Kernels around rows [m, d] of `count` usual ones; a surprise is -log density, nats, but for a constant.
+
+    Columns are scaled, and their correlation is shrunk towards none (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)
+    00096-4), so that a few dozen rows are enough for a sensible distance; kernels have the width of Silverman (1986,
+    eq. 4.14). A column that is the same in all rows is not looked at.
+    """
+
+    mean: Doubles  # [d]
+    scale: Doubles  # [d]; infinite of a column that is not looked at
+    whiten: Doubles  # [d, d]
+    kernels: Doubles  # [m, d], whitened
+    width: float
+
+    @classmethod
+    def of(cls, rows: Doubles) -> "Density":
+        """That of rows [n, d]; kernels are kept of the first MOST. Raises ValueError for fewer than three."""
+        if len(rows) < 3:
+            raise ValueError(f"{len(rows)} rows")
+        mean, spread = rows.mean(axis=0), rows.std(axis=0)
+        scale = np.where(spread > _CONSTANT * (1 + np.abs(mean)), spread, np.inf)
+        scaled = (rows - mean) / scale
+        correlation = _shrunk(scaled)
+        correlation[np.isinf(scale), np.isinf(scale)] = 1
+        whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T
+        d, n = int(np.isfinite(scale).sum()), min(len(rows), MOST)
+        width = (4 / (d + 2)) ** (1 / (d + 4)) * n ** (-1 / (d + 4))
+        return cls(mean, scale, whiten, scaled[:MOST] @ whiten, float(width))
+
+    def surprise(self, rows: Doubles) -> Doubles:
+        """-log of the mean of the kernels at each of the rows [n, d]: nats [n]."""
+        parts = [self._surprise(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def surprise_of_own(self, rows: Doubles) -> Doubles:
+        """The same of the rows that the kernels are of, each without its own."""
+        parts = [self._surprise(rows[i : i + _AT_ONCE], i) for i in range(0, len(rows), _AT_ONCE)]
+        return np.concatenate(parts)
+
+    def _surprise(self, rows: Doubles, own: int | None = None) -> Doubles:
+        points = (rows - self.mean) / self.scale @ self.whiten
+        squares = np.square(points)[:, None].sum(axis=2) + np.square(self.kernels).sum(axis=1)
+        exponents = (points @ self.kernels.T - squares / 2) / self.width**2
+        if own is not None:
+            exponents[np.arange(len(rows)), own + np.arange(len(rows))] = -np.inf
+        top = exponents.max(axis=1)
+        count = len(self.kernels) - (own is not None)
+        surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).sum(axis=1) / count)
+        return surprise
+
+
+def _shrunk(scaled: Doubles) -> Doubles:
+    """The correlation of scaled rows [n, d], mixed with the identity as much as few rows ask for."""
+    n, d = scaled.shape
+    sample = scaled.T @ scaled / n
+    target = np.trace(sample) / d * np.eye(d)
+    distance = np.square(sample - target).sum()
+    error = (np.square(scaled).sum(axis=1) ** 2).mean() - np.square(sample).sum()
+    share = 1.0 if distance == 0 else min(1.0, max(0.0, error / n / distance))
+    shrunk: Doubles = (1 - share) * sample + share * target + 1e-6 * np.eye(d)
+    return shrunk

@@ -1,0 +1,227 @@
+"""Odd or not: what is usual of a model's observations, learned from normal ones, and a p-value for every other one.
+
+Example:
+    detector = Detector.fit(vae, normal)  # normal ones that the model was not trained on
+    verdict = detector.verdict(x)  # verdict.p, verdict.odd
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vae_runtime import bundle, density, noise, records, traits
+from vae_runtime.bundle import CALIBRATION, GRAPHS
+from vae_runtime.draws import Block, Model
+from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.files import replacing
+from vae_runtime.vae import VAE
+
+FALSE_ALARMS = 0.01
+FEWEST = 20  # normal observations
+MOST = 20_000  # that are looked at of more, chosen by what they are
+_KEPT = 1000  # scores in a calibration: the highest ones, and as many of the others
+_DIGITS = 7
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is usual, as statistics: no observation is in it.
+
+    model: the hash of the graphs that it is for. traits: what the figures are called. num_samples: draws of z for each
+    observation. observations: how many different normal ones were looked at. rows: the traits of some of them. scores:
+    of all of them, or of enough, each by what the others say; higher_or_equal: how many are as high. false_alarms: the
+    share of normal ones that may be called odd. threshold: a score that is, where it was set by hand.
+    """
+
+    model: str
+    traits: tuple[str, ...]
+    num_samples: int
+    observations: int
+    rows: tuple[tuple[float, ...], ...]
+    scores: tuple[float, ...]
+    higher_or_equal: tuple[int, ...]
+    false_alarms: float = FALSE_ALARMS
+    threshold: float | None = None
+    format: int = 1
+
+    def __post_init__(self) -> None:
+        if self.format != 1:
+            raise ValueError(f"format is {self.format}")
+        if len(self.rows) < 3 or any(len(row) != len(self.traits) for row in self.rows):
+            raise ValueError("rows do not fit the traits")
+        if not self.scores or len(self.scores) != len(self.higher_or_equal) or list(self.scores) != sorted(self.scores):
+            raise ValueError("scores are not in order")
+        if not 0 < self.false_alarms < 1:
+            raise ValueError(f"false_alarms is {self.false_alarms:g}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of observations: all float64 [batch], and bool `odd`.
+
+    score: -log density of the traits, nats but for a constant; higher is odder. p: how many of normal observations have
+    such a score or a higher one, from 1 / (n + 1) of n normal ones to 1; small is odd.
+    """
+
+    score: Doubles
+    p: Doubles
+    odd: NDArray[np.bool_]
+
+
+class Detector:
+    """Tells odd observations from normal ones by several of their figures at once, of which each may be unusual.
+
+    Scores are the same for equal observations, and on any machine but for rounding. May be used from many threads.
+    """
+
+    def __init__(self, vae: VAE, calibration: Calibration) -> None:
+        """Raises BundleError where the calibration is another model's."""
+        if calibration.model != _model(vae):
+            todo = "calibrate it anew with vae-infer calibrate"
+            raise BundleError("calibration of another model", f"{calibration.model[:16]}, not {_model(vae)[:16]}", todo)
+        wanted = traits.names(vae.observation, vae.names)
+        if list(calibration.traits) != wanted:
+            todo = "calibrate it anew with vae-infer calibrate"
+            raise BundleError("calibration of other traits", ", ".join(calibration.traits)[:200], todo)
+        self.vae, self.calibration = vae, calibration
+        self._density = density.Density.of(np.array(calibration.rows))
+        self._scores = np.array(calibration.scores)
+        self._higher = np.array(calibration.higher_or_equal, np.float64)
+
+    @classmethod
+    def fit(
+        cls,
+        vae: VAE,
+        normal: ArrayLike | Iterator[ArrayLike],
+        false_alarms: float = FALSE_ALARMS,
+        num_samples: int = traits.NUM_SAMPLES,
+    ) -> "Detector":
+        """Learn what is usual from normal observations [n, *shape], or an iterator over such batches, in constant memory.
+
+        They should be as those that will come, and not those that the model was trained on. Equal ones count once; of
+        more than MOST, those are taken whose hashes are least. Raises InputError for fewer than FEWEST different ones.
+        """
+        if not 0 < false_alarms < 1:
+            raise ArgumentError("false alarms out of range", false_alarms, "give a share between 0 and 1, such as 0.01")
+        index, found = np.zeros(0, np.uint64), np.zeros((0, len(traits.names(vae.observation, vae.names))))
+        for numbers, rows in _traits(vae, normal, num_samples):
+            index, first = np.unique(np.concatenate([index, numbers]), return_index=True)
+            found, index = np.concatenate([found, rows])[first][:MOST], index[:MOST]
+        if len(found) < FEWEST:
+            noun = vae.observation.noun
+            raise InputError(f"too few normal {noun}s that differ", len(found), f"give {FEWEST} or more")
+        found = _rounded(found)
+        kernels = found[: density.MOST]
+        usual = density.Density.of(kernels)
+        scores = np.sort(np.concatenate([usual.surprise_of_own(kernels), usual.surprise(found[density.MOST :])]))
+        higher = len(scores) - np.searchsorted(scores, scores, side="left")
+        kept = np.unique(np.linspace(0, len(scores) - 1, min(_KEPT, len(scores))).round().astype(int))
+        kept = np.union1d(kept, np.arange(max(0, len(scores) - _KEPT), len(scores)))
+        calibration = Calibration(
+            _model(vae), tuple(traits.names(vae.observation, vae.names)), num_samples, len(found),
+            tuple(map(tuple, kernels.tolist())), tuple(_rounded(scores[kept]).tolist()),
+            tuple(higher[kept].tolist()), false_alarms,
+        )  # fmt: skip
+        return cls(vae, calibration)
+
+    @classmethod
+    def load(cls, vae: VAE, path: str | PathLike[str] | None = None) -> "Detector":
+        """The detector that `save` wrote, or that the model's bundle carries. Raises BundleError where there is none."""
+        where = vae.path / CALIBRATION if path is None else Path(path)
+        raw = bundle.carried(vae.path, vae.manifest, CALIBRATION) if path is None else _read(where)
+        if raw is None:
+            todo = "calibrate it with vae-infer calibrate NORMAL... -o FILE"
+            raise BundleError("bundle carries no calibration", vae.path, todo)
+        try:
+            return cls(vae, records.parse(Calibration, json.loads(raw)))
+        except (ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"[:120]
+            raise BundleError("calibration not understood", f"{where} ({reason})", "calibrate anew") from None
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the calibration as JSON in one step."""
+        with replacing(Path(path)) as file:
+            file.write(self.dump())
+
+    def dump(self) -> bytes:
+        """The calibration as JSON."""
+        return json.dumps(asdict(self.calibration)).encode() + b"\n"
+
+    @property
+    def least(self) -> float:
+        """The least p that there can be: of n normal observations, 1 / (n + 1)."""
+        return 1 / (self.calibration.observations + 1)
+
+    @property
+    def false_alarms(self) -> float:
+        """The share of normal observations that are called odd: what was asked for, or `least` where that is more."""
+        return max(self.calibration.false_alarms, self.least)
+
+    def traits(self, x: ArrayLike) -> Doubles:
+        """What is looked at, `calibration.traits`, float64 [batch, traits]; x as in `VAE.terms`, grey ones too."""
+        found = [rows for _, rows in _traits(self.vae, x, self.calibration.num_samples)]
+        return np.concatenate(found) if found else np.zeros((0, len(self.calibration.traits)))
+
+    def score(self, x: ArrayLike) -> Doubles:
+        """-log density of the traits of observations x [batch, *shape], float64 [batch]; higher is odder."""
+        return self._density.surprise(self.traits(x))
+
+    def p(self, score: ArrayLike) -> Doubles:
+        """How many of normal observations have such a score or a higher one, float64 (Vovk et al. 2005, eq. 2.20)."""
+        count = self.calibration.observations
+        given = np.asarray(score, np.float64)
+        at = np.searchsorted(self._scores, given, side="left")  # the least kept score that is as high
+        higher = np.where(at < len(self._scores), self._higher[np.minimum(at, len(self._scores) - 1)], 0)
+        p: Doubles = (1 + higher) / (count + 1)
+        return p
+
+    def verdict(self, x: ArrayLike) -> Verdict:
+        """Score, p-value and whether it is odd, of each of x [batch, *shape]."""
+        return self.judged(self.score(x))
+
+    def judged(self, score: Doubles) -> Verdict:
+        """The verdict on scores."""
+        p, threshold = self.p(score), self.calibration.threshold
+        return Verdict(score, p, p <= self.false_alarms if threshold is None else score >= threshold)
+
+
+def _traits(
+    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int
+) -> Iterator[tuple[NDArray[np.uint64], Doubles]]:
+    """Index and traits of a few observations at a time. Raises InputError where a trait is not finite."""
+    noun = vae.observation.noun
+
+    def work(model: Model, block: Block, draws: int, seed: int) -> tuple[NDArray[np.uint64], Doubles]:
+        found = traits.traits(model, block, draws, seed)
+        finite = np.isfinite(found).all(axis=1)
+        if not finite.all():
+            which = f"{noun} {block.numbers[np.argmin(finite)]}"
+            raise InputError("the model gives no finite figure", which, f"check the {noun} and the model")
+        return noise.index(block.x), found
+
+    yield from vae.map_blocks(work, x, num_samples, observe=True)
+
+
+def _rounded(values: Doubles) -> Doubles:
+    """Numbers with as many digits as a calibration keeps, so that a saved one judges as the one that was fitted."""
+    return np.array([float(f"{value:.{_DIGITS}g}") for value in values.ravel()]).reshape(values.shape)
+
+
+def _model(vae: VAE) -> str:
+    """What says which graphs a calibration is for: the hash of their hashes."""
+    return hashlib.sha256("".join(vae.manifest.files[name].sha256 for name in GRAPHS).encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError("calibration not read", f"{path} ({error.strerror})", "check the path") from None

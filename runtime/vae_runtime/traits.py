@@ -1,0 +1,131 @@
+"""What a detector looks at: figures of an observation under the model, and of the observation by itself, in NumPy.
+
+The ELBO alone takes what is smooth, blurred or flat for ordinary (Nalisnick et al. 2019, arXiv:1810.09136). Several
+figures, of which each may be too high or too low, tell (Morningstar et al. 2021, arXiv:2006.09273).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime import likelihoods, noise, threads
+from vae_runtime.draws import Block, Model
+from vae_runtime.observation import IMAGE, SERIES, Observation
+
+NUM_SAMPLES = 8  # draws of z, and of binary pixels, of each observation
+
+_OF_MODEL = ("log p(x|z)", "KL", "entropy", "log squared error", "log |mu|^2", "sum of logsigma", "log spread of nats")
+_OF_IMAGE = ("entropy of levels", "entropy of edges", "brightness", "log contrast")
+_OF_CHANNEL = ("log spread", "log roughness")
+_LEVELS = 256
+_TINY = 1e-6  # beside a number of which the logarithm is taken, where 1 is a large one
+
+T = TypeVar("T", bound=np.generic)
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+
+def names(observation: Observation, channels: list[str]) -> list[str]:
+    """What the traits of such observations are called; channels: what those of a series are."""
+    if observation.kind == IMAGE:
+        return [*_OF_MODEL, *_OF_IMAGE]
+    of_channels = channels if observation.kind == SERIES else []
+    return [*_OF_MODEL, *(f"{trait} of {channel}" for channel in of_channels for trait in _OF_CHANNEL)]
+
+
+def traits(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
+    """The traits of observations x [rows, *shape], as the networks take them: float64 [rows, traits].
+
+    Means over `num_samples` draws of z, and of binary x where it is grey; nats, but for squares and what is called
+    otherwise. Equal observations have equal ones for one seed.
+    """
+    return np.concatenate([_of_model(model, block, num_samples, seed), own(block.x, model.observation)], axis=1)
+
+
+def own(x: Floats, observation: Observation) -> Doubles:
+    """The traits of observations x [rows, *shape] by themselves, float64 [rows, traits]; of rows there are none."""
+    if observation.kind == IMAGE:
+        return _of_images(x)
+    if observation.kind == SERIES:
+        return _of_series(x)
+    return np.zeros((len(x), 0))
+
+
+@np.errstate(all="ignore")  # what is not finite is refused by the detector, with its number
+def _of_model(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
+    x, latents = block.x, math.prod(model.prior.shape)
+    index, total = noise.index(x), np.zeros((len(x), len(_OF_MODEL)))
+    grey = model.likelihood.binary & likelihoods.outside(model.likelihood, x)
+    encoded = None if grey.any() else model.networks.encode(x)
+    for k in range(num_samples):
+        threads.go_on()
+        observed = _drawn(x, grey, index, seed, k) if encoded is None else x
+        mu, logsigma = model.networks.encode(observed) if encoded is None else encoded
+        eps = noise.normal(seed, noise.POSTERIOR, index, latents, start=k * latents).reshape(mu.shape)
+        z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
+        total += np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps)), axis=1)
+    return total / num_samples
+
+
+def _of_draw(
+    model: Model, x: Floats, observed: Floats, mu: Floats, logsigma: Floats, z: Floats, eps: Floats
+) -> Iterator[Doubles]:
+    """Each of _OF_MODEL [rows] of one draw of z."""
+    likelihood = model.likelihood
+    parameters = model.networks.decode(z)
+    nats = _flat(likelihood.log_prob_of_each(observed, parameters))
+    kl = model.prior.kl(mu, logsigma)
+    error = _flat(x - likelihood.mean(parameters))
+    yield nats.sum(axis=1)
+    yield -model.prior.log_ratio(z, eps, logsigma) if kl is None else _flat(kl).sum(axis=1)
+    yield likelihood.entropy(parameters)
+    yield np.log(np.square(error).mean(axis=1, dtype=np.float64) + _TINY)
+    yield np.log(np.square(_flat(mu)).mean(axis=1, dtype=np.float64) + _TINY)
+    yield _flat(logsigma).sum(axis=1, dtype=np.float64)
+    yield np.log(nats.std(axis=1) + _TINY)
+
+
+def _drawn(x: Floats, grey: NDArray[np.bool_], index: NDArray[np.uint64], seed: int, draw: int) -> Floats:
+    """The binary draw of that number of x, of which some are `grey`; the others as they are."""
+    size = math.prod(x.shape[1:])
+    uniforms = noise.uniform(seed, noise.BINARISATION, index, size, start=draw * size).reshape(x.shape)
+    return np.where(grey.reshape(-1, *[1] * (x.ndim - 1)), uniforms < x, x).astype(np.float32)
+
+
+def _of_images(x: Floats) -> Doubles:
+    """Of images [rows, C, H, W] in [0, 1]; entropies in nats, of histograms of 8-bit levels and of their steps."""
+    levels = np.rint(x * np.float32(_LEVELS - 1)).astype(np.int32)
+    steps = [np.diff(levels, axis=axis).reshape(len(x), -1) + _LEVELS - 1 for axis in (2, 3)]
+    flat = _flat(x).astype(np.float64)
+    return np.stack(
+        [
+            _entropy(_flat(levels), _LEVELS),
+            _entropy(np.concatenate(steps, axis=1), 2 * _LEVELS - 1),
+            flat.mean(axis=1),
+            np.log(flat.std(axis=1) + 1 / _LEVELS),
+        ],
+        axis=1,
+    )
+
+
+def _of_series(x: Floats) -> Doubles:
+    """Of windows [rows, C, T], two of each channel: how far it spreads, and how far a step goes."""
+    wide = x.astype(np.float64)
+    spread, steps = wide.std(axis=2), np.sqrt(np.square(np.diff(wide, axis=2)).mean(axis=2))
+    return _flat(np.log(np.stack([spread, steps], axis=2) + 1e-3))
+
+
+def _entropy(values: NDArray[np.int32], count: int) -> Doubles:
+    """The entropy of the histogram of each row of integers 0..count - 1, nats, [rows]."""
+    rows, size = values.shape
+    cells = (values + count * np.arange(rows)[:, None]).ravel()
+    share = np.bincount(cells, minlength=rows * count).reshape(rows, count) / max(1, size)
+    entropy: Doubles = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
+    return entropy
+
+
+def _flat(values: NDArray[T]) -> NDArray[T]:
+    return values.reshape(len(values), -1)
