@@ -104,10 +104,11 @@ class Detector:
         false_alarms: float = FALSE_ALARMS,
         num_samples: int = traits.NUM_SAMPLES,
     ) -> "Detector":
-        """Learn what is usual from normal observations [n, *shape], or an iterator over such batches, in constant memory.
+        """Learn what is usual from normal observations [n, *shape], or an iterator over such batches.
 
-        They should be as those that will come, and not those that the model was trained on. Equal ones count once; of
-        more than MOST, those are taken whose hashes are least. Raises InputError for fewer than FEWEST different ones.
+        The memory is constant. They should be as those that will come, and not those that the model was trained on.
+        Equal ones count once; of more than MOST, those are taken whose hashes are least. Raises InputError for fewer
+        than FEWEST different ones.
         """
         if not 0 < false_alarms < 1:
             raise ArgumentError("false alarms out of range", false_alarms, "give a share between 0 and 1, such as 0.01")
@@ -134,7 +135,10 @@ class Detector:
 
     @classmethod
     def load(cls, vae: VAE, path: str | PathLike[str] | None = None) -> "Detector":
-        """The detector that `save` wrote, or that the model's bundle carries. Raises BundleError where there is none."""
+        """The detector that `save` wrote, or that the model's bundle carries.
+
+        Raises BundleError where there is none, or that of another model.
+        """
         where = vae.path / CALIBRATION if path is None else Path(path)
         raw = bundle.carried(vae.path, vae.manifest, CALIBRATION) if path is None else _read(where)
         if raw is None:

@@ -1,0 +1,248 @@
+"""Odd or not: p-values that are calibrated, traits that are what they say, calibrations that travel and are refused."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.bundles import Forge, linear
+from vae_runtime import VAE, noise
+from vae_runtime.density import Density
+from vae_runtime.detector import FEWEST, Detector
+from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.traits import NUM_SAMPLES, names, own
+
+SHAPES: dict[str, tuple[int, ...]] = {"image": (1, 6, 5), "vector": (4,), "series": (2, 12)}
+
+
+@pytest.fixture(params=SHAPES)
+def vae(request: pytest.FixtureRequest, forge: Forge) -> VAE:
+    """A linear model of each kind of observation, under a Gaussian."""
+    return VAE.load(linear(forge, "gaussian", SHAPES[request.param]), threads=1)
+
+
+def normal(vae: VAE, count: int, seed: int = 0) -> np.ndarray:
+    """Samples of the model, in its range."""
+    return vae.observation.clip(vae.sample(count, seed))
+
+
+def test_normal_observations_alarm_as_often_as_was_asked(vae: VAE) -> None:
+    """Of 1,000 others from the same source, at 1% and 20%, within four standard errors of both samples."""
+    for asked in (0.01, 0.2):
+        detector = Detector.fit(vae, normal(vae, 1500), asked)
+        odd = detector.verdict(normal(vae, 1000, seed=1)).odd.mean()
+        assert abs(odd - asked) < 4 * math.sqrt(asked * (1 - asked) * (1 / 1000 + 1 / 1500))
+
+
+def test_p_values_of_normal_observations_are_uniform(vae: VAE) -> None:
+    """Of few dozen as of many: by Kolmogorov's distance, at about 1 in 1,000 for each."""
+    for count in (40, 1500):
+        p = np.sort(Detector.fit(vae, normal(vae, count)).verdict(normal(vae, 1000, seed=1)).p)
+        distance = np.abs(p - (np.arange(1000) + 0.5) / 1000).max()
+        assert distance < 1.95 * math.sqrt(1 / 1000 + 1 / count) + 1 / count
+
+
+def test_what_differs_either_way_is_odd(vae: VAE) -> None:
+    """Far off values, and flat ones, which the ELBO alone takes for ordinary."""
+    detector = Detector.fit(vae, normal(vae, 500))
+    flat = np.broadcast_to(normal(vae, 500).mean(axis=0), (10, *vae.observation.shape)).astype(np.float32)
+    assert detector.verdict(flat).p.max() < 0.3
+    if vae.observation.kind != "image":
+        assert detector.verdict(10 * normal(vae, 10, seed=2)).odd.all()
+    else:
+        assert detector.verdict(np.full((4, *vae.observation.shape), 0.5, np.float32)).odd.all()
+
+
+def test_traits_are_what_they_are_called(vae: VAE) -> None:
+    """Each by its definition, in float64, of the draws of z that the ELBO takes."""
+    x = normal(vae, 7)
+    found = dict(zip(names(vae.observation, vae.names), Detector.fit(vae, normal(vae, 50)).traits(x).T, strict=True))
+    terms = vae.terms(x, NUM_SAMPLES)
+    np.testing.assert_allclose(found["log p(x|z)"], terms.reconstruction, rtol=1e-6)
+    np.testing.assert_allclose(found["KL"], terms.kl, rtol=1e-6)
+    mu, logsigma = (values.reshape(7, -1).astype(np.float64) for values in vae.encode(x))
+    eps = noise.normal(0, noise.POSTERIOR, noise.index(x), NUM_SAMPLES * vae.latent_dim).reshape(7, NUM_SAMPLES, -1)
+    z = (mu[:, None] + np.exp(logsigma)[:, None] * eps).astype(np.float32)
+    means = np.stack([vae.decode(z[:, k].reshape(7, *vae.latent_shape)) for k in range(NUM_SAMPLES)], axis=1)
+    error = (x[:, None] - means).reshape(7, NUM_SAMPLES, -1)
+    expected = np.log(np.square(error).mean(axis=2) + 1e-6).mean(axis=1)
+    np.testing.assert_allclose(found["log squared error"], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["log |mu|^2"], np.log(np.square(mu).mean(axis=1) + 1e-6), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["sum of logsigma"], logsigma.sum(axis=1), rtol=1e-5, atol=1e-6)
+    nats = -0.5 * np.square(error / math.exp(-1.2))
+    np.testing.assert_allclose(found["log spread of nats"], np.log(nats.std(axis=2)).mean(axis=1), atol=1e-4)
+    assert not found["entropy"].any()  # of a Gaussian it does not depend on z
+
+
+def test_traits_of_an_image_by_itself() -> None:
+    """Entropies of its levels and of its edges, brightness and contrast, counted one by one."""
+    from vae_runtime.observation import Observation
+
+    levels = np.random.default_rng(0).integers(0, 4, (3, 2, 5, 4)) * 60
+    found = own((levels / 255).astype(np.float32), Observation.image((2, 5, 4)))
+
+    def entropy(values: np.ndarray) -> float:
+        share = np.unique(values, return_counts=True)[1] / values.size
+        return float(-(share * np.log(share)).sum())
+
+    for image, row in zip(levels, found, strict=True):
+        edges = np.concatenate([np.diff(image, axis=1).ravel(), np.diff(image, axis=2).ravel()])
+        expected = [entropy(image), entropy(edges), image.mean() / 255, math.log(image.std() / 255 + 1 / 256)]
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+
+
+def test_grey_images_are_judged_as_they_are_drawn(tiny: VAE) -> None:
+    """Under a Bernoulli likelihood: the terms are those of `VAE.terms` with observe."""
+    x = (tiny.sample(30, 3, mean=True) * 0.9).astype(np.float32)
+    detector = Detector.fit(tiny, x)
+    terms = tiny.terms(x, NUM_SAMPLES, observe=True)
+    np.testing.assert_allclose(detector.traits(x)[:, 0], terms.reconstruction, rtol=1e-6)
+    np.testing.assert_allclose(detector.traits(x)[:, 1], terms.kl, rtol=1e-6)
+
+
+@pytest.fixture
+def tiny(tiny_bundle: Path) -> VAE:
+    """The committed model of binary images."""
+    return VAE.load(tiny_bundle, threads=1)
+
+
+def test_scores_do_not_depend_on_company_threads_or_memory(tiny: VAE, tiny_bundle: Path) -> None:
+    """Equal observations have equal scores, to the last bit."""
+    x = tiny.sample(50, 5)
+    detector = Detector.fit(tiny, x)
+    again = Detector(VAE.load(tiny_bundle, threads=2, memory=1 << 18), detector.calibration)
+    np.testing.assert_array_equal(detector.score(x), again.score(x))
+    np.testing.assert_array_equal(detector.score(x)[7:9], detector.score(x[7:9]))
+
+
+def test_a_calibration_is_saved_and_loaded_to_the_last_bit(tiny: VAE, tmp_path: Path) -> None:
+    """It has no observation in it, and judges as the one that was fitted."""
+    x = tiny.sample(40, 6)
+    detector = Detector.fit(tiny, x, false_alarms=0.05)
+    detector.save(tmp_path / "site.json")
+    loaded = Detector.load(tiny, tmp_path / "site.json")
+    assert loaded.calibration == detector.calibration
+    for ours, theirs in zip(vars(loaded.verdict(x)).values(), vars(detector.verdict(x)).values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_equal_observations_count_once(tiny: VAE) -> None:
+    """Copies would make each other ordinary."""
+    x = tiny.sample(40, 6)
+    once, twice = (Detector.fit(tiny, given).calibration for given in (x, np.concatenate([x, x, x[:5]])))
+    assert once == twice
+
+
+def test_batches_are_as_one_array(tiny: VAE) -> None:
+    """In whatever order they come."""
+    x = tiny.sample(60, 6)
+    assert Detector.fit(tiny, x).calibration == Detector.fit(tiny, iter([x[40:], x[:40]])).calibration
+
+
+def test_few_observations_say_how_fine_they_tell(tiny: VAE) -> None:
+    """Of 24 different ones nothing is below 4%, and so many false alarms there are; fewer than 20 are refused."""
+    x = tiny.sample(200, 6)
+    _, first = np.unique(noise.index(x), return_index=True)
+    x = x[np.sort(first)]
+    detector = Detector.fit(tiny, x[:24])
+    assert detector.least == detector.false_alarms == 1 / 25
+    assert detector.verdict(1 - x[:5]).p.min() == 1 / 25
+    with pytest.raises(InputError, match=f"too few normal images that differ: 19; give {FEWEST} or more"):
+        Detector.fit(tiny, x[:19])
+
+
+def test_a_threshold_by_hand_takes_the_place_of_the_rate(tiny: VAE) -> None:
+    """What scores as high is odd; the p-value stays."""
+    x = tiny.sample(40, 6)
+    detector = Detector.fit(tiny, x)
+    score = detector.score(x)
+    by_hand = Detector(tiny, replace(detector.calibration, threshold=float(np.median(score))))
+    np.testing.assert_array_equal(by_hand.verdict(x).odd, score >= np.median(score))
+    np.testing.assert_array_equal(by_hand.verdict(x).p, detector.verdict(x).p)
+
+
+def test_false_alarms_are_a_share(tiny: VAE) -> None:
+    """Between 0 and 1."""
+    for share in (0, 1, -1, 5):
+        with pytest.raises(ArgumentError, match=f"false alarms out of range: {share}; give a share between 0 and 1"):
+            Detector.fit(tiny, tiny.sample(30), share)
+
+
+def test_another_models_calibration_is_refused(tiny: VAE, forge: Forge) -> None:
+    """By the hash of the graphs."""
+    detector = Detector.fit(tiny, tiny.sample(40))
+    other = VAE.load(linear(forge, "bernoulli", tiny.observation.shape))
+    with pytest.raises(BundleError, match="calibration of another model"):
+        Detector(other, detector.calibration)
+
+
+def test_a_bundle_without_a_calibration_says_so(tiny: VAE) -> None:
+    """And what to do."""
+    with pytest.raises(BundleError, match=r"bundle carries no calibration: .*vae-infer calibrate"):
+        Detector.load(tiny)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda site: site.update(rows=[]),
+        lambda site: site["rows"][0].append(1.0),
+        lambda site: site.update(scores=site["scores"][::-1]),
+        lambda site: site.update(false_alarms=2.0),
+        lambda site: site.update(format=2),
+        lambda site: site.pop("traits"),
+    ],
+)
+def test_a_damaged_calibration_is_not_understood(
+    tiny: VAE, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Each part is checked."""
+    Detector.fit(tiny, tiny.sample(40)).save(tmp_path / "site.json")
+    site = json.loads((tmp_path / "site.json").read_text())
+    change(site)
+    (tmp_path / "site.json").write_text(json.dumps(site))
+    with pytest.raises(BundleError, match="calibration not understood"):
+        Detector.load(tiny, tmp_path / "site.json")
+    with pytest.raises(BundleError, match="calibration not read"):
+        Detector.load(tiny, tmp_path / "absent.json")
+
+
+def test_a_density_is_that_of_its_kernels() -> None:
+    """By the definition: normals of that width around each row, in the coordinates where columns are uncorrelated."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 3)) @ [[1, 0.5, 0], [0, 2, 0.3], [0, 0, 1]] + 5
+    density, points = Density.of(rows), rng.normal(size=(8, 3)) + 5
+    inverse = density.whiten @ density.whiten.T
+    distances = (points[:, None] - rows) / rows.std(axis=0)
+    squares = np.einsum("ijk,kl,ijl->ij", distances, inverse, distances)
+    expected = -np.log(np.exp(-squares / (2 * density.width**2)).mean(axis=1))
+    np.testing.assert_allclose(density.surprise(points), expected, rtol=1e-9)
+    for i, surprise in enumerate(density.surprise_of_own(rows)):
+        without = replace(density, kernels=np.delete(density.kernels, i, axis=0))
+        np.testing.assert_allclose(surprise, without.surprise(rows[i : i + 1])[0], rtol=1e-9)
+
+
+def test_correlations_of_few_rows_are_shrunk_as_by_ledoit_and_wolf() -> None:
+    """As scikit-learn does it."""
+    covariance = pytest.importorskip("sklearn.covariance")
+    for count in (12, 60, 2000):
+        rows = np.random.default_rng(0).normal(size=(count, 3)) @ [[1, 0.5, 0], [0, 2, 0.3], [0, 0, 1]]
+        density, scaled = Density.of(rows), (rows - rows.mean(axis=0)) / rows.std(axis=0)
+        expected = np.linalg.inv(covariance.ledoit_wolf(scaled)[0])
+        np.testing.assert_allclose(density.whiten @ density.whiten.T, expected, rtol=1e-4)
+
+
+def test_a_column_that_is_always_the_same_is_not_looked_at() -> None:
+    """Nor do correlated ones break it."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(30, 2))
+    with_more = np.column_stack([rows, np.full(30, 7.0), rows[:, 0]])
+    density = Density.of(with_more)
+    moved = with_more + np.array([0, 0, 100, 0])
+    np.testing.assert_array_equal(density.surprise(with_more), density.surprise(moved))
+    assert np.isfinite(density.surprise(with_more)).all()
