@@ -258,6 +258,35 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     return function(x, kernel, strides, before, bool(node.get("ceil_mode", 0)), counted)
 
 
+_GATES = {"GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}  # torch's order of them, by their places in ONNX's
+
+
+def _recurrent(
+    node: Node, x: Tensor, weight: Value, recurrence: Value, bias: Value = None, lengths: Value = None, *start: Value
+) -> Value:
+    """One layer over steps x [time, batch, inputs], forwards."""
+    kind, given, hidden = node.operator, set(node.settings), recurrence.shape[-1]
+    others = sorted(given & {"activations", "activation_alpha", "activation_beta", "clip"})
+    if others or node.get("direction") != "forward" or node.get("layout", 0) or lengths is not None or len(start) > 2:
+        raise Untranslated(f"other than torch's: {', '.join(others) or 'direction, layout, lengths or peepholes'}")
+    if kind == "GRU" and not node.get("linear_before_reset"):
+        raise Untranslated("linear_before_reset=0, reset_after=False of Keras: torch has no such GRU")
+
+    def ordered(gates: Tensor) -> Tensor:
+        return torch.cat([gates.narrow(0, i * hidden, hidden) for i in _GATES[kind]])
+
+    weights = [ordered(tensor(each)[0]) for each in (weight, recurrence)]
+    weights += map(ordered, tensor(bias)[0].chunk(2)) if bias is not None else ()
+    zeros = x.new_zeros(1, x.shape[1], hidden)
+    states = [zeros if each is None else tensor(each) for each in (*start, None, None)[: 2 if kind == "LSTM" else 1]]
+    settings = (bias is not None, 1, 0.0, False, False, False)
+    if kind == "LSTM":
+        out, *last = torch.lstm(x, states, weights, *settings)
+    else:
+        out, *last = torch.gru(x, states[0], weights, *settings)
+    return (out.unsqueeze(1), *last)
+
+
 # normalisation
 
 
@@ -517,9 +546,17 @@ _OF_TENSORS: dict[str, Callable[..., Tensor]] = {
     "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt, "Swish": F.silu, "Tanh": torch.tanh,
 }  # fmt: skip
 _OF_EITHER: dict[str, Callable[..., Any]] = {
-    "Add": operator.add, "Equal": operator.eq, "Greater": operator.gt, "GreaterOrEqual": operator.ge,
-    "Less": operator.lt, "LessOrEqual": operator.le, "Mul": operator.mul, "Neg": operator.neg, "Sub": operator.sub,
-}  # fmt: skip
+    "Add": operator.add,
+    "Equal": operator.eq,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+    "Mod": operator.mod,
+    "Mul": operator.mul,
+    "Neg": operator.neg,
+    "Sub": operator.sub,
+}
 TRANSLATED: dict[str, Translated] = {
     **{name: _tensors(function) for name, function in _OF_TENSORS.items()},
     **{name: _either(function) for name, function in _OF_EITHER.items()},
@@ -549,6 +586,8 @@ TRANSLATED: dict[str, Translated] = {
     "Einsum": _einsum,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalAveragePool": lambda node, x: x.mean(list(range(2, x.ndim)), keepdim=True),
@@ -578,7 +617,6 @@ TRANSLATED: dict[str, Translated] = {
     "Tile": _tile,
     "Shape": _shape,
     "Size": lambda node, x: np.asarray(math.prod(x.shape), object),
-    "Constant": lambda node: node.get("value"),
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
     "Pad": _pad,

@@ -13,6 +13,7 @@ from vae_export import onnx_network, operators
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4, 6, 5)).astype(np.float32)
 LINE = RNG.normal(size=(3, 4, 9)).astype(np.float32)
+STEPS = RNG.normal(size=(5, 2, 3)).astype(np.float32)
 ROWS = RNG.normal(size=(3, 8)).astype(np.float32)
 
 
@@ -78,6 +79,10 @@ CASES: list[tuple[Any, ...]] = [
     ("ConvTranspose", X, (weight(4, 2, 4, 3), weight(2)), {"strides": [2, 2], "pads": [0, 1, 1, 0]}),
     ("ConvTranspose", X, (weight(4, 2, 3, 3), weight(2)), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     ("ConvTranspose", X, (weight(4, 2, 3, 3), weight(2)), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ("GRU", STEPS, (weight(1, 12, 3), weight(1, 12, 4), weight(1, 24)),
+     {"hidden_size": 4, "linear_before_reset": 1, "results": 2}),
+    ("LSTM", STEPS, (weight(1, 16, 3), weight(1, 16, 4), weight(1, 32)), {"hidden_size": 4, "results": 3}),
+    ("LSTM", STEPS, (weight(1, 16, 3), weight(1, 16, 4)), {"hidden_size": 4, "results": 2}),
     ("MaxPool", X, (), {"kernel_shape": [2, 2], "strides": [2, 2]}),
     ("MaxPool", X, (), {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     ("AveragePool", X, (), {"kernel_shape": [2, 2], "strides": [2, 2]}),
@@ -161,6 +166,6 @@ def test_as_the_evaluator_computes_it(case: tuple[Any, ...]) -> None:
 
 def test_none_is_untested() -> None:
     """Each has a case here, but for those that only compute sizes and conditions, which the graphs of a pair have."""
-    rest = {"And", "Cast", "CastLike", "Concat", "Constant", "ConstantOfShape", "Equal", "Greater", "GreaterOrEqual",
-            "Less", "LessOrEqual", "Not", "Or", "Range", "ReduceProd", "Shape", "Size"}  # fmt: skip
+    rest = {"And", "Cast", "CastLike", "Concat", "ConstantOfShape", "Equal", "Greater", "GreaterOrEqual",
+            "Less", "LessOrEqual", "Mod", "Not", "Or", "Range", "ReduceProd", "Shape", "Size"}  # fmt: skip
     assert set(operators.TRANSLATED) - {case[0] for case in CASES} - {"Swish"} == rest
