@@ -2,54 +2,25 @@
 
 import gc
 import os
-import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from vae_runtime import files
+from vae_runtime import detect_cli, terminal
 from vae_runtime.command import run
-from vae_runtime.errors import printable
 from vae_runtime.observation import IMAGE, SERIES
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
-    from io import BufferedReader
-    from types import ModuleType
+    pass
 
-    from vae_runtime.draws import Floats
-    from vae_runtime.sources import Observations
-    from vae_runtime.vae import VAE
-
-F = TypeVar("F", bound=Callable[..., Any])
-Options = tuple[Path | None, int | None, int | None]  # bundle, threads, bytes
-_SEED = click.IntRange(0, 2**64 - 1)
+Options = terminal.Options
 _TRAVERSED = 1000  # observations at most, which say how large each latent's KL is
-_SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
-_ARRAYS = (".npy", ".npz")
-_ROWS = (".csv", *_ARRAYS, ".png")
-_SCORED = (".csv", ".json", ".jsonl")
-_PICTURES = (".png", *_ARRAYS, "")
-_FIXED_SEED = click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the noise.")
-_sources = click.argument("sources", metavar="SOURCES...", nargs=-1, required=True)
-_stride = click.option(
-    "--stride", type=click.IntRange(1, 2**31 - 1),
-    help="Of series: rows from a window's start to the next one's.  [default: the model's own]",
-)  # fmt: skip
-_missing = click.option(
-    "--missing", type=click.Choice(["refuse", "drop"]), default="refuse", show_default=True,
-    help="What to do with rows that lack a value.",
-)  # fmt: skip
-
-
-def _output(help: str, default: str | None = None) -> Callable[[F], F]:
-    path = Path(default) if default else None
-    return click.option("-o", "--output", type=click.Path(path_type=Path), default=path, show_default=True, help=help)
 
 
 @click.group()
@@ -76,55 +47,57 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
 
 @cli.command()
 @click.option("-n", "number", type=click.IntRange(1, 2**63 - 1), default=16, show_default=True, help="How many.")
-@click.option("--seed", type=_SEED, help="Seed of the noise.  [default: a new one, printed]")
+@click.option("--seed", type=terminal.SEED, help="Seed of the noise.  [default: a new one, printed]")
 @click.option("--start", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The first of the seed.")
 @click.option(
     "--mean/--draws",
     default=None,
     help="Write E[x|z], or draws from p(x|z).  [default: draws; E[x|z] in a .png whose pixels are not binary]",
 )
-@_output("Grid, array or folder.  [default: samples.png, and the terminal]")
+@terminal.with_output("Grid, array or folder.  [default: samples.png, and the terminal]")
 @click.pass_obj
 def sample(options: Options, number: int, seed: int | None, start: int, mean: bool | None, output: Path | None) -> None:
     """Draw observations from the model, x ~ p(x|z) with z ~ p(z)."""
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     show = output is None and sys.stdout.isatty()
-    vae, output = _load_to_write(options, output, "samples", *_PICTURES)
+    vae, output = terminal.load_to_write(options, output, "samples", *terminal.PICTURES)
     from vae_runtime import outputs
 
     if mean is None:  # draws of every pixel beside each other look like noise
         mean = output.suffix == ".png" and vae.observation.kind == IMAGE and not vae.likelihood.binary
         if mean:
-            _note("a picture shows E[x|z]; --draws draws each pixel from p(x|z) too")
-    if plots := _plots(vae, output):
-        plots.observations(output, vae, vae.sample(_drawn(number, plots.MOST), seed, mean, start))
+            terminal.note("a picture shows E[x|z]; --draws draws each pixel from p(x|z) too")
+    if plots := terminal.plotting(vae, output):
+        plots.observations(output, vae, vae.sample(terminal.drawn(number, plots.MOST), seed, mean, start))
     else:
-        batches = _progress(vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun)
+        batches = terminal.progress(
+            vae.sample_batches(number, seed, mean, start), number, vae.rows, vae.observation.noun
+        )
         outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":
         from vae_runtime.images import blocks
 
         width = shutil.get_terminal_size().columns
         click.echo(blocks(vae.sample(min(number, width), seed, mean, start), width))
-    click.echo(f"{output}: {_count(number, 'mean' if mean else 'sample')}, seed {seed}")
+    click.echo(f"{output}: {terminal.count(number, 'mean' if mean else 'sample')}, seed {seed}")
 
 
 @cli.command()
-@_sources
-@_output(
+@terminal.with_sources
+@terminal.with_output(
     "Grid of pairs (image, reconstruction), or array or folder of reconstructions.  [default: reconstructions.png]"
 )
-@_missing
-@_stride
+@terminal.with_missing
+@terminal.with_stride
 @click.pass_obj
 def reconstruct(
     options: Options, sources: tuple[str, ...], output: Path | None, missing: str, stride: int | None
 ) -> None:
     """Encode observations and decode their means."""
-    vae, output = _load_to_write(options, output, "reconstructions", *_PICTURES)
+    vae, output = terminal.load_to_write(options, output, "reconstructions", *terminal.PICTURES)
     from vae_runtime import outputs
 
-    found, batches = _read(sources, vae, missing, stride)
+    found, batches = terminal.read(sources, vae, missing, stride)
     shape = vae.observation.shape
     import numpy as np
 
@@ -132,31 +105,31 @@ def reconstruct(
         names = [*vae.names, *(f"{name} reconstructed" for name in vae.names)]
         both = (np.concatenate([x, vae.reconstruct(x)], axis=1) for x in batches)
         outputs.write(output, len(found), (2 * shape[0], *shape[1:]), both, names=names)
-    elif plots := _plots(vae, output):
-        x = _first(batches, _drawn(len(found), plots.reconstructed(vae)))
+    elif plots := terminal.plotting(vae, output):
+        x = terminal.first(batches, terminal.drawn(len(found), plots.reconstructed(vae)))
         plots.reconstructions(output, vae, x, vae.reconstruct(x), list(islice(found.names(), len(x))))
     elif output.suffix == ".png":
         pairs = (np.stack([x, vae.reconstruct(x)], axis=1).reshape(-1, *shape) for x in batches)  # x, theta, x, ...
         outputs.write(output, 2 * len(found), shape, pairs, columns=min(8, 2 * len(found)))
     else:
         outputs.write(output, len(found), shape, map(vae.reconstruct, batches))
-    _say_fitted(found)
-    click.echo(f"{output}: {_count(len(found), 'reconstruction')}")
+    terminal.say_fitted(found)
+    click.echo(f"{output}: {terminal.count(len(found), 'reconstruction')}")
 
 
 @cli.command()
-@_sources
+@terminal.with_sources
 @click.option(
     "--samples", "-K", type=click.IntRange(1, 1_000_000), default=16, show_default=True, help="Draws of z for each."
 )
-@_FIXED_SEED
+@terminal.with_seed
 @click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json", "jsonl"]), help="How to print.  [default: table]"
 )  # fmt: skip
 @click.option("--by-column", is_flag=True, help="What each column or channel adds to log p(x|z), in a file's format.")
-@_missing
-@_stride
-@_output("A .csv, .json or .jsonl file.  [default: print]")
+@terminal.with_missing
+@terminal.with_stride
+@terminal.with_output("A .csv, .json or .jsonl file.  [default: print]")
 @click.pass_obj
 def elbo(
     options: Options,
@@ -174,47 +147,49 @@ def elbo(
     Grey images under a Bernoulli likelihood are drawn as binary ones, as in training, anew for each draw of z, and the
     command says so. A table on standard input is scored as its lines come, in CSV or JSON lines.
     """
-    vae = _load(options)
-    _check_stride(stride, vae)
+    vae = terminal.load(options)
+    terminal.check_stride(stride, vae)
     comes = sources == ("-",) and vae.observation.kind != IMAGE and style in (None, "csv", "jsonl")
-    style = _style(style, output, "csv" if comes and vae.observation.kind == SERIES else "table", *_SCORED)
+    style = terminal.style(
+        style, output, "csv" if comes and vae.observation.kind == SERIES else "table", *terminal.SCORED
+    )
     if by_column and style == "table":
         raise click.UsageError("--by-column goes with --format csv, json or jsonl, or with -o")
     from vae_runtime.reports import format_scores
     from vae_runtime.scores import score
 
-    noun, draws = vae.observation.noun, f"{_count(samples, 'draw')} of z each, seed {seed}"
-    if comes and style in ("csv", "jsonl") and (stream := _text()) is not None:
+    noun, draws = vae.observation.noun, f"{terminal.count(samples, 'draw')} of z each, seed {seed}"
+    if comes and style in ("csv", "jsonl") and (stream := terminal.text_stream()) is not None:
         changed, ranked = 0, True
 
         def lines() -> Iterator[str]:
             nonlocal changed, ranked
-            parts = vae.follow(stream, stride, _note, missing == "drop")
+            parts = vae.follow(stream, stride, terminal.note, missing == "drop")
             for i, part in enumerate(parts):
                 scores = score(vae, part.x, samples, seed, by_column=by_column)
                 changed, ranked = changed + scores.off_support, scores.ranks is not None
                 written = format_scores(scores, part.names, style, samples, seed, noun)
                 yield from islice(written, 1 if i and style == "csv" else 0, None)  # one header
 
-        _print(lines(), output, f"scores of {noun}s as they came, {draws}")
+        terminal.write(lines(), output, f"scores of {noun}s as they came, {draws}")
     else:
-        found, batches = _read(sources, vae, missing, stride, vae.rows_per_run(samples))
+        found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(samples))
         scores = score(vae, batches, samples, seed, by_column=by_column)
         written = format_scores(scores, found.names(), style, samples, seed, noun)
-        _print(written, output, f"scores of {_count(len(found), noun)}, {draws}")
-        _say_fitted(found)
+        terminal.write(written, output, f"scores of {terminal.count(len(found), noun)}, {draws}")
+        terminal.say_fitted(found)
         changed, ranked = scores.off_support, scores.ranks is not None
-    _say_observed(vae, changed, samples)
+    terminal.say_observed(vae, changed, samples)
     if not ranked:
-        _note(f"no percentiles: the bundle keeps no quantiles of three test {noun}s or more")
+        terminal.note(f"no percentiles: the bundle keeps no quantiles of three test {noun}s or more")
 
 
 @cli.command()
-@_sources
+@terminal.with_sources
 @click.option("--format", "style", type=click.Choice(["csv", "jsonl"]), help="How to print.  [default: csv]")
-@_missing
-@_stride
-@_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
+@terminal.with_missing
+@terminal.with_stride
+@terminal.with_output("An .npz, .csv or .jsonl file with mu and logsigma.  [default: print]")
 @click.pass_obj
 def encode(
     options: Options,
@@ -225,14 +200,14 @@ def encode(
     output: Path | None,
 ) -> None:
     """Print or save mu and logsigma of q(z|x) for each observation."""
-    style = _style(style, output, "csv", ".npz", ".csv", ".jsonl")
-    vae = _load(options)
+    style = terminal.style(style, output, "csv", ".npz", ".csv", ".jsonl")
+    vae = terminal.load(options)
     import numpy as np
 
-    found, batches = _read(sources, vae, missing, stride)
+    found, batches = terminal.read(sources, vae, missing, stride)
     mu, logsigma = map(np.concatenate, zip(*map(vae.encode, batches), strict=True))
     noun = vae.observation.noun
-    what = f"mu and logsigma of {_count(len(mu), noun)}, {vae.latent_dim} dimensions each"
+    what = f"mu and logsigma of {terminal.count(len(mu), noun)}, {vae.latent_dim} dimensions each"
     if output and output.suffix == ".npz":
         from vae_runtime.outputs import write_arrays
 
@@ -241,68 +216,68 @@ def encode(
     else:
         from vae_runtime.reports import format_latents
 
-        _print(format_latents(found.names(), mu, logsigma, style, noun), output, what)
-    _say_fitted(found)
+        terminal.write(format_latents(found.names(), mu, logsigma, style, noun), output, what)
+    terminal.say_fitted(found)
 
 
 @cli.command()
 @click.argument("latents")
-@_output("Grid, array or folder.  [default: decoded.png]")
+@terminal.with_output("Grid, array or folder.  [default: decoded.png]")
 @click.pass_obj
 def decode(options: Options, latents: str, output: Path | None) -> None:
     """Decode LATENTS, an .npy [n, *latent_shape] or the .npz of `encode` (- for stdin), to E[x|z]."""
-    vae, output = _load_to_write(options, output, "decoded", *_PICTURES)
+    vae, output = terminal.load_to_write(options, output, "decoded", *terminal.PICTURES)
     from vae_runtime import outputs
     from vae_runtime.latents import read
 
     z = read(latents, vae.latent_shape)
     chunks = (z[i : i + vae.rows] for i in range(0, len(z), vae.rows))
     noun = vae.observation.noun
-    if plots := _plots(vae, output):
-        plots.observations(output, vae, vae.decode(z[: _drawn(len(z), plots.MOST)]))
+    if plots := terminal.plotting(vae, output):
+        plots.observations(output, vae, vae.decode(z[: terminal.drawn(len(z), plots.MOST)]))
     else:
-        theta = _progress(map(vae.decode, chunks), len(z), vae.rows, noun)
+        theta = terminal.progress(map(vae.decode, chunks), len(z), vae.rows, noun)
         outputs.write(output, len(z), vae.observation.shape, theta, names=vae.names)
-    click.echo(f"{output}: {_count(len(z), f'decoded {noun}')}")
+    click.echo(f"{output}: {terminal.count(len(z), f'decoded {noun}')}")
 
 
 @cli.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@_missing
+@terminal.with_missing
 @click.option("--steps", type=click.IntRange(2, 1000), default=9, show_default=True, help="With both ends.")
 @click.option("--linear", is_flag=True, help="Go straight, not on the great circle between the two.")
-@_output("One row of images, an animated .gif, array or folder.  [default: interpolation.png]")
+@terminal.with_output("One row of images, an animated .gif, array or folder.  [default: interpolation.png]")
 @click.pass_obj
 def interpolate(options: Options, a: str, b: str, missing: str, steps: int, linear: bool, output: Path | None) -> None:
     """Walk through latent space from observation A to observation B."""
-    vae, output = _load_to_write(options, output, "interpolation", *_PICTURES, ".gif")
+    vae, output = terminal.load_to_write(options, output, "interpolation", *terminal.PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import interpolate as walk
 
-    ends = [_found((source,), vae, missing) for source in (a, b)]
+    ends = [terminal.observations((source,), vae, missing) for source in (a, b)]
     first, last = (next(end.batches(1))[0] for end in ends)
     theta = walk(vae, first, last, steps, linear)
-    if plots := _plots(vae, output):
+    if plots := terminal.plotting(vae, output):
         plots.walk(output, vae, theta)
     else:
         outputs.write(output, steps, vae.observation.shape, [theta], columns=steps, names=vae.names)
-    _say_fitted(*ends)
+    terminal.say_fitted(*ends)
     for end in ends:
         if len(end) > 1:
-            _note(f"{next(end.names())} is taken, the first of {len(end)} {vae.observation.noun}s")
+            terminal.note(f"{next(end.names())} is taken, the first of {len(end)} {vae.observation.noun}s")
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 
 @cli.command()
 @click.argument("sources", metavar="[SOURCES]...", nargs=-1)
-@_missing
+@terminal.with_missing
 @click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="How many for each latent.")
 @click.option(
     "--span", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="From -span to span."
 )
 @click.option("--most", type=click.IntRange(1), default=10, show_default=True, help="How many latents at most.")
-@_output("Grid, animated .gif, array or folder.  [default: traversal.png]")
+@terminal.with_output("Grid, animated .gif, array or folder.  [default: traversal.png]")
 @click.pass_obj
 def traverse(
     options: Options, sources: tuple[str, ...], missing: str, steps: int, span: float, most: int, output: Path | None
@@ -312,20 +287,20 @@ def traverse(
     The other latents rest at the first observation's mean, and the KL is the mean of the first 1,000; without SOURCES,
     at 0, and the KL is that of 500 of the model's own samples.
     """
-    vae, output = _load_to_write(options, output, "traversal", *_PICTURES, ".gif")
+    vae, output = terminal.load_to_write(options, output, "traversal", *terminal.PICTURES, ".gif")
     from vae_runtime import outputs
     from vae_runtime.latents import traverse as walk
 
-    found = _found(sources, vae, missing) if sources else None
+    found = terminal.observations(sources, vae, missing) if sources else None
     x = next(found.batches(_TRAVERSED))[:_TRAVERSED] if found else None
     walked = walk(vae, x, steps, span, most)
-    if plots := _plots(vae, output):
+    if plots := terminal.plotting(vae, output):
         plots.traversal(output, vae, walked, span)
     else:
         count = len(walked.latents) * steps
         outputs.write(output, count, vae.observation.shape, walked.theta, columns=steps, names=vae.names)
     if found:
-        _say_fitted(found)
+        terminal.say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
     click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}")
 
@@ -339,7 +314,7 @@ def info(options: Options, as_json: bool) -> None:
 
     from vae_runtime.reports import format_info
 
-    manifest = _load(options).manifest
+    manifest = terminal.load(options).manifest
     click.echo(json.dumps(manifest.raw, indent=1) if as_json else format_info(manifest))
 
 
@@ -386,146 +361,8 @@ def bench(options: Options, as_json: bool, seconds: float) -> None:
     click.echo(found.json() if as_json else found.table())
 
 
-def _load(options: Options) -> "VAE":
-    from vae_runtime.vae import VAE
-
-    vae = VAE.load(*options)
-    gc.freeze()  # modules stay: neither a later collection nor the interpreter's end need look at them
-    gc.enable()
-    return vae
-
-
-def _load_to_write(options: Options, output: Path | None, name: str, *kinds: str) -> "tuple[VAE, Path]":
-    """The VAE, and where its output goes: by default a picture `name` of images, a table of rows, else an array."""
-    if output is not None:
-        files.check_output(output, *kinds, ".csv")
-    vae = _load(options)
-    fitting = kinds if vae.observation.kind == IMAGE else _ROWS
-    output = output or Path(f"{name}{fitting[0]}")
-    files.check_output(output, *fitting)
-    return vae, output
-
-
-def _read(
-    sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None, rows: int | None = None
-) -> "tuple[Observations, Iterator[Floats]]":
-    """The observations of the sources, and their batches, by default as large as keeps all threads busy."""
-    _check_stride(stride, vae)
-    found = _found(sources, vae, missing, stride)
-    rows = rows or vae.rows * vae.threads
-    return found, _progress(found.batches(rows), len(found), rows, vae.observation.noun)
-
-
-def _plots(vae: "VAE", output: Path) -> "ModuleType | None":
-    """What draws the plots of rows and series, where the output is one."""
-    if output.suffix != ".png" or vae.observation.kind == IMAGE:
-        return None
-    from vae_runtime import plots
-
-    plots.require()
-    return plots
-
-
-def _drawn(number: int, most: int) -> int:
-    """How many of so many observations go into a plot."""
-    if number > most:
-        _note(f"a plot shows the first {most} of {number:,}")
-    return min(number, most)
-
-
-def _first(batches: "Iterator[Floats]", number: int) -> "Floats":
-    """The first of some batches."""
-    import numpy as np
-
-    parts, held = [], 0
-    for part in batches:
-        parts.append(part)
-        held += len(part)
-        if held >= number:
-            break
-    return np.concatenate(parts)[:number]
-
-
-def _found(sources: tuple[str, ...], vae: "VAE", missing: str, stride: int | None = None) -> "Observations":
-    if missing == "drop" and vae.observation.kind == IMAGE:
-        raise click.UsageError("--missing is for models of rows and series, and this one takes images")
-    return vae.read(sources, stride, missing == "drop")
-
-
-def _progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> "Iterator[Floats]":
-    """Pass batches on, with a bar on stderr where that is a terminal and there are several."""
-    hidden = total <= 4 * rows or not sys.stderr.isatty()
-    with click.progressbar(length=total, label=f"{noun}s", file=sys.stderr, hidden=hidden) as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))
-
-
-def _check_stride(stride: int | None, vae: "VAE") -> None:
-    if stride is not None and vae.observation.kind != SERIES:
-        raise click.UsageError(f"--stride is for models of series, and this one takes {vae.observation.noun}s")
-
-
-def _text() -> "BufferedReader | None":
-    """Standard input, where it holds text and no array."""
-    from vae_runtime.array_files import is_array
-
-    stream: BufferedReader = sys.stdin.buffer  # type: ignore[assignment]
-    return None if is_array(stream.peek(4)) else stream
-
-
-def _note(text: str) -> None:
-    click.echo(printable(f"vae-infer: note: {text}"), err=True)
-
-
-def _say_observed(vae: "VAE", changed: int, samples: int) -> None:
-    """Say how many observations were drawn as binary, or rounded, to be scored."""
-    noun = vae.observation.noun
-    if changed and vae.likelihood.binary:
-        each = f"the mean over {samples} binary draws" if samples > 1 else "of one binary draw"
-        _note(f"{_count(changed, f'grey {noun}')}: each score is {each}, P(1) = level")
-    elif changed:
-        which = f"{_count(changed, noun)} rounded to 8-bit levels"
-        _note(f"{which}, as in training: the likelihood is one of such levels")
-
-
-def _say_fitted(*sources: "Observations") -> None:
-    """Say which images were changed to fit the model, a line for each kind of change, and how tables were read."""
-    for text in (text for found in sources for text in found.notes):
-        _note(text)
-    kinds: dict[str, dict[str, str]] = {}
-    for name, change in (pair for found in sources for pair in found.fitted.items()):
-        kinds.setdefault(_SIZE.sub("", change), {})[name] = change
-    for changes in kinds.values():
-        first, change = next(iter(changes.items()))
-        sizes = len({size[0] for each in changes.values() if (size := _SIZE.search(each))})
-        of = f" of {sizes} sizes" if sizes > 1 else ""
-        which = first if len(changes) == 1 else f"{len(changes)} images{of}, {first} first,"
-        _note(f"{which} fitted {change}")
-
-
-def _style(given: str | None, output: Path | None, default: str, *kinds: str) -> str:
-    """How to write text: as the output's suffix says, or else as --format does."""
-    if output is None:
-        return given or default
-    if given:
-        raise click.UsageError("--format is for printing; with --output, the name's suffix says it")
-    files.check_output(output, *kinds)
-    return output.suffix[1:]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def _print(lines: Iterable[str], output: Path | None, what: str) -> None:
-    """Print lines, or write them to a file and print what they are."""
-    if output is None:
-        for line in lines:
-            click.echo(line)
-    else:
-        files.write_lines(output, lines)
-        click.echo(f"{output}: {what}")
+cli.add_command(detect_cli.calibrate)
+cli.add_command(detect_cli.detect)
 
 
 def main() -> None:

@@ -191,6 +191,19 @@ class Detector:
         """Score, p-value and whether it is odd, of each of x [batch, *shape]."""
         return self.judged(self.score(x))
 
+    def between(self, odd: Doubles) -> tuple[float, float]:
+        """A threshold between normal scores and those of odd ones, and the share of these that it catches.
+
+        Where it stands, the share of odd ones that are caught is higher than that of false alarms by as much as
+        anywhere (Youden 1950). Raises InputError where there are no odd ones.
+        """
+        if not len(odd):
+            raise InputError("no odd observations", "none", "give some with --odd, or leave it out")
+        candidates = np.sort(odd)
+        caught = 1 - np.arange(len(odd)) / len(odd)
+        best = int(np.argmax(caught - self.p(candidates)))
+        return float(candidates[best]), float(caught[best])
+
     def judged(self, score: Doubles) -> Verdict:
         """The verdict on scores."""
         p, threshold = self.p(score), self.calibration.threshold

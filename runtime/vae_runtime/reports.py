@@ -45,8 +45,8 @@ def format_scores(
             for name, *figures in rows:
                 yield json.dumps({noun: name, **dict(zip(columns, figures, strict=True))})
         case "csv":
-            yield _csv([noun, *columns])
-            yield from (_csv([name, *figures]) for name, *figures in rows)
+            yield csv_line([noun, *columns])
+            yield from (csv_line([name, *figures]) for name, *figures in rows)
         case _:
             yield from _table(scores, [name for name, *_ in rows], num_samples, seed, noun)
 
@@ -96,8 +96,8 @@ def format_latents(names: Iterable[str], mu: Floats, logsigma: Floats, style: st
     if style == "jsonl":
         yield from (json.dumps({noun: name, "mu": m.tolist(), "logsigma": s.tolist()}) for name, m, s in rows)
         return
-    yield _csv([noun, *(f"{name}_{i}" for name in ("mu", "logsigma") for i in range(mu.shape[1]))])
-    yield from (_csv([name, *m.tolist(), *s.tolist()]) for name, m, s in rows)
+    yield csv_line([noun, *(f"{name}_{i}" for name in ("mu", "logsigma") for i in range(mu.shape[1]))])
+    yield from (csv_line([name, *m.tolist(), *s.tolist()]) for name, m, s in rows)
 
 
 def format_info(manifest: Manifest) -> str:
@@ -149,7 +149,7 @@ def _measured(evaluation: Evaluation, noun: str) -> dict[str, str]:
     return lines
 
 
-def _csv(row: list[Any]) -> str:
+def csv_line(row: list[Any]) -> str:
     """One line of CSV."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\r\n").writerow(row)  # so that a line end within a name is quoted
