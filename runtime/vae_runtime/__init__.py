@@ -10,6 +10,8 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_runtime.detector import Detector as Detector
+    from vae_runtime.detector import Verdict as Verdict
     from vae_runtime.draws import Terms as Terms
     from vae_runtime.errors import ArgumentError as ArgumentError
     from vae_runtime.errors import BundleError as BundleError
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
     from vae_runtime.vae import VAE as VAE
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
-_API = {"VAE": "vae", "Scores": "scores", "Terms": "draws", "score": "scores"}  # name: its module
+_API = {
+    "VAE": "vae",
+    "Detector": "detector",
+    "Verdict": "detector",
+    "Scores": "scores",
+    "Terms": "draws",
+    "score": "scores",
+}  # name: its module
 __all__ = [*_API, *_ERRORS]
 
 

@@ -104,11 +104,12 @@ class Detector:
         false_alarms: float = FALSE_ALARMS,
         num_samples: int = traits.NUM_SAMPLES,
     ) -> "Detector":
-        """Learn what is usual from normal observations [n, *shape], or an iterator over such batches.
+        """Learn what is usual from `normal` observations [n, *shape] of `vae`, or an iterator over such batches.
 
         The memory is constant. They should be as those that will come, and not those that the model was trained on.
-        Equal ones count once; of more than MOST, those are taken whose hashes are least. Raises InputError for fewer
-        than FEWEST different ones.
+        Equal ones count once; of more than 20,000, those are taken whose hashes are least. false_alarms: the share of
+        normal ones that may be called odd. num_samples: draws of z for each. Raises InputError for fewer than 20
+        different ones.
         """
         if not 0 < false_alarms < 1:
             raise ArgumentError("false alarms out of range", false_alarms, "give a share between 0 and 1, such as 0.01")
@@ -135,7 +136,7 @@ class Detector:
 
     @classmethod
     def load(cls, vae: VAE, path: str | PathLike[str] | None = None) -> "Detector":
-        """The detector that `save` wrote, or that the model's bundle carries.
+        """The detector that `save` wrote at `path`, or that the bundle of `vae` carries.
 
         Raises BundleError where there is none, or that of another model.
         """
@@ -151,7 +152,7 @@ class Detector:
             raise BundleError("calibration not understood", f"{where} ({reason})", "calibrate anew") from None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the calibration as JSON in one step."""
+        """Write the calibration to `path` as JSON, in one step."""
         with replacing(Path(path)) as file:
             file.write(self.dump())
 
@@ -179,7 +180,7 @@ class Detector:
         return self._density.surprise(self.traits(x))
 
     def p(self, score: ArrayLike) -> Doubles:
-        """How many of normal observations have such a score or a higher one, float64 (Vovk et al. 2005, eq. 2.20)."""
+        """The share of normal ones whose score is as high as `score`, float64 (Vovk et al. 2005, eq. 2.20)."""
         count = self.calibration.observations
         given = np.asarray(score, np.float64)
         at = np.searchsorted(self._scores, given, side="left")  # the least kept score that is as high
@@ -188,11 +189,11 @@ class Detector:
         return p
 
     def verdict(self, x: ArrayLike) -> Verdict:
-        """Score, p-value and whether it is odd, of each of x [batch, *shape]."""
+        """Score, p-value and whether it is odd, of each of x [batch, *shape], as in `traits`."""
         return self.judged(self.score(x))
 
     def between(self, odd: Doubles) -> tuple[float, float]:
-        """A threshold between normal scores and those of odd ones, and the share of these that it catches.
+        """A threshold between normal scores and those of odd ones, float64 [n], and the share of `odd` that it catches.
 
         Where it stands, the share of odd ones that are caught is higher than that of false alarms by as much as
         anywhere (Youden 1950). Raises InputError where there are no odd ones.
@@ -205,7 +206,7 @@ class Detector:
         return float(candidates[best]), float(caught[best])
 
     def judged(self, score: Doubles) -> Verdict:
-        """The verdict on scores."""
+        """The verdict on scores, float64 [batch], that `score` gave."""
         p, threshold = self.p(score), self.calibration.threshold
         return Verdict(score, p, p <= self.false_alarms if threshold is None else score >= threshold)
 
@@ -224,7 +225,7 @@ def _traits(
             raise InputError("the model gives no finite figure", which, f"check the {noun} and the model")
         return noise.index(block.x), found
 
-    yield from vae.map_blocks(work, x, num_samples, observe=True)
+    yield from vae._map_blocks(work, x, num_samples, observe=True)
 
 
 def _rounded(values: Doubles) -> Doubles:

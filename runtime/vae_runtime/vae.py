@@ -250,7 +250,7 @@ class VAE:
         standard error covers both. With `contributions`, the terms have those of each value too.
         """
         work = partial(draws.averaged_terms if observe else draws.terms, contributions=contributions)
-        parts = list(self.map_blocks(work, x, num_samples, seed, start, observe))
+        parts = list(self._map_blocks(work, x, num_samples, seed, start, observe))
         return Terms.joined(parts or [draws.no_terms(self.prior)])
 
     def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
@@ -261,7 +261,7 @@ class VAE:
         and `scores.score` averages over several. An iterator over such batches is scored as one long batch, in constant
         memory. `start` as in `terms`.
         """
-        return _join([terms.elbo for terms in self.map_blocks(draws.terms, x, num_samples, seed, start)])
+        return _join([terms.elbo for terms in self._map_blocks(draws.terms, x, num_samples, seed, start)])
 
     def log_likelihood(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
@@ -271,7 +271,7 @@ class VAE:
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows. x and
         `start` as in `elbo`.
         """
-        return _join(list(self.map_blocks(draws.bound, x, num_samples, seed, start)))
+        return _join(list(self._map_blocks(draws.bound, x, num_samples, seed, start)))
 
     def contributions(
         self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 16, seed: int = 0, start: int = 0
@@ -283,7 +283,7 @@ class VAE:
         each = self.terms(x, num_samples, seed, start, contributions=True).contributions
         return np.zeros((0, *self.observation.shape)) if each is None else each
 
-    def map_blocks(
+    def _map_blocks(
         self,
         work: Callable[[Model, Block, int, int], R],
         x: ArrayLike | Iterator[ArrayLike],
