@@ -10,12 +10,14 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae_export.columns import Columns as Columns
     from vae_export.elsewhere import DescriptionWarning as DescriptionWarning
     from vae_export.elsewhere import export as export
     from vae_export.exporter import Exported as Exported
     from vae_export.exporter import export_run as export_run
     from vae_export.exporter import export_vae as export_vae
     from vae_export.gate import GateFailed as GateFailed
+    from vae_export.preprocessing import Images as Images
 
 _API = {  # its module
     "export": "elsewhere",
@@ -23,6 +25,8 @@ _API = {  # its module
     "export_vae": "exporter",
     "Exported": "exporter",
     "GateFailed": "gate",
+    "Images": "preprocessing",
+    "Columns": "columns",
     "DescriptionWarning": "elsewhere",
 }
 __all__ = [*_API]

@@ -18,14 +18,15 @@ from vae_runtime.windows import usual_stride
 class Columns:
     """What a network of rows or series takes: (value - mean) / std of named columns, in an order of its own.
 
-    columns: their names; none where they have none. mean, std: one number, or one for each column. Of series: stride,
-    rows from a window's start to the next one's, None for the usual; time: the column of the rows' times; interval:
-    what usually lies between two of them, in its unit, or seconds of dates, beyond which windows see a gap.
-
-        Columns(("pulse", "pressure"), mean=(70.0, 120.0), std=(9.0, 15.0))
+    columns: their names; none where they have none. mean, std: one number, or one for each column. stride: of series,
+    rows from a window's start to the next one's; None for the usual. time: of series, the column of the rows' times.
+    interval: what usually lies between two of them, in its unit, or seconds of dates; what is longer is a gap.
 
     The device does it, in float64, and takes tables whose columns are in any order; figures are densities in the
     columns' own units. Raises ArgumentError, naming the field, where one is not what it must be.
+
+    Example:
+        Columns(("pulse", "pressure"), mean=(70.0, 120.0), std=(9.0, 15.0))
     """
 
     columns: tuple[str, ...] = ()
@@ -47,8 +48,9 @@ class Columns:
             raise ArgumentError("std that is not positive", list(self.std), "give what columns are divided by")
 
     def entry(self, observation: Observation) -> dict[str, Any]:
-        """What the manifest of a bundle of such observations says of it under `preprocessing`.
+        """What a manifest says of it under `preprocessing`.
 
+        observation: what the bundle is of.
         Raises ArgumentError where it is of another number of columns, or of windows where there are none.
         """
         if observation.kind not in (VECTOR, SERIES):

@@ -43,11 +43,12 @@ class Images:
     "BGR" or "grey"; None for RGB where there are three channels, and grey where there is one. steps: how a picture
     reaches the network's size, in order; none where its own size does not matter, or is always the network's.
 
-        Images(mean=(0.5,), std=(0.5,))                                     # a network that takes [-1, 1]
-        Images(steps=(Step(resize=(256,)), Step(crop=(224, 224))))          # the shorter side to 256, then the centre
-
     Mean and std, and the order of the colours, become part of the graphs: whoever runs them gives images in [0, 1].
     Raises ArgumentError, naming the field, where one is not what it must be.
+
+    Example:
+        Images(mean=(0.5,), std=(0.5,))  # a network that takes [-1, 1]
+        Images(steps=(Step(resize=(256,)), Step(crop=(224, 224))))  # the shorter side to 256, then the centre
     """
 
     mean: Numbers = (0.0,)
@@ -71,8 +72,9 @@ class Images:
             raise ArgumentError("unknown colours", self.colours, f"choose {', '.join(COLOURS)}")
 
     def completed(self, observation: Observation) -> "Images":
-        """The same, in full, of a network of such observations: mean and std of each channel, steps to its size.
+        """The same, in full: mean and std of each channel, steps to the network's size.
 
+        observation: what the network is of.
         Raises ArgumentError where it is of another number of channels, of another size, or of what is no image.
         """
         if observation.kind != IMAGE:
@@ -88,7 +90,11 @@ class Images:
         return replace(self, **values, steps=self._steps_to((size[0], size[1])))
 
     def entry(self, observation: Observation) -> dict[str, Any]:
-        """What the manifest of a bundle of such observations says of it, under `preprocessing`; raises as `of` does."""
+        """What a manifest says of it under `preprocessing`.
+
+        observation: what the bundle is of.
+        Raises as `completed` does.
+        """
         full = self.completed(observation)
         written: dict[str, Any] = {}
         if full.steps:
