@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import math
 import re
 import signal
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import vae_train
 from vae_runtime import VAE as RuntimeVAE
@@ -227,6 +229,53 @@ def test_torch_is_left_as_it_was() -> None:
     after = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(3))
+
+
+class Encoder(nn.Linear):
+    """mu and log sigma by one layer."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """x [batch, 1, 8, 8]."""
+        return super().forward(x.flatten(1)).chunk(2, dim=1)
+
+
+def linear(shape: tuple[int, ...], latent_dim: int, out: int) -> tuple[nn.Module, nn.Module]:
+    """Networks as a person defines them in a notebook."""
+    pixels = math.prod(shape)
+    return Encoder(pixels, 2 * latent_dim), nn.Sequential(nn.Linear(latent_dim, pixels), nn.Unflatten(1, shape))
+
+
+def test_own_networks_are_a_function() -> None:
+    """Or its name; one that cannot be found again by a name is refused."""
+    run = vae_train.fit(IMAGES, model=linear, epochs=1, latent_dim=3, export_check=False)
+    assert run.config.network.model == f"{__name__}:linear"
+    assert isinstance(run.vae.encoder, Encoder)
+    assert run.evaluate(3).elbo == vae_train.Figure(**run.evaluation["figures"]["elbo"])
+    assert equal(vae_train.load_run(run.path, model=linear), run)
+    with pytest.raises(
+        ArgumentError, match=r"^run has networks of its own: .*:linear; if you trust that module, add model"
+    ):
+        vae_train.load_run(run.path)
+    with pytest.raises(ArgumentError, match=r"^networks that cannot be made again: .*<lambda>; define it at the top"):
+        vae_train.fit(IMAGES, model=lambda *given: linear(*given))
+
+
+def test_data_frames_have_columns_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of numbers that are chosen, in that order, and a column of classes; a training of one goes on."""
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    frame = pandas.DataFrame(ROWS, columns=["a", "b", "c"]).assign(kind=["x", "y", "x"] * 100)
+    given = {"columns": ("c", "a"), "label": "kind", "normal": "x", **SMALL}
+    run = vae_train.fit(frame[:200], frame[200:], **given)
+    assert [column["name"] for column in run.settings.preprocessing["columns"]] == ["c", "a"]
+    assert run.data is not None and run.data.names == ["x"]
+    assert len(run.data.test) == (frame[200:].kind == "x").sum()
+    np.testing.assert_allclose(
+        run.settings.preprocessing["columns"][1]["mean"], frame[:200].a[frame[:200].kind == "x"].mean()
+    )
+    error = interrupted(monkeypatch, 2, frame[:200], frame[200:], **given)
+    assert equal(vae_train.resume(error.folder, frame[:200], frame[200:]), run)
+    with pytest.raises(InputError, match=r"^column kind holds no numbers: train "):
+        vae_train.fit(frame)
 
 
 def test_settings_are_those_of_config() -> None:

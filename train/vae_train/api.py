@@ -26,7 +26,7 @@ from vae_train import train as trainer
 from vae_train.asked import configured
 from vae_train.config import PRESETS, Config, Place
 from vae_train.datasets import Streams, is_stream
-from vae_train.given import Arrays, given_to, of_run
+from vae_train.given import Arrays, given_to, is_frame, of_run
 from vae_train.listener import Listener
 from vae_train.recorders import Recorder, several
 from vae_train.results import Comparison, Evaluation
@@ -36,6 +36,7 @@ from vae_train.signals import Stopped
 from vae_train.state import Metrics
 
 IN_MEMORY = "arrays"  # what such data is called where nobody names it
+Model = str | Callable[..., Any]  # a function of own networks, or its name "package.module:function"
 _TEMPORARY: list["tempfile.TemporaryDirectory[str]"] = []  # which go when this process ends
 _OPTION = re.compile(r"--([a-z][a-z-]*[a-z])")
 _RESUME = re.compile(r"vae-train --resume (\S+)")
@@ -113,7 +114,8 @@ def fit(
     with _asked_from_python(() if named else ("train",) if test is None else ("train", "test")):
         extras.require_posix("training")
         extras.require("train", "training")
-        asked = checked(settings)
+        asked = checked({**settings, "model": _named(settings.get("model"))})
+        call = _call(preset, asked)
         given, dataset = None, ""
         if isinstance(train, str | PathLike):
             if test is not None:
@@ -121,7 +123,7 @@ def fit(
                 raise ArgumentError("test data beside a path or a name", os.fspath(train), todo)
             dataset = os.fspath(train)
         else:
-            of = {"columns": asked.pop("columns", None), "label": asked.pop("label", None)}
+            of = {"columns": asked.pop("columns", None), "label": asked.get("label")}
             given = _given(train, test, labels, test_labels, **of)
             dataset = name or (IN_MEMORY if isinstance(given, Arrays) else type(train).__name__)
         config = configured(dataset, preset, asked, given, hears.note)
@@ -131,7 +133,7 @@ def fit(
         with _as_before():
             recorders = several(recorder)
             drawn = out is not None or bool(recorders)
-            trainer.train(config, folder, where, _call(preset, settings), recorders, export, hears, given, drawn)
+            trainer.train(config, folder, where, call, recorders, export, hears, given, drawn)
             return _finished(folder, config.network.model, given)
 
 
@@ -142,7 +144,7 @@ def resume(
     *,
     labels: ArrayLike | None = None,
     test_labels: ArrayLike | None = None,
-    model: str | None = None,
+    model: Model | None = None,
     dataset: str | PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -165,25 +167,28 @@ def resume(
         folder = Path(run)
         given = None
         if train is not None:
-            given = _given(train, test, labels, test_labels, **of_run(run_folder.read_settings(folder)))
+            of = of_run(run_folder.read_settings(folder)) if is_frame(train) else {}
+            given = _given(train, test, labels, test_labels, **of)
             if given.once:
                 todo = "train anew, or give a Dataset with len() and items by number"
                 raise ArgumentError("a training on batches cannot go on exactly where it was", folder, todo)
-        where = place(data_root, download, device, threads, model, dataset)
+        where = place(data_root, download, device, threads, _named(model), dataset)
         with _as_before():
             trainer.resume(folder, where, several(recorder), hears, given)
-            return _finished(folder, model, given)
+            return _finished(folder, _named(model), given)
 
 
-def load_run(run: str | PathLike[str], *, best: bool = False, model: str | None = None) -> Run:
+def load_run(run: str | PathLike[str], *, best: bool = False, model: Model | None = None) -> Run:
     """A finished run from its folder; nothing in it is executed.
 
-    best: with the weights of its best epoch instead of the last. model: the function of a person's own networks,
-    "package.module:function", which may be imported. Raises BundleError where the run is missing, not finished or
-    damaged; ArgumentError where its networks are not trusted.
+    best: with the weights of its best epoch instead of the last. model: the function of a person's own networks, which
+    may be called, or its name, "package.module:function", which may be imported.
+
+    Raises BundleError where the run is missing, not finished or damaged; ArgumentError where its networks are not
+    trusted.
     """
     with _asked_from_python(), _as_before():
-        return run_folder.load(Path(run), model, best)
+        return run_folder.load(Path(run), _named(model), best)
 
 
 def evaluate(
@@ -192,7 +197,7 @@ def evaluate(
     *,
     test: ArrayLike | None = None,
     best: bool = False,
-    model: str | None = None,
+    model: Model | None = None,
     dataset: str | PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -209,8 +214,8 @@ def evaluate(
     nothing, where the network is not the one that was trained.
     """
     with _asked_from_python(), _as_before():
-        found = run if isinstance(run, Run) else run_folder.load(Path(run), model, best)
-        where = place(data_root, download, device, threads, model, dataset)
+        found = run if isinstance(run, Run) else run_folder.load(Path(run), _named(model), best)
+        where = place(data_root, download, device, threads, _named(model), dataset)
         with trainer.machine(where) as at, trainer.memory_errors():
             if test is not None:
                 observations = given_to(found, test)
@@ -229,7 +234,7 @@ def compare(
     samples: int = 1,
     *,
     test: ArrayLike | None = None,
-    models: Sequence[str] = (),
+    models: Sequence[Model] = (),
     dataset: str | PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -249,7 +254,10 @@ def compare(
     with _asked_from_python():
         where = place(data_root, download, device, threads, None, dataset)
         with _as_before(), trainer.machine(where) as at, trainer.memory_errors():
-            runs = [run if isinstance(run, Run) else _trusted(Path(run), models) for run in (a, b)]
+            runs = [
+                run if isinstance(run, Run) else _trusted(Path(run), list(filter(None, map(_named, models))))
+                for run in (a, b)
+            ]
             results.refuse_other_likelihoods(runs)
             observations = results.load_data(runs[0], where) if test is None else given_to(runs[0], test)
             return results.compare_runs(runs, samples, observations, at, not progress)
@@ -284,16 +292,27 @@ def exports() -> "pitfalls.Export | None":
     return try_out
 
 
-def draw_report(run: Run | str | PathLike[str], *, model: str | None = None, **places: Any) -> Path:
+def draw_report(run: Run | str | PathLike[str], *, model: Model | None = None, **places: Any) -> Path:
     """Draw the pictures and the page of a finished run anew, with the figures that it has now; return the page's path.
 
     model as in `load_run`; places: the others of `evaluate`. Raises what `evaluate` does.
     """
     with _asked_from_python(), _as_before():
-        found = run if isinstance(run, Run) else run_folder.load(Path(run), model)
-        where = place(model=model, **places)
+        found = run if isinstance(run, Run) else run_folder.load(Path(run), _named(model))
+        where = place(model=_named(model), **places)
         with trainer.machine(where), trainer.memory_errors():
             return results.report_run(found, results.load_data(found, where))
+
+
+def _named(model: Model | None) -> str | None:
+    """A function of a person's own networks as "package.module:function". Raises ArgumentError where it has no name."""
+    if model is None or isinstance(model, str):
+        return model
+    module, name = getattr(model, "__module__", ""), getattr(model, "__qualname__", "")
+    if getattr(sys.modules.get(module), name, None) is not model:
+        todo = "define it at the top of a module or a notebook"
+        raise ArgumentError("networks that cannot be made again", name or type(model).__name__, todo)
+    return f"{module}:{name}"
 
 
 def _given(train: Any, *others: Any, **columns: Any) -> Arrays | Streams:

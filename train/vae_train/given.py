@@ -43,7 +43,7 @@ class Arrays:
         label: str | None = None,
     ) -> None:
         self.columns: tuple[str, ...] | None = None
-        framed = _is_frame(train)
+        framed = is_frame(train)
         if framed:
             train, self.columns, found = _of_frame(train, columns, label, "train")
             labels = found if labels is None else labels
@@ -116,8 +116,9 @@ class Arrays:
 
 
 def of_run(settings: Settings) -> dict[str, Any]:
-    """What `Arrays` takes besides the observations, so that they become those of a run: columns and label."""
-    return {}
+    """What `Arrays` takes besides a data frame, so that it becomes the data of a run: its columns and label."""
+    columns = records.parse(Preprocessing, settings.preprocessing).columns
+    return {"columns": [column.name for column in columns], "label": settings.config.data.label}
 
 
 def given_to(run: Run, test: Any) -> Data:
@@ -128,7 +129,7 @@ def given_to(run: Run, test: Any) -> Data:
     kind, settings, name = run.observation, run.settings, "test"
     columns = records.parse(Preprocessing, settings.preprocessing).columns
     scaling = Scaling.of(columns, kind)
-    if _is_frame(test):
+    if is_frame(test):
         test = _of_frame(test, [column.name for column in columns], None, name)[0]
     values = _array(test, name)
     if kind.kind == IMAGE:
@@ -179,7 +180,8 @@ def _array(values: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _is_frame(values: Any) -> bool:
+def is_frame(values: Any) -> bool:
+    """Whether these are a data frame, with columns that have names."""
     return all(hasattr(values, name) for name in _FRAME)
 
 

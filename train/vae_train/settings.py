@@ -1,7 +1,7 @@
 """The settings of a training by their names, as `fit` takes them: typed for editors, and a wrong name is told."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from vae_runtime.errors import ArgumentError
@@ -27,7 +27,7 @@ class Settings(TypedDict, total=False):
     activation: Literal["relu", "silu", "gated"]
     blocks: int
     dense: int
-    model: str
+    model: str | Callable[..., Any]
     latent_dim: int
     likelihood: Literal[
         "bernoulli",
