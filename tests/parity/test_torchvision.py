@@ -1,10 +1,12 @@
 """Files as torchvision's transforms make tensors of them, against the runtime with the same transforms translated."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from PIL import Image
 from torchvision import transforms as v1
@@ -74,6 +76,18 @@ def test_files_become_what_the_transforms_make_of_them(transforms: Any, mode: st
     """Level by level: upright and wide pictures, enlarged and made smaller, in colour and grey, PNG and JPEG."""
     opened = {name: image.convert("RGB") for name, image in pictures(tmp_path, mode, suffix).items()}
     assert apart(tmp_path, opened, transforms) < 1e-7  # ToDtype multiplies by 1 / 255, and is the last bit off
+
+
+@pytest.mark.parametrize("name", ["squeezed", "shorter side, centre", "centre, resized", "bicubic", "lanczos"])
+def test_photographs_become_what_the_transforms_make_of_them(name: str, tmp_path: Path):
+    """Of 640x427 pixels, JPEG, one of them on its side."""
+    for file in (Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"):
+        shutil.copy(file, tmp_path)
+    with Image.open(tmp_path / "china.jpg") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "upright.jpg")
+    opened = {str(path): Image.open(path) for path in sorted(tmp_path.iterdir())}
+    assert [image.size for image in opened.values()] == [(640, 427), (640, 427), (427, 640)]
+    assert apart(tmp_path, opened, EXACT[name]) < 1e-7
 
 
 def test_sixteen_bits_are_kept(tmp_path: Path):
