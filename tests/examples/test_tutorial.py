@@ -62,6 +62,7 @@ def test_it_runs_and_its_prose_is_true(tmp_path: Path) -> None:
     assert "PyTorch is loaded: False" in said
     digit, moved, turned, noise, bar = map(float, re.findall(r"percentile +([\d.]+)", said))
     assert moved == turned == noise < 1 < digit < bar
+    assert re.findall(r"p = [\d.]+, (\w+)", said) == ["normal", "odd", "odd", "odd", "odd"]
 
 
 def test_its_outputs_are_small_and_of_no_machine() -> None:
