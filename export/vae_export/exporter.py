@@ -29,6 +29,7 @@ from vae_runtime.measured import Evaluation, Figure, Provenance
 from vae_runtime.observation import Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, data, pixels
+from vae_train.config import Config
 from vae_train.fingerprint import Fingerprint
 from vae_train.run import Run
 from vae_train.vae import VAE
@@ -160,12 +161,18 @@ def export_run(
             max_nats=max_nats,
             samples=tradeoff.samples_of_run(run, observed) if observed else None,
             provenance=run.provenance,
-            settings=asdict(run.config.replace(dataset=Path(run.config.data.dataset).name)),  # without folders above
+            settings=asdict(_without_folders(run.config)),
             preprocessing=run.settings.preprocessing,
             evaluation=run.evaluation,
             fingerprint=run.fingerprint,
             keep_failing=keep_failing,
         )
+
+
+def _without_folders(config: Config) -> Config:
+    """The settings with the names of data files, and not the folders above them, which are nobody's business."""
+    dataset, test = (path and Path(path).name for path in (config.data.dataset, config.data.test))
+    return config.replace(dataset=dataset, test=test)
 
 
 def _checked(observations: ArrayLike, observation: Observation, vae: VAE) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 import vae_train
+from vae_export import exporter
 from vae_runtime import VAE as RuntimeVAE
 from vae_runtime.errors import ArgumentError, InputError
 from vae_train import data, loop, results, run_folder
@@ -134,6 +135,78 @@ def test_series_are_windows(shape: tuple[int, ...]) -> None:
     run = vae_train.fit(x, x[:32], window=16, **SMALL)
     assert run.config.preset == "series" and run.observation.shape == (2, 16)
     assert run.evaluation["observations"] == (17 if len(shape) == 2 else 32)
+
+
+def photos(folder: Path, images: np.ndarray) -> Path:
+    """A folder of these images, levels as PNG files, in two classes."""
+    for number, image in enumerate(images):
+        path = folder / ("even", "odd")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def table(path: Path, rows: np.ndarray) -> Path:
+    """A table of these rows."""
+    path.write_text("a,b,c\n" + "".join(f"{a!r},{b!r},{c!r}\n" for a, b, c in rows.tolist()))
+    return path
+
+
+def saved(path: Path, x: np.ndarray) -> Path:
+    """A file of this array."""
+    np.save(path, x)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "array", "rows", "table", "series", "windows"])
+def test_paths_to_train_and_to_test_on(tmp_path: Path, command: Command, kind: str) -> None:
+    """All of the one is trained on and all of the other tested on; the command does the same, and finds both again."""
+    levels = (IMAGES * 255).astype(np.uint8)
+    made: dict[str, tuple[Callable[[Path, np.ndarray], Path], np.ndarray, int]] = {
+        "folder": (photos, levels, 30),
+        "array": (lambda path, x: saved(path.with_suffix(".npy"), x), levels, 30),
+        "rows": (lambda path, x: saved(path.with_suffix(".npy"), x), ROWS, 30),
+        "table": (lambda path, x: table(path.with_suffix(".csv"), x), ROWS, 30),
+        "series": (lambda path, x: table(path.with_suffix(".csv"), x), ROWS, 23),
+        "windows": (lambda path, x: saved(path.with_suffix(".npy"), x), ROWS[:296].reshape(-1, 3, 8), 5),
+    }
+    save, x, tested = made[kind]
+    kept = x[-5:] if kind == "windows" else x[-30:]
+    train, test = save(tmp_path / "train", x[: -len(kept)]), save(tmp_path / "test", kept)
+    settings: Settings = {**SMALL, "window": 8} if kind in ("series", "windows") else SMALL
+    run = vae_train.fit(train, test, out=tmp_path / "run", **settings)
+    assert run.evaluation["observations"] == tested
+    assert run.settings.preprocessing["split"] == "given"
+    words = ["--dataset", train, "--test", test, "--out", tmp_path / "other", "--hidden", 8, "--latent-dim", 2]
+    words += ["--epochs", 2, "--batch-size", 64, *(["--window", 8] if "window" in settings else [])]
+    done = command(main, *words)
+    assert done.code == 0, done.err
+    assert equal(vae_train.load_run(tmp_path / "other"), run)
+    assert vae_train.load_run(tmp_path / "run").evaluate(2).observations == tested
+    if kind == "table":
+        np.testing.assert_allclose(run.settings.preprocessing["columns"][0]["mean"], ROWS[:-30, 0].mean())
+    if kind == "folder":
+        assert run.settings.preprocessing["unreadable"] == 0
+
+
+def test_no_bundle_names_the_folders_of_data() -> None:
+    """Neither of what was trained on nor of what was tested on."""
+    config = vae_train.presets()["tutorial"].replace(dataset="/home/me/x.npy", test="/home/me/y.npy")
+    assert exporter._without_folders(config) == config.replace(dataset="x.npy", test="y.npy")
+
+
+def test_what_is_tested_on_is_of_the_same_kind(tmp_path: Path) -> None:
+    """A folder beside an array, other columns, and nothing at all."""
+    rows = saved(tmp_path / "rows.npy", ROWS)
+    for test, words in (
+        (photos(tmp_path / "photos", (IMAGES[:20] * 255).astype(np.uint8)), "test data of another kind: "),
+        (saved(tmp_path / "two.npy", ROWS[:, :2]), r"array of shape \[300, 2\]: "),
+        (tmp_path / "absent", "test data not found: "),
+    ):
+        with pytest.raises(InputError, match=f"^{words}{test}"):
+            vae_train.fit(rows, test, **SMALL)
+    with pytest.raises(ArgumentError, match=r"^a named set has its own test images: digits; "):
+        vae_train.fit("digits", rows, **SMALL)
 
 
 def test_figures_are_measured_where_the_data_are(tmp_path: Path) -> None:
@@ -280,7 +353,7 @@ def test_data_frames_have_columns_by_name(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_settings_are_those_of_config() -> None:
     """What `fit` takes by name is what a run records, but for the data's own name."""
-    assert set(Settings.__annotations__) == set(PART_OF) - {"dataset"}
+    assert set(Settings.__annotations__) == set(PART_OF) - {"dataset", "test"}
 
 
 def test_pictures(tiny_run: Path) -> None:

@@ -118,9 +118,11 @@ def fit(
         call = _call(preset, asked)
         given, dataset = None, ""
         if isinstance(train, str | PathLike):
-            if test is not None:
-                todo = "give both as arrays, or leave test out: a part of train is kept"
-                raise ArgumentError("test data beside a path or a name", os.fspath(train), todo)
+            if not (test is None or isinstance(test, str | PathLike)):
+                raise ArgumentError(
+                    "a path to train on, and none to test on", type(test).__name__, "give two of a kind"
+                )
+            asked |= {} if test is None else {"test": os.fspath(test)}
             dataset = os.fspath(train)
         else:
             of = {"columns": asked.pop("columns", None), "label": asked.get("label")}

@@ -73,19 +73,28 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     """
     path, kind = Path(config.data.dataset), observation(config.data)
     own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
-    refuse_options(config.data, own[kind.kind])
+    refuse_options(config.data, (*own[kind.kind], "test"))
+    other = config.data.test
     if kind.kind != IMAGE:
         name, read = array_files.read_array(config.data.dataset, "x")
+        kept = None if other is None else array_files.read_array(other, "x")[1]
+        if kept is not None and kept.shape[1:] != read.shape[1:]:
+            raise InputError(f"array of shape {list(kept.shape)}", other, f"give one as {path}, {list(read.shape)}")
         vectors.check(read.dtype, name)
         columns = [f"column {i}" for i in range(kind.shape[0])]
         if kind.kind == SERIES:
-            return of_series(config, name, columns, read, say, None)
-        values = read.astype(np.float64, order="C")
-        del read  # there may be millions
-        return of_rows(config, name, columns, values, _labels(path, len(values), kind.noun), say)
-    images = sources.Observations([path], kind, Preprocessing(config.data.levels))
+            return of_series(config, name, columns, read, say, kept)
+        values, test = read.astype(np.float64, order="C"), None
+        if kept is not None:
+            vectors.check(kept.dtype, str(other))
+            values, test = np.concatenate([values, kept]), np.repeat([False, True], [len(read), len(kept)])
+        del read, kept  # there may be millions
+        return of_rows(config, name, columns, values, _labels_of_both(config.data, kind.noun), say, test)
+    files = [config.data.dataset] if other is None else [config.data.dataset, other]
+    images = sources.Observations(files, kind, Preprocessing(config.data.levels))
     pixels = levels.joined([levels.kept(x) for x in images.batches(1024)])
-    return of_images(config, kind, pixels, _labels(path, len(pixels), kind.noun), warn)
+    tested = 0 if other is None else array_files.array_shape(other, "x")[0]
+    return of_images(config, kind, pixels, _labels_of_both(config.data, kind.noun), warn, tested)
 
 
 def of_images(
@@ -176,7 +185,14 @@ def _whole(config: Config, name: str, values: NDArray[Any], say: Callable[[str],
     return whole if values.ndim == 3 else file
 
 
-def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None:
+def _labels_of_both(data: DataConfig, noun: str) -> NDArray[np.str_] | None:
+    """The labels of what is trained on and of what lies apart to be tested on, where all have them."""
+    parts = [_labels(Path(path), noun) for path in (data.dataset, data.test) if path is not None]
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+def _labels(path: Path, noun: str) -> NDArray[np.str_] | None:
     """The label of each observation, where an .npz has them. Raises InputError where they are not as many."""
     labelled = False
     if path.suffix == ".npz":
@@ -184,7 +200,7 @@ def _labels(path: Path, observations: int, noun: str) -> NDArray[np.str_] | None
             labelled = "y" in archive.files
     if not labelled:
         return None
-    y = array_files.read_array(str(path), "y")[1]
+    y, observations = array_files.read_array(str(path), "y")[1], array_files.array_shape(str(path), "x")[0]
     if y.shape != (observations,):
         todo = f"give one for each of its {observations:,} {noun}s"
         raise InputError(f"labels y of shape {list(y.shape)}", path, todo)

@@ -104,6 +104,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         type=click.Choice(list(PRESETS)),
         help="Networks and settings.  [default: tutorial; colour images: resnet-colour, rows: vector]",
     ),
+    _setting("--test", metavar="PATH", help="Test on this, and train on all of --dataset.  [default: a part of it]"),
     _setting(
         "--epochs",
         type=_POSITIVE,
@@ -214,6 +215,7 @@ def cli(
     dataset: str,
     preset: str | None,
     hidden: str | None,
+    test: str | None,
     out: Path | None,
     resume: Path | None,
     tensorboard: bool,
@@ -250,7 +252,8 @@ def cli(
         return
     if settings["window"] and settings["held_out"] == "hash":
         raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
-    config = asked.configured(dataset, preset, checked({**settings, "hidden": _widths(hidden)}), say=listener.note)
+    known = {**checked({**settings, "hidden": _widths(hidden)}), "test": test}
+    config = asked.configured(dataset, preset, known, say=listener.note)
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{config.preset}"
     export = api.exports() if config.network.model and not no_export_check else None
     train.train(config, out, place, as_typed("vae-train"), recorders, export, listener)

@@ -52,7 +52,8 @@ class DataConfig:
     each value; label: its column of classes. normal: the label of the rows to train on, half of them, or of series all
     but the last tenth. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: how rows are
     kept for testing, by their "hash", or the "last" tenth; of series it is the last one. augment: how images that are
-    trained on are changed anew in every batch, ways out of AUGMENTS.
+    trained on are changed anew in every batch, ways out of AUGMENTS. test: the path of what to test on, of the same
+    kind, where all of `dataset` is trained on; None for a part of that.
     """
 
     dataset: str = "mnist"
@@ -68,6 +69,7 @@ class DataConfig:
     missing: str = "refuse"
     held_out: str = "hash"
     augment: tuple[str, ...] = ()
+    test: str | None = None
 
     def __post_init__(self) -> None:
         _check_sizes(("image_size", side) for side in self.image_size or ())
@@ -80,6 +82,8 @@ class DataConfig:
         _check_sizes((name, size) for name in ("window", "stride") if (size := getattr(self, name)) is not None)
         if self.stride is not None and self.window is None:
             raise ArgumentError("a stride without a window", self.stride, "add --window, or leave it out")
+        if self.test is not None and self.dataset in DATASETS:
+            raise ArgumentError("a named set has its own test images", self.dataset, "leave out --test")
         if self.window is not None and self.dataset in DATASETS:
             raise ArgumentError("a window of images", self.dataset, "leave out --window, or name a table or an array")
         _check_choices(self, missing=MISSING, held_out=SPLITS)

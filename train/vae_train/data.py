@@ -116,7 +116,12 @@ def load(
     if not config.data.dataset or not path.exists():
         todo = f"name {', '.join(DATASETS)}, a folder of images or tables, a table or an array"
         raise InputError("data not found", config.data.dataset or "an empty name", todo)
-    return _source(path).load(config, warn, say)
+    source, test = _source(path), config.data.test
+    if test is not None and not Path(test).exists():
+        raise InputError("test data not found", test, "name what --dataset could name")
+    if test is not None and _source(Path(test)) is not source:
+        raise InputError("test data of another kind", test, f"give such as {path}")
+    return source.load(config, warn, say)
 
 
 class Source(Protocol):
@@ -155,7 +160,7 @@ def observation(data: DataConfig) -> Observation:
 def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:
     """Raise ArgumentError where a setting for tables was given, `but` for these."""
     usual = DataConfig()
-    for name in ("columns", "encode", "label", "normal", "missing", "held_out", "window", "stride"):
+    for name in ("columns", "encode", "label", "normal", "missing", "held_out", "window", "stride", "test"):
         if name not in but and getattr(data, name) != getattr(usual, name):
             option = "--split" if name == "held_out" else f"--{name}"
             raise ArgumentError(f"{option} is for tables", data.dataset, "leave it out")
@@ -195,7 +200,9 @@ def fitted(config: Config, say: Callable[[str], None] = silent) -> Config:
         raise ArgumentError("--augment is for images", data.dataset, "leave it out")
     if path.is_dir() and kind.kind == IMAGE:
         config = folders.fitted(config, say)
-    largest = levels.largest(path, torch.get_num_threads()) if kind.kind == IMAGE else None
+    paths = [path, *(Path(test) for test in (data.test,) if test is not None)] if kind.kind == IMAGE else []
+    found = [levels.largest(each, torch.get_num_threads()) for each in paths if each.exists()]
+    largest = max((top for top in found if top is not None), default=None)
     if largest is None:
         if data.levels:
             raise ArgumentError("no 16-bit levels, which --levels is for", data.dataset, "leave it out")
@@ -218,13 +225,22 @@ def located(settings: Settings, folder: Path, place: Place) -> Config:
             todo = "leave out --dataset; --data-root names the folder of such sets"
             raise ArgumentError("the run's images are a named set", config.data.dataset, todo)
         return config
-    typed = Path(config.data.dataset)
+    noun = settings.observation.noun
+    found = _found(folder, config.data.dataset, settings.dataset_path, noun) if given is None else given
+    if not found.exists():
+        raise InputError("data not found", found, _NAME_THEM.format(noun))
+    test = config.data.test
+    return config.replace(dataset=str(found), test=test and str(_found(folder, test, settings.test_path, noun)))
+
+
+def _found(folder: Path, typed: str, absolute: str | None, noun: str) -> Path:
+    """Where the data of the run in `folder` is now. Raises InputError where it is nowhere that it may be."""
     beside = (parent / typed for parent in folder.absolute().parents)
-    tried = (Path(settings.dataset_path or typed), typed, *beside) if given is None else (given,)
+    tried = (Path(absolute or typed), Path(typed), *beside)
     found = next((path for path in tried if path.exists()), None)
     if found is None:
-        raise InputError("data not found", tried[0], _NAME_THEM.format(settings.observation.noun))
-    return config.replace(dataset=str(found))
+        raise InputError("data not found", tried[0], _NAME_THEM.format(noun))
+    return found
 
 
 def origin(config: Config, root: Path, noun: str) -> tuple[object, str]:

@@ -90,16 +90,17 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     `warn` is told which files could not be read, and what is lost, `say` how many images were fitted. The name of the
     first folder inside is an image's class. Raises InputError where none can be read, or they are too few.
     """
-    refuse_options(config.data)
+    refuse_options(config.data, ("test",))
     kind, full_scale = observation(config.data), config.data.levels
-    path = Path(config.data.dataset)
-    everything = sorted(sources.walk(path))
-    files = [p for p in everything if p.suffix.lower() in sources.SUFFIXES]
-    others = Counter(p.suffix.lower() or "no suffix" for p in everything if p.suffix.lower() not in sources.SUFFIXES)
+    roots = [Path(path) for path in (config.data.dataset, config.data.test) if path is not None]
+    path, everything = roots[0], [(root, p) for root in roots for p in sorted(sources.walk(root))]
+    within = {p: root for root, p in everything if p.suffix.lower() in sources.SUFFIXES}
+    files = list(within)
+    others = Counter(p.suffix.lower() or "no suffix" for _, p in everything if p not in within)
     if files and others:
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
         warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
-    classes = [p.relative_to(path).parts[0] if p.parent != path else "all" for p in files]
+    classes = [p.relative_to(root).parts[0] if p.parent != root else "all" for p, root in within.items()]
     found, bad = [], []
     fitted: dict[Path, str] = {}
 
@@ -113,19 +114,22 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     results = threads.ordered_map(torch.get_num_threads(), read, files)
     for file, label, result in zip(files, classes, results, strict=True):
         if isinstance(result, InputError):
-            bad.append(f"{file.relative_to(path)} ({result.what})")
+            bad.append(f"{file.relative_to(within[file])} ({result.what})")
         else:
             found.append((result[0], label))
             fitted[file] = result[1]
     if not found:
         which = f"{path} ({bad[0]})" if bad else path
         raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
+    tested = sum(within[file] != path for file in fitted)  # what could be read
+    if len(roots) > 1 and not 0 < tested < len(found):
+        raise InputError("no image could be read", roots[tested > 0], "put some there to train and to test on")
     if bad:
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
     if changed := [(file, change) for file, change in fitted.items() if change]:
         (first, change), ways = changed[0], len({change for _, change in changed})
         of = f" of {ways} sizes or modes" if ways > 1 else ""
-        which = f"{len(changed):,} of {len(files):,} image files{of}, {first.relative_to(path)} first,"
+        which = f"{len(changed):,} of {len(files):,} image files{of}, {first.relative_to(within[first])} first,"
         say(f"{which} fitted {change}, cut at the centre where needed; --image-size and --channels set another size")
     if halved := sum(images.READ_AS_8_BITS in change for change in fitted.values()):
         warn(f"{halved} of {len(files)} image files have colours of 16 bits, of which 8 are read")
@@ -136,4 +140,4 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     how = "upright, transparency over black, {} channels, cut at the centre and resized to {}x{} (bicubic)"
     preprocessing: dict[str, Any] = {"levels": how.format(*kind.shape), **rounded}
     preprocessing |= {"full_scale": full_scale} if full_scale else {}
-    return split(pixels, labels, names, kind, preprocessing, len(bad))
+    return split(pixels, labels, names, kind, preprocessing, len(bad), tested)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +44,7 @@ def observation(data: DataConfig) -> Observation:
 
 def count(data: DataConfig) -> int:
     """About how many rows of a table, or of a folder of tables, are trained on."""
-    found = sum(map(len, _open(data)))
+    found = sum(map(len, _open(replace(data, test=None))))
     if data.window is not None:
         return found // (data.stride or series.stride_of(data.window, found))
     return found // (1 if data.normal is None else 2)
@@ -67,7 +68,8 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     values = np.empty((total, len(columns)))  # float64: nothing is lost before it is scaled
     labels: list[str] = []
     known: dict[str, str] = {}  # labels are few, and rows many
-    count = 0
+    count, border = 0, len(tables) - len(_files(data.test))
+    tested = np.zeros(total, np.bool_)
     with tqdm(
         desc="reading",
         total=total,
@@ -75,9 +77,10 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         leave=False,
         disable=None if total > _MANY and say is not silent else True,
     ) as bar:
-        for table in tables:
+        for number, table in enumerate(tables):
             for block, _ in indicators.Columns(columns).blocks(table, data.missing == "drop", label=data.label):
                 values[count : count + len(block.rows)] = block.values
+                tested[count : count + len(block.rows)] = number >= border
                 count += len(block.rows)
                 if data.label is not None:
                     labels += [known.setdefault(text, text) for text in block.texts[data.label]]
@@ -90,7 +93,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     values += 0.0  # 0.0 for -0.0: equal rows are equal bytes
     _say_odd(tables[0], data, columns, [values], say)
     taken = None if data.label is None else labels_of(labels, tables[0].layout.decimal, say)
-    return rows.prepared(config, data.dataset, columns, values, taken, say)
+    return rows.prepared(config, data.dataset, columns, values, taken, say, tested[:count] if data.test else None)
 
 
 def _series(config: Config, tables: list[Table], columns: list[str | Indicator], say: Callable[[str], None]) -> Data:
@@ -114,7 +117,10 @@ def _series(config: Config, tables: list[Table], columns: list[str | Indicator],
         why = "a missing value" if data.normal is None else f"a missing value or another label than {data.normal}"
         say(f"{left_out:,} of {sum(map(len, tables)):,} rows have {why} and are left out, and no window crosses them")
     _say_odd(tables[0], data, columns, [file.values for file in files.values()], say)
-    return series.prepared(config, data.dataset, columns, files, time, say)
+    if data.test is None:
+        return series.prepared(config, data.dataset, columns, files, time, say)
+    chosen = {name: files.pop(name) for name in _files(data.test) if name in files}
+    return series.prepared(config, data.dataset, columns, files, time, say, chosen)
 
 
 def _say_odd(
@@ -188,16 +194,22 @@ def _say_how(tables: list[Table], window: int | None, say: Callable[[str], None]
         say(f"{blank:,} blank line{'s are' if blank > 1 else ' is'} skipped")
 
 
+def _files(path: str | None) -> list[str]:
+    """The table, or those in the folder, by name; of no path none."""
+    if path is None:
+        return []
+    return list(map(str, files_in(Path(path), VECTOR))) if Path(path).is_dir() else [path]
+
+
 def _open(data: DataConfig) -> list[Table]:
-    """The table, or those in the folder, by name.
+    """The table, or those in the folder, by name; and after them those to test on, where they lie apart.
 
     Raises InputError where one has other columns than the first, or lacks one of those that are named.
     """
     if data.image_size or data.channels or data.levels:
         todo = "leave out --image-size, --channels and --levels"
         raise ArgumentError("a table has no images", data.dataset, todo)
-    path = Path(data.dataset)
-    files = map(str, files_in(path, VECTOR)) if path.is_dir() else [data.dataset]
+    files = [*_files(data.dataset), *_files(data.test)]
     tables = [_table(file, (found := Path(file).stat()).st_size, found.st_mtime_ns) for file in files]
     first = tables[0]
     named = {*(data.columns or ()), *(data.encode or ()), *filter(None, [data.label])}

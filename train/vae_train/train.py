@@ -72,11 +72,13 @@ def train(
         config, products = distributed.from_first(lambda: _settle(config, where))
         training = _prepare(config, observations, where, config.network.model)
         named = given is not None or config.data.dataset in DATASETS
-        path = None if named else str(Path(config.data.dataset).absolute())
+        path, test = (
+            None if named or it is None else str(Path(it).absolute()) for it in (config.data.dataset, config.data.test)
+        )
         tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(
             config, observations.observation, observations.preprocessing, digest, provenance.of(command, where), path,
-            tried, given is not None,
+            tried, given is not None, test,
         )  # fmt: skip
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             listener.say(f"training on {where}, {_threads()}, into {out}")
