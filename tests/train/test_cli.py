@@ -140,6 +140,7 @@ def test_every_setting_has_an_option() -> None:
         "held_out",
         "window",
         "stride",
+        "test",
     }
     assert PART_OF.keys() - covered == {"steps", "patience"}
 
