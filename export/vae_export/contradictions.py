@@ -28,6 +28,17 @@ class _Named(nn.Module):
         return tuple(named[word] for word in self.words)
 
 
+class _Reread(nn.Module):
+    """An encoder whose outputs are others than is said: the words for which they were taken, and what they are."""
+
+    def __init__(self, encoder: Encoder, words: dict[str, str]) -> None:
+        super().__init__()
+        self.encoder, self.words = encoder, words
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder.read({self.words.get(word, word): value for word, value in self.encoder.named(x).items()})
+
+
 @torch.no_grad()
 def of_decoder(decoder: Decoder, z: Tensor) -> None:
     """Raise ArgumentError where a decoder does not end as its outputs are said to. z: an example [2, *latent_shape]."""
@@ -70,11 +81,11 @@ def of_encoder(encoder: Encoder, x: Tensor) -> None:
             )
 
 
-def other_spread(vae: VAE, observed: Tensor) -> str | None:
-    """What a spread that nothing but its place says is likelier to be than what it is taken for, in a sentence's half.
+def other_reading(vae: VAE, observed: Tensor) -> tuple[str, str] | None:
+    """The words for outputs that nothing but their place says, where others than those said are likelier; and why.
 
-    The one of log sigma and log variance with the higher ELBO is meant, where that is beyond doubt. observed: what the
-    likelihood sees [n, *shape].
+    The one of log sigma and log variance with the higher ELBO is meant, or the two outputs the other way round, where
+    that is beyond doubt. observed: what the likelihood sees [n, *shape].
     """
     encoder = vae.encoder
     if not isinstance(encoder, Encoder):
@@ -83,10 +94,27 @@ def other_spread(vae: VAE, observed: Tensor) -> str | None:
     said = next((word for word in ("logsigma", "logvar") if word in words), None)
     if said is None:
         return None
-    other = {"logsigma": "logvar", "logvar": "logsigma"}[said]
-    read = Encoder(encoder.part, encoder.layout, f"mu, {other}", encoder.latent_scale)
-    better = _better(VAE(read, vae.decoder, vae.latent_shape, vae.likelihood, vae.prior), vae, observed, observed)
-    return f"as {other} its ELBO is {better[0]:.2f} nats, as {said} {better[1]:.2f}" if better else None
+    other = "logvar" if said == "logsigma" else "logsigma"
+    tried = []
+    for first, second in (("mu", other), (said, "mu"), (other, "mu")):
+        reread = _Reread(encoder, {"mu": first, said: second})
+        read = VAE(reread, vae.decoder, vae.latent_shape, vae.likelihood, vae.prior)
+        if better := _better(read, vae, observed, observed):
+            tried.append((better, second if first == "mu" else f"{first}, mu"))
+    if not tried:
+        return None
+    (theirs, ours), right = max(tried)
+    return right, f"as {right} its ELBO is {theirs:.2f} nats, as {said} {ours:.2f}"
+
+
+@torch.no_grad()
+def strangers(vae: VAE, observed: Tensor) -> str | None:
+    """Whether a decoder knows nothing of an observation by its own z, in a sentence's half."""
+    own, others = (_of_means(vae, observed, shift) for shift in (0, 1))
+    gain = own - others
+    if float(gain.mean()) > _ERRORS * float(gain.std()) / math.sqrt(len(gain)):
+        return None
+    return f"log p(x|z) is {own.mean():.2f} nats by an observation's own z, and {others.mean():.2f} by another's"
 
 
 def reversed_channels(vae: VAE, observed: Tensor) -> str | None:
@@ -108,15 +136,18 @@ def _better(other: VAE, vae: VAE, of_other: Tensor, observed: Tensor) -> tuple[f
     gain = theirs - ours
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
     sure = float(gain.mean()) > max(_AT_LEAST, _ERRORS * error)
-    trained = float(theirs.mean()) > _of_others(vae, observed)
+    trained = float(theirs.mean()) > float(_of_means(vae, observed, 1).mean())
     return (float(theirs.mean()), float(ours.mean())) if sure and trained else None
 
 
-def _of_others(vae: VAE, observed: Tensor) -> float:
-    """Mean of log p(x|z), nats, for the z of another observation: an encoder that was trained does better."""
+def _of_means(vae: VAE, observed: Tensor, shift: int) -> Tensor:
+    """log p(x|z), nats, of each, for the mean of q(z|x) of the observation so many before it.
+
+    For another's, it is less than for its own where encoder and decoder were trained together.
+    """
     x = pixels.unit(observed)
-    pairs = [(some, vae.decoder(vae.encoder(some)[0].roll(1, dims=0))) for some in x.split(64)]
-    return float(torch.cat([vae.likelihood.log_prob(*pair) for pair in pairs]).mean())
+    pairs = [(some, vae.decoder(vae.encoder(some)[0].roll(shift, dims=0))) for some in x.split(64)]
+    return torch.cat([vae.likelihood.log_prob(*pair) for pair in pairs]).double()
 
 
 def _check_spread(which: str, word: str, operator: str) -> None:

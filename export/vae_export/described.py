@@ -51,7 +51,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See the class. Raises ArgumentError where the outputs are not understood."""
-        mu, logsigma = _posterior(self.named(x))
+        return self.read(self.named(x))
+
+    def read(self, named: Named) -> tuple[Tensor, Tensor]:
+        """mu and logsigma of what the network gives, by our words."""
+        mu, logsigma = _posterior(named)
         if self.latent_scale != 1:
             scale = torch.tensor(self.latent_scale, dtype=mu.dtype)
             mu, logsigma = mu * scale, logsigma + scale.abs().log()

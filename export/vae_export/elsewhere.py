@@ -23,6 +23,7 @@ from vae_export import (
     measured,
     onnx_graph,
     onnx_network,
+    outputs,
     preprocessing,
     stated,
 )
@@ -248,11 +249,16 @@ def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> N
     encoder = vae.encoder
     assert isinstance(encoder, Encoder)
     raw = encoder.part(encoder.layout.to_network(pixels.unit(levels[:2])))
-    unnamed = isinstance(raw, tuple | list) and not hasattr(raw, "_fields") and not isinstance(encoder_gives, Mapping)
-    if unnamed and (doubt := contradictions.other_spread(vae, observed)):
+    unnamed = not outputs.says(raw, outputs.ENCODER) and not isinstance(encoder_gives, Mapping)
+    if unnamed and (likelier := contradictions.other_reading(vae, observed)):
+        words, why = likelier
         if encoder_gives is None:
-            todo = 'say encoder_gives="logvar" or encoder_gives="logsigma"'
-            raise ArgumentError("encoder's second output has no name", doubt, todo)
-        warnings.warn(f"encoder_gives={encoder_gives!r} may be wrong: {doubt}", DescriptionWarning, stacklevel=3)
+            todo = f'say encoder_gives="{words}", or what it is'
+            raise ArgumentError("encoder's second output has no name", why, todo)
+        warnings.warn(f"encoder_gives={encoder_gives!r} may be wrong: {why}", DescriptionWarning, stacklevel=3)
+    of_graph = isinstance(getattr(encoder.part, "network", None), OnnxNetwork)
+    if of_graph and (doubt := contradictions.strangers(vae, observed)):
+        said = f"encoder and decoder may be of different models, or untrained: {doubt}"
+        warnings.warn(said, DescriptionWarning, stacklevel=3)
     if doubt := contradictions.reversed_channels(vae, observed):
         warnings.warn(f"the order of colours may be wrong: {doubt}", DescriptionWarning, stacklevel=3)

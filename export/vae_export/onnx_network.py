@@ -24,7 +24,7 @@ from vae_train.vae import VAE
 Graph = str | PathLike[str] | onnx.ModelProto
 
 REFERENCE = "the ONNX files in float64, as ONNX's own evaluator has them"
-_OLDEST_OPSET = 7  # before that, operators say how shapes are broadcast
+_OLDEST_OPSET = 9  # before that, ONNX's own evaluator takes BatchNormalization for training's
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -48,8 +48,7 @@ class OnnxNetwork(nn.Module):
         graph = _inlined(graph, which)
         self.outputs = [output.name for output in graph.graph.output]
         self.left_out, self.graph = _without_random(_of_type(graph, TensorProto.FLOAT), which)
-        opset = next(entry.version for entry in self.graph.opset_import if entry.domain in ("", "ai.onnx"))
-        self.nodes = [_node(node, opset) for node in self.graph.graph.node]
+        self.nodes = [_node(node, self.graph.opset_import[0].version) for node in self.graph.graph.node]
         if unknown := sorted({node.operator for node in self.nodes if node.operator not in TRANSLATED}):
             todo = "export the model with simpler operators, or give its networks as torch modules"
             raise BundleError("ONNX operator that is not known here", f"{which}: {', '.join(unknown)}", todo)
@@ -267,6 +266,7 @@ def _without_random(model: onnx.ModelProto, which: str) -> tuple[dict[str, str],
         todo = "export a graph of one input whose outputs it alone decides, in evaluation mode"
         raise BundleError("ONNX graph is no function of one input", f"{which}: {reasons}", todo)
     kept = by_input[used[0]]
+    opset = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     names = {name for output in kept for name in _behind(output, maker)}
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -276,6 +276,7 @@ def _without_random(model: onnx.ModelProto, which: str) -> tuple[dict[str, str],
         (made.graph.input, [inputs[used[0]]]),
         (made.graph.output, [output for output in graph.output if output.name in kept]),
         (made.graph.value_info, []),
+        (made.opset_import, [helper.make_opsetid("", opset.version)]),
     ):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         del field[:]
@@ -301,7 +302,9 @@ def _randomness(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> s
     if node.op_type in _RANDOM:
         return where
     flag = constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
-    if (flag is not None and bool(numpy_helper.to_array(flag))) or settings.get("training_mode"):
+    dropping = flag is not None and bool(numpy_helper.to_array(flag))
+    observing = node.op_type == "BatchNormalization" and len(node.output) > 1
+    if dropping or observing or settings.get("training_mode"):
         return f"{where} in training mode"
     return ""
 

@@ -72,6 +72,11 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
     return {word: tensor for word, tensor in zip(order, found.values(), strict=True) if word != "_"}
 
 
+def says(output: Any, words: Sequence[str]) -> bool:
+    """Whether an output says itself, by its names, what some of it is."""
+    return any(_word(name, words) for name in _taken_apart(output, words))
+
+
 def describe(output: Any) -> str:
     """What a network has returned, for people."""
     if isinstance(output, Tensor):

@@ -5,17 +5,24 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+_KNOWS_EVALUATION = 14  # the oldest opset of which the evaluator knows BatchNormalization as it is after training
 _KNOWS_QUANTISING = 19  # the oldest opset of which the evaluator knows the quantising operators
 
 Arrays = list[NDArray[Any]]
 
 
 def readable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph in an opset whose operators the evaluator knows."""
-    old = model.opset_import[0].version < _KNOWS_QUANTISING
-    if old and any("Quantize" in node.op_type for node in model.graph.node):
+    """The graph, which may be changed, in words that the evaluator understands."""
+    opset = model.opset_import[0].version
+    for node in model.graph.node if opset < _KNOWS_EVALUATION else ():
+        if node.op_type == "BatchNormalization":  # it mixes in the batch's own statistics, by 1 - momentum
+            kept = [attribute for attribute in node.attribute if attribute.name != "momentum"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])
+    if opset < _KNOWS_QUANTISING and any("Quantize" in node.op_type for node in model.graph.node):
         return onnx.version_converter.convert_version(model, _KNOWS_QUANTISING)
     return model
 
