@@ -1,6 +1,7 @@
 """What recorders are given, what happens where one fails, and what Weights & Biases and MLflow have kept."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -283,6 +284,6 @@ def test_mlflow_has_all_of_a_training_that_was_resumed(tmp_path: Path, mlflow: A
     assert {name for name in found if not name.startswith("final/")} == set(grouped(rows[0]))
     measured = json.loads((out / "evaluation.json").read_text())["figures"]
     assert found["final/elbo"] == {3: measured["elbo"]["mean"]}
-    shown = [Path(item.path).name.split("+")[:3] for item in mlflow.list_artifacts(run.info.run_id, "images")]
+    shown = [re.split("[%+]", Path(item.path).name)[:3] for item in mlflow.list_artifacts(run.info.run_id, "images")]
     for name, steps in {"samples": "123", "reconstructions": "123", "latents": "3"}.items():
         assert {step for picture, _, step in shown if picture == name} == set(steps)
