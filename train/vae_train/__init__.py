@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 _API = {  # name: its module
     **dict.fromkeys(["fit", "resume", "load_run", "evaluate", "compare", "presets"], "api"),
-    **dict.fromkeys(["Interrupted", "TrainingNote", "TrainingWarning"], "api"),
+    "Run": "run",
+    "VAE": "vae",
     **dict.fromkeys(["Comparison", "Evaluation", "Figure"], "results"),
     **dict.fromkeys(["Config", "DataConfig", "NetworkConfig", "ObjectiveConfig", "OptimiserConfig"], "config"),
-    "Listener": "listener",
-    "MLflow": "mlflow",
     "Recorder": "recorders",
-    "Run": "run",
     "TensorBoard": "tensorboard",
-    "VAE": "vae",
     "WandB": "wandb",
+    "MLflow": "mlflow",
+    "Listener": "listener",
+    **dict.fromkeys(["Interrupted", "TrainingNote", "TrainingWarning"], "api"),
 }
 __all__ = [*_API]
 
