@@ -1,5 +1,6 @@
 """Image sets and runs made for tests; needs what training needs."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import vae_train
 from vae_runtime.observation import Shape
-from vae_train import networks, pixels, report, train
+from vae_train import loop, networks, pixels, report, train
 from vae_train.config import PRESETS, Place
 from vae_train.vae import VAE
 
@@ -80,3 +82,20 @@ def make_vae(preset: str, likelihood: str, shape: Shape | None = None, **setting
     for weight in vae.parameters():
         weight.add_(NOISE * torch.randn_like(weight))
     return vae.eval(), levels
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, *given: Any, **settings: Any) -> vae_train.Interrupted:
+    """Stop a training at a step, as Ctrl-C or a notebook's button does."""
+    with monkeypatch.context() as patch:
+        step, calls = loop.step, iter(range(1, 10**6))
+
+        def stop(*given: Any) -> Any:
+            if next(calls) == at:
+                signal.raise_signal(signal.SIGINT)
+            return step(*given)
+
+        patch.setattr(loop, "step", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            vae_train.fit(*given, **settings)
+    assert isinstance(caught.value, vae_train.Interrupted)
+    return caught.value

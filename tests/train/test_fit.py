@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import re
-import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,11 @@ from PIL import Image
 from torch import nn
 
 import vae_train
+from support.runs import interrupted
 from vae_export import exporter
 from vae_runtime import VAE as RuntimeVAE
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import data, loop, results, run_folder
+from vae_train import data, results, run_folder
 from vae_train.cli import main
 from vae_train.config import PART_OF
 from vae_train.given import Arrays
@@ -380,23 +380,6 @@ def test_pictures_of_a_temporary_run_are_drawn_when_they_are_asked_for(monkeypat
     assert drawn == [run.path]
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, *given: Any, **settings: Any) -> vae_train.Interrupted:
-    """Stop a training at a step, as Ctrl-C or a notebook's button does."""
-    with monkeypatch.context() as patch:
-        step, calls = loop.step, iter(range(1, 10**6))
-
-        def stop(*given: Any) -> Any:
-            if next(calls) == at:
-                signal.raise_signal(signal.SIGINT)
-            return step(*given)
-
-        patch.setattr(loop, "step", stop)
-        with pytest.raises(KeyboardInterrupt) as caught:
-            vae_train.fit(*given, **settings)
-    assert isinstance(caught.value, vae_train.Interrupted)
-    return caught.value
-
-
 @pytest.mark.parametrize("kind", ["arrays", "a path", "temporary"])
 def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """It is a KeyboardInterrupt that names `resume`, which ends with the weights of a training without a break."""
@@ -445,3 +428,28 @@ def test_labels_and_a_bundle(tmp_path: Path) -> None:
     assert run.data.test_labels.tolist() == [int(label == "light") for label in labels]
     assert run.export(tmp_path / "bundle").path == tmp_path / "bundle"
     assert RuntimeVAE.load(tmp_path / "bundle").sample(2, seed=0).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"encode": ("a",)}, "encode is for tables: arrays; "),
+        ({"normal": "x"}, "normal is for tables: arrays; "),
+        ({"held_out": "last"}, "held_out is for tables: arrays; "),
+        ({"augment": ("turns",)}, "augment not known: turns; "),
+    ],
+)
+def test_nothing_that_is_asked_for_is_left_undone(settings: dict[str, Any], words: str) -> None:
+    """What does not go with images in memory is refused, and not passed over."""
+    with pytest.raises(ArgumentError) as caught:
+        vae_train.fit(IMAGES, **settings)
+    assert str(caught.value).startswith(words)
+
+
+def test_labels_go_with_arrays(tmp_path: Path) -> None:
+    """A path has its own, and its own name; a path and an array are no pair."""
+    path = saved(tmp_path / "x.npy", IMAGES)
+    with pytest.raises(ArgumentError, match=r"^labels or a name beside a path: "):
+        vae_train.fit(path, labels=range(200))
+    with pytest.raises(ArgumentError, match=r"^a path to train on, and none to test on: ndarray; "):
+        vae_train.fit(path, IMAGES)

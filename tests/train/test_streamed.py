@@ -1,6 +1,5 @@
 """Training on data that are never held as a whole: a Dataset, or batches that can be iterated over again."""
 
-import signal
 import weakref
 from collections.abc import Iterator
 from itertools import chain
@@ -13,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import vae_train
+from support.runs import interrupted
 from vae_runtime.errors import ArgumentError, InputError
-from vae_train import loop, results, streamed
+from vae_train import results, streamed
 from vae_train.datasets import Moments
 from vae_train.settings import Settings
 
@@ -219,29 +219,16 @@ def test_what_cannot_be_streamed_is_told(train: Any, test: Any, error: type[Exce
         vae_train.fit(train, test, **SMALL)
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, *given: Any, **settings: Any) -> vae_train.Interrupted:
-    """Stop a training at a step, as Ctrl-C does."""
-    with monkeypatch.context() as patch:
-        step, calls = loop.step, iter(range(1, 10**6))
-
-        def stop(*given: Any) -> Any:
-            if next(calls) == at:
-                signal.raise_signal(signal.SIGINT)
-            return step(*given)
-
-        patch.setattr(loop, "step", stop)
-        with pytest.raises(KeyboardInterrupt) as caught:
-            vae_train.fit(*given, **settings)
-    assert isinstance(caught.value, vae_train.Interrupted)
-    return caught.value
-
-
 def test_a_dataset_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped within its second epoch, it ends with the weights of a training without a break."""
     data = tensors(IMAGES)
     whole = vae_train.fit(data, **SMALL)
     interrupted(monkeypatch, 8, data, out=tmp_path / "run", **SMALL)
-    assert torch.equal(weights(vae_train.resume(tmp_path / "run", data)), weights(whole))
+    run = vae_train.resume(tmp_path / "run", data)
+    assert torch.equal(weights(run), weights(whole))
+    loaded = vae_train.load_run(run.path)
+    assert run.data is not None
+    assert loaded.evaluate(2, test=tensors(run.data.test.numpy())) == run.evaluate(2)  # and so are test data found
 
 
 def test_batches_do_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from vae_train import checkpoints, pitfalls, results, run_folder
 from vae_train import train as trainer
 from vae_train.asked import configured
 from vae_train.config import PRESETS, Config, Place
-from vae_train.datasets import Streams, is_stream
+from vae_train.data import Data
+from vae_train.datasets import Streams, gathered, is_stream
 from vae_train.given import Arrays, given_to, is_frame, of_run
 from vae_train.listener import Listener
 from vae_train.recorders import Recorder, several
@@ -116,14 +117,16 @@ def fit(
         extras.require("train", "training")
         asked = checked({**settings, "model": _named(settings.get("model"))})
         call = _call(preset, asked)
-        given, dataset = None, ""
+        given = None
         if isinstance(train, str | PathLike):
-            if not (test is None or isinstance(test, str | PathLike)):
-                raise ArgumentError(
-                    "a path to train on, and none to test on", type(test).__name__, "give two of a kind"
-                )
-            asked |= {} if test is None else {"test": os.fspath(test)}
             dataset = os.fspath(train)
+            if test is not None:
+                asked["test"] = _path(test)
+            if labels is not None or test_labels is not None or name is not None:
+                todo = (
+                    "leave out labels and name: a folder's names, a table's column label and an archive's y are classes"
+                )
+                raise ArgumentError("labels or a name beside a path", dataset, todo)
         else:
             of = {"columns": asked.pop("columns", None), "label": asked.get("label")}
             given = _given(train, test, labels, test_labels, **of)
@@ -218,9 +221,9 @@ def evaluate(
     with _asked_from_python(), _as_before():
         found = run if isinstance(run, Run) else run_folder.load(Path(run), _named(model), best)
         where = place(data_root, download, device, threads, _named(model), dataset)
-        with trainer.machine(where) as at, trainer.memory_errors():
+        with trainer.machine(where) as at, trainer.memory_errors(), _left_in_place(found):
             if test is not None:
-                observations = given_to(found, test)
+                observations = _test_of(found, test)
                 if not results.measured_on(found, observations.observed_test(found.vae.likelihood.binary)):
                     note = "these are not the run's own test observations: their figures are not kept in it"
                     _listener(progress).note(note)
@@ -256,13 +259,12 @@ def compare(
     with _asked_from_python():
         where = place(data_root, download, device, threads, None, dataset)
         with _as_before(), trainer.machine(where) as at, trainer.memory_errors():
-            runs = [
-                run if isinstance(run, Run) else _trusted(Path(run), list(filter(None, map(_named, models))))
-                for run in (a, b)
-            ]
+            trusted = [name for model in models if (name := _named(model))]
+            runs = [run if isinstance(run, Run) else _trusted(Path(run), trusted) for run in (a, b)]
             results.refuse_other_likelihoods(runs)
-            observations = results.load_data(runs[0], where) if test is None else given_to(runs[0], test)
-            return results.compare_runs(runs, samples, observations, at, not progress)
+            observations = results.load_data(runs[0], where) if test is None else _test_of(runs[0], test)
+            with _left_in_place(*runs):
+                return results.compare_runs(runs, samples, observations, at, not progress)
 
 
 def presets() -> dict[str, Config]:
@@ -315,6 +317,30 @@ def _named(model: Model | None) -> str | None:
         todo = "define it at the top of a module or a notebook"
         raise ArgumentError("networks that cannot be made again", name or type(model).__name__, todo)
     return f"{module}:{name}"
+
+
+def _path(test: Any) -> str:
+    """The path of what to test on. Raises ArgumentError for what is none."""
+    if not isinstance(test, str | PathLike):
+        todo = "give two paths, or two arrays"
+        raise ArgumentError("a path to train on, and none to test on", type(test).__name__, todo)
+    return os.fspath(test)
+
+
+def _test_of(run: Run, test: Any) -> Data:
+    """Test observations that are given, as those of a run."""
+    return given_to(run, gathered(test)[0] if is_stream(test) else test)
+
+
+@contextmanager
+def _left_in_place(*runs: Run) -> Iterator[None]:
+    """Leave the networks of runs on the devices where they are."""
+    before = [(run.vae, next(run.vae.parameters()).device) for run in runs]
+    try:
+        yield
+    finally:
+        for vae, device in before:
+            vae.to(device)
 
 
 def _given(train: Any, *others: Any, **columns: Any) -> Arrays | Streams:

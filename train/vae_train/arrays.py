@@ -19,6 +19,8 @@ from vae_train import levels, rows, series
 from vae_train.config import Config, DataConfig
 from vae_train.data import Data, refuse_options, split
 
+OWN = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
+
 
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of an array's observations, from its header alone; rows of numbers have no range.
@@ -72,8 +74,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     not one of such values.
     """
     path, kind = Path(config.data.dataset), observation(config.data)
-    own = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
-    refuse_options(config.data, (*own[kind.kind], "test"))
+    refuse_options(config.data, (*OWN[kind.kind], "test"))
     other = config.data.test
     if kind.kind != IMAGE:
         name, read = array_files.read_array(config.data.dataset, "x")

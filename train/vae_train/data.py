@@ -291,5 +291,7 @@ def split(
         raise too_few(values, observation.noun)
     how = "given" if kept else f"a tenth, by the sha256 of the {observation.parts}"
     preprocessing = {**preprocessing, "split": how, "unreadable": unreadable}
-    train, tested = (torch.from_numpy(values[part]) for part in (~test, test))
+    border = len(values) - kept
+    parts = (slice(border), slice(border, None)) if kept else (~test, test)  # slices copy nothing
+    train, tested = (torch.from_numpy(values[part]) for part in parts)
     return Data(train, tested, torch.from_numpy(labels[test]), names, preprocessing, observation)

@@ -15,7 +15,7 @@ from vae_runtime.tables import as_label
 from vae_runtime.vectors import Scaling
 from vae_train import arrays, levels
 from vae_train.config import FULL_SCALE, Config, DataConfig
-from vae_train.data import USUAL_WINDOW, Data, silent
+from vae_train.data import USUAL_WINDOW, Data, refuse_options, silent
 from vae_train.run import Run
 from vae_train.run_folder import Settings
 
@@ -84,6 +84,7 @@ class Arrays:
     def fitted(self, config: Config, say: Callable[[str], None]) -> Config:
         """The settings with the full scale of 16-bit levels, where it was not given, told from the largest one."""
         kind = self.observation(config.data)
+        refuse_options(config.data, (*arrays.OWN[kind.kind], "label"))
         if config.data.augment and kind.kind != IMAGE:
             raise ArgumentError("augment is for images", config.data.dataset, "leave it out")
         deep = [part for part in (self.x, self.test) if part is not None and part.dtype.name == "uint16"]

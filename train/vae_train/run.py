@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime.errors import VaeError
 from vae_runtime.observation import Observation
@@ -61,11 +61,25 @@ class Run:
 
         return read_metrics(self.path)
 
-    def evaluate(self, samples: int = 500, **options: Any) -> "Evaluation":
-        """`vae_train.evaluate` of this run, with `samples` draws of z; the others are as in `vae_train.evaluate`."""
+    def evaluate(
+        self,
+        samples: int = 500,
+        *,
+        test: ArrayLike | Any = None,
+        dataset: str | PathLike[str] | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        data_root: str | PathLike[str] | None = None,
+        download: bool = False,
+        progress: bool = True,
+    ) -> "Evaluation":
+        """`vae_train.evaluate` of this run."""
         from vae_train.api import evaluate
 
-        return evaluate(self, samples, **options)
+        return evaluate(
+            self, samples, test=test, dataset=dataset, device=device, threads=threads, data_root=data_root,
+            download=download, progress=progress,
+        )  # fmt: skip
 
     def figures(self) -> "dict[str, Image.Image]":
         """The pictures of the run's report, by name: `samples`, `reconstructions`, `latents`, `curves` and others.
