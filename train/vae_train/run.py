@@ -73,7 +73,7 @@ class Run:
         download: bool = False,
         progress: bool = True,
     ) -> "Evaluation":
-        """`vae_train.evaluate` of this run."""
+        """As `vae_train.evaluate`, of this run."""
         from vae_train.api import evaluate
 
         return evaluate(
