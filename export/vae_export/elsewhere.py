@@ -253,7 +253,7 @@ def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> N
     if unnamed and (likelier := contradictions.other_reading(vae, observed)):
         words, why = likelier
         if encoder_gives is None:
-            todo = f'say encoder_gives="{words}", or what it is'
+            todo = f'say encoder_gives="{words}" or encoder_gives="logsigma"'
             raise ArgumentError("encoder's second output has no name", why, todo)
         warnings.warn(f"encoder_gives={encoder_gives!r} may be wrong: {why}", DescriptionWarning, stacklevel=3)
     of_graph = isinstance(getattr(encoder.part, "network", None), OnnxNetwork)

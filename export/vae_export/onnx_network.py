@@ -47,7 +47,7 @@ class OnnxNetwork(nn.Module):
         self.which, self.stored = which, _precision(graph)
         graph = _inlined(graph, which)
         self.outputs = [output.name for output in graph.graph.output]
-        self.left_out, self.graph = _without_random(_of_type(graph, TensorProto.FLOAT), which)
+        self.left_out, self.graph = _without_random(of_type(graph, TensorProto.FLOAT), which)
         self.nodes = [_node(node, self.graph.opset_import[0].version) for node in self.graph.graph.node]
         if unknown := sorted({node.operator for node in self.nodes if node.operator not in TRANSLATED}):
             todo = "export the model with simpler operators, or give its networks as torch modules"
@@ -144,7 +144,7 @@ class OnnxNetwork(nn.Module):
 
         Raises BundleError where it cannot run the graph.
         """
-        graph = _of_type(self.graph, TensorProto.DOUBLE)
+        graph = of_type(self.graph, TensorProto.DOUBLE)
         rows, batch = len(inputs), self.batch or len(inputs)
         parts = []
         for start in range(0, rows, batch):
@@ -343,7 +343,7 @@ def _precision(model: onnx.ModelProto) -> str:
     return next((TensorProto.DataType.Name(value.type.tensor_type.elem_type) for value in model.graph.input), "FLOAT")
 
 
-def _of_type(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
+def of_type(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
     """A copy that computes in another type of floats, and whose constants, of nodes too, are all weights."""
     made = onnx.ModelProto()
     made.CopyFrom(model)

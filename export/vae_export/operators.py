@@ -194,7 +194,11 @@ def _window(node: Node, x: Tensor, kernel: Sequence[int]) -> tuple[list[int], li
 
 def _padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> Tensor:
     """x with so much more, or less where it is negative, before and after along each of its last axes."""
-    pads = [side for both in zip(reversed(before), reversed(after), strict=True) for side in both]
+    for axis, sides in enumerate(zip(before, after, strict=True), x.ndim - len(before)):
+        if min(sides) < 0:  # not by F.pad: onnx's own evaluator knows no Pad that takes away
+            less, rest = (max(0, -side) for side in sides)
+            x = x.narrow(axis, less, x.shape[axis] - less - rest)
+    pads = [max(0, side) for both in zip(reversed(before), reversed(after), strict=True) for side in both]
     return F.pad(x, pads, value=value) if any(pads) else x
 
 
