@@ -122,7 +122,7 @@ def export(
         figures = measured.on(x, name, num_samples)
         return exporter.export_vae(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
-            provenance=provenance, preprocessing=prepared, evaluation=figures, keep_failing=keep_failing,
+            provenance=provenance, preprocessing=prepared, evaluation=figures, normal=x, keep_failing=keep_failing,
             reference=onnx_network.REFERENCE if of_graphs else candidate.NETWORK,
         )  # fmt: skip
 

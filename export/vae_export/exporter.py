@@ -15,14 +15,25 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from vae_export import candidate, contract, failing, gate, onnx_graph, publish, requirements, tradeoff, trained
+from vae_export import (
+    candidate,
+    contract,
+    failing,
+    gate,
+    measured,
+    onnx_graph,
+    publish,
+    requirements,
+    tradeoff,
+    trained,
+)
 from vae_export.candidate import Candidate
 from vae_export.gate import Comparison, GateFailed, Verdict
 from vae_export.measured import Measure
 from vae_export.tradeoff import Samples, Tradeoff, Tried
 from vae_runtime import arguments, bundle, likelihoods, records
 from vae_runtime import manifest as manifests
-from vae_runtime.bundle import MANIFEST
+from vae_runtime.bundle import CALIBRATION, MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Manifest, Preprocessing
 from vae_runtime.measured import Evaluation, Figure, Provenance
@@ -87,6 +98,7 @@ def export_vae(
     settings: Told = None,
     preprocessing: Told = None,
     evaluation: Told | Measure = None,
+    normal: ArrayLike | None = None,
     fingerprint: Fingerprint | None = None,
     keep_failing: Path | None = None,
     reference: str = candidate.NETWORK,
@@ -97,9 +109,10 @@ def export_vae(
     go through the gate. opset: of the graphs, 17 to the newest that this torch writes. precision: "fp32", "fp16",
     "int8", or "auto" for the one that pays most; what one costs, at most `max_nats` per observation, is
     measured on `samples`, or on all observations. provenance, settings, preprocessing, evaluation: what the manifest
-    says of the training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. fingerprint:
-    what the trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of
-    the gate. reference: what the report says that the numbers were compared with.
+    says of the training, as far as it is known (docs/bundle.md); an evaluation may be what measures it. normal:
+    observations that the VAE was not trained on, of which the bundle carries what is usual. fingerprint: what the
+    trained network gave for the first observations. keep_failing: a new folder for what repeats a failure of the gate.
+    reference: what the report says that the numbers were compared with.
 
     The VAE is left on its device and in its mode.
 
@@ -117,20 +130,20 @@ def export_vae(
     publish.check_target(out)
     measure = evaluation if callable(evaluation) else None
     about = _about(vae, provenance, settings, preprocessing, None if callable(evaluation) else evaluation)
-    probe = x[:GATED]
+    probe, kept = x[:GATED], None if normal is None else _checked(normal, observation, vae)
     with at_rest(vae):
         made = candidate.fp32(vae, observation, opset, reference)
         if fingerprint is not None:
             trained.check(vae, probe, fingerprint, observation.noun)
         with publish.staging(out) as staging:
-            verdicts = [_stage(staging, made, about, probe, measure, keep_failing)]
+            verdicts = [_stage(staging, made, about, probe, measure, kept, keep_failing)]
             smaller, cost, tried = None, None, list[Tried]()
             if precision != "fp32":
                 samples = samples or tradeoff.samples_of(vae, x)
                 smaller, cost, tried = tradeoff.pick(precision, made, samples, max_nats)
             if smaller and cost:
                 about["precision"] = cost.report()
-                verdicts.append(_stage(staging, smaller, about, probe, measure, keep_failing))
+                verdicts.append(_stage(staging, smaller, about, probe, measure, kept, keep_failing))
             publish.swap(staging, out)
     publish.remove_leftovers(out)
     return Exported(out, verdicts, tried, cost, bundle.read(out).manifest)
@@ -154,7 +167,7 @@ def export_run(
         return export_vae(
             run.vae,
             run.observation,
-            run.probe,
+            run.held_out,
             out,
             opset=opset,
             precision=precision,
@@ -164,6 +177,7 @@ def export_run(
             settings=asdict(_without_folders(run.config)),
             preprocessing=run.settings.preprocessing,
             evaluation=run.evaluation,
+            normal=run.held_out,
             fingerprint=run.fingerprint,
             keep_failing=keep_failing,
         )
@@ -226,11 +240,12 @@ def _stage(
     about: Json,
     probe: NDArray[Any],
     measure: Measure | None,
+    normal: NDArray[Any] | None,
     keep_failing: Path | None,
 ) -> Verdict:
     """Write the candidate's bundle into the folder `staging`, let it pass the gate there, and keep the gate's report.
 
-    measure: what gives its figures, where they are not known.
+    measure: what gives its figures, where they are not known. normal: observations of which it keeps what is usual.
 
     Raises GateFailed where it does not pass.
     """
@@ -249,6 +264,9 @@ def _stage(
             failing.keep(keep_failing, staging, comparisons)
         raise GateFailed(verdict)
     manifest |= {"evaluation": measure(made.vae, runtime)} if measure else {}
+    if normal is not None and (calibration := measured.usual(runtime, normal)):
+        manifest["files"] |= {CALIBRATION: _file(calibration)}
+        publish.write(staging, {CALIBRATION: calibration})
     publish.write(staging, {MANIFEST: manifests.dump({**manifest, "parity": gate.report(comparisons, made.reference)})})
     return verdict
 

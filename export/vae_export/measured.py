@@ -1,4 +1,4 @@
-"""The figures of a VAE that was trained elsewhere, measured by the runtime on given observations."""
+"""What the shipped runtime measures of a bundle while it is made: figures on given observations, and what is usual."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vae_runtime.detector import Detector
+from vae_runtime.errors import InputError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, pixels, results
 from vae_train.vae import VAE, Terms
 
 MOST = 2000  # observations, from all over, that figures are measured on
+
+CALIBRATED = 1000  # of which a bundle keeps what is usual
 
 Measure = Callable[[VAE, RuntimeVAE], dict[str, Any]]
 
@@ -38,3 +42,15 @@ def on(observations: NDArray[Any], name: str, num_samples: int) -> Measure:
         return {**measured_on, "split": "given", **summary}
 
     return measure
+
+
+def usual(runtime: RuntimeVAE, normal: NDArray[Any]) -> bytes | None:
+    """The calibration of a bundle by normal observations [n, *shape], levels or float32; None of too few that differ.
+
+    At most CALIBRATED of them are taken, from all over.
+    """
+    some = pixels.unit(torch.from_numpy(normal[:: -(-len(normal) // CALIBRATED)])).numpy()
+    try:
+        return Detector.fit(runtime, some).dump()
+    except InputError:
+        return None

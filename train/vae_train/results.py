@@ -95,7 +95,7 @@ def finish(
     test = observations.observed_test(vae.likelihood.binary)
     facts = protocol(config.data.dataset, observations.observation, vae, test)
     run_folder.save_weights(out, vae)
-    run_folder.save_probe(out, observations.test[:64])
+    run_folder.save_held_out(out, observations.test)
     last = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     try:
         run_folder.read_weights(out, vae, best=True)  # into the network that was trained, not into one made anew

@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from vae_train.run_folder import Settings
 
 
+PROBED = 64  # observations on which an export compares numbers
+
+
 @dataclass(repr=False)
 class Run:
     """A finished run, as `vae_train.fit` and `vae_train.load_run` give it. In a notebook it shows itself.
 
     path: its folder. vae: with the weights of its end, or those of its best epoch where `best`. provenance: how it was
-    made. evaluation: its test figures, nats per observation. probe: 64 test observations [64, *shape], uint8 levels or
-    float32. fingerprint: what the network gave for them when its training ended; None of a run that was made before
-    0.2. data: what it was trained and tested on, where that is in memory still.
+    made. evaluation: its test figures, nats per observation. held_out: test observations [n, *shape], 1,000 at most,
+    uint8 levels or float32. fingerprint: what the network gave for the first 64 when its training ended; None of a run
+    that was made before 0.2. data: what it was trained and tested on, where that is in memory still.
     """
 
     path: Path
@@ -39,10 +42,15 @@ class Run:
     settings: "Settings"
     provenance: dict[str, Any]
     evaluation: dict[str, Any]
-    probe: NDArray[Any]
+    held_out: NDArray[Any]
     fingerprint: Fingerprint | None = None
     best: bool = False
     data: "Data | None" = field(default=None, compare=False)
+
+    @property
+    def probe(self) -> NDArray[Any]:
+        """The first 64 of the held-out observations, on which an export compares numbers."""
+        return self.held_out[:PROBED]
 
     @property
     def config(self) -> Config:

@@ -24,11 +24,12 @@ from vae_train import checkpoints, networks, signals
 from vae_train.checkpoints import unreadable
 from vae_train.config import Config, upgraded
 from vae_train.fingerprint import Fingerprint
-from vae_train.run import Run
+from vae_train.run import PROBED, Run
 from vae_train.vae import VAE
 
 TENSORBOARD, WANDB = "tensorboard", "wandb"
 CONFIG, METRICS, PROBE = RUN_CONFIG, "metrics.jsonl", "probe.npy"
+_KEPT, _MOST_BYTES = 1000, 1 << 23  # of the test observations that are in the probe, at most
 WEIGHTS, EVALUATION, FINGERPRINT = "model.safetensors", "evaluation.json", "fingerprint.npz"
 BEST_WEIGHTS, BEST_EVALUATION, BEST_FINGERPRINT = "best.safetensors", "best.json", "best.npz"  # highest test ELBO
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx")  # what a person may give for a run
@@ -175,10 +176,12 @@ def _read_fingerprint(folder: Path, rows: int, best: bool) -> Fingerprint | None
     return found
 
 
-def save_probe(folder: Path, observations: torch.Tensor) -> None:
-    """Keep a few real test observations, on which the exporter compares numbers."""
+def save_held_out(folder: Path, test: torch.Tensor) -> None:
+    """Keep real test observations: the first ones, on which numbers are compared, and some from all over the others."""
+    most = max(PROBED, min(_KEPT, _MOST_BYTES // max(1, test[:1].numel() * test.element_size())))
+    others = test[PROBED :: max(1, -(-(len(test) - PROBED) // max(1, most - PROBED)))]
     with replacing(folder / PROBE) as file:
-        np.save(file, observations.cpu().numpy())
+        np.save(file, torch.cat([test[:PROBED], others[: most - PROBED]]).cpu().numpy())
 
 
 def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
@@ -197,15 +200,16 @@ def load(folder: Path, trusted: str | None = None, best: bool = False) -> Run:
         if figures["weights_sha256"] != _sha256(folder / weights):
             raise BundleError("run damaged (the weights' sha256 differs)", folder / weights, "train again")
         vae = load_weights(folder, settings, trusted, best)
-        probe = np.load(folder / PROBE, allow_pickle=False)
+        held_out = np.load(folder / PROBE, allow_pickle=False)
         low, high = settings.observation.range or (-np.inf, np.inf)
-        known = probe.dtype == np.uint8 or (probe.dtype == np.float32 and ((probe >= low) & (probe <= high)).all())
-        if not known or probe.shape[1:] != settings.observation.shape or len(probe) == 0:
+        within = held_out.dtype == np.float32 and ((held_out >= low) & (held_out <= high)).all()
+        known = held_out.dtype == np.uint8 or within
+        if not known or held_out.shape[1:] != settings.observation.shape or len(held_out) == 0:
             raise ValueError(f"{PROBE} does not hold {settings.observation.noun}s of the model")
         seconds = sum(row["seconds"] for row in read_metrics(folder))
         provenance = {**settings.provenance, "training_seconds": round(seconds)}
-        found = _read_fingerprint(folder, len(probe), best)
-        return Run(folder, vae, settings, provenance, figures, probe, found, best)
+        found = _read_fingerprint(folder, min(PROBED, len(held_out)), best)
+        return Run(folder, vae, settings, provenance, figures, held_out, found, best)
     except FileNotFoundError as error:
         if checkpoints.found(folder):
             own = ("--model", settings.config.network.model) if settings.config.network.model else ()
