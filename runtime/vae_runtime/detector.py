@@ -20,6 +20,7 @@ from vae_runtime.bundle import CALIBRATION, GRAPHS
 from vae_runtime.draws import Block, Model
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.files import replacing
+from vae_runtime.observation import VECTOR
 from vae_runtime.vae import VAE
 
 FALSE_ALARMS = 0.01
@@ -67,8 +68,8 @@ class Calibration:
 class Verdict:
     """What a detector says of observations: all float64 [batch], and bool `odd`.
 
-    score: -log density of the traits, nats but for a constant; higher is odder. p: how many of normal observations have
-    such a score or a higher one, from 1 / (n + 1) of n normal ones to 1; small is odd.
+    score: nats but for a constant; higher is odder. p: how many of normal observations have such a score or a higher
+    one, from 1 / (n + 1) of n normal ones to 1; small is odd.
     """
 
     score: Doubles
@@ -79,7 +80,9 @@ class Verdict:
 class Detector:
     """Tells odd observations from normal ones by several of their figures at once, of which each may be unusual.
 
-    Scores are the same for equal observations, and on any machine but for rounding. May be used from many threads.
+    A score is -log of the density of an observation's traits among those of normal ones, nats. Of rows of numbers it is
+    that less the ELBO: they are seldom odd by being too ordinary, and often few. Scores are the same for equal
+    observations, and on any machine but for rounding. May be used from many threads.
     """
 
     def __init__(self, vae: VAE, calibration: Calibration) -> None:
@@ -123,7 +126,8 @@ class Detector:
         found = _rounded(found)
         kernels = found[: density.MOST]
         usual = density.Density.of(kernels)
-        scores = np.sort(np.concatenate([usual.surprise_of_own(kernels), usual.surprise(found[density.MOST :])]))
+        surprise = np.concatenate([usual.surprise_of_own(kernels), usual.surprise(found[density.MOST :])])
+        scores = np.sort(_with_elbo(vae, surprise, found))
         higher = len(scores) - np.searchsorted(scores, scores, side="left")
         kept = np.unique(np.linspace(0, len(scores) - 1, min(_KEPT, len(scores))).round().astype(int))
         kept = np.union1d(kept, np.arange(max(0, len(scores) - _KEPT), len(scores)))
@@ -176,8 +180,9 @@ class Detector:
         return np.concatenate(found) if found else np.zeros((0, len(self.calibration.traits)))
 
     def score(self, x: ArrayLike) -> Doubles:
-        """-log density of the traits of observations x [batch, *shape], float64 [batch]; higher is odder."""
-        return self._density.surprise(self.traits(x))
+        """How odd each of x [batch, *shape] is, nats but for a constant, float64 [batch]; x as in `traits`."""
+        found = self.traits(x)
+        return _with_elbo(self.vae, self._density.surprise(found), found)
 
     def p(self, score: ArrayLike) -> Doubles:
         """The share of normal ones whose score is as high as `score`, float64 (Vovk et al. 2005, eq. 2.20)."""
@@ -226,6 +231,15 @@ def _traits(
         return noise.index(block.x), found
 
     yield from vae._map_blocks(work, x, num_samples, observe=True)
+
+
+def _with_elbo(vae: VAE, surprise: Doubles, found: Doubles) -> Doubles:
+    """The score, of -log density of the traits."""
+    if vae.observation.kind != VECTOR:
+        return surprise
+    called = traits.names(vae.observation, vae.names)
+    elbo: Doubles = found[:, called.index(traits.RECONSTRUCTION)] - found[:, called.index(traits.KL)]
+    return surprise - elbo
 
 
 def _rounded(values: Doubles) -> Doubles:

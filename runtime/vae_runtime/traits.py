@@ -17,7 +17,9 @@ from vae_runtime.observation import IMAGE, SERIES, Observation
 
 NUM_SAMPLES = 8  # draws of z, and of binary pixels, of each observation
 
-_OF_MODEL = ("log p(x|z)", "KL", "entropy", "log squared error", "log |mu|^2", "sum of logsigma", "log spread of nats")
+RECONSTRUCTION, KL = "log p(x|z)", "KL"
+_OF_MODEL = (RECONSTRUCTION, KL, "entropy", "log squared error", "log spread of nats")
+_OF_POSTERIOR = ("log |mu|^2", "sum of logsigma")  # of images, of which there are many
 _OF_IMAGE = ("entropy of levels", "entropy of edges", "brightness", "log contrast")
 _OF_CHANNEL = ("log spread", "log roughness")
 _LEVELS = 256
@@ -31,7 +33,7 @@ Floats = NDArray[np.float32]
 def names(observation: Observation, channels: list[str]) -> list[str]:
     """What the traits of such observations are called; channels: what those of a series are."""
     if observation.kind == IMAGE:
-        return [*_OF_MODEL, *_OF_IMAGE]
+        return [*_OF_MODEL, *_OF_POSTERIOR, *_OF_IMAGE]
     of_channels = channels if observation.kind == SERIES else []
     return [*_OF_MODEL, *(f"{trait} of {channel}" for channel in of_channels for trait in _OF_CHANNEL)]
 
@@ -57,7 +59,8 @@ def own(x: Floats, observation: Observation) -> Doubles:
 @np.errstate(all="ignore")  # what is not finite is refused by the detector, with its number
 def _of_model(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
     x, latents = block.x, math.prod(model.prior.shape)
-    index, total = noise.index(x), np.zeros((len(x), len(_OF_MODEL)))
+    index = noise.index(x)
+    total: Doubles | float = 0.0
     grey = model.likelihood.binary & likelihoods.outside(model.likelihood, x)
     encoded = None if grey.any() else model.networks.encode(x)
     for k in range(num_samples):
@@ -66,14 +69,14 @@ def _of_model(model: Model, block: Block, num_samples: int, seed: int) -> Double
         mu, logsigma = model.networks.encode(observed) if encoded is None else encoded
         eps = noise.normal(seed, noise.POSTERIOR, index, latents, start=k * latents).reshape(mu.shape)
         z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
-        total += np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps)), axis=1)
-    return total / num_samples
+        total = total + np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps)), axis=1)
+    return np.asarray(total / num_samples)
 
 
 def _of_draw(
     model: Model, x: Floats, observed: Floats, mu: Floats, logsigma: Floats, z: Floats, eps: Floats
 ) -> Iterator[Doubles]:
-    """Each of _OF_MODEL [rows] of one draw of z."""
+    """Each of _OF_MODEL [rows] of one draw of z, and of images of _OF_POSTERIOR."""
     likelihood = model.likelihood
     parameters = model.networks.decode(z)
     nats = _flat(likelihood.log_prob_of_each(observed, parameters))
@@ -83,9 +86,10 @@ def _of_draw(
     yield -model.prior.log_ratio(z, eps, logsigma) if kl is None else _flat(kl).sum(axis=1)
     yield likelihood.entropy(parameters)
     yield np.log(np.square(error).mean(axis=1, dtype=np.float64) + _TINY)
-    yield np.log(np.square(_flat(mu)).mean(axis=1, dtype=np.float64) + _TINY)
-    yield _flat(logsigma).sum(axis=1, dtype=np.float64)
     yield np.log(nats.std(axis=1) + _TINY)
+    if model.observation.kind == IMAGE:
+        yield np.log(np.square(_flat(mu)).mean(axis=1, dtype=np.float64) + _TINY)
+        yield _flat(logsigma).sum(axis=1, dtype=np.float64)
 
 
 def _drawn(x: Floats, grey: NDArray[np.bool_], index: NDArray[np.uint64], seed: int, draw: int) -> Floats:

@@ -49,7 +49,7 @@ def old(tiny_bundle: Path, tmp_path: Path) -> Path:
 def test_manifest_lists_every_other_file(tiny_bundle: Path, manifest: Any) -> None:
     """Size and sha256 of every file but the manifest, and no file besides."""
     assert {path.name for path in tiny_bundle.iterdir()} == {*manifest["files"], "manifest.json"}
-    assert set(manifest["files"]) == {"encoder.onnx", "decoder.onnx", "golden.npz"}
+    assert set(manifest["files"]) == {"encoder.onnx", "decoder.onnx", "golden.npz", "calibration.json"}
     for name, entry in manifest["files"].items():
         raw = (tiny_bundle / name).read_bytes()
         assert entry == {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
