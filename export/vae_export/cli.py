@@ -13,6 +13,7 @@ from vae_export import pair_options, summary
 from vae_runtime import extras
 from vae_runtime.command import run
 from vae_runtime.errors import BundleError, InputError, printable
+from vae_train.sections import InSections, section
 
 if TYPE_CHECKING:
     from vae_export.exporter import Exported
@@ -44,12 +45,10 @@ A run folder of such a name is ./check or ./card.
 """
 
 
-@click.command(epilog=_COMMANDS)
+@click.command(cls=InSections, epilog=_COMMANDS)
 @click.argument("run_folder", metavar="[RUN]", required=False, type=_PATH)
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set of the graphs, 17 or newer.")
 @click.option("--out", type=_PATH, help="Bundle folder.  [default: bundles/NAME of the run]")
-@_best
-@_model
 @_verbose
 @click.option("--keep-failing", type=_PATH, help="New folder for what repeats a failure.")
 @click.option(
@@ -66,20 +65,28 @@ A run folder of such a name is ./check or ./card.
     callback=_number,
     help="What a precision may cost on average, nats per observation.  [default: 0.5]",
 )
-@click.option(
-    "--data-root",
-    type=_PATH,
-    envvar="VAE_EDGE_DATA",
-    default=Path("data"),
-    show_default=True,
-    show_envvar=True,
-    help="Folder of the named image sets, which say what a precision costs.",
+@section(
+    "A training run",
+    _best,
+    _model,
+    click.option(
+        "--data-root",
+        type=_PATH,
+        envvar="VAE_EDGE_DATA",
+        default=Path("data"),
+        show_default=True,
+        show_envvar=True,
+        help="Folder of the named image sets, which say what a precision costs.",
+    ),
+    click.option("--dataset", type=_PATH, help="Where the run's own observations are now."),
+    click.option("--no-download", is_flag=True, help="Never use the network."),
 )
-@click.option("--dataset", type=_PATH, help="Where the run's own observations are now.")
-@click.option("--no-download", is_flag=True, help="Never use the network.")
-@click.option("--from", "origin", metavar="MODULE:FUNCTION", help="A VAE from elsewhere, described by this function.")
-@pair_options.options
-@click.option("--observations", type=_PATH, help="Its real observations: an .npy or .npz array, 64 or more.")
+@section(
+    "A VAE that was trained elsewhere",
+    click.option("--from", "origin", metavar="MODULE:FUNCTION", help="Described by this function."),
+    *pair_options.OPTIONS,
+    click.option("--observations", type=_PATH, help="Its real observations: an .npy or .npz array, 64 or more."),
+)
 @click.version_option(package_name="vae-edge")
 def cli(
     run_folder: Path | None,

@@ -1,7 +1,6 @@
 """What `vae-export --encoder e.onnx --decoder d.onnx` says of a pair, as the arguments that `export` has for it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def _said(context: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter(f"{value!r} is no JSON object: {error}") from None
 
 
-_OPTIONS = (
+OPTIONS = (
     click.option("--encoder", type=click.Path(path_type=Path), help="The encoder's ONNX file, made elsewhere."),
     click.option("--decoder", type=click.Path(path_type=Path), help="The decoder's."),
     click.option("--likelihood", metavar="WORDS", callback=_said, help=f"What the decoder was trained for: {_WORDS}."),
@@ -45,13 +44,6 @@ _OPTIONS = (
         "--preprocessing", metavar="WORDS", callback=_said, help='How pixels became inputs: {"mean": 0.5, "std": 0.5}.'
     ),
 )
-
-
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with the options of a pair, which it gets as `pair`, by the names that `export` has for them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def told(pair: dict[str, Any], observations: Path | None, out: Path | None) -> dict[str, Any]:

@@ -10,8 +10,23 @@ import click
 from vae_train.config import DATASETS
 
 
-class Sections(click.Group):
-    """A group whose help lists options by the section that `section` gave them."""
+class InSections(click.Command):
+    """A command whose help lists options by the section that `section` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section."""
+        titles: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record:
+                titles.setdefault(_SECTIONS.get(parameter, "Options"), []).append(record)
+        for title, records in titles.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Sections(InSections, click.Group):
+    """A group of this kind."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -24,17 +39,11 @@ class Sections(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section, then the commands."""
-        titles: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                titles.setdefault(_SECTIONS.get(parameter.name or "", "Options"), []).append(record)
-        for title, records in titles.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+        super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
-_SECTIONS: dict[str, str] = {}
+_SECTIONS: dict[click.Parameter, str] = {}
 
 
 def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -43,7 +52,7 @@ def section(title: str, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
-            _SECTIONS[command.__click_params__[-1].name] = title
+            _SECTIONS[command.__click_params__[-1]] = title
         return command
 
     return decorate
