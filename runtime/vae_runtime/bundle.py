@@ -116,7 +116,8 @@ def carried(path: Path, manifest: Manifest, name: str) -> bytes | None:
     with _open(path / name) as file:
         data = _content(file, path / name, known.size)
     if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
-        raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
+        todo = "load it again; where that does not help, copy or export it again"
+        raise BundleError("bundle changed or damaged (size or sha256 differs)", path / name, todo)
     return data
 
 

@@ -147,7 +147,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from vae_runtime import VAE
-from vae_runtime.bundle import read
+from vae_runtime.bundle import FILES, read
 
 out, stop, *known = map(Path, sys.argv[1:])
 x, z = np.zeros((1, 1, 28, 28), np.float32), np.ones((1, 4), np.float32)
@@ -162,7 +162,7 @@ while not stop.exists():
     manifest = files[0]["manifest.json"] if bundle.manifest.raw == json.loads(files[0]["manifest.json"]) else b""
     which = 0 if manifest else 1
     assert bundle.manifest.raw == json.loads(files[which]["manifest.json"])
-    assert bundle.files == {name: data for name, data in files[which].items() if name != "manifest.json"}
+    assert bundle.files == {name: files[which][name] for name in FILES}
     seen["reads"][which] += 1
     seen["loads"][numbers.index(figures(VAE.load(out, threads=1)))] += 1
 print(json.dumps(seen))
