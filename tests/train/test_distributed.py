@@ -24,6 +24,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed
+from torch.utils.data import TensorDataset
 
 import vae_train
 from vae_runtime.errors import EnvironmentUnfit
@@ -414,12 +415,14 @@ def test_products_are_the_first_processs(nursery: Nursery, tmp_path: Path) -> No
 
 
 def fit_arrays() -> None:
-    """Run by each process: training from Python on the same arrays, and the sum of the weights that it has then."""
+    """Run by each process: training from Python on an array and a Dataset of it, and the sums of the weights then."""
     warnings.simplefilter("ignore")
+    train.results.report.draw = lambda *given: None
     levels = np.random.default_rng(0).integers(0, 256, (400, 1, 8, 8), dtype=np.uint8)
     settings: Settings = {"hidden": 8, "latent_dim": 2, "epochs": 2}
-    run = vae_train.fit(levels, out="run", device="cpu", threads=1, progress=False, **settings)
-    print(sum(weight.double().sum().item() for weight in run.vae.state_dict().values()))
+    for name, given in (("held", levels), ("streamed", TensorDataset(torch.from_numpy(levels)))):
+        run = vae_train.fit(given, levels[:50], out=name, device="cpu", threads=1, progress=False, **settings)
+        print(sum(weight.double().sum().item() for weight in run.vae.state_dict().values()))
 
 
 def test_arrays_are_trained_on_by_several_processes(nursery: Nursery, tmp_path: Path) -> None:
@@ -427,7 +430,9 @@ def test_arrays_are_trained_on_by_several_processes(nursery: Nursery, tmp_path: 
     two, one = nursery.run(2, [tmp_path] * 2, function="fit_arrays"), tmp_path / "one"
     assert two.codes == [0, 0], two.errs
     alone = nursery.run(1, [one], function="fit_arrays")
-    assert float(two.outs[0]) == float(two.outs[1]) == pytest.approx(float(alone.outs[0]), abs=1e-5)
+    sums = [[float(line) for line in out.split()] for out in (*two.outs, *alone.outs)]
+    assert sums[0] == sums[1] == pytest.approx(sums[2], abs=1e-5)
+    assert sums[0][0] == sums[0][1]
     assert two.errs == ["", ""]
 
 

@@ -87,6 +87,8 @@ def test_a_run_by_fit_is_one_of_the_command(command: Command, tmp_path: Path) ->
     for each in settings:
         del each["provenance"]["command"]
     assert settings[0] == settings[1]
+    said = "hidden=(8,), latent_dim=2, epochs=2, batch_size=64"
+    assert run.provenance["command"] == f"vae_train.fit('images.npy', {said})"
     in_memory = vae_train.fit(IMAGES, device="cpu", **SMALL)  # whose split is by content too
     assert equal(in_memory, run)
     shown = command(main, "evaluate", in_memory.path, "-K", 3, "--dataset", path)

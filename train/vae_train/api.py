@@ -116,7 +116,7 @@ def fit(
         extras.require_posix("training")
         extras.require("train", "training")
         asked = checked({**settings, "model": _named(settings.get("model"))})
-        call = _call(preset, asked)
+        said = {"preset": preset, **asked}
         given = None
         if isinstance(train, str | PathLike):
             dataset = os.fspath(train)
@@ -138,7 +138,7 @@ def fit(
         with _as_before():
             recorders = several(recorder)
             drawn = out is not None or bool(recorders)
-            trainer.train(config, folder, where, call, recorders, export, hears, given, drawn)
+            trainer.train(config, folder, where, _call(dataset, said), recorders, export, hears, given, drawn)
             return _finished(folder, config.network.model, given)
 
 
@@ -371,10 +371,10 @@ def _temporary() -> Path:
     return Path(_TEMPORARY[-1].name)
 
 
-def _call(preset: str | None, settings: Any) -> str:
-    """What made a run, as its folder and its bundle say it."""
-    given = {"preset": preset, **settings}
-    return f"vae_train.fit({', '.join(f'{name}={value!r}' for name, value in given.items() if value is not None)})"
+def _call(dataset: str, settings: dict[str, Any]) -> str:
+    """What made a run, as its folder and its bundle say it, without the folders above its data."""
+    words = [f"{name}={value!r}" for name, value in settings.items() if value is not None]
+    return f"vae_train.fit({', '.join([repr(Path(dataset).name), *words])})"
 
 
 @contextmanager
