@@ -221,7 +221,8 @@ def evaluate(
     with _asked_from_python(), _as_before():
         found = run if isinstance(run, Run) else run_folder.load(Path(run), _named(model), best)
         where = place(data_root, download, device, threads, _named(model), dataset)
-        with trainer.machine(where) as at, trainer.memory_errors(), _left_in_place(found):
+        at = trainer.device(where)
+        with trainer.memory_errors(), _left_in_place(found):
             if test is not None:
                 observations = _test_of(found, test)
                 if not results.measured_on(found, observations.observed_test(found.vae.likelihood.binary)):
@@ -258,7 +259,8 @@ def compare(
     """
     with _asked_from_python():
         where = place(data_root, download, device, threads, None, dataset)
-        with _as_before(), trainer.machine(where) as at, trainer.memory_errors():
+        with _as_before(), trainer.memory_errors():
+            at = trainer.device(where)
             trusted = [name for model in models if (name := _named(model))]
             runs = [run if isinstance(run, Run) else _trusted(Path(run), trusted) for run in (a, b)]
             results.refuse_other_likelihoods(runs)
@@ -304,7 +306,8 @@ def draw_report(run: Run | str | PathLike[str], *, model: Model | None = None, *
     with _asked_from_python(), _as_before():
         found = run if isinstance(run, Run) else run_folder.load(Path(run), _named(model))
         where = place(model=_named(model), **places)
-        with trainer.machine(where), trainer.memory_errors():
+        trainer.device(where)
+        with trainer.memory_errors():
             return results.report_run(found, results.load_data(found, where))
 
 

@@ -1,5 +1,6 @@
 """The processes of one training: those that torchrun started, or one alone."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.nn.parallel import DistributedDataParallel
 
 from vae_runtime import command
@@ -22,6 +24,7 @@ from vae_train.vae import VAE
 T = TypeVar("T")
 
 _FAILED = "vae-train/failed"  # where the first process that fails leaves its number and exit code
+_meetings = itertools.count()  # of this process with the others: what one left in the store is not the next one's
 _LONGEST_WAIT = timedelta(seconds=20)  # for that; torchrun kills after 30
 
 
@@ -52,6 +55,7 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     try:
         store, rank, size = next(torch.distributed.rendezvous("env://"))  # type: ignore[attr-defined]  # it is there
+        store = PrefixStore(f"vae-train/{next(_meetings)}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:

@@ -315,15 +315,20 @@ class _Between:
 
 @contextlib.contextmanager
 def machine(place: Place) -> Iterator[torch.device]:
-    """The device to use, with the number of threads set, and the other processes of this training reached.
+    """The device to use, as `device` has it, with the other processes of this training reached.
 
     Raises EnvironmentUnfit where CUDA is asked for and absent.
     """
-    where = choose_device(place.device)
-    threads = place.threads or max(1, cores.count() // distributed.processes_here())
-    torch.set_num_threads(cores.count(threads))
+    where = device(place)
     with distributed.joined(where):
         yield where
+
+
+def device(place: Place) -> torch.device:
+    """The device to use, with the number of threads set. Raises EnvironmentUnfit where CUDA is asked for and absent."""
+    threads = place.threads or max(1, cores.count() // distributed.processes_here())
+    torch.set_num_threads(cores.count(threads))
+    return choose_device(place.device)
 
 
 def choose_device(name: str) -> torch.device:
