@@ -8,7 +8,7 @@ from typing import Any
 from vae_export import facts, front_matter
 from vae_export.facts import CardFigure
 from vae_runtime import likelihoods
-from vae_runtime.bundle import FILES, MANIFEST
+from vae_runtime.bundle import CALIBRATION, FILES, MANIFEST
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
 from vae_runtime.manifest import Contract, Manifest
@@ -279,9 +279,10 @@ def _files(manifest: Manifest) -> Iterator[str]:
         "encoder.onnx": f"`x` [n, {x}] to `mu`, `logsigma` [n, {z}]",
         "decoder.onnx": f"`z` [n, {z}] to `{likelihood.output}` [n, {outputs}]",
         "golden.npz": "inputs, and what the graphs must give for them",
+        "calibration.json": "what is usual, as statistics: for `vae-infer detect`",
     }
     rows = []
-    for name in FILES:
+    for name in (*FILES, *(name for name in (CALIBRATION,) if name in manifest.files)):
         file = manifest.files[name]
         rows.append((f"`{name}`", inside[name], f"{file.size:,}", f"`{_text(file.sha256)}`"))
     rows.append((f"`{MANIFEST}`", "all that this card says, and more", "", ""))

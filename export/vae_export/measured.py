@@ -49,7 +49,7 @@ def usual(runtime: RuntimeVAE, normal: NDArray[Any]) -> bytes | None:
 
     At most CALIBRATED of them are taken, from all over.
     """
-    some = pixels.unit(torch.from_numpy(normal[:: -(-len(normal) // CALIBRATED)])).numpy()
+    some = pixels.unit(torch.tensor(normal[:: -(-len(normal) // CALIBRATED)])).numpy()
     try:
         return Detector.fit(runtime, some).dump()
     except InputError:

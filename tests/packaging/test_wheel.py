@@ -60,7 +60,7 @@ def test_the_wheel_holds_packages_types_and_the_bundles(wheel: Path) -> None:
         assert f"{package}/py.typed" in sizes
     for folder in BUNDLES:
         bundle = {name.removeprefix(folder): size for name, size in sizes.items() if name.startswith(folder)}
-        assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz"}
+        assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz", "calibration.json"}
         assert sum(bundle.values()) <= 6_000_000
     assert not [name for name in sizes if name.startswith(("tests", "docs", "train/", "runtime/"))]
 
