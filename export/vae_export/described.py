@@ -1,5 +1,6 @@
 """A person's trained networks as encoder and decoder of a VAE: what they take and give is described, not rewritten."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +22,12 @@ class Part(nn.Module):
     def __init__(self, call: Callable[..., Any]) -> None:
         super().__init__()
         owner = call if isinstance(call, nn.Module) else getattr(call, "__self__", None)
-        self.method = "" if isinstance(call, nn.Module) else getattr(call, "__name__", "")
+        self.method = "" if isinstance(call, nn.Module) else _attribute(owner, call)
         if isinstance(owner, nn.Module):
             self.network = getattr(owner, "_orig_mod", owner)
             self.network = self.network.module if isinstance(self.network, nn.DataParallel) else self.network
-        else:  # a function, or a method of an object that is no module but may hold some
-            held = vars(owner).values() if hasattr(owner, "__dict__") else ()
-            self.held = nn.ModuleList(part for part in held if isinstance(part, nn.Module))
-            self.function = call
+        else:
+            self.held, self.function = _held(call), call
 
     def forward(self, x: Tensor) -> Any:
         """Whatever it returns."""
@@ -40,6 +39,22 @@ class Part(nn.Module):
             return getattr(self.network, self.method)(x) if self.method else self.network(x)
         finally:
             torch.distributions.Distribution.set_default_validate_args(checks)
+
+
+def _attribute(owner: Any, method: Callable[..., Any]) -> str:
+    """What its owner calls a method: one that is wrapped, or a lambda, has another name itself."""
+    function = getattr(method, "__func__", None)
+    named = (name for each in type(owner).__mro__ for name, value in vars(each).items() if value is function)
+    return str(next(named, getattr(method, "__name__", "")))
+
+
+def _held(call: Callable[..., Any]) -> nn.ModuleList:
+    """The modules that a function has from around it, or that are in the object whose method it is."""
+    values = [*getattr(getattr(call, "__self__", None), "__dict__", {}).values()]
+    if inspect.isfunction(call):
+        around = inspect.getclosurevars(call)
+        values += [getattr(v, "__self__", v) for v in (*around.nonlocals.values(), *around.globals.values())]
+    return nn.ModuleList(value for value in values if isinstance(value, nn.Module))
 
 
 class Encoder(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
+from torch.utils import data
 
 from vae_export import (
     candidate,
@@ -147,6 +148,12 @@ def described(name: str) -> dict[str, Any]:
 
 def _both(encoder: Any, decoder: Callable[..., Any] | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Both networks, of one object or as given."""
+    for part in (encoder, decoder):
+        if isinstance(part, type):
+            raise ArgumentError("a class, not a network", part.__name__, "make one, and load its weights")
+        if isinstance(part, Mapping):
+            todo = "make the network, load them with load_state_dict, and give it"
+            raise ArgumentError("weights, not a network", type(part).__name__, todo)
     if decoder is not None:
         return encoder, decoder
     for names in (("encode", "decode"), ("encoder", "decoder")):
@@ -173,10 +180,15 @@ def _array(observations: ArrayLike) -> NDArray[Any]:
     """The observations as an array of uint8 levels or of numbers."""
     if isinstance(observations, torch.Tensor):
         observations = observations.detach().cpu().numpy()
+    if isinstance(observations, str | PathLike | data.Dataset | data.DataLoader):
+        todo = "give the numbers [n, *shape], as np.load(path) does, or torch.stack([x for x, *_ in dataset])"
+        raise InputError("no array of observations", type(observations).__name__, todo)
     values = np.asarray(observations)
     if values.dtype.kind not in "fbiu" or values.ndim < 2:
         which = f"an array of {values.dtype}, {list(values.shape)}"
         raise InputError("no observations", which, "give numbers [n, *shape] as the encoder takes them")
+    if (odd := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))).size:
+        raise InputError("observation that is not finite", f"number {odd[0]}, counted from 0", "leave out what is NaN")
     if len(values) < GATED:
         todo = f"give {GATED} or more: the gate compares numbers on so many, and figures rest on them"
         raise InputError("too few observations", len(values), todo)
@@ -223,6 +235,9 @@ def _called(network: nn.Module, values: torch.Tensor, which: str) -> Any:
     except Exception as error:  # whatever a person's network raises
         reason = f"{type(error).__name__}: {error}"
         todo = "give observations as the encoder takes them, and shape= where an image's networks are flat"
+        kinds = {weight.dtype for weight in network.parameters() if weight.is_floating_point()}
+        if other := sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.float32}):
+            todo = f"the bundle computes in float32, and the network has weights of {other[0]}: give model.float()"
         raise ArgumentError(f"{which} fails", reason, todo) from error
 
 

@@ -34,9 +34,10 @@ def likelihood(stated: Stated, layout: Layout) -> Likelihood:
         given = {k: np.exp(v).tolist() for k, v in settings.items()} | {"name": named.name}
         given |= {"binary": named.settings["binary"]} if "binary" in named.settings else {}
     else:
-        given = {"name": stated} if isinstance(stated, str) else dict(stated)
+        given = dict(stated) if isinstance(stated, Mapping) else {"name": stated}
     if (name := given.pop("name", None)) not in LIKELIHOODS:
-        raise ArgumentError("likelihood not known", name, f"give one of {', '.join(LIKELIHOODS)}")
+        todo = f"give one of {', '.join(LIKELIHOODS)}; binary cross-entropy is bernoulli, squared errors are gaussian"
+        raise ArgumentError("likelihood not known", name, todo)
     if unknown := sorted(set(given) - (takes := _TAKES.get(name, set()))):
         todo = f"give {', '.join(sorted(takes))} or nothing" if takes else "leave it out: it has no parameters"
         raise ArgumentError(f"parameter of a {name} likelihood not known", unknown[0], todo)

@@ -90,6 +90,11 @@ def test_observations_may_be_a_file(folder: Path, command: Command) -> None:
         (("--from", "mine:absent"), 2, "networks not found (module 'mine' has no attribute 'absent'): mine:absent; "),
         (("--from", "absent:networks"), 2, "networks not found (No module named 'absent'): absent:networks; "),
         (("--from", "mine:networks", "run"), 2, "--from goes without RUN"),
+        (
+            ("mine.py",),
+            3,
+            "not a training run: mine.py; name the run that it is from; for a VAE that was trained elsewhere",
+        ),
         (("--observations", "x.npy"), 2, "--observations goes with --from"),
         (("--from", "mine:networks", "--observations", "x.npy"), 4, "file not found: x.npy; check the path"),
     ],

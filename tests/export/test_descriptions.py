@@ -137,6 +137,11 @@ def both(*changes: Callable[[Given], None]) -> Callable[[Given], None]:
         (said(likelihood={"name": "gaussian", "sigma": -1}), r"sigma out of range: -1; give positive numbers"),
         (said(likelihood={"name": "bernoulli", "sigma": 1}), r"parameter of a bernoulli .*: sigma; leave it out"),
         (said(shape=(1, 28, 28)), r"shapes do not go together: observations of shape \[64\] and shape=\(1, 28, 28\)"),
+        (said(likelihood="mse"), r"likelihood not known: mse; .* squared errors are gaussian"),
+        (said(likelihood=torch.distributions.Bernoulli), r"likelihood not known: <class .*Bernoulli'>; give one of"),
+        (said(encoder=elsewhere.Tutorial, decoder=None), r"a class, not a network: Tutorial; make one, and load"),
+        (said(encoder=elsewhere.Tutorial().state_dict()), r"weights, not a network: OrderedDict; .* load_state_dict"),
+        (said(encoder=elsewhere.Tutorial().double().encode), r"has weights of float64: give model\.float\(\)"),
         (said(decoder=None, encoder=nn.Linear(64, 8)), r"no decoder: Linear; give encoder and decoder, or one object"),
     ],
 )
@@ -153,6 +158,48 @@ def test_few_observations_are_refused(given: Given) -> None:
     given["observations"] = given["observations"][:63]
     with pytest.raises(InputError, match="too few observations: 63; give 64 or more"):
         vae_export.export(**given, out="unused")
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        ("x_test.npy", "no array of observations: str; give the numbers"),
+        (torch.utils.data.TensorDataset(torch.zeros(64, 64)), r"TensorDataset; .* torch.stack\(\[x for x, "),
+        (np.where(np.arange(70)[:, None] == 3, np.nan, np.ones((70, 64))), "not finite: number 3, counted from 0"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(given: Given, observations: Any, message: str) -> None:
+    """By its kind, or its row."""
+    given["observations"] = observations
+    with pytest.raises(InputError, match=message):
+        vae_export.export(**given, out="unused")
+
+
+class Renamed(elsewhere.Tutorial):
+    """A model whose method has another name than its attribute, as some decorators leave it."""
+
+    decode = lambda self, z: elsewhere.Tutorial.decode(self, z)  # noqa: E731
+
+
+def test_a_method_of_another_name_is_called(given: Given) -> None:
+    """By the attribute that it is."""
+    model = Renamed()
+    model.load_state_dict(given["encoder"].__self__.state_dict())
+    vae = vae_export.export(**given | {"encoder": model, "decoder": None}, out="unused")
+    x = torch.from_numpy(given["observations"][:2])
+    z = torch.ones(2, 4)
+    torch.testing.assert_close(vae.decoder(z).flatten(1).sigmoid(), given["decoder"](z))
+    torch.testing.assert_close(vae.encoder(x)[0], given["encoder"](x)[0])
+
+
+def test_a_functions_networks_are_set_to_rest(given: Given) -> None:
+    """Those that it has from around it, in training mode before and after."""
+    model, drop = given["encoder"].__self__, nn.Dropout(0.5).train()
+    given["decoder"] = lambda z: model.decode(drop(z))
+    vae = vae_export.export(**given, out="unused")
+    z = torch.ones(2, 4)
+    torch.testing.assert_close(vae.decoder(z).flatten(1).sigmoid(), model.decode(z))
+    assert drop.training
 
 
 @pytest.mark.parametrize(("is_one", "called"), [("logvar", "logsigma"), ("logsigma", "logvar")])

@@ -4,6 +4,7 @@ import gc
 import importlib
 import io
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,12 +13,15 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from vae_runtime.bundle import shipped
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BY_ORIGIN = ROOT / "docs" / "bring-your-own.md"  # its Python needs what an origin has: test_origins.py runs it
 ELSEWHERE = {  # command: where it is tested
     "make demo": "test_wheel.py, in a copy of the tree",
     "make test": "it runs this very test",
@@ -56,10 +60,11 @@ def needed(page: Path, command: str) -> list[str]:
 
 def marks(page: Path, command: str) -> list[pytest.MarkDecorator]:
     """Trainings take some time, and those on MNIST, not on what is at hand everywhere, the image sets too."""
-    trainings = [each for each in needed(page, command) if each.startswith(("vae-train --", "torchrun"))]
+    long = ("vae-train --", "torchrun", "vae-export --from")
+    trainings = [each for each in needed(page, command) if each.startswith(long)]
     if not trainings:
         return []
-    at_hand = all("--dataset digits" in each or "--dataset examples/" in each for each in trainings)
+    at_hand = all(re.search("--dataset (digits|examples/)|--from", each) for each in trainings)
     return [pytest.mark.slow] if at_hand else [pytest.mark.slow, pytest.mark.data]
 
 
@@ -103,6 +108,17 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return Shell(folder)
 
 
+@pytest.fixture(scope="module")
+def vae_elsewhere(shell: Shell) -> None:
+    """What the reader of the page about it has: weights, their code and observations; and the file that it shows."""
+    example = runpy.run_path(str(ROOT / "examples" / "bring_your_own.py"))["networks"]()
+    torch.save(example["encoder"].state_dict(), shell.folder / "vae.pt")
+    np.save(shell.folder / "x_test.npy", example["observations"].numpy())
+    shutil.copy(ROOT / "examples" / "bring_your_own.py", shell.folder / "model.py")
+    (file,) = (block for block in blocks(BY_ORIGIN, "python") if block.startswith("# mine.py\n"))
+    (shell.folder / "mine.py").write_text(file)
+
+
 @pytest.mark.parametrize(
     ("page", "command", "shown"),
     [pytest.param(*row, id=f"{row[0].name}: {row[1]}", marks=marks(*row[:2])) for row in SHOWN],
@@ -115,6 +131,8 @@ def test_a_shown_command_prints_what_the_page_says(
     """
     if request.node.get_closest_marker("data"):
         request.getfixturevalue("data_root")
+    if any("--from mine:" in each for each in needed(page, command)):
+        request.getfixturevalue("vae_elsewhere")
     for each in needed(page, command):
         code, printed = shell.run(each)
         assert code == 0, f"{each}\n{printed}"
@@ -141,7 +159,7 @@ def same(shown: str, printed: str) -> bool:
 PYTHON = [
     pytest.param(block, id=f"{page.name}-{i}")
     for page in PAGES
-    if page.name != "api.md"  # which shows signatures, and the examples of docstrings
+    if page != BY_ORIGIN and page.name != "api.md"  # which shows signatures, and the examples of docstrings
     for i, block in enumerate(blocks(page, "python"))
 ]
 

@@ -109,9 +109,9 @@ def locked(folder: Path) -> Iterator[None]:
 def read_settings(folder: Path) -> Settings:
     """What a run was asked for. Raises BundleError where it cannot be read."""
     if folder.is_file():
-        graph, todo = folder.suffix == ".onnx", "name the run that it is from, or see 'Weights from elsewhere' in"
-        what = "a graph, not a training run" if graph else "weights or the like, not a training run"
-        raise BundleError(f"a file: {what}", folder, f"{todo} docs/training.md of the project's source")
+        what = "a graph" if folder.suffix == ".onnx" else "weights or the like"
+        todo = "name the run that it is from; for a VAE that was trained elsewhere see docs/bring-your-own.md of the"
+        raise BundleError(f"a file: {what}, not a training run", folder, f"{todo} project's source")
     try:
         stored = _read_json(folder / CONFIG)
         if "image_shape" in stored:  # as in release 0.1
