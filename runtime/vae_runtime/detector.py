@@ -185,7 +185,7 @@ class Detector:
         return _with_elbo(self.vae, self._density.surprise(found), found)
 
     def p(self, score: ArrayLike) -> Doubles:
-        """The share of normal ones whose score is as high as `score`, float64 (Vovk et al. 2005, eq. 2.20)."""
+        """The share of normal ones whose score is as high as `score`, float64 (Vovk et al. 2005, section 2.2)."""
         count = self.calibration.observations
         given = np.asarray(score, np.float64)
         at = np.searchsorted(self._scores, given, side="left")  # the least kept score that is as high
