@@ -5,9 +5,9 @@
 Half of Fashion-MNIST's test images is what the scores are calibrated by, N others are normal, and N of MNIST, of noise
 and of ten ways to spoil the normal ones are odd. Printed are AUROC, the average precision, and the share of false
 alarms at 95% caught. The model's scores: -ELBO, as `percentile` ranks; -bound, of 64 draws; the squared error; LPath, a
-Gaussian fit to squared error, KL and sum of logsigma (Zhang et al. 2024, arXiv:2402.08168); DoSE, one kernel density
-for each trait of the model (Morningstar et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others see 50
-principal components of the pixels of the training images.
+Gaussian fit to squared error, KL and sum of logsigma (Huang, He and Lui 2024, arXiv:2401.04933); DoSE, one kernel
+density for each trait of the model (Morningstar et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others
+see 50 principal components of the pixels of the training images.
 FOLDER of PyOD: as for benchmarks/anomaly.py.
 """
 
