@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from vae_export import ends
 from vae_export.described import Decoder, Encoder
 from vae_runtime.errors import ArgumentError, VaeError
+from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
 from vae_train import bounds, pixels
 from vae_train.vae import VAE
 
 _POSITIVE = frozenset({"softplus", "exp", "relu", "sigmoid", "square", "abs"})
+_LOG_SCALES = (-LOG_SCALE_BOUND, LOG_SCALE_BOUND)
 _AT_LEAST = 0.5  # nats per observation by which another reading must be better to be spoken of
 _ERRORS = 4.0  # and standard errors of that difference
 
@@ -115,6 +117,22 @@ def strangers(vae: VAE, observed: Tensor) -> str | None:
     if float(gain.mean()) > _ERRORS * float(gain.std()) / math.sqrt(len(gain)):
         return None
     return f"log p(x|z) is {own.mean():.2f} nats by an observation's own z, and {others.mean():.2f} by another's"
+
+
+@torch.no_grad()
+def clamped(vae: VAE, z: Tensor) -> str | None:
+    """How many of a decoder's own spreads lie beyond what its likelihood clamps them to, in a sentence's half.
+
+    Where they do, figures are others than the network's own. z: of real observations [n, *latent_shape].
+    """
+    low, high = {"heteroscedastic-gaussian": LOGSIGMA_BOUNDS, "discretised-logistic": _LOG_SCALES}.get(
+        vae.likelihood.name, (-math.inf, math.inf)
+    )
+    if math.isinf(high):
+        return None
+    spread = vae.decoder(z).chunk(2, dim=1)[1]
+    beyond = ((spread < low) | (spread > high)).double().mean().item()
+    return f"{beyond:.2%} of them lie outside of [{low:.3g}, {high:.3g}]" if beyond else None
 
 
 def reversed_channels(vae: VAE, observed: Tensor) -> str | None:

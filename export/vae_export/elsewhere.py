@@ -275,5 +275,8 @@ def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> N
     if of_graph and (doubt := contradictions.strangers(vae, observed)):
         said = f"encoder and decoder may be of different models, or untrained: {doubt}"
         warnings.warn(said, DescriptionWarning, stacklevel=3)
+    if doubt := contradictions.clamped(vae, encoder(pixels.unit(levels))[0]):
+        why = f"the decoder's log spreads are clamped, so that figures are not the network's own: {doubt}"
+        warnings.warn(why, DescriptionWarning, stacklevel=3)
     if doubt := contradictions.reversed_channels(vae, observed):
         warnings.warn(f"the order of colours may be wrong: {doubt}", DescriptionWarning, stacklevel=3)

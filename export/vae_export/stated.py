@@ -58,7 +58,21 @@ def likelihood(stated: Stated, layout: Layout) -> Likelihood:
         if len(flags) != shape[0] or flags.all() or not flags.any():
             raise ArgumentError("binary does not fit", f"{len(flags)} flags", f"give {shape[0]}, True and False")
         made.binary_columns.copy_(flags.reshape(made.binary_columns.shape))
+    _refuse_clamped(made)
     return made
+
+
+def _refuse_clamped(likelihood: Likelihood) -> None:
+    """Raise ArgumentError where a parameter is beyond what a likelihood clamps it to, so that figures would differ."""
+    for name, kept in likelihood.contract().settings.items():
+        if name in ("logsigma", "logdf"):
+            stated = getattr(likelihood, name).detach().flatten()
+            kept = torch.tensor(kept).flatten()
+            if bool((stated != kept).logical_and(~stated.isnan()).any()):
+                at = int((stated - kept).abs().nan_to_num().argmax())
+                which = f"{name.removeprefix('log')} {float(stated[at].exp()):.3g}"
+                todo = f"a bundle's is {float(kept[at].exp()):.3g} there: scale the values, or state another"
+                raise ArgumentError(f"parameter of a {likelihood.name} likelihood out of range", which, todo)
 
 
 @torch.no_grad()

@@ -135,6 +135,10 @@ def both(*changes: Callable[[Given], None]) -> Callable[[Given], None]:
         (said(likelihood=None), r"no likelihood: .* such as \"bernoulli\""),
         (said(likelihood="gaussian"), r"decoder gives no loc or pixels: gaussian needs it; say decoder_gives=\"loc\""),
         (said(likelihood={"name": "gaussian", "sigma": -1}), r"sigma out of range: -1; give positive numbers"),
+        (
+            said(likelihood={"name": "student-t", "sigma": 1, "df": 1}),
+            r"likelihood out of range: df 1; a bundle's is 2",
+        ),
         (said(likelihood={"name": "bernoulli", "sigma": 1}), r"parameter of a bernoulli .*: sigma; leave it out"),
         (said(shape=(1, 28, 28)), r"shapes do not go together: observations of shape \[64\] and shape=\(1, 28, 28\)"),
         (said(likelihood="mse"), r"likelihood not known: mse; .* squared errors are gaussian"),
@@ -262,6 +266,21 @@ def test_a_sigma_that_is_not_stated_is_fitted_and_said(given: Given) -> None:
     x = torch.from_numpy(given["observations"])
     left = given["decoder"](given["encoder"](x)[0]) - x
     torch.testing.assert_close(vae.likelihood.logsigma.exp(), left.square().mean().sqrt())
+
+
+def test_spreads_that_are_clamped_are_said() -> None:
+    """Figures are then others than the network's own."""
+    encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 12)
+    given = {"encoder_gives": "moments", "observations": elsewhere.rows(), "likelihood": "heteroscedastic-gaussian"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(encoder, decoder, **given, out="unused")
+    with torch.no_grad():
+        decoder.bias[6:] -= 20
+    with pytest.warns(
+        vae_export.DescriptionWarning, match=r"not the network's own: 100.00% of them lie outside of \[-6"
+    ):
+        vae_export.export(encoder, decoder, **given, out="unused")
 
 
 def test_the_networks_are_left_as_they_were(given: Given) -> None:
