@@ -1,6 +1,8 @@
 """What is said of a person's networks, held against what their graphs and numbers say: each contradiction in words."""
 
+import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from vae_export import ends
 from vae_export.described import Decoder, Encoder
 from vae_runtime.errors import ArgumentError, VaeError
 from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
+from vae_runtime.observation import IMAGE
 from vae_train import bounds, pixels
 from vae_train.vae import VAE
 
@@ -117,6 +120,20 @@ def strangers(vae: VAE, observed: Tensor) -> str | None:
     if float(gain.mean()) > _ERRORS * float(gain.std()) / math.sqrt(len(gain)):
         return None
     return f"log p(x|z) is {own.mean():.2f} nats by an observation's own z, and {others.mean():.2f} by another's"
+
+
+def other_range(vae: VAE, observed: Tensor) -> str | None:
+    """Whether networks that are said to take pixels in [0, 1] do better on [-1, 1], in a sentence's half."""
+    encoder, decoder = vae.encoder, vae.decoder
+    if not isinstance(encoder, Encoder) or encoder.layout.observation.kind != IMAGE or encoder.layout.scales:
+        return None
+    scaled = replace(encoder.layout, mean=(0.5,), std=(0.5,))
+    encoder, decoder = copy.copy(encoder), copy.copy(decoder)
+    for part in (encoder, decoder):
+        if isinstance(part, Encoder | Decoder):
+            part.layout = scaled
+    better = _better(VAE(encoder, decoder, vae.latent_shape, vae.likelihood, vae.prior), vae, observed, observed)
+    return f"of pixels in [-1, 1] their ELBO is {better[0]:.2f} nats, and so {better[1]:.2f}" if better else None
 
 
 @torch.no_grad()

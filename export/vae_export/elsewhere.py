@@ -1,6 +1,7 @@
 """Export a VAE that was trained elsewhere: its networks as they are, and what they take and give, said in words."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,6 +43,7 @@ from vae_train.vae import VAE
 NUM_SAMPLES = 64  # draws of z, of the bound
 _EXAMPLE = "examples/bring_your_own.py"
 _OPTIONS = ("opset", "precision", "max_nats", "keep_failing")  # which the command has
+_SMALLEST = 8  # side of flat images that are asked about
 _TRIED = 256  # observations on which another reading of the outputs is tried
 
 
@@ -246,6 +248,11 @@ def _layout(
 ) -> tuple[Layout, dict[str, Any] | None]:
     """How observations lie, and what the manifest says of their preprocessing: columns are scaled by the device."""
     arranged = layout.of(values.shape[1:], shape, axes)
+    side = math.isqrt(values.shape[1])
+    if shape is None and values.ndim == 2 and side >= _SMALLEST and side**2 == values.shape[1]:
+        which = f"observations are taken as rows of {side**2} numbers"
+        if values.min() >= 0 and values.max() <= (255 if values.dtype == np.uint8 else 1):
+            warnings.warn(f"{which}; of images, add shape=(1, {side}, {side})", DescriptionWarning, stacklevel=3)
     if given is None:
         return arranged, None
     if arranged.observation.kind != IMAGE:
@@ -278,5 +285,8 @@ def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> N
     if doubt := contradictions.clamped(vae, encoder(pixels.unit(levels))[0]):
         why = f"the decoder's log spreads are clamped, so that figures are not the network's own: {doubt}"
         warnings.warn(why, DescriptionWarning, stacklevel=3)
+    if doubt := contradictions.other_range(vae, observed):
+        todo = 'preprocessing={"mean": 0.5, "std": 0.5} says that they take these'
+        warnings.warn(f"the range of the pixels may be wrong: {doubt}; {todo}", DescriptionWarning, stacklevel=3)
     if doubt := contradictions.reversed_channels(vae, observed):
         warnings.warn(f"the order of colours may be wrong: {doubt}", DescriptionWarning, stacklevel=3)

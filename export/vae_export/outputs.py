@@ -41,6 +41,7 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
     understood, or contradicts the output.
     """
     said = tuple(gives) if isinstance(gives, Mapping) else tuple(map(str.strip, gives.split(","))) if gives else ()
+    said = tuple(_word(word, words) or word for word in said)  # people's own words will do
     if unknown := [word for word in said if word not in (*words, "_")]:
         raise ArgumentError(f"{which}_gives not known", unknown[0], f"say {', '.join(words)}, or _ of what is not used")
     found = _taken_apart(output, words)
@@ -51,7 +52,7 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
         if missing := [name for name in gives.values() if name not in found]:
             todo = f"name some of {', '.join(map(str, found))}"
             raise ArgumentError(f"{which} gives no {missing[0]}", describe(output), todo)
-        return {word: found[name] for word, name in gives.items()}
+        return {word: found[name] for word, name in zip(said, gives.values(), strict=True)}
     ours = {word: found[name] for name in found if (word := _word(name, words))}
     if ours and not set(said) - {*ours, "_"}:
         return ours
@@ -68,7 +69,8 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
     if len(order) != len(found):
         example = "mu, logvar, _" if which == "encoder" else "loc, logvar"
         todo = f'say what each is, in order, such as {which}_gives="{example}"'
-        raise ArgumentError(f"{which} gives {describe(output)}", f"for {', '.join(order)}", todo)
+        many = "one word" if len(order) == 1 else f"{len(order)} words"
+        raise ArgumentError(f"{which} gives {len(found)} tensors, and {many} is said", describe(output), todo)
     return {word: tensor for word, tensor in zip(order, found.values(), strict=True) if word != "_"}
 
 

@@ -268,6 +268,34 @@ def test_a_sigma_that_is_not_stated_is_fitted_and_said(given: Given) -> None:
     torch.testing.assert_close(vae.likelihood.logsigma.exp(), left.square().mean().sqrt())
 
 
+def test_another_range_of_pixels_is_warned_of() -> None:
+    """A network that was trained on [-1, 1] is given levels, and nothing is said of that."""
+    levels = elsewhere.colours()
+    model = colour_vae(torch.from_numpy(levels) / 127.5 - 1)
+    given = {"observations": levels, "likelihood": {"name": "gaussian", "sigma": 0.1}, "encoder_gives": "moments"}
+    with pytest.warns(
+        vae_export.DescriptionWarning, match=r"the range of the pixels may be wrong: of pixels in \[-1, 1\]"
+    ):
+        vae_export.export(model, **given, out="unused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(model, **given, preprocessing={"mean": 0.5, "std": 0.5}, out="unused")
+
+
+def test_flat_images_are_asked_about(given: Given) -> None:
+    """Rows of 64 numbers in [0, 1] may be images."""
+    given["shape"] = None
+    with pytest.warns(vae_export.DescriptionWarning, match=r"rows of 64 numbers; of images, add shape=\(1, 8, 8\)"):
+        vae_export.export(**given, out="unused")
+
+
+def test_peoples_own_words_will_do(given: Given) -> None:
+    """log_var for logvar, probs for theta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(**{**given, "encoder_gives": "log_var", "decoder_gives": "probs"}, out="unused")
+
+
 def test_spreads_that_are_clamped_are_said() -> None:
     """Figures are then others than the network's own."""
     encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 12)
