@@ -171,7 +171,7 @@ def _better(other: VAE, vae: VAE, of_other: Tensor, observed: Tensor) -> tuple[f
     gain = theirs - ours
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
     sure = float(gain.mean()) > max(_AT_LEAST, _ERRORS * error)
-    trained = float(theirs.mean()) > float(_of_means(vae, observed, 1).mean())
+    trained = float(theirs.mean()) > float(_of_means(other, of_other, 1).mean())
     return (float(theirs.mean()), float(ours.mean())) if sure and trained else None
 
 
