@@ -297,8 +297,9 @@ def traverse(
     if plots := terminal.plotting(vae, output):
         plots.traversal(output, vae, walked, span)
     else:
-        count = len(walked.latents) * steps
-        outputs.write(output, count, vae.observation.shape, walked.theta, columns=steps, names=vae.names)
+        named = output.suffix == ".csv"
+        names, theta = (["latent", "z", *vae.names], walked.labelled(span)) if named else (vae.names, walked.theta)
+        outputs.write(output, len(walked.latents) * steps, theta.shape[2:], theta, columns=steps, names=names)
     if found:
         terminal.say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))

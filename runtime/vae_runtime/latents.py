@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import arguments
 from vae_runtime.array_files import read_array
@@ -24,6 +24,16 @@ class Traversal(NamedTuple):
     theta: Floats
     latents: list[int]
     kl: Nats
+
+    def labelled(self, span: float) -> NDArray[np.float64]:
+        """theta with two columns, or channels, before the others: which latent it is of, and how far that is varied."""
+        steps, (first, *rest) = self.theta.shape[1], self.theta.shape[2:]
+        labelled = np.empty((*self.theta.shape[:2], first + 2, *rest))
+        at = (..., *[None] * len(rest))
+        labelled[:, :, 0] = np.array(self.latents)[:, None][at]
+        labelled[:, :, 1] = np.linspace(-span, span, steps)[at]
+        labelled[:, :, 2:] = self.theta
+        return labelled
 
 
 def interpolate(vae: VAE, a: ArrayLike, b: ArrayLike, steps: int = 9, linear: bool = False) -> Floats:
