@@ -2,7 +2,9 @@
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +136,19 @@ def other_range(vae: VAE, observed: Tensor) -> str | None:
             part.layout = scaled
     better = _better(VAE(encoder, decoder, vae.latent_shape, vae.likelihood, vae.prior), vae, observed, observed)
     return f"of pixels in [-1, 1] their ELBO is {better[0]:.2f} nats, and so {better[1]:.2f}" if better else None
+
+
+def unscaled_columns(vae: VAE, observed: Tensor, columns: Sequence[Mapping[str, Any]]) -> str | None:
+    """Whether observations fit the networks better once their columns are scaled, in a sentence's half.
+
+    columns: as a manifest has them, each with mean and scale.
+    """
+    mean, scale = (
+        torch.tensor([float(column[name]) for column in columns]).reshape(-1, *[1] * (observed.ndim - 2))
+        for name in ("mean", "scale")
+    )
+    better = _better(vae, vae, (observed - mean) / scale, observed)
+    return f"scaled their ELBO is {better[0]:.2f} nats, and so {better[1]:.2f}" if better else None
 
 
 @torch.no_grad()

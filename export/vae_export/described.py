@@ -140,6 +140,7 @@ class Decoder(nn.Module):
         loc = layout.to_ours(self._needed(given, "loc", "pixels"))
         loc = layout.unscaled(loc) if "loc" in given else loc
         if not self.stacked:
+            self._refuse_spread(given)
             return loc, None
         if self.kind == "discretised-logistic":
             log = given["scale"].log() if "scale" in given else self._needed(given, "log_scale")
@@ -148,6 +149,13 @@ class Decoder(nn.Module):
             log = _log(given)
         log = layout.to_ours(log)
         return loc, log + layout.log_std(log) if layout.scales and "loc" in given else log
+
+    def _refuse_spread(self, given: Named) -> None:
+        """Raise ArgumentError where the decoder has a spread of its own, and nobody says that it goes for nothing."""
+        said = outputs.said_of(self.gives, outputs.DECODER) or tuple(given)
+        if spread := next((word for word in said if word in (*outputs.SPREADS, "log_scale")), None):
+            todo = 'say decoder_gives="loc" to leave it out, or likelihood="heteroscedastic-gaussian" if it was trained'
+            raise ArgumentError(f"decoder gives {spread} too", f"a {self.kind} likelihood has its own", todo)
 
     def _mixed(self, given: Named) -> Tensor:
         if "parameters" in given:

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -104,6 +104,8 @@ def export(
         likelihood = encoder.likelihood if likelihood is None else likelihood
     if likelihood is None:
         raise ArgumentError("no likelihood", "None", 'say what the decoder was trained for, such as "bernoulli"')
+    if not (isinstance(latent_scale, int | float) and math.isfinite(latent_scale) and latent_scale):
+        raise ArgumentError("latent_scale out of range", latent_scale, "give by what number z is multiplied, not 0")
     encoder, decoder = _both(encoder, decoder)
     encoder, encoder_gives = _opened(encoder, "encoder", encoder_gives)
     decoder, decoder_gives = _opened(decoder, "decoder", decoder_gives)
@@ -119,9 +121,12 @@ def export(
         networks.in_units(vae, prepared or {})
         sigma = stated.fit_sigma(vae, x)
         if sigma is not None:
+            units = " of pixels in [0, 1]" if len(set(arranged.std)) > 1 else ""
+            sigma = sigma if units else sigma / arranged.std[0]  # in the network's units, as it is stated
             todo = 'likelihood={"name": "gaussian", "sigma": ...} states another'
-            warnings.warn(f"sigma {sigma:.4g} was fitted to the observations; {todo}", DescriptionWarning, stacklevel=2)
-        _check_readings(vae, x, encoder_gives)
+            said = f"sigma {sigma:.4g}{units} was fitted to the observations; {todo}"
+            warnings.warn(said, DescriptionWarning, stacklevel=2)
+        _check_readings(vae, x, encoder_gives, (prepared or {}).get("columns", []))
         figures = measured.on(x, name, num_samples)
         return exporter.export_vae(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
@@ -248,6 +253,9 @@ def _layout(
 ) -> tuple[Layout, dict[str, Any] | None]:
     """How observations lie, and what the manifest says of their preprocessing: columns are scaled by the device."""
     arranged = layout.of(values.shape[1:], shape, axes)
+    if arranged.observation.kind == IMAGE and values.dtype == np.uint8 and values.max() <= 1:
+        todo = "give binary images as booleans or floats: levels are of 255"
+        raise InputError("levels that are all 0 or 1", f"an array of uint8, {list(values.shape)}", todo)
     side = math.isqrt(values.shape[1])
     if shape is None and values.ndim == 2 and side >= _SMALLEST and side**2 == values.shape[1]:
         which = f"observations are taken as rows of {side**2} numbers"
@@ -264,7 +272,9 @@ def _layout(
     return replace(arranged, mean=mean, std=std, reverse=reverse), entry or None
 
 
-def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> None:
+def _check_readings(
+    vae: VAE, x: NDArray[Any], encoder_gives: Gives | None, scaled: Sequence[Mapping[str, Any]]
+) -> None:
     """Raise or warn where another description of the networks fits the observations better."""
     levels = torch.from_numpy(x[:_TRIED])
     observed = pixels.fixed_draw(levels) if vae.likelihood.binary and x.ndim == 4 else levels
@@ -288,5 +298,8 @@ def _check_readings(vae: VAE, x: NDArray[Any], encoder_gives: Gives | None) -> N
     if doubt := contradictions.other_range(vae, observed):
         todo = 'preprocessing={"mean": 0.5, "std": 0.5} says that they take these'
         warnings.warn(f"the range of the pixels may be wrong: {doubt}; {todo}", DescriptionWarning, stacklevel=3)
+    if scaled and (doubt := contradictions.unscaled_columns(vae, observed, scaled)):
+        said = f"the columns may not be scaled yet, as the encoder takes them: {doubt}"
+        warnings.warn(said, DescriptionWarning, stacklevel=3)
     if doubt := contradictions.reversed_channels(vae, observed):
         warnings.warn(f"the order of colours may be wrong: {doubt}", DescriptionWarning, stacklevel=3)

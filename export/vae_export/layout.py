@@ -51,12 +51,13 @@ class Layout:
     def to_ours(self, values: Tensor) -> Tensor:
         """Values that the network gives, one for each of an observation's, [batch, *shape]: moved, and not scaled.
 
-        Raises ArgumentError where there are not as many.
+        Sides of 1 may be left out. Raises ArgumentError where there are not as many, or along other axes.
         """
         permuted = [self.observation.shape[axis] for axis in self.order]
-        if math.prod(values.shape[1:]) != self.observation.size:
+        given, wanted = ([side for side in sides if side != 1] for sides in (values.shape[1:], permuted))
+        if given not in (wanted, [math.prod(wanted)]):
             which = f"{list(values.shape[1:])} for an observation of shape {list(self.taken)}"
-            todo = "the decoder gives one number, or as many as its likelihood has parameters, for each value"
+            todo = "it gives one number, or as many as the likelihood has parameters, for each value, in the same order"
             raise ArgumentError("decoder's output does not fit", which, todo)
         x = values.reshape(-1, *permuted)
         if self.order != tuple(range(len(self.order))):

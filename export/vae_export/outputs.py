@@ -40,8 +40,7 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
     which: "encoder" or "decoder", for messages. Raises ArgumentError where that is not
     understood, or contradicts the output.
     """
-    said = tuple(gives) if isinstance(gives, Mapping) else tuple(map(str.strip, gives.split(","))) if gives else ()
-    said = tuple(_word(word, words) or word for word in said)  # people's own words will do
+    said = said_of(gives, words)
     if unknown := [word for word in said if word not in (*words, "_")]:
         raise ArgumentError(f"{which}_gives not known", unknown[0], f"say {', '.join(words)}, or _ of what is not used")
     found = _taken_apart(output, words)
@@ -72,6 +71,12 @@ def named(output: Any, gives: Gives | None, usual: Sequence[Sequence[str]], word
         many = "one word" if len(order) == 1 else f"{len(order)} words"
         raise ArgumentError(f"{which} gives {len(found)} tensors, and {many} is said", describe(output), todo)
     return {word: tensor for word, tensor in zip(order, found.values(), strict=True) if word != "_"}
+
+
+def said_of(gives: Gives | None, words: Sequence[str]) -> tuple[str, ...]:
+    """The words for a network's outputs that the caller says, in order; people's own words are taken for ours."""
+    said = tuple(gives) if isinstance(gives, Mapping) else tuple(map(str.strip, gives.split(","))) if gives else ()
+    return tuple(_word(word, words) or word for word in said)
 
 
 def says(output: Any, words: Sequence[str]) -> bool:

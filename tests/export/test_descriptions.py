@@ -99,6 +99,13 @@ def other_names(given: Given) -> None:
     given |= {"encoder": lambda x: dict(zip(("mu", "std"), encode(x), strict=True)), "encoder_gives": "logvar"}
 
 
+def with_spread(given: Given) -> None:
+    """A decoder of a distribution, for a likelihood whose sigma is stated."""
+    decode = given["decoder"]
+    given |= {"decoder": lambda z: torch.distributions.Normal(decode(z), 1 + decode(z)), "decoder_gives": None}
+    given["likelihood"] = {"name": "gaussian", "sigma": 0.1}
+
+
 def said(**words: Any) -> Callable[[Given], None]:
     """Other words."""
     return lambda given: given.update(words)
@@ -141,6 +148,8 @@ def both(*changes: Callable[[Given], None]) -> Callable[[Given], None]:
         ),
         (said(likelihood={"name": "bernoulli", "sigma": 1}), r"parameter of a bernoulli .*: sigma; leave it out"),
         (said(shape=(1, 28, 28)), r"shapes do not go together: observations of shape \[64\] and shape=\(1, 28, 28\)"),
+        (said(latent_scale=0), r"latent_scale out of range: 0; give by what number z is multiplied"),
+        (with_spread, r"decoder gives scale too: a gaussian .*; say decoder_gives=\"loc\" to leave it out, or lik"),
         (said(likelihood="mse"), r"likelihood not known: mse; .* squared errors are gaussian"),
         (said(likelihood=torch.distributions.Bernoulli), r"likelihood not known: <class .*Bernoulli'>; give one of"),
         (said(encoder=elsewhere.Tutorial, decoder=None), r"a class, not a network: Tutorial; make one, and load"),
@@ -169,6 +178,7 @@ def test_few_observations_are_refused(given: Given) -> None:
     [
         ("x_test.npy", "no array of observations: str; give the numbers"),
         (torch.utils.data.TensorDataset(torch.zeros(64, 64)), r"TensorDataset; .* torch.stack\(\[x for x, "),
+        (np.ones((70, 64), np.uint8), r"levels that are all 0 or 1: .*; give binary images as booleans or floats"),
         (np.where(np.arange(70)[:, None] == 3, np.nan, np.ones((70, 64))), "not finite: number 3, counted from 0"),
     ],
 )
@@ -266,6 +276,54 @@ def test_a_sigma_that_is_not_stated_is_fitted_and_said(given: Given) -> None:
     x = torch.from_numpy(given["observations"])
     left = given["decoder"](given["encoder"](x)[0]) - x
     torch.testing.assert_close(vae.likelihood.logsigma.exp(), left.square().mean().sqrt())
+
+
+def test_a_sigma_that_is_said_is_one_that_can_be_stated(given: Given) -> None:
+    """In the network's units, where it takes others than ours: stated again, it gives the same likelihood."""
+    logits(given)
+    given |= {"preprocessing": {"mean": 0.5, "std": 0.5}, "observations": 2 * given["observations"] - 1}
+    given |= {"likelihood": "gaussian", "decoder_gives": "loc"}
+    with pytest.warns(vae_export.DescriptionWarning, match="sigma .* was fitted") as said_of_it:
+        fitted = vae_export.export(**given, out="unused")
+    sigma = next(float(str(each.message).split()[1]) for each in said_of_it if "was fitted" in str(each.message))
+    given["likelihood"] = {"name": "gaussian", "sigma": sigma}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vae_export.DescriptionWarning)  # it was trained for another likelihood
+        stated = vae_export.export(**given, out="unused")
+    torch.testing.assert_close(stated.likelihood.logsigma, fitted.likelihood.logsigma, atol=1e-3, rtol=0)
+
+
+def test_a_spread_that_nobody_wants_is_left_out(given: Given) -> None:
+    """Where that is said."""
+    with_spread(given)
+    given |= {"decoder_gives": "loc"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vae_export.DescriptionWarning)  # it was trained for another likelihood
+        assert vae_export.export(**given, out="unused").decoder(torch.ones(2, 4)).shape == (2, 1, 8, 8)
+
+
+def test_a_decoder_of_other_axes_is_refused() -> None:
+    """Windows [n, C, T], and a decoder of [n, T, C]: as many numbers, and others."""
+    windows = np.random.default_rng(0).normal(size=(64, 2, 8)).astype(np.float32)
+    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 6)), nn.Linear(3, 16)
+    given = {"observations": windows, "likelihood": {"name": "gaussian", "sigma": 1}, "encoder_gives": "moments"}
+    with pytest.raises(ArgumentError, match=r"does not fit: \[8, 2\] for an observation of shape \[2, 8\]"):
+        vae_export.export(encoder, nn.Sequential(decoder, nn.Unflatten(1, (8, 2))), **given, out="unused")
+    vae_export.export(encoder, nn.Sequential(decoder, nn.Unflatten(1, (2, 8))), **given, out="unused")
+
+
+def test_columns_that_are_not_scaled_are_warned_of() -> None:
+    """Networks of scaled columns are given these as they are measured."""
+    scaled = np.random.default_rng(0).normal(size=(200, 1)).repeat(2, axis=1).astype(np.float32)
+    encoder, decoder = (lambda x: (x[:, :1], x[:, :1] * 0 - 2.65)), nn.Linear(1, 2, bias=False)
+    nn.init.ones_(decoder.weight)
+    given = {"likelihood": {"name": "gaussian", "sigma": 0.1}, "encoder_gives": "logsigma"}
+    given["preprocessing"] = {"columns": ["pulse", "pressure"], "mean": [70, 120], "std": [9, 15]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae_export.export(encoder, decoder, observations=scaled, **given, out="unused")
+    with pytest.warns(vae_export.DescriptionWarning, match="columns may not be scaled yet.*: scaled their ELBO is -"):
+        vae_export.export(encoder, decoder, observations=scaled * [9, 15] + [70, 120], **given, out="unused")
 
 
 def test_another_range_of_pixels_is_warned_of() -> None:
