@@ -115,9 +115,10 @@ def export(
         values = _array(observations)
         arranged, prepared = _layout(values, shape, axes, preprocessing)
         x = arranged.observed(values)
-        vae = _vae(
-            parts, arranged, stated.likelihood(likelihood, arranged), encoder_gives, decoder_gives, latent_scale, x
-        )
+        ours = stated.likelihood(likelihood, arranged)
+        if ours.binary and arranged.observation.kind != IMAGE:  # grey images are drawn, rows are what they are
+            arranged = _of_binary(arranged, x)
+        vae = _vae(parts, arranged, ours, encoder_gives, decoder_gives, latent_scale, x)
         networks.in_units(vae, prepared or {})
         sigma = stated.fit_sigma(vae, x)
         if sigma is not None:
@@ -270,6 +271,15 @@ def _layout(
     mean, std = (each[:: -1 if reverse else 1] for each in (images.mean, images.std))  # in our order
     entry = images.entry(arranged.observation)
     return replace(arranged, mean=mean, std=std, reverse=reverse), entry or None
+
+
+def _of_binary(arranged: Layout, x: NDArray[Any]) -> Layout:
+    """Rows and windows of 0 and 1 as such. Raises InputError for others, which a Bernoulli likelihood has none of."""
+    noun = arranged.observation.noun
+    if (others := np.flatnonzero(((x != 0) & (x != 1)).any(axis=tuple(range(1, x.ndim))))).size:
+        todo = "choose another likelihood, or say of images what they are, shape=(1, 28, 28) for one"
+        raise InputError(f"a {noun} of other values than 0 and 1", f"number {others[0]}, counted from 0", todo)
+    return replace(arranged, observation=replace(arranged.observation, range=(0.0, 1.0)))
 
 
 def _check_readings(

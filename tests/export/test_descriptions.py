@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vae_export
 from support import elsewhere
 from vae_export import exporter
+from vae_runtime import VAE, noise
 from vae_runtime.errors import ArgumentError, InputError
 
 Given = dict[str, Any]
@@ -345,6 +346,25 @@ def test_flat_images_are_asked_about(given: Given) -> None:
     given["shape"] = None
     with pytest.warns(vae_export.DescriptionWarning, match=r"rows of 64 numbers; of images, add shape=\(1, 8, 8\)"):
         vae_export.export(**given, out="unused")
+
+
+@torch.no_grad()
+def test_rows_of_0_and_1_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a Bernoulli likelihood, whose log p(x|z) the runtime gives as torch does; others are refused."""
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    encoder, decoder, out = nn.Linear(6, 4), nn.Linear(2, 6), tmp_path / "bundle"
+    rows = np.random.default_rng(0).random((64, 6)).astype(np.float32)
+    given = {"likelihood": "bernoulli", "encoder_gives": "moments", "out": out}
+    with pytest.raises(InputError, match="a row of other values than 0 and 1: number 0, counted from 0; choose"):
+        vae_export.export(encoder, decoder, observations=rows, **given)
+    x = (rows < 0.5).astype(np.float32)
+    vae = VAE.load(vae_export.export(encoder, decoder, observations=rows < 0.5, **given).path)
+    mu, logvar = encoder(torch.from_numpy(x)).chunk(2, dim=1)
+    eps = torch.from_numpy(noise.normal(0, noise.POSTERIOR, noise.index(x), 2))
+    logits = decoder(mu + eps * torch.exp(0.5 * logvar))
+    expected = -F.binary_cross_entropy_with_logits(logits, torch.from_numpy(x), reduction="none").sum(1)
+    np.testing.assert_allclose(vae.terms(x).reconstruction, expected, rtol=1e-5)
 
 
 def test_peoples_own_words_will_do(given: Given) -> None:
