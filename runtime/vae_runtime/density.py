@@ -47,21 +47,23 @@ class Density:
         parts = [self._surprise(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def surprise_of_own(self, rows: Doubles) -> Doubles:
-        """The same of the rows that the kernels are of, each without its own."""
-        parts = [self._surprise(rows[i : i + _AT_ONCE], i) for i in range(0, len(rows), _AT_ONCE)]
-        return np.concatenate(parts)
-
-    def _surprise(self, rows: Doubles, own: int | None = None) -> Doubles:
+    def _surprise(self, rows: Doubles) -> Doubles:
         points = (rows - self.mean) / self.scale @ self.whiten
         squares = np.square(points)[:, None].sum(axis=2) + np.square(self.kernels).sum(axis=1)
         exponents = (points @ self.kernels.T - squares / 2) / self.width**2
-        if own is not None:
-            exponents[np.arange(len(rows)), own + np.arange(len(rows))] = -np.inf
         top = exponents.max(axis=1)
-        count = len(self.kernels) - (own is not None)
-        surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).sum(axis=1) / count)
+        surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).mean(axis=1))
         return surprise
+
+
+def surprise_of_each(rows: Doubles) -> Doubles:
+    """Of rows [n, d] the surprise of each under the density of the others, nats [n].
+
+    Scale, correlation and kernels are those of the others: of few rows, one that took part in them looks less odd than
+    any other, and a share of them would promise fewer false alarms than there are.
+    """
+    surprises = [Density.of(np.delete(rows, i, axis=0)).surprise(rows[i : i + 1]) for i in range(len(rows))]
+    return np.concatenate(surprises)
 
 
 def _shrunk(scaled: Doubles) -> Doubles:

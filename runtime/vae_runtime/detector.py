@@ -60,6 +60,10 @@ class Calibration:
             raise ValueError("rows do not fit the traits")
         if not self.scores or len(self.scores) != len(self.higher_or_equal) or list(self.scores) != sorted(self.scores):
             raise ValueError("scores are not in order")
+        if not all(0 < higher <= self.observations for higher in self.higher_or_equal):
+            raise ValueError(f"higher_or_equal is not of {self.observations} observations")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples is {self.num_samples}")
         if not 0 < self.false_alarms < 1:
             raise ValueError(f"false_alarms is {self.false_alarms:g}")
 
@@ -126,7 +130,7 @@ class Detector:
         found = _rounded(found)
         kernels = found[: density.MOST]
         usual = density.Density.of(kernels)
-        surprise = np.concatenate([usual.surprise_of_own(kernels), usual.surprise(found[density.MOST :])])
+        surprise = np.concatenate([density.surprise_of_each(kernels), usual.surprise(found[density.MOST :])])
         scores = np.sort(_with_elbo(vae, surprise, found))
         higher = len(scores) - np.searchsorted(scores, scores, side="left")
         kept = np.unique(np.linspace(0, len(scores) - 1, min(_KEPT, len(scores))).round().astype(int))
