@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         """loc and the logarithm of the spread [batch, *shape] in our units; no spread where the likelihood has it."""
         layout = self.layout
         if self.stacked and (stacked := given.get("parameters", given.get("moments"))) is not None:
-            loc, spread = stacked.chunk(2, dim=layout.channel_axis)
+            loc, spread = stacked.chunk(2, dim=layout.channel_axis(stacked))
             second = "logvar" if "moments" in given else _SECOND[self.kind]
             given = {"loc": loc, second: spread}
         loc = layout.to_ours(self._needed(given, "loc", "pixels"))
@@ -160,9 +160,10 @@ class Decoder(nn.Module):
     def _mixed(self, given: Named) -> Tensor:
         if "parameters" in given:
             return self.layout.to_ours(given["parameters"])
-        both = torch.cat([self._needed(given, "loc"), self._needed(given, "logits")], dim=self.layout.channel_axis)
+        loc, logits = self._needed(given, "loc"), self._needed(given, "logits")
+        axis = self.layout.channel_axis(loc)
         at = torch.tensor([self.places.index(column) for column in range(len(self.places))])
-        return self.layout.to_ours(both.index_select(self.layout.channel_axis, at))
+        return self.layout.to_ours(torch.cat([loc, logits], dim=axis).index_select(axis, at))
 
 
 _SECOND = {"heteroscedastic-gaussian": "logsigma", "discretised-logistic": "log_scale"}

@@ -191,7 +191,10 @@ def _array(observations: ArrayLike) -> NDArray[Any]:
     if isinstance(observations, str | PathLike | data.Dataset | data.DataLoader):
         todo = "give the numbers [n, *shape], as np.load(path) does, or torch.stack([x for x, *_ in dataset])"
         raise InputError("no array of observations", type(observations).__name__, todo)
-    values = np.asarray(observations)
+    try:
+        values = np.asarray(observations)
+    except ValueError:
+        raise InputError("observations of different shapes", "one array is needed", "give [n, *shape]") from None
     if values.dtype.kind not in "fbiu" or values.ndim < 2:
         which = f"an array of {values.dtype}, {list(values.shape)}"
         raise InputError("no observations", which, "give numbers [n, *shape] as the encoder takes them")

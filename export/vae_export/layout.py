@@ -37,10 +37,9 @@ class Layout:
         """Whether the network's values are others than ours."""
         return any(self.mean) or any(std != 1 for std in self.std)
 
-    @property
-    def channel_axis(self) -> int:
+    def channel_axis(self, values: Tensor) -> int:
         """Which axis of a batch of the network's counts channels; of flat ones the only one."""
-        return 1 + self.order.index(0) if len(self.taken) == len(self.order) else 1
+        return 1 + self.order.index(0) if values.ndim == 1 + len(self.order) else 1
 
     def to_network(self, x: Tensor) -> Tensor:
         """What the network takes, [batch, *taken], of x [batch, *shape]."""

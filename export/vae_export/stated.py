@@ -54,7 +54,7 @@ def likelihood(stated: Stated, layout: Layout) -> Likelihood:
         made.logdf = torch.nn.Parameter(df.log().float().clone())
     if isinstance(made, Mixed):
         made.logsigma = torch.nn.Parameter(made.logsigma.expand_as(made.binary_columns).clone())
-        flags = torch.tensor([bool(flag) for flag in given["binary"]])
+        flags = torch.tensor([bool(flag) for flag in np.atleast_1d(given["binary"])])
         if len(flags) != shape[0] or flags.all() or not flags.any():
             raise ArgumentError("binary does not fit", f"{len(flags)} flags", f"give {shape[0]}, True and False")
         made.binary_columns.copy_(flags.reshape(made.binary_columns.shape))

@@ -178,6 +178,7 @@ def test_few_observations_are_refused(given: Given) -> None:
     ("observations", "message"),
     [
         ("x_test.npy", "no array of observations: str; give the numbers"),
+        ([[1.0], [1.0, 2.0]], r"observations of different shapes: .*; give \[n, \*shape\]"),
         (torch.utils.data.TensorDataset(torch.zeros(64, 64)), r"TensorDataset; .* torch.stack\(\[x for x, "),
         (np.ones((70, 64), np.uint8), r"levels that are all 0 or 1: .*; give binary images as booleans or floats"),
         (np.where(np.arange(70)[:, None] == 3, np.nan, np.ones((70, 64))), "not finite: number 3, counted from 0"),
@@ -311,6 +312,25 @@ def test_a_decoder_of_other_axes_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"does not fit: \[8, 2\] for an observation of shape \[2, 8\]"):
         vae_export.export(encoder, nn.Sequential(decoder, nn.Unflatten(1, (8, 2))), **given, out="unused")
     vae_export.export(encoder, nn.Sequential(decoder, nn.Unflatten(1, (2, 8))), **given, out="unused")
+
+
+@pytest.mark.parametrize("sides", [(4, 4, 6), (96,)])
+@torch.no_grad()
+def test_a_decoder_may_be_flat_where_the_encoder_is_not(sides: tuple[int, ...]) -> None:
+    """And the other way round: where channels are is told from what it gives."""
+    rng = np.random.default_rng(0)
+    taken = rng.random((64, 4, 4, 3) if len(sides) == 1 else (64, 48)).astype(np.float32)
+    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), nn.Sequential(nn.Linear(3, 96))
+    decoder.append(nn.Unflatten(1, sides))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae = vae_export.export(
+            encoder, decoder, observations=taken, shape=(3, 4, 4), axes="HWC", likelihood="heteroscedastic-gaussian",
+            encoder_gives="moments", out="unused",
+        )  # fmt: skip
+    z = torch.ones(2, 3)
+    loc = decoder(z)[..., :3] if len(sides) == 3 else decoder(z)[:, :48].reshape(-1, 4, 4, 3)
+    torch.testing.assert_close(vae.decoder(z)[:, :3], loc.permute(0, 3, 1, 2))
 
 
 def test_columns_that_are_not_scaled_are_warned_of() -> None:
