@@ -38,6 +38,8 @@ def without_sigmoid(module: nn.Module, example: Tensor, names: str) -> nn.Module
         return None
     (returned,) = cut.graph.find_nodes(op="output")
     (moves[-1] if moves else returned).replace_input_with(sigmoid, sigmoid.all_input_nodes[0])
+    if not sigmoid.users:  # what writes in its place would stay otherwise, and write there
+        cut.graph.erase_node(sigmoid)
     for node in moves:
         if operator(node) in _CLAMPS:
             _clamp_logits(node)
@@ -58,19 +60,21 @@ def _outputs(module: fx.GraphModule) -> list[fx.Node]:
 def _behind(node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
     """The node that computed what `node` moves and clamps, and what moves and clamps it, the last one first."""
     moves = []
-    while operator(node) in _MOVES | _CLAMPS and node.all_input_nodes:
+    while node.all_input_nodes and (operator(node) in _MOVES or _clamps_to_numbers(node)):
         moves.append(node)
         node = node.all_input_nodes[0]
     return node, moves
+
+
+def _clamps_to_numbers(node: fx.Node) -> bool:
+    return operator(node) in _CLAMPS and len(node.all_input_nodes) == 1
 
 
 def _clamp_logits(node: fx.Node) -> None:
     """Clamp to the logits of what theta is clamped to."""
 
     def logit(end: Any) -> Any:
-        if not isinstance(end, int | float):
-            return end
-        return math.log(end / (1 - end)) if 0 < end < 1 else None if end in (0, 1) else end
+        return math.log(end / (1 - end)) if end is not None and 0 < end < 1 else None
 
     x, *ends = node.args
     low, high = {"clamp": (*ends, None, None)[:2], "clamp_min": (*ends[:1], None), "clamp_max": (None, *ends[:1])}[
@@ -79,6 +83,7 @@ def _clamp_logits(node: fx.Node) -> None:
     low, high = logit(node.kwargs.get("min", low)), logit(node.kwargs.get("max", high))
     if low is None and high is None:
         node.replace_all_uses_with(node.all_input_nodes[0])
+        node.graph.erase_node(node)
         return
     node.target, node.args, node.kwargs = torch.ops.aten.clamp.default, (x, low, high), {}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import vae_export
 from support import elsewhere
-from vae_export import exporter
+from vae_export import ends, exporter
 from vae_runtime import VAE, noise
 from vae_runtime.errors import ArgumentError, InputError
 
@@ -331,6 +331,34 @@ def test_a_decoder_may_be_flat_where_the_encoder_is_not(sides: tuple[int, ...]) 
     z = torch.ones(2, 3)
     loc = decoder(z)[..., :3] if len(sides) == 3 else decoder(z)[:, :48].reshape(-1, 4, 4, 3)
     torch.testing.assert_close(vae.decoder(z)[:, :3], loc.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "theta",
+    [
+        lambda h: torch.sigmoid(h).clamp(1e-3, 0.9).view(-1, 2, 3),
+        lambda h: torch.sigmoid(h).clamp(-1, 2),
+        lambda h: torch.sigmoid(h).clamp_(0, 1),
+        lambda h: h.sigmoid_().clamp_(min=0.2),
+    ],
+)
+@torch.no_grad()
+def test_the_sigmoid_that_is_cut_off_leaves_the_logits(theta: Callable[[Tensor], Tensor]) -> None:
+    """Clamped where theta was, though the operators write in place."""
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 6)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return theta(self.linear(z))
+
+    torch.manual_seed(0)
+    decoder, z = Decoder(), 4 * torch.randn(9, 3)
+    cut = ends.without_sigmoid(decoder, z[:2], "z")
+    assert cut is not None
+    torch.testing.assert_close(cut(z).sigmoid(), decoder(z), atol=1e-6, rtol=0)
 
 
 def test_columns_that_are_not_scaled_are_warned_of() -> None:
