@@ -53,7 +53,7 @@ Json = dict[str, Any]
 Told = Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """A bundle that was published, and how.
 
@@ -82,6 +82,12 @@ class Exported:
     def figures(self) -> dict[str, Figure]:
         """The ELBO, its terms and bounds of log p(x) by name, nats per observation; none where none were measured."""
         return self.manifest.evaluation.figures if self.manifest.evaluation else {}
+
+    def __repr__(self) -> str:
+        noun, elbo = self.manifest.contract.observation.noun, self.figures.get("elbo")
+        measured = f", ELBO {elbo.mean:.2f} nats per {noun}" if elbo else ""
+        passed = f"{len(self.comparisons)} comparisons passed"
+        return f"<vae_export.Exported {str(self.path)!r}: {self.precision}, {passed}{measured}>"
 
 
 def export_vae(

@@ -1,5 +1,6 @@
 """VAEs from elsewhere are exported as they are: the runtime's ELBO is the one that their own code computes."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def test_the_runtimes_elbo_is_the_origins_own(name: str, tmp_path: Path) -> None
         warnings.simplefilter("error", vae_export.DescriptionWarning)
         exported = vae_export.export(**origin.given, out=tmp_path / "bundle")
     assert all(row.passed for row in exported.comparisons)
+    assert re.fullmatch(r"<.*bundle': fp32, 40 comparisons passed, ELBO -?[\d.]+ nats per \w+>", repr(exported))
     vae = VAE.load(exported.path)
     eps = noise.normal(0, noise.POSTERIOR, noise.index(origin.x), vae.latent_dim).reshape(-1, *vae.latent_shape)
     expected = origin.elbo(origin.taken, torch.from_numpy(eps)).double() + origin.jacobian
