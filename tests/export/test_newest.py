@@ -69,7 +69,7 @@ def test_a_file_is_told_apart_from_a_run(command: Command, tmp_path: Path, name:
     result = command(main, tmp_path / name)
     assert (result.code, result.out) == (3, "")
     assert ("a graph" if name.endswith(".onnx") else "weights") in result.err
-    assert "docs/training.md" in result.err
+    assert "docs/bring-your-own.md" in result.err
 
 
 @pytest.mark.parametrize("name", ["some.pt", "some.safetensors", "decoder.onnx"])
