@@ -67,6 +67,9 @@ def of_decoder(decoder: Decoder, z: Tensor) -> None:
         if word in ("loc", "pixels") and operator == "tanh" and unscaled:
             todo = 'add preprocessing={"mean": 0.5, "std": 0.5}: the network takes and gives pixels in [-1, 1]'
             raise _says(f"{word} that ends in tanh, within [-1, 1], of pixels in [0, 1]", word, todo)
+        if word == "pixels" and operator == "tanh" and layout.observation.range is not None:
+            todo = 'say decoder_gives="loc": it is in the units that the encoder takes'
+            raise _says("pixels that end in tanh, within [-1, 1]", word, todo)
         if word == "loc" and operator == "sigmoid" and layout.observation.range is not None and layout.scales:
             todo = 'say decoder_gives="pixels", which are in [0, 1] whatever the encoder takes'
             raise _says("loc that ends in sigmoid, within [0, 1], of scaled pixels", word, todo)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class Part(nn.Module):
         self.method = "" if isinstance(call, nn.Module) else _attribute(owner, call)
         if isinstance(owner, nn.Module):
             self.network = getattr(owner, "_orig_mod", owner)
-            self.network = self.network.module if isinstance(self.network, nn.DataParallel) else self.network
+            if isinstance(self.network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+                self.network = self.network.module
         else:
             self.held, self.function = _held(call), call
 
@@ -50,11 +52,16 @@ def _attribute(owner: Any, method: Callable[..., Any]) -> str:
 
 def _held(call: Callable[..., Any]) -> nn.ModuleList:
     """The modules that a function has from around it, or that are in the object whose method it is."""
-    values = [*getattr(getattr(call, "__self__", None), "__dict__", {}).values()]
+    if isinstance(call, partial):
+        values = [call.func, *call.args, *call.keywords.values()]
+    else:
+        values = [*getattr(getattr(call, "__self__", None), "__dict__", {}).values()]
     if inspect.isfunction(call):
         around = inspect.getclosurevars(call)
         values += [getattr(v, "__self__", v) for v in (*around.nonlocals.values(), *around.globals.values())]
-    return nn.ModuleList(value for value in values if isinstance(value, nn.Module))
+    for value in list(values):  # one level of containers too
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return nn.ModuleList({id(value): value for value in values if isinstance(value, nn.Module)}.values())
 
 
 class Encoder(nn.Module):

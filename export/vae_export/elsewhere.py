@@ -38,6 +38,7 @@ from vae_export.stated import Stated
 from vae_runtime.errors import ArgumentError, InputError, VaeError
 from vae_runtime.observation import IMAGE, Shape
 from vae_train import networks, own_networks, pixels
+from vae_train.likelihoods import Gaussian
 from vae_train.vae import VAE
 
 NUM_SAMPLES = 64  # draws of z, of the bound
@@ -78,13 +79,14 @@ def export(
     encoder and a decoder, in the place of the former. They are left on their device and in their mode. Or ONNX graphs
     that were made elsewhere, paths of files or onnx.ModelProto: each of one input, float32, outputs by their names.
 
-    observations: real ones [n, *shape], n >= 64, as the encoder takes them, or images as uint8 levels: the first 64 go
-    through the gate, and all are what the figures are measured on.
+    observations: real ones [n, *shape], n >= 64, as the encoder takes them, or images as uint8 levels, and not those
+    that it was trained on: the first 64 go through the gate, at most 2,000 are what figures are measured on, and what
+    is usual of 1,000 is the bundle's calibration.
     likelihood: what the decoder was trained for: a name such as "bernoulli", or one with its parameters, {"name":
     "gaussian", "sigma": 0.1}; a Gaussian without a sigma is given the likeliest one, and that is said.
-    encoder_gives: what it returns besides mu, where names do not say it: "logsigma", which is taken if nothing is said,
-    "logvar", "sigma", "scale" or "variance"; "moments" for mu and log variance in one tensor; several in order as "mu,
-    logvar, _"; or names of a dict by these words, {"logvar": "their_name"}.
+    encoder_gives: what it returns besides mu, where names do not say it: "logsigma", "logvar", "sigma", "scale" or
+    "variance"; "moments" for mu and log variance in one tensor; several in order as "mu, logvar, _"; or names of a dict
+    by these words, {"logvar": "their_name"}.
     decoder_gives: in the same way "logits", "theta" (its sigmoid is cut off the graph), "loc" in the units that the
     encoder takes, "pixels" in [0, 1], "logsigma" and the like besides, "moments", "log_scale", "parameters".
     shape: an observation's, (1, 28, 28) say, where the networks take it flat. axes: the order of an observation's axes
@@ -106,6 +108,8 @@ def export(
         raise ArgumentError("no likelihood", "None", 'say what the decoder was trained for, such as "bernoulli"')
     if not (isinstance(latent_scale, int | float) and math.isfinite(latent_scale) and latent_scale):
         raise ArgumentError("latent_scale out of range", latent_scale, "give by what number z is multiplied, not 0")
+    if not (isinstance(num_samples, int) and num_samples > 0):
+        raise ArgumentError("num_samples out of range", num_samples, "give a positive integer")
     encoder, decoder = _both(encoder, decoder)
     encoder, encoder_gives = _opened(encoder, "encoder", encoder_gives)
     decoder, decoder_gives = _opened(decoder, "decoder", decoder_gives)
@@ -127,7 +131,8 @@ def export(
             todo = 'likelihood={"name": "gaussian", "sigma": ...} states another'
             said = f"sigma {sigma:.4g}{units} was fitted to the observations; {todo}"
             warnings.warn(said, DescriptionWarning, stacklevel=2)
-        _check_readings(vae, x, encoder_gives, (prepared or {}).get("columns", []))
+        _check_encoder(vae, x, encoder_gives, fitted=sigma is not None)
+        _check_readings(vae, x, (prepared or {}).get("columns", []))
         figures = measured.on(x, name, num_samples)
         return exporter.export_vae(
             vae, arranged.observation, x, out, opset=opset, precision=precision, max_nats=max_nats,
@@ -285,22 +290,40 @@ def _of_binary(arranged: Layout, x: NDArray[Any]) -> Layout:
     return replace(arranged, observation=replace(arranged.observation, range=(0.0, 1.0)))
 
 
-def _check_readings(
-    vae: VAE, x: NDArray[Any], encoder_gives: Gives | None, scaled: Sequence[Mapping[str, Any]]
-) -> None:
-    """Raise or warn where another description of the networks fits the observations better."""
-    levels = torch.from_numpy(x[:_TRIED])
-    observed = pixels.fixed_draw(levels) if vae.likelihood.binary and x.ndim == 4 else levels
+def _check_encoder(vae: VAE, x: NDArray[Any], gives: Gives | None, fitted: bool) -> None:
+    """Raise or warn where the encoder's outputs are likelier to be something else than what they are taken for.
+
+    fitted: whether sigma was. It is smaller than the one that was trained with: narrower posteriors look better by it.
+    """
     encoder = vae.encoder
     assert isinstance(encoder, Encoder)
-    raw = encoder.part(encoder.layout.to_network(pixels.unit(levels[:2])))
-    unnamed = not outputs.says(raw, outputs.ENCODER) and not isinstance(encoder_gives, Mapping)
-    if unnamed and (likelier := contradictions.other_reading(vae, observed)):
+    raw = encoder.part(encoder.layout.to_network(pixels.unit(torch.from_numpy(x[:2]))))
+    if outputs.says(raw, outputs.ENCODER) or isinstance(gives, Mapping):
+        return
+    if fitted:
+        if gives is None:
+            todo = 'say encoder_gives="logvar" or encoder_gives="logsigma", or state the sigma'
+            raise ArgumentError("encoder's second output has no name", "with a fitted sigma nothing tells it", todo)
+        return
+    if likelier := contradictions.other_reading(vae, _observed(vae, x)):
         words, why = likelier
-        if encoder_gives is None:
+        if gives is None:
             todo = f'say encoder_gives="{words}" or encoder_gives="logsigma"'
             raise ArgumentError("encoder's second output has no name", why, todo)
-        warnings.warn(f"encoder_gives={encoder_gives!r} may be wrong: {why}", DescriptionWarning, stacklevel=3)
+        other = ", if sigma is the one that it was trained with" if isinstance(vae.likelihood, Gaussian) else ""
+        warnings.warn(f"encoder_gives={gives!r} may be wrong{other}: {why}", DescriptionWarning, stacklevel=3)
+
+
+def _observed(vae: VAE, x: NDArray[Any]) -> torch.Tensor:
+    """Some of the observations as the likelihood sees them."""
+    levels = torch.from_numpy(x[:_TRIED])
+    return pixels.fixed_draw(levels) if vae.likelihood.binary and x.ndim == 4 else levels
+
+
+def _check_readings(vae: VAE, x: NDArray[Any], scaled: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where another description of the networks fits the observations better."""
+    levels, observed, encoder = torch.from_numpy(x[:_TRIED]), _observed(vae, x), vae.encoder
+    assert isinstance(encoder, Encoder)
     of_graph = isinstance(getattr(encoder.part, "network", None), OnnxNetwork)
     if of_graph and (doubt := contradictions.strangers(vae, observed)):
         said = f"encoder and decoder may be of different models, or untrained: {doubt}"

@@ -147,10 +147,14 @@ def of(taken: Shape, shape: Shape | None = None, axes: str | None = None) -> Lay
     if kind == IMAGE and shape[0] > 4 >= shape[2] and axes is None:
         which = f"observations of shape {list(taken)}"
         raise ArgumentError("channels come last", which, 'add axes="HWC", or give [n, C, H, W]')
+    if kind == IMAGE and axes and order[0] != 0 and shape[0] > 4 >= taken[0]:
+        which = f"observations of shape {list(taken)}, which is {shape[0]} channels by axes={axes!r}"
+        raise ArgumentError("channels come first", which, "leave axes out")
     return Layout(Observation(kind, shape, bounds), taken, order)
 
 
 def _order(axes: str, ours: str) -> tuple[int, ...]:
-    if sorted(axes) != sorted(ours):
-        raise ArgumentError("axes not understood", axes, f"give the letters {ours} in the network's order")
+    last = ours[1:] + ours[0]  # with channels last; height and width, in this order, are never exchanged
+    if axes not in (ours, last):
+        raise ArgumentError("axes not understood", axes, f"say {last!r} where channels come last, or nothing")
     return tuple(map(ours.index, axes))

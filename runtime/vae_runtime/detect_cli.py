@@ -66,7 +66,9 @@ def calibrate(
         scores = _scores(detector, batches)
         terminal.say_fitted(others)
         threshold, caught = detector.between(scores)
-        terminal.note(f"threshold {threshold:.4g}: it catches {caught:.1%} of {terminal.count(len(scores), 'odd one')}")
+        alarms = f"and calls {float(detector.p(threshold)):.1%} of the normal ones odd"
+        which = f"it catches {caught:.1%} of {terminal.count(len(scores), 'odd one')}, {alarms}"
+        terminal.note(f"threshold {threshold:.4g}: {which}")
     if threshold is not None:
         detector = Detector(vae, replace(detector.calibration, threshold=threshold))
     detector.save(output)
@@ -127,7 +129,8 @@ def _say_resolution(detector: "Detector") -> None:
     asked, count = detector.calibration.false_alarms, detector.calibration.observations
     if detector.calibration.threshold is None and detector.least > asked:
         which = f"of {count} normal ones no p is below {detector.least:.2%}"
-        terminal.note(f"{which}: that is the share of false alarms, and not {asked:.2%}; calibrate with more")
+        share = f"that is the share of false alarms, on average over calibrations of so few, and not {asked:.2%}"
+        terminal.note(f"{which}: {share}; calibrate with more")
 
 
 def _lines(verdict: "Verdict", names: Iterable[str], style: str, noun: str) -> Iterator[str]:

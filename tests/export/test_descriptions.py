@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,11 @@ def last_channels(given: Given) -> None:
     given |= {"observations": elsewhere.digits().reshape(-1, 8, 8, 1), "shape": None}
 
 
+def first_channels(given: Given) -> None:
+    """Images whose channels come first, and are said to come last."""
+    given |= {"observations": elsewhere.digits(), "shape": None, "axes": "HWC"}
+
+
 def one_tensor(given: Given) -> None:
     """An encoder of one tensor."""
     encode = given["encoder"]
@@ -135,6 +141,8 @@ def both(*changes: Callable[[Given], None]) -> Callable[[Given], None]:
         (times(255), r"pixels outside of \[0, 1\]: .*; give levels as uint8, or divide them by 255"),
         (scaled, r"not below 0 anywhere.*: the network takes \[-1, 1\]; give them as the network takes them"),
         (scaled_in_sigmoid, r"loc that ends in sigmoid.* say decoder_gives=\"pixels\""),
+        (first_channels, r"channels come first: .* 8 channels by axes='HWC'; leave axes out"),
+        (said(shape=(1, 8, 8), axes="CWH"), r"axes not understood: CWH; say 'HWC' where channels come last"),
         (last_channels, r"channels come last: .*; add axes=\"HWC\""),
         (one_tensor, r"encoder gives one tensor: .*\[64, 8\]; say encoder_gives=\"moments\""),
         (other_names, r"encoder gives no logvar by its names: mu, std; say encoder_gives={\"logvar\": "),
@@ -387,6 +395,42 @@ def test_another_range_of_pixels_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae_export.export(model, **given, preprocessing={"mean": 0.5, "std": 0.5}, out="unused")
+
+
+def test_pixels_that_end_in_tanh_are_refused(given: Given) -> None:
+    """Of a network that takes [-1, 1] they are loc."""
+    logits(given)
+    given |= {"decoder": nn.Sequential(given["decoder"], nn.Tanh()), "decoder_gives": "pixels"}
+    given |= {"likelihood": {"name": "gaussian", "sigma": 0.1}, "observations": 2 * given["observations"] - 1}
+    with pytest.raises(ArgumentError, match=r"pixels that end in tanh, within \[-1, 1\]; say decoder_gives=\"loc\""):
+        vae_export.export(**given, preprocessing={"mean": 0.5, "std": 0.5}, out="unused")
+
+
+def test_with_a_fitted_sigma_nothing_tells_the_spread(given: Given) -> None:
+    """So it must be said, and is taken as it is said."""
+    given |= {"likelihood": "gaussian", "decoder_gives": "loc", "encoder_gives": None}
+    with pytest.warns(vae_export.DescriptionWarning), pytest.raises(ArgumentError, match="with a fitted sigma nothing"):
+        vae_export.export(**given, out="unused")
+    with pytest.warns(vae_export.DescriptionWarning) as said:
+        vae_export.export(**{**given, "encoder_gives": "logsigma"}, out="unused")
+    assert [str(one.message)[:5] for one in said] == ["sigma"]
+
+
+def test_a_partial_functions_modules_are_at_rest(given: Given) -> None:
+    """Its BatchNorm keeps its statistics."""
+    norm = nn.BatchNorm1d(64).train()
+
+    def encode(layers: list[nn.Module], x: Tensor) -> Any:
+        return layers[1](layers[0](x))
+
+    inner = given["encoder"]
+    module = nn.Module()
+    module.forward = inner
+    given["encoder"] = partial(encode, [norm, module])
+    before = norm.running_mean.clone()
+    vae_export.export(**given, out="unused")
+    assert torch.equal(norm.running_mean, before)
+    assert norm.training
 
 
 def test_flat_images_are_asked_about(given: Given) -> None:

@@ -404,6 +404,15 @@ def test_arrays_are_needed_again_to_go_on(tmp_path: Path, monkeypatch: pytest.Mo
         vae_train.resume(tmp_path / "run", IMAGES[::-1])
 
 
+def test_another_split_of_the_same_arrays_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test images would become training images; what goes on is said with the threads that it was begun with."""
+    out = tmp_path / "run"
+    error = interrupted(monkeypatch, 4, IMAGES[:150], IMAGES[150:], out=out, threads=1, **SMALL)
+    assert str(error).endswith(f"; go on with: vae_train.resume('{out}', train, test, threads=1)")
+    with pytest.raises(InputError, match=r"^images are not the run's: "):
+        vae_train.resume(out, IMAGES[:140], IMAGES[140:])
+
+
 def test_a_run_shows_itself_in_a_notebook(tiny_run: Path) -> None:
     """Its figures and two pictures, whole in themselves: no script, no address, and no colour that a theme hides."""
     run = vae_train.load_run(tiny_run)

@@ -428,6 +428,9 @@ def _asked_from_python(again: Sequence[str] = ()) -> Iterator[None]:
             error = Interrupted(error.number, error.folder, error.options)
         error.what, error.which, error.todo = (_in_python(part) for part in (error.what, error.which, error.todo))
         if isinstance(error, Stopped):
-            error.todo = error.todo.removesuffix(")") + "".join(f", {name}" for name in again) + ")"
+            named = zip(error.options[::2], error.options[1::2], strict=True)
+            said = {name.lstrip("-").replace("-", "_"): value for name, value in named}
+            at = (f"{name}={value if value.isdecimal() else repr(value)}" for name, value in said.items())
+            error.todo = f"go on with: vae_train.resume({', '.join([repr(str(error.folder)), *again, *at])})"
         error.args = error.what, error.which, error.todo
         raise error from None

@@ -42,7 +42,8 @@ class Settings:
     dataset_path: where a person's own data was then, absolute; it is for this run alone and never published. None of
     a named set, and of a run that was made before 0.2. warnings: what was said of a person's own networks before their
     first step. given: whether the data were given in Python, and no path names them. test_path: as
-    dataset_path, of what is tested on where it lies apart.
+    dataset_path, of what is tested on where it lies apart. tested_on: how many observations are; None of a run that was
+    made before 0.2.
     """
 
     config: Config
@@ -54,6 +55,7 @@ class Settings:
     warnings: tuple[str, ...] = ()
     given: bool = False
     test_path: str | None = None
+    tested_on: int | None = None
 
 
 def check_new(folder: Path) -> None:

@@ -78,7 +78,7 @@ def train(
         tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(
             config, observations.observation, observations.preprocessing, digest, provenance.of(command, where), path,
-            tried, given is not None, test,
+            tried, given is not None, test, len(observations.test),
         )  # fmt: skip
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             listener.say(f"training on {where}, {_threads()}, into {out}")
@@ -125,7 +125,8 @@ def resume(
             state = distributed.from_first(lambda: _unfinished(out, listener))
             config = settings.config if given else data.located(settings, out, place)
             observations = _load(config, place, given, listener)
-            if settings.data_sha256 != observations.digest():
+            split = settings.tested_on in (None, len(observations.test))
+            if not split or settings.data_sha256 != observations.digest():
                 noun, todo = settings.observation.noun, "give those that it was trained on, in their order"
                 origin = (out, todo) if given else data.origin(config, place.data_root, noun)
                 raise InputError(f"{noun}s are not the run's", *origin)
