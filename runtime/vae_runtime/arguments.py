@@ -26,8 +26,11 @@ def observations(values: Any, observation: Observation, start: int = 0, scaling:
     _refuse_rows(x, ~np.isfinite(x), f"NaN or infinite {parts}", noun, "clean the data", start)
     if observation.range is not None:
         low, high = observation.range
-        todo = "divide 8-bit levels by 255" if (low, high) == (0, 1) else "scale them as in training"
-        _refuse_rows(x, (x < low) | (x > high), f"{parts} outside [{low:g}, {high:g}]", noun, todo, start)
+        outside, todo = (x < low) | (x > high), "scale them as in training"
+        if (low, high) == (0, 1) and outside.any():
+            near = x.min() >= -1 and x.max() <= 2  # samples of a Gaussian, or pixels that were scaled
+            todo = "give x.clip(0, 1), or undo what was subtracted" if near else "divide 8-bit levels by 255"
+        _refuse_rows(x, outside, f"{parts} outside [{low:g}, {high:g}]", noun, todo, start)
     return x
 
 

@@ -119,7 +119,8 @@ def from_levels(levels: NDArray[Any], full_scale: int | None, name: str, start: 
     good = ((x >= 0) & (x <= 1)).reshape(len(x), -1).all(axis=1)  # False for NaN
     if not good.all():
         which = f"{name}[{start + int(np.argmin(good))}]"
-        raise InputError("pixels outside [0, 1] or NaN", which, "give floats in [0, 1], or levels as uint8")
+        todo = "give floats in [0, 1], or levels as uint8; of pixels in [-1, 1] give (x + 1) / 2"
+        raise InputError("pixels outside [0, 1] or NaN", which, todo)
     return x, note
 
 

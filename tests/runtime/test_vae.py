@@ -286,8 +286,9 @@ def test_what_is_not_a_batch_of_images_is_refused(loaded, x, words: str):
         (np.nan, "NaN or infinite pixels: image 3; clean the data"),
         (np.inf, "NaN or infinite pixels: image 3; clean the data"),
         (-np.inf, "NaN or infinite pixels: image 3; clean the data"),
-        (1.5, "pixels outside [0, 1]: image 3; divide 8-bit levels by 255"),
-        (-0.01, "pixels outside [0, 1]: image 3; divide 8-bit levels by 255"),
+        (254.0, "pixels outside [0, 1]: image 3; divide 8-bit levels by 255"),
+        (1.5, "pixels outside [0, 1]: image 3; give x.clip(0, 1), or undo what was subtracted"),
+        (-0.01, "pixels outside [0, 1]: image 3; give x.clip(0, 1), or undo what was subtracted"),
         (1e300, "image 3"),
     ],
 )
