@@ -286,6 +286,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 RANDOM = np.random.default_rng(0)
+FLOATS = "give floats in [0, 1], or levels as uint8; of pixels in [-1, 1] give (x + 1) / 2"
 BYTES = RANDOM.integers(0, 256, (90, 3, 8, 6), dtype=np.uint8)
 GREY = BYTES[:, :1]
 
@@ -492,9 +493,13 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
     (
         "levels as floats",
         BYTES.astype(np.float32),
-        "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1], or levels as uint8",
+        "pixels outside [0, 1] or NaN: {}[0]; " + FLOATS,
     ),
-    ("below 0", BYTES / 255 - 1e-3, "pixels outside [0, 1] or NaN: {}[0]; give floats in [0, 1], or levels as uint8"),
+    (
+        "below 0",
+        BYTES / 255 - 1e-3,
+        "pixels outside [0, 1] or NaN: {}[0]; " + FLOATS,
+    ),
     ("NaN", np.where(np.arange(90)[:, None, None, None] == 7, np.nan, BYTES / 255), "pixels outside {u}: {}[7]; {f}"),
     ("integers", BYTES.astype(np.int64), "array of type int64: {}; give uint8 levels or floats in [0, 1]"),
     ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; this model takes [n, 3, 8, 6]"),
@@ -507,7 +512,7 @@ SHORT = {
     "t": "x.transpose(0, 3, 1, 2)",
     "h": "[n, H, W], or rows of numbers [n, D]",
     "u": "[0, 1] or NaN",
-    "f": "give floats in [0, 1], or levels as uint8",
+    "f": FLOATS,
 }
 
 
