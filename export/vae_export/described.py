@@ -14,8 +14,6 @@ from vae_export.outputs import Gives, Named
 from vae_runtime.errors import ArgumentError
 from vae_train.likelihoods import Likelihood, Mixed
 
-_LOC = ("gaussian", "student-t", "heteroscedastic-gaussian", "discretised-logistic")  # of which loc is in units
-
 
 class Part(nn.Module):
     """A network, or a method of a model, as a module: without what torch.compile or DataParallel wrapped around it."""

@@ -85,10 +85,9 @@ def fit_sigma(vae: VAE, observations: NDArray[Any]) -> float | None:
     if not (isinstance(vae.likelihood, Gaussian) and bool(vae.likelihood.logsigma.isnan().any())):
         return None
     x = pixels.unit(torch.from_numpy(observations))
-    squares = [(some - vae.decoder(vae.encoder(some)[0])).square().double().mean(dim=0) for some in x.split(64)]
-    weights = torch.tensor([len(some) for some in x.split(64)], dtype=torch.float64)
-    mean = (torch.stack([square.mean() for square in squares]) * weights).sum() / weights.sum()
-    sigma = max(1e-3, float(mean.sqrt()))
+    off = (some - vae.decoder(vae.encoder(some)[0]) for some in x.split(64))
+    squares = torch.cat([each.square().double().flatten(1).mean(dim=1) for each in off])
+    sigma = max(1e-3, float(squares.mean().sqrt()))
     vae.likelihood.logsigma = torch.nn.Parameter(torch.tensor(math.log(sigma)))
     return sigma
 

@@ -8,6 +8,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from vae_export import capture, code_lines, onnx_graph
+from vae_export.ends import operator
 from vae_runtime.errors import BundleError
 from vae_runtime.observation import Shape
 from vae_train.pitfalls import LOGITS, Found
@@ -54,16 +55,16 @@ def _at(node: fx.Node, owns: code_lines.Owns) -> str:
 
 def _bounded(node: fx.Node) -> fx.Node | None:
     """The operator behind a network's output, shape aside, if it gives numbers in [0, 1]."""
-    while _operator(node) in _MOVES:
+    while operator(node) in _MOVES:
         node = node.all_input_nodes[0]
-    return node if _operator(node) in _BOUNDED else None
+    return node if operator(node) in _BOUNDED else None
 
 
 def _log_variance(node: fx.Node, program: ExportedProgram, owns: code_lines.Owns) -> tuple[fx.Node, str] | None:
     """What calls an output a log variance, back to the layer that made it: a layer's name or a line; None if halved."""
     parameters, queue, found = program.graph_signature.inputs_to_parameters, [node], None
     for of in queue:
-        if _operator(of) in ("mul", "div") and {0.5, 2} & {arg for arg in of.args if isinstance(arg, int | float)}:
+        if operator(of) in ("mul", "div") and {0.5, 2} & {arg for arg in of.args if isinstance(arg, int | float)}:
             return None
         line = code_lines.of_node(of, owns)
         for words in (capture.module_of(of), linecache.getline(*line) if line else ""):
@@ -72,8 +73,3 @@ def _log_variance(node: fx.Node, program: ExportedProgram, owns: code_lines.Owns
         if not any(made.name in parameters for made in of.all_input_nodes):
             queue += [made for made in of.all_input_nodes if made.op == "call_function" and made not in queue]
     return found
-
-
-def _operator(node: fx.Node) -> str:
-    """Its name in PyTorch."""
-    return str(getattr(node.target, "_schema", node).name).rpartition("::")[2].rstrip("_")

@@ -14,7 +14,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Density:
-    """Kernels around rows [m, d] of `count` usual ones; a surprise is -log density, nats, but for a constant.
+    """Kernels around some of the usual rows, [m, d]; a surprise is -log density, nats, but for a constant.
 
     Columns are scaled, and their correlation is shrunk towards none (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)
     00096-4), so that a few dozen rows are enough for a sensible distance; kernels have the width of Silverman (1986,
