@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vae_runtime import sources
 from vae_runtime.array_files import reading
 from vae_runtime.errors import InputError
-from vae_runtime.indicators import Columns
+from vae_runtime.indicators import Columns, Unseen
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.tables import Block, Table, is_row
@@ -52,55 +52,125 @@ def observations(
     """
     with reading(NAME, _TODO):
         lines = _lines(stream)
-        first = _first(lines, 2 if observation.kind != SERIES else min(observation.shape[-1] + 1, _LOOKED_AT))
-        table = Table(NAME, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in these lines
-        columns = Columns(sources.columns_of(table, preprocessing.columns, observation.shape[0]))
-        cut = sources.windowing(observation, preprocessing, stride)
-        time = cut.time if cut.time in table.layout.names else None
-        if time is None and cut.interval is not None:
-            note(sources.no_times(NAME, cut))
-        cutter, row = Cutter(observation.shape[-1], cut.stride, cut.interval), 0
-        told: dict[str, str] = {}
-        none, left_out = True, 0
-        for some in _then(first[table.layout.header :], lines):
-            if table.look(some) and "decimal" not in told:
-                told["decimal"] = f"numbers are read with a decimal comma: {NAME}"
-                note(told["decimal"])
-            parsed = table.parse(some, columns.numbers, row, drop_missing, time, columns.texts)
-            block, unseen = columns.of(parsed, table, drop_missing)
-            row += len(some)
-            left_out += len(some) - len(block.rows)
-            for each in unseen:
-                if each.column not in told:  # once: there may be no end of others
-                    told[each.column] = sources.not_seen(f"{NAME}[{each.row}]", each.column, each.text)
-                    note(told[each.column])
-            for part in _whole(block, observation, cutter):
+        first = _first(lines, needed(observation))
+        rows = Rows(NAME, first, observation, preprocessing, stride, note, drop_missing)
+        none = True
+        for some in _then(first[rows.header :], lines):
+            for part in rows.feed(some):
                 none = False
                 yield part
-            for kind, text in cutter.said().items():
-                if kind not in told:  # once while rows come, for there may be no end of them
-                    told[kind] = text
-                    note(f"{NAME}: {text}")
-        for kind, text in cutter.said(ended=True).items():
-            if told.get(kind) != text:
-                note(f"{NAME}: {text}")
-        if left_out:
-            note(f"{left_out:,} of {row:,} rows have a missing value and are left out")
+        rows.end()
         if none:
-            what = f"no window of {cutter.length} rows" if observation.kind == SERIES else "no rows"
-            raise InputError(what, NAME, cutter.needed() if observation.kind == SERIES else _TODO)
+            what = f"no window of {rows.cutter.length} rows" if observation.kind == SERIES else "no rows"
+            raise InputError(what, NAME, rows.cutter.needed() if observation.kind == SERIES else _TODO)
 
 
-def _whole(block: Block, observation: Observation, cutter: Cutter) -> Iterator[Part]:
-    """What is whole with these rows."""
-    if observation.kind != SERIES:
-        if len(block.rows):
-            yield Part([f"{NAME}[{i}]" for i in block.rows.tolist()], block.values)
-        return
-    for starts, values in cutter.feed(block):
-        for i in range(0, len(values), _AT_ONCE):
-            names = [sources.window(NAME, start, observation) for start in starts[i : i + _AT_ONCE].tolist()]
-            yield Part(names, np.ascontiguousarray(values[i : i + _AT_ONCE]))
+def needed(observation: Observation) -> int:
+    """How many lines show how a table is written: a header and a row, or all of the first window's."""
+    return 2 if observation.kind != SERIES else min(observation.shape[-1] + 1, _LOOKED_AT)
+
+
+class Rows:
+    """The rows of a table, or its windows, of lines that come one after the other.
+
+    name: what to call it. first: its first lines, in which its layout shows; `header` is how many of them are no rows.
+    broken: is told of a line that is no row, which is left out; None where the first one is raised. row: the number of
+    the first row to come. The others as in `observations`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        first: list[str],
+        observation: Observation,
+        preprocessing: Preprocessing,
+        stride: int | None = None,
+        note: Callable[[str], None] = lambda text: None,
+        drop_missing: bool = False,
+        broken: Callable[[InputError], None] | None = None,
+        row: int = 0,
+    ) -> None:
+        self._name, self._observation, self._note = name, observation, note
+        self._drop_missing, self._broken, self._row = drop_missing, broken, row
+        self._table = Table(name, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in these lines
+        self._columns = Columns(sources.columns_of(self._table, preprocessing.columns, observation.shape[0]))
+        self.header = int(self._table.layout.header)
+        cut = sources.windowing(observation, preprocessing, stride)
+        self._time = cut.time if cut.time in self._table.layout.names else None
+        if self._time is None and cut.interval is not None:
+            note(sources.no_times(name, cut))
+        self.cutter = Cutter(observation.shape[-1], cut.stride, cut.interval)
+        self._told: dict[str, str] = {}
+        self._begun, self._left_out = row, 0
+
+    def feed(self, lines: list[str]) -> Iterator[Part]:
+        """The observations that are whole with these lines."""
+        if self._table.look(lines):
+            self._tell("decimal", f"numbers are read with a decimal comma: {self._name}")
+        for block, unseen in self._blocks(lines):
+            for each in unseen:  # of each column the first: there may be no end of others
+                self._tell(
+                    f"column {each.column}", sources.not_seen(f"{self._name}[{each.row}]", each.column, each.text)
+                )
+            yield from self._whole(block)
+            for kind, text in self.cutter.said().items():  # of each kind the first while rows come
+                self._tell(kind, f"{self._name}: {text}")
+
+    def end(self) -> None:
+        """Say what is to be said at the end."""
+        for kind, text in self.cutter.said(ended=True).items():
+            if self._told.get(kind) != f"{self._name}: {text}":
+                self._note(f"{self._name}: {text}")
+        if self._left_out:
+            rows = self._row - self._begun
+            self._note(f"{self._left_out:,} of {rows:,} rows have a missing value and are left out")
+
+    def _tell(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told[kind] = text
+            self._note(text)
+
+    def _blocks(self, lines: list[str]) -> Iterator[tuple[Block, list[Unseen]]]:
+        """The rows that these lines are; where one is none and that is not raised, line by line."""
+        try:
+            read = self._block(lines, self._row)
+        except InputError:
+            if self._broken is None:
+                raise
+        else:
+            self._count(lines, read[0])
+            yield read
+            return
+        for line in lines:
+            try:
+                read = self._block([line], self._row)
+            except InputError as error:
+                self._broken(error)
+                self._row += 1
+            else:
+                self._count([line], read[0])
+                yield read
+
+    def _block(self, lines: list[str], row: int) -> tuple[Block, list[Unseen]]:
+        columns = self._columns
+        block = self._table.parse(lines, columns.numbers, row, self._drop_missing, self._time, columns.texts)
+        return columns.of(block, self._table, self._drop_missing)
+
+    def _count(self, lines: list[str], block: Block) -> None:
+        self._row += len(lines)
+        self._left_out += len(lines) - len(block.rows)
+
+    def _whole(self, block: Block) -> Iterator[Part]:
+        """What is whole with these rows."""
+        if self._observation.kind != SERIES:
+            if len(block.rows):
+                yield Part([f"{self._name}[{i}]" for i in block.rows.tolist()], block.values)
+            return
+        for starts, values in self.cutter.feed(block):
+            for i in range(0, len(values), _AT_ONCE):
+                chunk = starts[i : i + _AT_ONCE].tolist()
+                names = [sources.window(self._name, start, self._observation) for start in chunk]
+                yield Part(names, np.ascontiguousarray(values[i : i + _AT_ONCE]))
 
 
 def _first(lines: Iterator[list[str]], least: int) -> list[str]:
