@@ -181,6 +181,10 @@ function row(array, i, n) {
 }
 
 async function sha256(bytes) {
-  const digest = await crypto.subtle.digest("SHA-256", bytes); // a page has it over HTTPS and on localhost only
+  const subtle = globalThis.crypto?.subtle;
+  if (!subtle) {
+    throw new Error("a browser checks hashes only over HTTPS or on localhost: open this page at such an address");
+  }
+  const digest = await subtle.digest("SHA-256", bytes);
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

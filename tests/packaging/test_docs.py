@@ -64,6 +64,62 @@ def test_files_exist() -> None:
     assert {path: by for path, by in named.items() if not (ROOT / path).exists()} == {}
 
 
+def links(name: str) -> list[str]:
+    """Where the links of a page lead, those on the web left out."""
+    return [to for to in re.findall(r"\]\(([^)\s]+)\)", without_code(PAGES[name])) if not re.match("https?:", to)]
+
+
+def without_code(text: str) -> str:
+    """The text of a page without its fenced blocks."""
+    return re.sub("^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall("^#+ (.*)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """A link within the repository names a file that is there, and a heading that this file has."""
+    here = ROOT if name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") else ROOT / "docs"
+    for link in links(name):
+        file, _, anchor = link.partition("#")
+        target = here / (file or name)
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def in_nav(part: str) -> list[str]:
+    """The pages of one part of the site, in their order."""
+    _, _, rest = (ROOT / "mkdocs.yml").read_text().partition(f"\n  - {part}:\n")
+    return re.findall(r"^      - (?:[^:\n]+: )?(\S+\.md)$", rest.partition("\n  - ")[0], re.MULTILINE)
+
+
+def test_every_page_is_on_the_site() -> None:
+    """Once each, in one of its four parts."""
+    shown = [page for part in ("Start here", "Guides", "Reference", "How it works") for page in in_nav(part)]
+    assert sorted(shown) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", in_nav("Guides"))
+def test_a_guide_says_for_whom_it_is_and_what_comes_next(name: str) -> None:
+    """In its first sentence and in its last paragraph."""
+    title, first, *_, last = PAGES[name].strip().split("\n\n")
+    assert title.startswith("# ")
+    assert first.startswith("This page is for ")
+    assert last.startswith("Next: ")
+    assert links(name)
+
+
+def test_the_front_page_is_short() -> None:
+    """It is read in a minute, on any screen."""
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 90
+    assert max(map(len, lines)) <= 120
+
+
 def test_names_exist() -> None:
     """Each dotted name of these packages that stands in backticks can be imported."""
     for dotted in mentioned(r"`(vae_(?:runtime|train|export|artifacts)(?:\.\w+)*)[`(]"):
@@ -135,7 +191,7 @@ FACTS: dict[str, tuple[str, Callable[[], str]]] = {
     "measured gradients": ("training.md", lambda: {10: "every tenth step"}[state._NORM_EVERY]),
     "questions between processes": ("multi-node.md", lambda: {10: "every ten steps"}[train._AGREE_EVERY]),
     "format of a bundle": ("bundle.md", lambda: f"`format` ({manifest.FORMAT})"),
-    "the JavaScript module": ("compatibility.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),
+    "the JavaScript module": ("browser.md", lambda: f"a module of {lines('examples/javascript/vae.mjs')} lines"),
     "batch sizes of the gate": ("numeric-gate.md", lambda: "at batch sizes {}, {}, {} and {},".format(*gate.BATCHES)),
     "false alarms of the gate": (
         "numeric-gate.md",

@@ -25,6 +25,9 @@ BY_ORIGIN = ROOT / "docs" / "bring-your-own.md"  # its Python needs what an orig
 ELSEWHERE = {  # command: where it is tested
     "make demo": "test_wheel.py, in a copy of the tree",
     "make test": "it runs this very test",
+    **dict.fromkeys(
+        ["vae-train", "vae-export --opset 17", "vae-infer sample -n 16"], "test_newest.py, in a folder of theirs"
+    ),
 }
 
 
