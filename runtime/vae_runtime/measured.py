@@ -59,7 +59,11 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the model was measured on, and its figures by name. kl_per_dimension: nats, a mean for each latent."""
+    """What the model was measured on, and its figures by name.
+
+    kl_per_dimension: nats, a mean for each latent; to the Gaussian of its mean and variance where the prior has no
+    closed form of the KL.
+    """
 
     observations: int
     dataset: str = ""

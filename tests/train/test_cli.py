@@ -90,6 +90,7 @@ OPTIONS: list[tuple[str, str, Any]] = [  # what is typed, the setting in config.
     ("--likelihood discretised-logistic", "likelihood", "discretised-logistic"),
     ("--likelihood gaussian --sigma value", "sigma", "value"),
     ("--latent-dim 3", "latent_dim", 3),
+    ("--prior flow", "prior", "flow"),
     ("--hidden 6", "hidden", [6]),
     ("--hidden 6,5,4", "hidden", [6, 5, 4]),
     ("--preset resnet --dense 8 --blocks 3", "blocks", 3),

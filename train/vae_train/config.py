@@ -16,6 +16,7 @@ ARCHITECTURES = ("mlp", "resnet", "conv1d")
 ACTIVATIONS = ("relu", "silu", "gated")
 LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic-gaussian", "student-t", "mixed", "discretised-logistic")
 LEARN_SIGMA = ("gaussian", "student-t", "auto")
+PRIORS = ("standard-normal", "flow")
 AUTO = "auto"
 SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")
@@ -103,6 +104,7 @@ class NetworkConfig:
     batch, with P(1) = level / 255; "auto" is settled by what the columns of rows hold, and a run records what it was.
     sigma: whether all values share a learned sigma ("one"), those of a "column" or
     channel do, or each "value" has its own; None for one of images, and one for each column of others.
+    prior: "standard-normal", or "flow", which is learned with the networks.
     """
 
     architecture: str = "mlp"
@@ -114,13 +116,16 @@ class NetworkConfig:
     latent_dim: int = 20
     likelihood: str = "bernoulli"
     sigma: str | None = None
+    prior: str = "standard-normal"
 
     def __post_init__(self) -> None:
         _check_sizes((name, getattr(self, name)) for name in ("latent_dim", "blocks", "dense"))
         _check_sizes((f"hidden layer {i}", width) for i, width in enumerate(self.hidden))
         if not self.hidden:
             raise ArgumentError("no hidden layers", self.hidden, "give at least one width")
-        _check_choices(self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=(*LIKELIHOODS, AUTO))
+        _check_choices(
+            self, architecture=ARCHITECTURES, activation=ACTIVATIONS, likelihood=(*LIKELIHOODS, AUTO), prior=PRIORS
+        )
         if self.sigma is not None:
             _check_choices(self, sigma=SIGMAS)
             if self.likelihood not in LEARN_SIGMA:
@@ -197,6 +202,11 @@ class Config:
     network: NetworkConfig = NetworkConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+
+    def __post_init__(self) -> None:
+        if self.network.prior == "flow" and self.objective.free_bits:
+            todo = "leave them out, or take --warm-up"
+            raise ArgumentError("a flow's KL has no parts by latent to be free", "--free-bits", todo)
 
     @property
     def made_by(self) -> str:

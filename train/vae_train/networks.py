@@ -1,4 +1,4 @@
-"""From settings to a VAE: which encoder and decoder."""
+"""From settings to a VAE: which encoder, decoder, likelihood and prior."""
 
 from typing import Any
 
@@ -9,9 +9,12 @@ from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import AXES, IMAGE, Shape
 from vae_train import conv1d, likelihoods, mlp, own_networks, resnet
 from vae_train.config import AUTO, Config
+from vae_train.flow import Flow
 from vae_train.likelihoods import Mixed
+from vae_train.prior import Prior, StandardNormal
 from vae_train.vae import VAE
 
+PRIORS: dict[str, type[Prior]] = {prior.name: prior for prior in (StandardNormal, Flow)}
 _AT_A_TIME = 4096  # rows
 
 
@@ -29,10 +32,13 @@ def build(config: Config, shape: Shape, trusted: str | None = None) -> VAE:
     sigma = network.sigma or ("one" if len(shape) == len(AXES[IMAGE]) else "column")
     likelihood = likelihoods.make(network.likelihood, shape, sigma)
     out = shape[0] * likelihood.parameters_per_value
+    latent_shape: Shape = (network.latent_dim,)
     if network.model is not None:
-        return VAE(*own_networks.make(network.model, trusted, shape, network.latent_dim, out), likelihood)
-    make = {"mlp": _mlp, "resnet": _resnet, "conv1d": _conv1d}[network.architecture]
-    return VAE(*make(config, shape, out), network.latent_dim, likelihood)
+        encoder, decoder, latent_shape = own_networks.make(network.model, trusted, shape, network.latent_dim, out)
+    else:
+        make = {"mlp": _mlp, "resnet": _resnet, "conv1d": _conv1d}[network.architecture]
+        encoder, decoder = make(config, shape, out)
+    return VAE(encoder, decoder, latent_shape, likelihood, PRIORS[network.prior](latent_shape))
 
 
 def _mlp(config: Config, shape: Shape, out: int) -> tuple[nn.Module, nn.Module]:

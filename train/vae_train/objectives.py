@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_train import distributed
+from vae_train.prior import Root
 from vae_train.vae import VAE, Pass
 
 
@@ -51,32 +52,37 @@ def _log_weights(vae: VAE, x: Tensor, out: Pass) -> Tensor:
 
 def _path(objective: Objective, vae: VAE, x: Tensor, out: Pass, share: float) -> None:
     """-log p(x|z) - log p(z) + log q(z|x) with the parameters of q held still."""
-    root, gradient = vae.likelihood.root(x, out.parameters)
+    of_x, of_prior = vae.likelihood.root(x, out.parameters), vae.prior.root(out.z)
     with torch.no_grad():
-        kl_gradient = vae.prior.path_gradient(out.z, out.eps, out.logsigma)  # [K, batch, *latent_shape]
-        kl_gradient *= _kl_weight(objective, vae, out) / share
+        of_q = (out.z, -out.eps * torch.exp(-out.logsigma))  # [K, batch, *latent_shape]
+        weight = _kl_weight(objective, vae, out)
+        roots = [of_x, *((root, gradient * weight) for root, gradient in (of_prior, of_q))]
         if objective.samples > 1:
             weights = torch.softmax(_log_weights(vae, x, out), dim=0)  # [K, batch]
-            of_z = weights.view(*weights.shape, *[1] * len(vae.latent_shape))
-            gradient *= weights.view(*weights.shape, *[1] * (gradient.ndim - 2))
-            kl_gradient *= of_z
+            roots = [(root, gradient.mul_(_along(weights, gradient))) for root, gradient in roots]
             if out.z.requires_grad:
-                out.z.register_hook(lambda through_z: through_z * of_z)
-    _descend((root, gradient.div_(share)), (out.z, kl_gradient))
+                out.z.register_hook(lambda through_z: through_z * _along(weights, through_z))
+    _descend(roots, share)
 
 
 def _closed_form(objective: Objective, vae: VAE, x: Tensor, out: Pass, share: float) -> None:
-    """-log p(x|z) + KL."""
-    root, gradient = vae.likelihood.root(x, out.parameters)
+    """-log p(x|z) + KL, or of the KL what has a closed form."""
+    of_x, of_kl = vae.likelihood.root(x, out.parameters), vae.prior.kl_roots(out.mu, out.logsigma, out.z)
     with torch.no_grad():
-        weight = _kl_weight(objective, vae, out) / share
-        in_mu, in_logsigma = (weight * part for part in vae.prior.kl_gradients(out.mu, out.logsigma))
-    _descend((root, gradient.div_(share)), (out.mu, in_mu), (out.logsigma, in_logsigma))
+        weight = _kl_weight(objective, vae, out)
+        _descend([of_x, *((root, gradient * weight) for root, gradient in of_kl)], share)
 
 
-def _descend(*roots: tuple[Tensor, Tensor]) -> None:
-    """Backpropagate from tensors with their gradients; a person's own encoder may hold mu or logsigma fixed."""
-    moving = [(root, gradient) for root, gradient in roots if root.requires_grad]
+def _along(weights: Tensor, gradient: Tensor) -> Tensor:
+    """Weights of draws [K, batch], as they multiply a gradient [K, batch, ...]."""
+    return weights.view(*weights.shape, *[1] * (gradient.ndim - 2))
+
+
+def _descend(roots: list[Root], share: float) -> None:
+    """Backpropagate from tensors with their gradients, divided by `share`; a person's own encoder may hold mu or
+    logsigma fixed.
+    """
+    moving = [(root, gradient.div_(share)) for root, gradient in roots if root.requires_grad]
     torch.autograd.backward([root for root, _ in moving], [gradient for _, gradient in moving])
 
 
@@ -84,5 +90,6 @@ def _kl_weight(objective: Objective, vae: VAE, out: Pass) -> Tensor | float:
     """beta, and 0 for the latents that have not used up their free bits: of the latents' shape, or one for all."""
     if objective.free_bits == 0:
         return objective.beta
-    kl = distributed.mean(vae.prior.kl(out.mu, out.logsigma))  # [*latent_shape]
-    return objective.beta * (kl > objective.free_bits).to(kl.dtype)
+    kl = vae.prior.kl(out.mu, out.logsigma)
+    assert kl is not None, "free bits are of a KL by latent"
+    return objective.beta * (distributed.mean(kl) > objective.free_bits).to(kl.dtype)  # [*latent_shape]

@@ -112,7 +112,7 @@ def draw(folder: Path, run: Run, observations: Data) -> Pictures:
 
 @torch.no_grad()
 def samples(vae: VAE, count: int) -> Picture:
-    """Pairs of a draw x ~ p(x|z) and E[x|z], z ~ N(0, I), four beside each other: the same noise at each call."""
+    """Pairs of a draw x ~ p(x|z) and E[x|z], z ~ p(z), four beside each other: the same noise at each call."""
     weight = next(vae.parameters())
     with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
         torch.manual_seed(0)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vae_runtime import noise
-from vae_runtime import prior as priors
 from vae_runtime.observation import Shape
 from vae_train import fingerprint, networks
 from vae_train.bounds import evaluating
@@ -47,8 +46,8 @@ def signs(vae: VAE, shape: Shape) -> Found:
     found, rows = {}, np.arange(_ROWS)
     with evaluating(vae):
         if vae.likelihood.binary:
-            z = torch.from_numpy(priors.make(vae.prior.contract(), vae.latent_shape).sample(0, rows))
-            theta = torch.cat([vae.decoder(factor * z) for factor in _FACTORS])
+            z = torch.from_numpy(noise.normal(0, noise.PRIOR, rows, vae.latent_dim)).unflatten(1, vae.latent_shape)
+            theta = torch.cat([vae.decoder(factor * vae.prior.from_noise(z)) for factor in _FACTORS])
             if theta.min() >= 0 and theta.max() <= 1 and theta.min() < theta.max():
                 found["likelihood"] = f"the decoder's outputs are in [0, 1] for any z, as a sigmoid's; {LOGITS}"
         size = math.prod(shape)

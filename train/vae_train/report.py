@@ -17,6 +17,7 @@ from vae_train import metrics, pictures, state, unusual
 from vae_train.bounds import bits_per_dimension
 from vae_train.data import Data
 from vae_train.pictures import Picture
+from vae_train.prior import StandardNormal
 from vae_train.run import Run
 from vae_train.run_folder import read_metrics
 from vae_train.state import Metrics
@@ -267,8 +268,11 @@ def _map(observations: Data) -> str:
 
 
 def _used(run: Run) -> str:
-    kl = run.evaluation["kl_per_dimension"]
-    return f"Together {sum(kl):.2f} nats per {run.observation.noun}. Dimensions near 0 carry nothing about it."
+    kl, noun = run.evaluation["kl_per_dimension"], run.observation.noun
+    together = f"Together {sum(kl):.2f} nats per {noun}."
+    if run.config.network.prior != StandardNormal.name:
+        together = f"To the Gaussian of its mean and variance over the test {noun}s, since the prior is learned."
+    return f"{together} Dimensions near 0 carry nothing about it."
 
 
 def _scores(run: Run, picture: Picture, observations: Data) -> str:

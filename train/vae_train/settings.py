@@ -39,6 +39,7 @@ class Settings(TypedDict, total=False):
         "auto",
     ]
     sigma: Literal["one", "column", "value"]
+    prior: Literal["standard-normal", "flow"]
     samples: int
     gradient: Literal["path", "total"]
     beta: float

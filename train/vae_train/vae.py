@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import Shape
 from vae_train.likelihoods import Bernoulli, Likelihood
-from vae_train.prior import StandardNormal
+from vae_train.prior import Prior, StandardNormal
 
 
 class Terms(NamedTuple):
@@ -56,7 +57,7 @@ class VAE(nn.Module):
         decoder: nn.Module,
         latent_shape: Shape | int,
         likelihood: Likelihood | None = None,
-        prior: StandardNormal | None = None,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -93,11 +94,18 @@ class VAE(nn.Module):
         return mu + logsigma.exp() * eps
 
     def kl_divergence(self, mu: Tensor, logsigma: Tensor) -> Tensor:
-        """KL(q(z|x) || p(z)), nats, [batch]; of N(0, I) 1/2 sum(sigma^2 + mu^2 - 2 logsigma - 1) (appendix B)."""
-        return self.prior.kl(mu, logsigma).flatten(1).sum(dim=1)
+        """KL(q(z|x) || p(z)), nats, [batch]; of N(0, I) 1/2 sum(sigma^2 + mu^2 - 2 logsigma - 1) (appendix B).
+
+        Raises ArgumentError where the prior has no closed form of it, as a flow has none.
+        """
+        kl = self.prior.kl(mu, logsigma)
+        if kl is None:
+            todo = "vae.terms(x).kl estimates it from a draw of z"
+            raise ArgumentError("no closed form of the KL", f"{self.prior.name} prior", todo)
+        return kl.flatten(1).sum(dim=1)
 
     def terms(self, x: Tensor, eps: Tensor | None = None) -> Terms:
-        """Estimate both terms of the ELBO with one draw of z per observation, the KL in closed form.
+        """Estimate both terms of the ELBO with one draw of z per observation, the KL in closed form where it has one.
 
         x: [batch, *shape], binary for the Bernoulli likelihood. eps: [batch, *latent_shape], or None to draw it.
         """
