@@ -62,7 +62,7 @@ def main() -> None:
             pairs = ((np.repeat([0, 1], [len(usual), len(s)]), np.concatenate([usual, s])) for s in scores.values())
             print(f"{name:18}" + "".join(f"{figure(*pair):11.3f}" for pair in pairs))
     detector = Detector.fit(VAE.load("fashion-mnist"), unit(test[:half]))
-    alarms = int(detector.judged(found["Detector"][0]).odd.sum())
+    alarms = int((detector.p(found["Detector"][0]) <= detector.false_alarms).sum())
     print(f"\nof {len(normal):,} normal images {alarms} are called odd, at {detector.false_alarms:.0%} of false alarms")
 
 

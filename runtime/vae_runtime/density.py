@@ -18,7 +18,8 @@ class Density:
 
     Columns are scaled, and their correlation is shrunk towards none (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)
     00096-4), so that a few dozen rows are enough for a sensible distance; kernels have the width of Silverman (1986,
-    eq. 4.14). A column that is the same in all rows is not looked at.
+    eq. 4.14). A column that is the same in all rows is not looked at. They are whitened by the inverse root of the
+    correlation, so that each column keeps its name (Garthwaite and Koch 2016, doi:10.1111/anzs.12144).
     """
 
     mean: Doubles  # [d]
@@ -37,10 +38,19 @@ class Density:
         scaled = (rows - mean) / scale
         correlation = _shrunk(scaled)
         correlation[np.isinf(scale), np.isinf(scale)] = 1
-        whiten = np.linalg.inv(np.linalg.cholesky(correlation)).T
+        variances, axes = np.linalg.eigh(correlation)
+        whiten = axes / np.sqrt(variances) @ axes.T
         d, n = int(np.isfinite(scale).sum()), min(len(rows), MOST)
         width = (4 / (d + 2)) ** (1 / (d + 4)) * n ** (-1 / (d + 4))
         return cls(mean, scale, whiten, scaled[:MOST] @ whiten, float(width))
+
+    def deviations(self, rows: Doubles) -> Doubles:
+        """How far each of the rows [n, d] lies from the mean, [n, d]: of each column what the others do not say of it.
+
+        In standard deviations, above or below; their squares sum to the squared Mahalanobis distance.
+        """
+        deviations: Doubles = (rows - self.mean) / self.scale @ self.whiten
+        return deviations
 
     def surprise(self, rows: Doubles) -> Doubles:
         """-log of the mean of the kernels at each of the rows [n, d]: nats [n]."""
@@ -48,7 +58,7 @@ class Density:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _surprise(self, rows: Doubles) -> Doubles:
-        points = (rows - self.mean) / self.scale @ self.whiten
+        points = self.deviations(rows)
         squares = np.square(points)[:, None].sum(axis=2) + np.square(self.kernels).sum(axis=1)
         exponents = (points @ self.kernels.T - squares / 2) / self.width**2
         top = exponents.max(axis=1)

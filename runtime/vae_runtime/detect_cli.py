@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,6 @@ from vae_runtime import files, terminal
 from vae_runtime.errors import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from vae_runtime.detector import Detector, Verdict
 
 _ODD = 1  # the exit code of --fail-on-odd
@@ -56,6 +53,8 @@ def calibrate(
         raise click.UsageError("--threshold goes without --odd, which sets it")
     files.check_output(output, ".json")
     vae = terminal.load(options)
+    import numpy as np
+
     from vae_runtime.detector import Detector
 
     found, batches = terminal.read(sources, vae, missing, stride)
@@ -63,7 +62,7 @@ def calibrate(
     terminal.say_fitted(found)
     if odd:
         others, batches = terminal.read(odd, vae, missing, stride)
-        scores = _scores(detector, batches)
+        scores = np.concatenate([detector.score(batch) for batch in batches])
         terminal.say_fitted(others)
         threshold, caught = detector.between(scores)
         alarms = f"and calls {float(detector.p(threshold)):.1%} of the normal ones odd"
@@ -104,24 +103,21 @@ def detect(
     """
     style = terminal.style(style, output, "table", ".csv", ".jsonl")
     vae = terminal.load(context.obj)
+    import numpy as np
+
     from vae_runtime.detector import Detector
 
     detector = Detector.load(vae, calibration)
     found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(detector.calibration.num_samples))
-    verdict = detector.judged(_scores(detector, batches))
+    verdict = detector.judged(np.concatenate([detector.traits(batch) for batch in batches]))
     noun, odd = vae.observation.noun, int(verdict.odd.sum())
-    lines = _lines(verdict, found.names(), style, noun)
-    terminal.write(lines, output, f"{odd} of {terminal.count(len(found), noun)} odd")
+    by = _by(detector)
+    lines = _lines(verdict, found.names(), style, noun, by)
+    terminal.write(lines, output, f"{odd} of {terminal.count(len(found), noun)} odd, {by}")
     terminal.say_fitted(found)
     _say_resolution(detector)
     if fail_on_odd and odd:
         context.exit(_ODD)
-
-
-def _scores(detector: "Detector", batches: "Iterator[NDArray[np.float32]]") -> "NDArray[np.float64]":
-    import numpy as np
-
-    return np.concatenate([detector.score(batch) for batch in batches])
 
 
 def _say_resolution(detector: "Detector") -> None:
@@ -133,21 +129,29 @@ def _say_resolution(detector: "Detector") -> None:
         terminal.note(f"{which}: {share}; calibrate with more")
 
 
-def _lines(verdict: "Verdict", names: Iterable[str], style: str, noun: str) -> Iterator[str]:
-    """The verdicts as lines of a `table`, `csv` or `jsonl`."""
-    rows = zip(names, verdict.score.tolist(), verdict.p.tolist(), verdict.odd.tolist(), strict=True)
+def _by(detector: "Detector") -> str:
+    """By what the verdicts are."""
+    threshold = detector.calibration.threshold
+    return f"at {detector.false_alarms:.2%} of false alarms" if threshold is None else f"by threshold {threshold:.4g}"
+
+
+def _lines(verdict: "Verdict", names: Iterable[str], style: str, noun: str, by: str) -> Iterator[str]:
+    """The verdicts as lines of a `table`, `csv` or `jsonl`; by: by what they are."""
+    head = [noun, *(field.name for field in fields(verdict))]
+    rows = zip(names, *(getattr(verdict, name).tolist() for name in head[1:]), strict=True)
     if style == "jsonl":
-        for name, *figures in rows:
-            yield json.dumps({noun: name, **dict(zip(("score", "p", "odd"), figures, strict=True))})
+        yield from (json.dumps(dict(zip(head, row, strict=True))) for row in rows)
     elif style == "csv":
         from vae_runtime.reports import csv_line
 
-        yield csv_line([noun, "score", "p", "odd"])
-        yield from (csv_line([name, score, p, int(odd)]) for name, score, p, odd in rows)
+        yield csv_line(head)
+        for row in rows:
+            yield csv_line([int(cell) if isinstance(cell, bool) else cell for cell in row])
     else:
-        listed = list(rows)
-        width = max([len(noun), *(len(printable(name)) for name, *_ in listed)])
-        yield f"{noun:{width}} {'score':>9} {'p':>8}"
-        for name, score, p, odd in listed:
-            yield f"{printable(name):{width}} {score:9.2f} {p:8.4f}{'  odd' if odd else ''}"
-        yield f"{int(verdict.odd.sum())} of {len(listed)} odd"
+        listed = [(printable(name), *figures) for name, *figures in rows]
+        width = max([len(noun), *(len(row[0]) for row in listed)])
+        yield f"{noun:{width}} {'score':>9} {'p':>8}  odd  oddest"
+        for name, score, p, odd, oddest, deviation in listed:
+            judged = f"{name:{width}} {score:9.2f} {p:8.4f}  {'odd' if odd else '':3}"
+            yield f"{judged}  {printable(oddest)} {deviation:+.1f}"
+        yield f"{int(verdict.odd.sum())} of {len(listed)} odd, {by}"

@@ -70,15 +70,19 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector says of observations: all float64 [batch], and bool `odd`.
+    """What a detector says of observations, [batch] each: float64, bool `odd` and the strings `oddest`.
 
     score: nats but for a constant; higher is odder. p: how many of normal observations have such a score or a higher
-    one, from 1 / (n + 1) of n normal ones to 1; small is odd.
+    one, from 1 / (n + 1) of n normal ones to 1; small is odd. oddest: of `Calibration.traits` the one that lies
+    farthest from what is usual, where the others are as they are. deviation: how far, in standard deviations; below 0
+    where it is less than usual.
     """
 
     score: Doubles
     p: Doubles
     odd: NDArray[np.bool_]
+    oddest: NDArray[np.str_]
+    deviation: Doubles
 
 
 class Detector:
@@ -185,8 +189,7 @@ class Detector:
 
     def score(self, x: ArrayLike) -> Doubles:
         """How odd each of x [batch, *shape] is, nats but for a constant, float64 [batch]; x as in `traits`."""
-        found = self.traits(x)
-        return _with_elbo(self.vae, self._density.surprise(found), found)
+        return self._scored(self.traits(x))
 
     def p(self, score: ArrayLike) -> Doubles:
         """The share of normal ones whose score is as high as `score`, float64 (Vovk et al. 2005, section 2.2)."""
@@ -199,25 +202,34 @@ class Detector:
 
     def verdict(self, x: ArrayLike) -> Verdict:
         """Score, p-value and whether it is odd, of each of x [batch, *shape], as in `traits`."""
-        return self.judged(self.score(x))
+        return self.judged(self.traits(x))
 
     def between(self, odd: Doubles) -> tuple[float, float]:
         """A threshold between normal scores and those of odd ones, float64 [n], and the share of `odd` that it catches.
 
         Where it stands, the share of odd ones that are caught is higher than that of false alarms by as much as
-        anywhere (Youden 1950). Raises InputError where there are no odd ones.
+        anywhere (Youden 1950). Raises InputError where there are no odd ones, and for NaN.
         """
         if not len(odd):
             raise InputError("no odd observations", "none", "give some with --odd, or leave it out")
+        if np.isnan(odd).any():
+            raise InputError("NaN among scores", f"odd observation {int(np.isnan(odd).argmax())}", "leave it out")
         candidates = np.sort(odd)
         caught = 1 - np.arange(len(odd)) / len(odd)
         best = int(np.argmax(caught - self.p(candidates)))
         return float(candidates[best]), float(caught[best])
 
-    def judged(self, score: Doubles) -> Verdict:
-        """The verdict on scores, float64 [batch], that `score` gave."""
-        p, threshold = self.p(score), self.calibration.threshold
-        return Verdict(score, p, p <= self.false_alarms if threshold is None else score >= threshold)
+    def judged(self, traits: Doubles) -> Verdict:
+        """The verdict on observations by their `traits`, float64 [batch, traits]."""
+        score, threshold = self._scored(traits), self.calibration.threshold
+        p, deviations = self.p(score), self._density.deviations(traits)
+        odd = p <= self.false_alarms if threshold is None else score >= threshold
+        farthest = np.abs(deviations).argmax(axis=1)
+        by = np.take_along_axis(deviations, farthest[:, None], axis=1)[:, 0]
+        return Verdict(score, p, odd, np.array(self.calibration.traits)[farthest], by)
+
+    def _scored(self, traits: Doubles) -> Doubles:
+        return _with_elbo(self.vae, self._density.surprise(traits), traits)
 
 
 def _traits(

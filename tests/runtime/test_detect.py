@@ -33,10 +33,10 @@ def test_from_normal_ones_to_a_verdict(sets: Path, command: Command) -> None:
     ran = command(main, "detect", "more.npy", "odd.npy", "--calibration", "site.json")
     assert (ran.code, ran.err) == (0, "")
     head, *rows, last = ran.out.splitlines()
-    assert head.split() == ["image", "score", "p"]
+    assert head.split() == ["image", "score", "p", "odd", "oddest"]
     assert [row.split()[0] for row in rows[19:21]] == ["more.npy[19]", "odd.npy[0]"]
-    assert all(row.endswith("  odd") for row in rows[20:])
-    assert last == f"{sum(row.endswith('  odd') for row in rows)} of 30 odd"
+    assert all("  odd  " in row for row in rows[20:])
+    assert last == f"{sum('  odd  ' in row for row in rows)} of 30 odd, at 1.00% of false alarms"
 
 
 @pytest.mark.parametrize("style", ["csv", "jsonl"])
@@ -49,7 +49,7 @@ def test_verdicts_for_programs(sets: Path, tiny_bundle: Path, command: Command, 
     words = ("detect", "odd.npy", "--calibration", "site.json")
     printed = command(main, *words, "--format", style)
     written = command(main, *words, "-o", f"verdicts.{style}")
-    assert written.out == f"verdicts.{style}: 10 of 10 images odd\n"
+    assert written.out == f"verdicts.{style}: 10 of 10 images odd, at 5.00% of false alarms\n"
     assert Path(f"verdicts.{style}").read_text().splitlines() == printed.out.splitlines()
     if style == "csv":
         rows = list(csv.DictReader(io.StringIO(printed.out)))
@@ -58,6 +58,8 @@ def test_verdicts_for_programs(sets: Path, tiny_bundle: Path, command: Command, 
     assert [float(row["score"]) for row in rows] == expected.score.tolist()
     assert [float(row["p"]) for row in rows] == expected.p.tolist()
     assert [bool(int(row["odd"])) for row in rows] == expected.odd.tolist()
+    assert [row["oddest"] for row in rows] == expected.oddest.tolist()
+    assert [float(row["deviation"]) for row in rows] == expected.deviation.tolist()
 
 
 def test_an_exit_code_where_one_is_odd(sets: Path, command: Command) -> None:
@@ -94,7 +96,7 @@ def test_a_threshold_by_hand_or_by_odd_ones(sets: Path, command: Command) -> Non
     assert "10 of 10 odd" in command(main, "detect", "odd.npy", "--calibration", "odd.json").out
     ran = command(main, "calibrate", "normal.npy", "--threshold", "-1000", "-o", "all.json")
     assert ran.out == "all.json: 300 different normal images, threshold -1000\n"
-    assert "20 of 20 odd" in command(main, "detect", "more.npy", "--calibration", "all.json").out
+    assert "20 of 20 odd, by threshold -1000" in command(main, "detect", "more.npy", "--calibration", "all.json").out
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,6 @@ def test_what_is_wrong_is_said_in_a_line(
 def test_the_shipped_model_needs_no_calibration_of_ones_own(command: Command) -> None:
     """It carries that of its test images: of the pictures beside it the one that is no digit is odd."""
     ran = command(main, "detect", Path(__file__).parents[2] / "examples" / "digits")
-    odd = [line for line in ran.out.splitlines() if line.endswith("  odd")]
+    odd = [line for line in ran.out.splitlines() if "  odd  " in line and ".png" in line]
     assert len(odd) == 1
     assert "not-a-digit.png" in odd[0]

@@ -168,6 +168,41 @@ def test_a_threshold_by_hand_takes_the_place_of_the_rate(tiny: VAE) -> None:
     np.testing.assert_array_equal(by_hand.verdict(x).p, detector.verdict(x).p)
 
 
+def test_a_threshold_between_needs_odd_ones_with_a_score(tiny: VAE) -> None:
+    """None, and NaN, set none."""
+    detector = Detector.fit(tiny, tiny.sample(40, 6))
+    with pytest.raises(InputError, match="no odd observations"):
+        detector.between(np.zeros(0))
+    with pytest.raises(InputError, match="NaN among scores: odd observation 1"):
+        detector.between(np.array([90.0, np.nan, 95.0]))
+    assert detector.between(np.array([90.0, 95.0])) == (90.0, 1.0)
+
+
+def test_a_verdict_names_the_trait_that_is_farthest_from_what_is_usual(vae: VAE) -> None:
+    """Whichever is moved, up or down, in rows of traits that are usual otherwise."""
+    detector = Detector.fit(vae, normal(vae, 200))
+    usual, called = np.array(detector.calibration.rows), np.array(detector.calibration.traits)
+    moving = np.flatnonzero(usual.std(axis=0) > 1e-6)
+    for by in (-30, 30):
+        moved = usual.mean(axis=0) + by * usual.std(axis=0) * np.eye(len(called))
+        verdict = detector.judged(moved[moving])
+        assert verdict.oddest.tolist() == called[moving].tolist()
+        assert (verdict.deviation * by > 0).all()
+
+
+def test_deviations_are_shares_of_the_distance() -> None:
+    """By the inverse root of the correlation, as SciPy takes it; their squares sum to Mahalanobis's squared."""
+    linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 3)) @ [[1, 0.5, 0], [0, 2, 0.3], [0, 0, 1]] + 5
+    points = rng.normal(size=(8, 3)) + 5
+    found, scaled = Density.of(rows).deviations(points), (points - rows.mean(axis=0)) / rows.std(axis=0)
+    correlation = np.corrcoef(rows.T)
+    np.testing.assert_allclose(found, scaled @ linalg.inv(linalg.sqrtm(correlation)), atol=0.01)
+    distances = np.einsum("ij,jk,ik->i", scaled, linalg.inv(correlation), scaled)
+    np.testing.assert_allclose(np.square(found).sum(axis=1), distances, rtol=0.01)
+
+
 def test_false_alarms_are_a_share(tiny: VAE) -> None:
     """Between 0 and 1."""
     for share in (0, 1, -1, 5):
