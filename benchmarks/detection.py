@@ -1,150 +1,251 @@
-"""Odd images by the shipped fashion-mnist: six scores of the model, beside five detectors of scikit-learn and PyOD.
+"""Odd or not on every set: six scores of a VAE, beside detectors of scikit-learn and PyOD and two others' VAEs.
 
-    python benchmarks/detection.py [--data-root FOLDER] [--images N] [--pyod FOLDER]
+    python benchmarks/detection.py [--sets WORDS] [--cache FOLDER] [--data-root FOLDER] [--packages FOLDER]
 
-Half of Fashion-MNIST's test images is what the scores are calibrated by, N others are normal, and N of MNIST, of noise
-and of ten ways to spoil the normal ones are odd. Printed are AUROC, the average precision, and the share of false
-alarms at 95% caught. The model's scores: -ELBO, as `percentile` ranks; -bound, of 64 draws; the squared error; LPath, a
-Gaussian fit to squared error, KL and sum of logsigma (Huang, He and Lui 2024, arXiv:2401.04933); DoSE, one kernel
-density for each trait of the model (Morningstar et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others
-see 50 principal components of the pixels of the training images.
-FOLDER of PyOD: as for benchmarks/anomaly.py.
+The sets are those of benchmarks/detection_sets.py, or those whose names hold one of WORDS, with commas between. A VAE
+is trained on each and exported, unless FOLDER of the cache has the bundle from before. Printed, as Markdown, are AUROC,
+the average precision, and the share of false alarms at 95% caught, and how many normal observations the Detector calls
+odd at 1%. The model's scores: -ELBO, as `percentile` ranks; -bound, of 64 draws; the squared error; LPath, a Gaussian
+fit to squared error, KL and sum of logsigma (Huang, He and Lui 2024, arXiv:2401.04933); DoSE, one kernel density for
+each trait of the model (Morningstar et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others are fitted
+to 10,000 training observations at most: those of scikit-learn and ECOD to 50 principal components of pixels, or to the
+values; PyOD's VAE, by its reconstruction error, and pythae's, by its loss, to the values, for 30 epochs each.
+FOLDER of packages: where `pip install --target FOLDER` has put pyod, pythae and scikit-image, and may be several, with
+colons between; what is missing is left out, which is said.
 """
 
 import argparse
+import datetime
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import torch
 from anomaly import others
+from detection_sets import SETS, Array, Parts, Set, windows
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
-from side_by_side import machine
+from scipy.stats import binom
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+import vae_export
+import vae_train
 from vae_runtime import VAE, Detector
 from vae_runtime.density import Density
-from vae_train import data
-from vae_train.config import PRESETS
+from vae_runtime.doctor import describe
+from vae_runtime.errors import InputError
 
-FITTED, COMPONENTS, BOUND = 10_000, 50, 64
-Levels = NDArray[np.uint8]
+OURS = "Detector"
+FITTED, COMPONENTS, BOUND, EPOCHS = 10_000, 50, 64, 30
+MODEL = (
+    "log p(x|z)", "KL", "entropy", "log squared error", "log spread of nats", "log |mu|^2", "sum of logsigma"
+)  # fmt: skip
+VERSIONS = ("numpy", "onnxruntime", "torch", "scikit-learn", "scikit-image", "pyod", "pythae")
+
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Scorer = Callable[[Levels], Doubles]
+Scores = dict[str, Doubles]  # of observations, by the name of what scores them
 
 
-def main() -> None:
-    """Print a table for each figure: a row for each score, a column for each kind of odd images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("VAE_EDGE_DATA", "data")))
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--pyod", type=Path)
-    given = parser.parse_args()
-    if given.pyod:
-        sys.path.append(str(given.pyod))
-    fashion, digits = (images(name, given.data_root) for name in ("fashion-mnist", "mnist"))
-    test = fashion[1]
-    half = len(test) // 2
-    normal = test[half : half + given.images]
-    odd = {"mnist": digits[1][: given.images], **spoiled(test[half + given.images :][: given.images])}
-    print(machine())
-    print(f"{half:,} images to calibrate by, {len(normal):,} normal, {given.images:,} of each odd kind")
-    found = {
-        name: (scorer(normal), {kind: scorer(x) for kind, x in odd.items()})
-        for name, scorer in {**of_model(test[:half]), **of_pixels(fashion[0][:FITTED])}.items()
-    }
-    for title, figure in {"AUROC": roc_auc_score, "average precision": average_precision_score, "alarms": late}.items():
-        print(f"\n{title:18}" + "".join(f"{kind:>11}" for kind in odd))
-        for name, (usual, scores) in found.items():
-            pairs = ((np.repeat([0, 1], [len(usual), len(s)]), np.concatenate([usual, s])) for s in scores.values())
-            print(f"{name:18}" + "".join(f"{figure(*pair):11.3f}" for pair in pairs))
-    detector = Detector.fit(VAE.load("fashion-mnist"), unit(test[:half]))
-    alarms = int((detector.p(found["Detector"][0]) <= detector.false_alarms).sum())
-    print(f"\nof {len(normal):,} normal images {alarms} are called odd, at {detector.false_alarms:.0%} of false alarms")
-
-
-def images(name: str, root: Path) -> tuple[Levels, Levels]:
-    """Those to train on and those to test on, uint8 [n, 1, 28, 28]."""
-    found = data.load(PRESETS["tutorial"].replace(dataset=name), root, download=False)
-    return found.train.numpy(), found.test.numpy()
-
-
-def spoiled(x: Levels, seed: int = 0) -> dict[str, Levels]:
-    """Images [n, 1, 28, 28] in ten ways, and noise."""
-    noise, flat = np.random.default_rng(seed), np.empty_like(x)
-    flat[:] = noise.integers(0, 256, (len(x), 1, 1, 1))
-    scratched = x.copy()
-    for image in scratched[:, 0]:
-        first, last = noise.integers(0, 28, 2)
-        image[np.arange(28), np.linspace(first, last, 28).round().astype(int)] = 255
-    pillow = [Image.fromarray(image) for image in x[:, 0]]
-    return {
-        "noise": noise.integers(0, 256, x.shape).astype(np.uint8),
-        "constant": flat,
-        "inverted": 255 - x,
-        "mirrored": np.ascontiguousarray(x[..., ::-1]),
-        "upside": np.ascontiguousarray(x[..., ::-1, :]),
-        "shifted": np.roll(x, (4, 4), axis=(2, 3)),
-        "blurred": np.stack([image.filter(ImageFilter.GaussianBlur(1.5)) for image in pillow])[:, None],
-        "turned": np.stack([image.rotate(30, Image.Resampling.BILINEAR) for image in pillow])[:, None],
-        "scratched": scratched,
-        "dimmed": (0.6 * x).astype(np.uint8),
-    }
-
-
-def of_model(calibrated_by: Levels) -> dict[str, Scorer]:
-    """Scores of the shipped model; higher is odder."""
-    vae = VAE.load("fashion-mnist")
-    detector = Detector.fit(vae, unit(calibrated_by))
-    known = detector.traits(unit(calibrated_by))
-    at = {name: i for i, name in enumerate(detector.calibration.traits)}
-    path = known[:, [at["log squared error"], at["KL"], at["sum of logsigma"]]]
-    mean, inverse = path.mean(axis=0), np.linalg.inv(np.cov(path.T))
-    model = list(range(7))
-    alone = [Density.of(known[:, [i]]) for i in model]
-
-    def lpath(x: Levels) -> Doubles:
-        off = detector.traits(unit(x))[:, [at["log squared error"], at["KL"], at["sum of logsigma"]]] - mean
-        return np.einsum("ij,jk,ik->i", off, inverse, off)
-
-    def dose(x: Levels) -> Doubles:
-        traits = detector.traits(unit(x))
-        return np.sum([one.surprise(traits[:, [i]]) for i, one in zip(model, alone, strict=True)], axis=0)
-
-    return {
-        "-ELBO": lambda x: -vae.terms(unit(x), detector.calibration.num_samples, observe=True).elbo,
-        "-bound": lambda x: -vae.log_likelihood(vae.observe(unit(x)), BOUND),
-        "squared error": lambda x: detector.traits(unit(x))[:, at["log squared error"]],
-        "LPath": lpath,
-        "DoSE": dose,
-        "Detector": lambda x: detector.score(unit(x)),
-    }
-
-
-def of_pixels(train: Levels) -> dict[str, Scorer]:
-    """Detectors without a network, on principal components of the pixels."""
-    flat = unit(train).reshape(len(train), -1)
-    components = PCA(n_components=COMPONENTS, whiten=True, random_state=0).fit(flat)
-    x = components.transform(flat).astype(np.float32)
-
-    def scorer(of: Callable[..., Doubles]) -> Scorer:
-        return lambda y: of(x, components.transform(unit(y).reshape(len(y), -1)).astype(np.float32), 0)
-
-    return {name: scorer(of) for name, of in others().items()}
-
-
-def unit(levels: Levels) -> NDArray[np.float32]:
-    """Levels / 255."""
-    return levels.astype(np.float32) / np.float32(255)
-
-
-def late(odd: NDArray[np.int64], scores: Doubles) -> float:
+def late(odd: NDArray[np.bool_], scores: Doubles) -> float:
     """The share of false alarms where 95% of the odd ones are caught."""
     alarms, caught, _ = roc_curve(odd, scores)
     return float(alarms[np.argmax(caught >= 0.95)])
+
+
+FIGURES: dict[str, Callable[[NDArray[np.bool_], Doubles], float]] = {
+    "AUROC": roc_auc_score,
+    "average precision": average_precision_score,
+    "false alarms at 95% caught": late,
+}
+
+
+def main() -> None:
+    """Print the tables of each figure, with a row for each score, and one of false alarms."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("VAE_EDGE_DATA", "data")))
+    parser.add_argument("--packages", default="")
+    given = parser.parse_args()
+    sys.path.extend(filter(None, given.packages.split(":")))
+    print(machine())
+    chosen = [one for one in SETS if any(word in one.name for word in given.sets.split(","))]
+    called = []
+    with tempfile.TemporaryDirectory() as folder:
+        for title in dict.fromkeys(one.table for one in chosen):
+            columns: dict[str, list[tuple[Scores, Scores]]] = {}
+            for one in (one for one in chosen if one.table == title):
+                try:
+                    parts = one.parts(given.data_root)
+                except (InputError, OSError, RuntimeError) as error:
+                    print(f"{one.name} is left out: {error}", file=sys.stderr)
+                    continue
+                detector = Detector.fit(bundled(one, parts, given.cache or Path(folder)), as_taken(parts.usual))
+                normal, odd = scored(detector, parts)
+                called.append((one.name, *alarms(detector, normal[OURS])))
+                for kind, scores in odd.items():
+                    columns.setdefault(kind or one.name, []).append((normal, scores))
+            show(title, columns)
+    print(
+        row("set", "to calibrate by", "normal", "called odd", "at", "97.5% of counts are"), row(*["---"] * 6), sep="\n"
+    )
+    print("\n".join(row(*cells) for cells in called))
+
+
+def machine() -> str:
+    """The date, this machine, and the versions that matter."""
+    facts = describe()
+    found = []
+    for name in VERSIONS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return f"{datetime.date.today()}, {facts['machine']}, Python {facts['python']}, {', '.join(found)}"
+
+
+def bundled(one: Set, parts: Parts, cache: Path) -> VAE:
+    """The VAE of a set: what ships, what lies in the cache, or one that is trained and exported to there."""
+    folder = cache / one.folder
+    if not one.ships and not folder.exists():
+        rows = parts.train.ndim == 2 and "window" not in one.settings  # of which there may be none to spare
+        run = vae_train.fit(parts.train, parts.usual if rows else None, progress=False, **one.settings)
+        vae_export.export_run(run, folder)
+    return VAE.load(one.ships or folder)
+
+
+def as_taken(x: Array) -> Array:
+    """Observations as the runtime takes them: levels in [0, 1], others as they are."""
+    return x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+
+
+def scored(detector: Detector, parts: Parts) -> tuple[Scores, dict[str, Scores]]:
+    """The scores of the normal observations, and of each kind of odd ones, by what gives them; higher is odder."""
+    kinds = [parts.normal, *parts.odd.values()]
+    every, ends = np.concatenate(kinds), np.cumsum([len(x) for x in kinds])[:-1]
+    found = {**by_model(detector, parts.usual, every), **by_others(parts.train, every)}
+    normal, *odd = (
+        {name: of[i] for name, of in split.items()}
+        for split in [{name: np.split(scores, ends) for name, scores in found.items()}]
+        for i in range(len(kinds))
+    )
+    return normal, dict(zip(parts.odd, odd, strict=True))
+
+
+def by_model(detector: Detector, usual: Array, x: Array) -> Scores:
+    """Six scores of the model."""
+    vae, names = detector.vae, list(detector.calibration.traits)
+    known, seen = (detector.traits(as_taken(some)) for some in (usual, x))
+    model = [names.index(name) for name in MODEL if name in names]
+    path = [
+        np.column_stack([traits[:, [names.index("log squared error"), names.index("KL")]], widths(vae, some)])
+        for traits, some in ((known, usual), (seen, x))
+    ]
+    off, inverse = path[1] - path[0].mean(axis=0), np.linalg.pinv(np.cov(path[0].T))
+    return {
+        "-ELBO": seen[:, names.index("KL")] - seen[:, names.index("log p(x|z)")],
+        "-bound": -vae.log_likelihood(vae.observe(as_taken(x)), BOUND),
+        "squared error": seen[:, names.index("log squared error")],
+        "LPath": np.einsum("ij,jk,ik->i", off, inverse, off),
+        "DoSE": np.sum([Density.of(known[:, [i]]).surprise(seen[:, [i]]) for i in model], axis=0),
+        OURS: detector.score(as_taken(x)),
+    }
+
+
+def widths(vae: VAE, x: Array) -> Doubles:
+    """The sum of logsigma of each observation [n]."""
+    return vae.encode(vae.observe(as_taken(x)))[1].reshape(len(x), -1).sum(axis=1, dtype=np.float64)
+
+
+def by_others(train: Array, x: Array) -> Scores:
+    """Scores of detectors that do without our VAE, fitted to `train`."""
+    fitted = windows(train) if x.ndim == 3 else train
+    chosen = np.random.default_rng(0).permutation(len(fitted))[:FITTED]
+    known, seen = (as_taken(some).reshape(len(some), -1).astype(np.float64) for some in (fitted[chosen], x))
+    if x.ndim == 4:
+        components = PCA(min(COMPONENTS, len(known) - 1), whiten=True, random_state=0).fit(known)
+        features = [components.transform(some) for some in (known, seen)]
+    else:
+        mean, scale = known.mean(axis=0), known.std(axis=0)
+        features = [(some - mean) / np.where(scale > 0, scale, 1) for some in (known, seen)]
+    found = {name: scorer(features[0], features[1], 0) for name, scorer in others().items()}
+    for name, scorer in (("PyOD's VAE", pyod), ("pythae's VAE", pythae)):
+        try:
+            found[name] = scorer(known, seen)
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
+
+
+def pyod(known: Doubles, seen: Doubles) -> Doubles:
+    """The reconstruction error of PyOD's VAE, with its own settings."""
+    from pyod.models.vae import VAE as Other
+
+    few = min(32, len(known))  # its batches are of 32, and smaller ones are left out
+    model = Other(epoch_num=EPOCHS, batch_size=few, verbose=0, random_state=0, device=torch.device("cpu"))
+    return model.fit(known).decision_function(seen)
+
+
+def pythae(known: Doubles, seen: Doubles) -> Doubles:
+    """The loss of pythae's VAE at the mean of its posterior; values are scaled to [0, 1], which its decoder gives."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE as Other
+    from pythae.models import VAEConfig
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    low, high = known.min(axis=0), known.max(axis=0)
+    x, y = (torch.from_numpy((some - low) / np.where(high > low, high - low, 1)).float() for some in (known, seen))
+    model = Other(VAEConfig(input_dim=(x.shape[1],)))
+    with tempfile.TemporaryDirectory() as folder:
+        config = BaseTrainerConfig(output_dir=folder, num_epochs=EPOCHS, learning_rate=1e-3, no_cuda=True)
+        BaseTrainer(model, BaseDataset(x, torch.zeros(len(x))), training_config=config).train()
+    with torch.no_grad():
+        given = model.eval().encoder(y)
+        mu, log_var = given.embedding, given.log_covariance
+        error = torch.square(model.decoder(mu).reconstruction - y).sum(dim=1)
+        return ((error + (mu**2 + log_var.exp() - 1 - log_var).sum(dim=1)) / 2).double().numpy()
+
+
+def alarms(detector: Detector, normal: Doubles) -> tuple[str, ...]:
+    """How many there are to calibrate by, normal ones, and called odd; at what share, and how many that makes."""
+    share, count = detector.false_alarms, len(normal)
+    least, most = binom.ppf([0.0125, 0.9875], count, share).astype(int)
+    odd = int((detector.p(normal) <= share).sum())
+    known = detector.calibration.observations
+    return f"{known:,}", f"{count:,}", f"{odd}", f"{share:.1%}", f"{least} to {most}"
+
+
+def show(title: str, columns: dict[str, list[tuple[Scores, Scores]]]) -> None:
+    """A table for each figure: a row for each score, a column for each kind, and the mean over these."""
+    for figure, of in FIGURES.items():
+        print(f"\n{title}: {figure}\n")
+        print(row("score", *columns, "mean"), row(*["---"] * (len(columns) + 2)), sep="\n")
+        names = dict.fromkeys(name for pairs in columns.values() for normal, _ in pairs for name in normal)
+        values = {
+            name: [
+                np.mean([figured(of, normal[name], odd[name]) for normal, odd in pairs]) for pairs in columns.values()
+            ]
+            for name in names
+        }
+        for name, each in values.items():
+            print(row(name, *(f"{value:.3f}" for value in (*each, np.mean(each)))))
+    print(flush=True)
+
+
+def figured(of: Callable[[NDArray[np.bool_], Doubles], float], normal: Doubles, odd: Doubles) -> float:
+    """A figure of scores."""
+    scores = np.nan_to_num(np.concatenate([normal, odd]), posinf=np.finfo(np.float64).max)
+    return of(np.arange(len(scores)) >= len(normal), scores)
+
+
+def row(*cells: str) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from vae_runtime import noise
+from support.bundles import TINY
+from vae_runtime import Detector, noise
 from vae_runtime.bundle import read
 from vae_runtime.verify import verify
 from vae_train import mlp, networks
@@ -47,7 +49,53 @@ def test_the_reference_bound_has_the_networks_clamp(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(found, weights.logsumexp(dim=0) - np.log(4), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "side_by_side"))
+def test_each_score_of_each_kind_of_odd_images_is_in_the_tables(
+    digits_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a bundle in the cache: the Detector's are its own scores; a table has a row a score and a column a kind."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    detection, sets = (importlib.import_module(name) for name in ("detection", "detection_sets"))
+    train, test = (sets.images(sets.torchvision.datasets.MNIST, digits_root, train=part)[0] for part in (True, False))
+    kinds = sets.spoilt(test[-30:])
+    parts = sets.Parts(train[:200], test[:100], test[100:130], {kind: kinds[kind] for kind in ("noise", "inverted")})
+    shutil.copytree(TINY, tmp_path / "tiny")
+    vae = detection.bundled(sets.Set("Digits", "tiny", lambda _: parts), parts, tmp_path)
+    detector = Detector.fit(vae, detection.as_taken(parts.usual))
+    normal, odd = detection.scored(detector, parts)
+    np.testing.assert_array_equal(odd["noise"]["Detector"], detector.score(detection.as_taken(kinds["noise"])))
+    assert {name: len(scores) for name, scores in normal.items()} == dict.fromkeys(odd["inverted"], 30)
+    detection.show("Digits", {kind: [(normal, scores)] for kind, scores in odd.items()})
+    header, _, *rows = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert header == "| score | noise | inverted | mean |"
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(normal)
+    assert [row for row in rows if row.startswith("| Detector")] == ["| Detector | 1.000 | 1.000 | 1.000 |"]
+
+
+@pytest.mark.parametrize(("scores", "expected"), [([0, 1, 2, 3], 0.0), ([3, 2, 1, 0], 1.0), ([0, 2, 1, 3], 0.5)])
+def test_false_alarms_at_95_percent_caught(
+    scores: list[float], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the share of normal ones, here the first two, that score at least as the lowest odd one."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    detection = importlib.import_module("detection")
+    assert detection.late(np.array([False, False, True, True]), np.array(scores, np.float64)) == expected
+
+
+def test_what_is_trained_on_is_in_no_other_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a table's rows of one class, each is to train on, to calibrate by, or normal, and once; the others are odd."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    sets = importlib.import_module("detection_sets")
+    bunch = sets.load_breast_cancer()
+    parts = sets.one_class(sets.load_breast_cancer, 1, 0.5, 0, tmp_path)
+    benign = np.concatenate([parts.train, parts.usual, parts.normal])
+    for found, label in ((benign, 1), (parts.odd[""], 0)):
+        assert sorted(map(tuple, found)) == sorted(map(tuple, bunch.data[bunch.target == label]))
+
+
+COMMANDS = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - {"side_by_side", "detection_sets"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_benchmark_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
