@@ -13,7 +13,7 @@ from vae_runtime.figures import plus_minus
 from vae_runtime.files import replacing
 from vae_runtime.manifest import Preprocessing
 from vae_runtime.observation import VECTOR
-from vae_train import metrics, pictures, state, unusual
+from vae_train import kept, metrics, pictures, state, unusual
 from vae_train.bounds import bits_per_dimension
 from vae_train.data import Data
 from vae_train.pictures import Picture
@@ -44,6 +44,7 @@ h1 { margin: 0; line-height: 1.25; font-size: 1.6rem; }
 h2 { margin: 2.5rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); font-size: 1.2rem; }
 h3 { margin: 1.25rem 0 .25rem; font-size: 1rem; }
 p, ul { margin: .5rem 0; }
+.poor { padding: .75rem 1rem; border-left: .25rem solid #b3261e; background: var(--card); }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .headline { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
 .headline div { flex: 1 1 12rem; padding: .75rem 1rem; border-radius: .5rem; background: var(--card); }
@@ -93,10 +94,11 @@ def draw(folder: Path, run: Run, observations: Data) -> None:
     rows = read_metrics(folder)
     sections = [
         _headline(run, rows),
+        _kept(run, observations),
         _section("Signs of trouble", _trouble(run, rows, len(observations.train))),
-        _section("Training", _charts(drawn.curves, run.observation.noun)),
         *(_lines(run, drawn.lines) if drawn.lines else []),
         *(_columns(run, drawn.columns) if drawn.columns else _grids(run, drawn.grids)),
+        _section("Training", _charts(drawn.curves, run.observation.noun)),
         _section("Latent space", _chart(drawn.latents, "t-SNE of the test means mu", _map(observations))),
         _section("KL per dimension", _chart(drawn.kl, "Bars of the KL of each latent dimension", _used(run))),
         _section("Scores", _scores(run, drawn.scores, observations)),
@@ -168,6 +170,14 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
         f'<div class="headline">\n{shown}\n</div>\n'
         f'<p class="soft">{escape(measured)}. {escape(model)}; {trained}.</p>\n</header>'
     )
+
+
+def _kept(run: Run, observations: Data) -> str:
+    """How much the model tells of an observation, and in words where that is hardly anything."""
+    found = kept.measure(run.vae, observations)
+    words = kept.poor(found, observations)
+    poor = f'<p class="poor"><b>A poor model:</b> {escape("; ".join(words))}.</p>\n' if words else ""
+    return f"{poor}<p>{escape(found.line(run.observation.noun))}.</p>"
 
 
 def _number(count: int, what: str) -> str:

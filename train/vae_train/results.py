@@ -11,7 +11,7 @@ from torch import Tensor
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.figures import plus_minus
 from vae_runtime.observation import IMAGE, VECTOR, Observation
-from vae_train import bounds, checkpoints, data, fingerprint, metrics, networks, pixels, report, run_folder, state
+from vae_train import bounds, checkpoints, data, fingerprint, kept, metrics, networks, pixels, report, run_folder, state
 from vae_train.bounds import Measured
 from vae_train.config import Place
 from vae_train.data import Data
@@ -114,6 +114,9 @@ def finish(
     figure, kind = Figure(**summary["figures"]["elbo"]), observations.observation
     dimensions = bits(vae.likelihood.discrete, figure.mean, kind.size)
     listener.result(f"test ELBO {figure} nats per {kind.noun}{dimensions}, {facts['binarisation']}")
+    if not metrics.few_steps(config, len(observations.train)):  # else that was said, and is why
+        for line in kept.poor(kept.measure(vae, observations), observations):
+            listener.warn(line)
     top = state.best(training.progress.metrics)
     if config.optimiser.patient:
         if line := metrics.outcome(training):
