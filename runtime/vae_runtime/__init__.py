@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from vae_runtime.scores import Scores as Scores
     from vae_runtime.scores import score as score
     from vae_runtime.vae import VAE as VAE
+    from vae_runtime.watch_clock import Clock as Clock
+    from vae_runtime.watch_events import Changed as Changed
+    from vae_runtime.watch_events import Heartbeat as Heartbeat
+    from vae_runtime.watch_events import Observed as Observed
+    from vae_runtime.watching import watch as watch
 
 _ERRORS = ("ArgumentError", "BundleError", "EnvironmentUnfit", "InputError", "ResourceError", "VaeError")
 _API = {
@@ -31,6 +36,11 @@ _API = {
     "Scores": "scores",
     "Terms": "draws",
     "score": "scores",
+    "watch": "watching",
+    "Observed": "watch_events",
+    "Changed": "watch_events",
+    "Heartbeat": "watch_events",
+    "Clock": "watch_clock",
 }  # name: its module
 __all__ = [*_API, *_ERRORS]
 

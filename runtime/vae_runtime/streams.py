@@ -74,8 +74,8 @@ class Rows:
     """The rows of a table, or its windows, of lines that come one after the other.
 
     name: what to call it. first: its first lines, in which its layout shows; `header` is how many of them are no rows.
-    broken: is told of a line that is no row, which is left out; None where the first one is raised. row: the number of
-    the first row to come. The others as in `observations`.
+    row: the number of the next row. broken: is told of a line that is no row, which is left out; None where the first
+    one is raised. The others as in `observations`.
     """
 
     def __init__(
@@ -88,10 +88,9 @@ class Rows:
         note: Callable[[str], None] = lambda text: None,
         drop_missing: bool = False,
         broken: Callable[[InputError], None] | None = None,
-        row: int = 0,
     ) -> None:
         self._name, self._observation, self._note = name, observation, note
-        self._drop_missing, self._broken, self._row = drop_missing, broken, row
+        self._drop_missing, self._broken = drop_missing, broken
         self._table = Table(name, lambda: io.BytesIO("\n".join(first).encode()))  # its layout shows in these lines
         self._columns = Columns(sources.columns_of(self._table, preprocessing.columns, observation.shape[0]))
         self.header = int(self._table.layout.header)
@@ -101,7 +100,11 @@ class Rows:
             note(sources.no_times(name, cut))
         self.cutter = Cutter(observation.shape[-1], cut.stride, cut.interval)
         self._told: dict[str, str] = {}
-        self._begun, self._left_out = row, 0
+        self.row = self._begun = self._left_out = 0
+
+    def skip(self, rows: int) -> None:
+        """Pass over so many rows, which nobody reads."""
+        self.row = self._begun = rows
 
     def feed(self, lines: list[str]) -> Iterator[Part]:
         """The observations that are whole with these lines."""
@@ -122,7 +125,7 @@ class Rows:
             if self._told.get(kind) != f"{self._name}: {text}":
                 self._note(f"{self._name}: {text}")
         if self._left_out:
-            rows = self._row - self._begun
+            rows = self.row - self._begun
             self._note(f"{self._left_out:,} of {rows:,} rows have a missing value and are left out")
 
     def _tell(self, kind: str, text: str) -> None:
@@ -133,7 +136,7 @@ class Rows:
     def _blocks(self, lines: list[str]) -> Iterator[tuple[Block, list[Unseen]]]:
         """The rows that these lines are; where one is none and that is not raised, line by line."""
         try:
-            read = self._block(lines, self._row)
+            read = self._block(lines, self.row)
         except InputError:
             if self._broken is None:
                 raise
@@ -143,10 +146,10 @@ class Rows:
             return
         for line in lines:
             try:
-                read = self._block([line], self._row)
+                read = self._block([line], self.row)
             except InputError as error:
                 self._broken(error)
-                self._row += 1
+                self.row += 1
             else:
                 self._count([line], read[0])
                 yield read
@@ -157,7 +160,7 @@ class Rows:
         return columns.of(block, self._table, self._drop_missing)
 
     def _count(self, lines: list[str], block: Block) -> None:
-        self._row += len(lines)
+        self.row += len(lines)
         self._left_out += len(lines) - len(block.rows)
 
     def _whole(self, block: Block) -> Iterator[Part]:

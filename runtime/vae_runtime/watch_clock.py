@@ -23,7 +23,7 @@ class Clock:
         return time.monotonic()
 
     def wait(self, seconds: float, descriptor: int | None = None) -> bool:
-        """Wait for so long, less where `descriptor` can be read, or `wake` or `stop` is called: whether it can be."""
+        """Wait some `seconds`, less where `descriptor` can be read or `wake` or `stop` is called: whether it can be."""
         watched = [self._read] if descriptor is None else [self._read, descriptor]
         ready, _, _ = select.select(watched, [], [], 0 if self.stopped else max(0.0, seconds))
         if self._read in ready:

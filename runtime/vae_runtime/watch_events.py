@@ -13,8 +13,8 @@ class Observed:
     """An observation, judged.
 
     time: when it was judged, seconds since 1970. name: its file, or its place in a table or a stream. number: how many
-    this watch judged before it. score, p, odd: as in `Verdict`. trait: the one that lies farthest from what is usual.
-    state: the watch's, "normal" or "odd", with this observation.
+    this watch judged before it. score, p, odd, oddest, deviation: as in `Verdict`. state: the watch's, "normal" or
+    "odd", with this observation.
     """
 
     time: float
@@ -23,7 +23,8 @@ class Observed:
     score: float
     p: float
     odd: bool
-    trait: str
+    oddest: str
+    deviation: float
     state: str
 
     def json(self) -> str:
@@ -35,8 +36,8 @@ class Observed:
 class Changed:
     """The state has changed: to "odd", which is an alarm, or back to "normal".
 
-    time: seconds since 1970. state: the new one. lasted: seconds in the state before. name, number, score, p, trait: of
-    the observation with which it changed.
+    time: seconds since 1970. state: the new one. lasted: seconds in the state before. name, number, score, p,
+    oddest, deviation: of the observation with which it changed.
     """
 
     time: float
@@ -46,7 +47,8 @@ class Changed:
     number: int
     score: float
     p: float
-    trait: str
+    oddest: str
+    deviation: float
 
     def json(self) -> str:
         """One line of JSON, of the event "state"."""

@@ -43,12 +43,12 @@ def test_an_alarm_of_no_sense_is_refused(settings: dict[str, float]) -> None:
 
 def test_events_are_lines_of_json() -> None:
     """Each says what it is, and its time in UTC."""
-    seen = Observed(1.5, "a.png", 7, 12.25, 0.01, True, "KL", "odd")
+    seen = Observed(1.5, "a.png", 7, 12.25, 0.01, True, "KL", 4.5, "odd")
     assert json.loads(seen.json()) == {
         "event": "observation", "time": "1970-01-01T00:00:01.500Z", "name": "a.png", "number": 7, "score": 12.25,
-        "p": 0.01, "odd": True, "trait": "KL", "state": "odd",
+        "p": 0.01, "odd": True, "oddest": "KL", "deviation": 4.5, "state": "odd",
     }  # fmt: skip
-    changed = json.loads(Changed(0, "odd", 60.0, "a.png", 7, 12.25, 0.01, "KL").json())
+    changed = json.loads(Changed(0, "odd", 60.0, "a.png", 7, 12.25, 0.01, "KL", 4.5).json())
     assert (changed["event"], changed["state"], changed["lasted"]) == ("state", "odd", 60.0)
     beat = json.loads(Heartbeat(0, "normal", 60.0, 100, 1, 0, 2, 0.01, 0.002, 0.01, None).json())
     assert (beat["event"], beat["skipped"], beat["memory"], beat["last"]) == ("heartbeat", 2, None, False)
