@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vae_runtime import detect_cli, terminal, watch_cli
+from vae_runtime import detect_cli, serve_cli, terminal, watch_cli
 from vae_runtime.command import run
 from vae_runtime.observation import IMAGE, SERIES
 
@@ -365,6 +365,7 @@ def bench(options: Options, as_json: bool, seconds: float) -> None:
 cli.add_command(detect_cli.calibrate)
 cli.add_command(detect_cli.detect)
 cli.add_command(watch_cli.watch)
+cli.add_command(serve_cli.serve)
 
 
 def main() -> None:

@@ -1,0 +1,272 @@
+// The page of `vae-infer serve`: what it shows depends on the model, which says what it is.
+
+import { ask, latest, said } from "./ask.js";
+import { pad } from "./pad.js";
+import { figures, make, nats, number, show, tiles } from "./show.js";
+
+const $ = (id) => document.getElementById(id);
+const KINDS = {
+  image: ["PNG, JPEG, GIF, WebP, BMP or TIFF pictures, or an .npy, .npz or IDX array", ".png,.jpg,.jpeg,.gif,.webp,.bmp,.tif,.tiff,.pgm,.ppm,.npy,.npz,.gz"],
+  vector: ["a table, CSV with a header, or an .npy or .npz array", ".csv,.tsv,.gz,.npy,.npz"],
+  series: ["a table over time, CSV with a header, or an .npy or .npz array", ".csv,.tsv,.gz,.npy,.npz"],
+};
+const AT_ONCE = 16; // samples
+const SHOWN = 24; // scores
+
+const model = await ask("model");
+const { kind, shape } = model.observation;
+const several = `${model.noun}s`;
+const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
+const samples = async (n, seed = randomSeed()) => (await ask(`sample?n=${n}&seed=${seed}&mean=1&format=json`)).observations;
+const one = async () => (await samples(1))[0];
+let drawing = null; // the pad
+
+function introduce() {
+  const size = kind === "image" ? `images of ${shape[2]} × ${shape[1]} pixels${shape[0] === 1 ? "" : " in colour"}`
+    : kind === "series" ? `windows of ${shape[1]} steps of ${shape[0]} channel${shape[0] > 1 ? "s" : ""}`
+    : `rows of ${shape[0]} numbers`;
+  $("name").textContent = model.name;
+  document.title = `${model.name} · vae-edge`;
+  $("about").textContent = `A model of ${size}${model.dataset ? `, trained on ${model.dataset}` : ""}. It describes each with ${model.latent_dim} numbers, its latents.`;
+  if (model.elbo_nats !== null) {
+    const error = model.standard_error_nats === null ? "" : ` ± ${model.standard_error_nats.toFixed(2)}`;
+    $("measured").textContent = `On ${model.test_observations.toLocaleString("en")} ${several} that it was not trained on, its mean ELBO is ${nats(model.elbo_nats)}${error} nats.`;
+  }
+  document.querySelectorAll("[data-noun]").forEach((place) => {
+    place.textContent = place.dataset.noun === "many" ? several : `${/^[aeiou]/.test(model.noun) ? "an" : "a"} ${model.noun}`;
+  });
+}
+
+function sampling() {
+  const refresh = latest(said($("samples"), async () => {
+    const seed = $("samples-seed").value;
+    tiles(model, $("samples-tiles"), await samples(AT_ONCE, seed), `Samples of seed ${seed}`);
+    const link = $("samples-file");
+    link.download = `samples-${seed}.${kind === "image" ? "png" : "csv"}`;
+    link.href = kind === "image" ? `sample?n=${AT_ONCE}&seed=${seed}&mean=1` : link.href;
+  }));
+  $("samples-new").onclick = () => {
+    $("samples-seed").value = randomSeed();
+    refresh();
+  };
+  $("samples-seed").oninput = () => $("samples-seed").checkValidity() && $("samples-seed").value && refresh();
+  $("samples-form").onsubmit = (event) => event.preventDefault();
+  $("samples-file").onclick = async (event) => {
+    if (kind === "image") return;
+    event.preventDefault();
+    const found = await samples(AT_ONCE, $("samples-seed").value);
+    const rows = kind === "vector" ? found : found.flatMap((x, i) => x[0].map((_, t) => [i, t, ...x.map((channel) => channel[t])]));
+    const head = [...(kind === "series" ? ["window", "step"] : []), ...model.columns.map(({ name }) => name)];
+    const cell = (value) => (/[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+    const text = [head, ...rows].map((row) => row.map(cell).join(",")).join("\n");
+    make("a", { href: `data:text/csv;charset=utf-8,${encodeURIComponent(text + "\n")}`, download: $("samples-file").download }).click();
+  };
+  return refresh();
+}
+
+function drawingPad() {
+  const section = $("draw");
+  section.hidden = false;
+  const look = latest(said(section, async () => {
+    if (drawing.state.blank) {
+      $("draw-seen").replaceChildren();
+      $("draw-made").replaceChildren();
+      $("draw-figures").textContent = "";
+      return;
+    }
+    const url = drawing.url();
+    const { scores: [score] } = await ask("score?show=1", [url]);
+    if (drawing.state.blank) return;
+    $("draw-seen").replaceChildren(show(model, url, "The drawing at the model's size"));
+    $("draw-made").replaceChildren(show(model, score.reconstructed, "Reconstruction of the drawing"));
+    $("draw-figures").replaceChildren(...figures(model, score));
+  }));
+  drawing = pad($("pad"), shape[1], shape[2], look);
+  $("draw-clear").onclick = () => {
+    drawing.clear();
+    look();
+  };
+  $("draw-sample").onclick = said(section, async () => drawing.put(await one()));
+  $("draw-width").oninput = (event) => (drawing.state.width = Number(event.target.value));
+  $("draw-colour-label").hidden = shape[0] === 1;
+  $("draw-colour").oninput = (event) => (drawing.state.colour = event.target.value);
+}
+
+/** A labelled slider with its value beside it; `set(value)` moves it. */
+function slider(name, note, { low, high, step = (high - low) / 200, value }, moved) {
+  const track = make("span", { className: "track" });
+  const input = make("input", { type: "range", min: low, max: high, step, "aria-label": note ? `${name}, ${note}` : name });
+  const output = make("output");
+  const set = (next) => {
+    input.value = next;
+    output.textContent = number(Number(input.value));
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  input.oninput = () => {
+    set(input.value);
+    moved();
+  };
+  track.append(input);
+  set(value);
+  const words = make("span", {}, name, ...(note ? [make("small", {}, note)] : []));
+  return { element: make("label", {}, words, track, output), input, track, set };
+}
+
+function ownRow() {
+  const section = $("row");
+  section.hidden = false;
+  let row = model.columns.map(({ usual }) => usual);
+  const look = latest(said(section, async () => {
+    const { scores: [score] } = await ask("score?show=1", [row]);
+    score.reconstructed.forEach((value, i) => {
+      const { low, high } = model.columns[i];
+      marks[i].style.left = `${Math.min(100, Math.max(0, (100 * (value - low)) / (high - low || 1)))}%`;
+      marks[i].title = `expected ${number(value)}`;
+    });
+    $("row-figures").replaceChildren(...figures(model, score));
+  }));
+  const sliders = model.columns.map(({ name, low, high, usual, whole }, i) =>
+    slider(name, "", { low, high: high > low ? high : low + 1, step: whole ? 1 : undefined, value: usual }, () => {
+      row[i] = Number(sliders[i].input.value);
+      look();
+    }));
+  const marks = sliders.map(({ track }) => {
+    const mark = make("span", { className: "mark", "aria-hidden": "true" });
+    track.append(mark);
+    return mark;
+  });
+  const put = (values) => {
+    row = [...values];
+    row.forEach((value, i) => sliders[i].set(value));
+    look();
+  };
+  $("row-sliders").replaceChildren(...sliders.map(({ element }) => element));
+  $("row-sample").onclick = said(section, async () => put(await one()));
+  $("row-usual").onclick = () => put(model.columns.map(({ usual }) => usual));
+  return look();
+}
+
+function latentSliders() {
+  const section = $("latents");
+  if (!model.sliders.length) return undefined;
+  section.hidden = false;
+  let z = [...model.rest];
+  const decode = latest(said(section, async () => {
+    const { observations: [x] } = await ask("decode", { z: [z] });
+    $("latents-shown").replaceChildren(show(model, x, `What these latents give: ${model.noun}`));
+  }));
+  const sliders = model.sliders.map(({ latent, kl, low, high }) => ({
+    latent,
+    ...slider(`z${latent}`, `${kl.toFixed(2)} nats`, { low, high, value: z[latent] }, () => {
+      z[latent] = Number(sliders.find((each) => each.latent === latent).input.value);
+      decode();
+    }),
+  }));
+  const put = (values) => {
+    z = [...values];
+    sliders.forEach(({ latent, set }) => set(z[latent]));
+    decode();
+  };
+  const encoded = async (x) => (await ask("encode", [x])).latents[0].mu;
+  $("latents-sliders").replaceChildren(...sliders.map(({ element }) => element));
+  $("latents-rest").onclick = () => put(model.rest);
+  $("latents-sample").onclick = said(section, async () => put(await encoded(await one())));
+  $("latents-drawing").hidden = kind !== "image";
+  $("latents-drawing").onclick = said(section, async () => drawing.state.blank || put(await encoded(drawing.url())));
+  return decode();
+}
+
+function theWay() {
+  const section = $("way");
+  const ends = {};
+  let steps = [];
+  const at = $("way-at");
+  const place = () => steps.length && $("way-shown").replaceChildren(show(model, steps[at.value], `Step ${Number(at.value) + 1} of ${steps.length} on the way`));
+  const go = latest(said(section, async () => {
+    const { observations } = await ask(`interpolate?steps=${Number(at.max) + 1}`, [ends.a, ends.b]);
+    steps = observations;
+    place();
+  }));
+  at.oninput = place;
+  const end = (name, word) => {
+    const frame = make("div", { className: "frame" });
+    const put = (x) => {
+      ends[name] = x;
+      frame.replaceChildren(show(model, x, `The ${word} ${model.noun}`));
+      return ends.a && ends.b && go();
+    };
+    const file = make("input", { type: "file", hidden: true, accept: KINDS[kind][1] });
+    file.onchange = said(section, async () => {
+      const form = new FormData();
+      form.append("file", file.files[0]);
+      await put((await ask("score?samples=1&show=1", form)).scores[0].observation);
+    });
+    const button = (text, work) => make("button", { type: "button", "aria-label": `${text} as the ${word} ${model.noun}`, onclick: work }, text);
+    const buttons = [button("A sample", said(section, async () => put(await one()))), button("A file", () => file.click())];
+    if (drawing) buttons.splice(1, 0, button("The drawing", said(section, async () => drawing.state.blank || put(drawing.url()))));
+    $(`way-${name}`).replaceChildren(frame, ...buttons, file);
+    return put;
+  };
+  const [a, b] = [end("a", "first"), end("b", "second")];
+  return said(section, async () => {
+    const [x, y] = await samples(2, 5);
+    a(x);
+    return b(y);
+  })();
+}
+
+function scoring() {
+  const section = $("file");
+  const drop = $("file-drop");
+  $("file-kinds").textContent = KINDS[kind][0];
+  $("file-input").accept = KINDS[kind][1];
+  const score = said(section, async (files) => {
+    if (!files.length) return;
+    const form = new FormData();
+    for (const file of files) form.append("file", file);
+    $("file-scores").setAttribute("aria-busy", "true");
+    try {
+      const answer = await ask("score?show=1", form);
+      $("file-scores").replaceChildren(...results(answer));
+    } finally {
+      $("file-scores").removeAttribute("aria-busy");
+    }
+  });
+  $("file-input").onchange = (event) => score([...event.target.files]);
+  for (const name of ["dragover", "dragenter"]) drop.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    score([...event.dataTransfer.files]);
+  });
+}
+
+/** The answer of /score as elements. */
+function results({ scores, notes }) {
+  const odd = scores.filter(({ verdict }) => verdict?.odd).length;
+  const count = `${scores.length} ${scores.length > 1 ? several : model.noun}${model.detector ? `, ${odd} odd` : ""}`;
+  const made = [make("p", { className: "quiet" }, [count, ...notes].join(" · "))];
+  const order = scores.length > SHOWN && model.detector ? [...scores].sort((a, b) => a.verdict.p - b.verdict.p) : scores;
+  for (const each of order.slice(0, SHOWN)) made.push(scored(each));
+  if (scores.length > SHOWN) made.push(make("p", { className: "quiet" }, `${model.detector ? "The oddest" : "The first"} ${SHOWN} are shown.`));
+  return made;
+}
+
+function scored(score) {
+  const words = make("div", {}, make("h3", {}, score.name), ...figures(model, score));
+  const picture = (x, text, under) => make("figure", {}, show(model, x, `${score.name}: ${text}`, under), make("figcaption", {}, text));
+  const pictures = kind === "image" ? [picture(score.observation, "as the model sees it"), picture(score.reconstructed, "reconstructed")]
+    : kind === "series" ? [picture(score.reconstructed, "reconstructed, over the values", score.observation)]
+    : [picture(score.observation, "values, and what the model expects", score.reconstructed)];
+  return make("div", { className: kind === "image" ? "scored" : "scored lines" }, make("div", { className: "pictures" }, ...pictures), words);
+}
+
+introduce();
+if (kind === "image") drawingPad();
+if (kind === "vector") ownRow();
+scoring();
+await Promise.all([sampling(), latentSliders(), theWay()]);
+document.body.dataset.ready = "yes";

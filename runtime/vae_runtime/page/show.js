@@ -1,0 +1,101 @@
+// Observations and scores as elements of the page: images as pictures, series as lines, rows as tables.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element with attributes and children; text among them is text, never markup. */
+export function make(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function" || name === "className" || name === "hidden") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export const number = (value) => {
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : Number(value.toPrecision(4)).toString();
+  return text.replace("-", "−");
+};
+export const nats = (value) => value.toFixed(2).replace("-", "−");
+
+/** An observation as an element; `under`: another one of series or rows, to compare with. */
+export function show(model, x, label, under = null) {
+  if (model.observation.kind === "image") return make("img", { src: x, alt: label });
+  if (model.observation.kind === "series") return lines(model, x, label, under);
+  return table(model, [x], under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x]);
+}
+
+/** Several observations beside each other, in `place`. */
+export function tiles(model, place, observations, label) {
+  if (model.observation.kind === "vector") {
+    place.className = "tiles rows";
+    const head = model.columns.map(({ name }) => make("th", { scope: "col" }, name));
+    const rows = observations.map((row) => make("tr", {}, ...row.map((value) => make("td", {}, number(value)))));
+    place.replaceChildren(make("table", { "aria-label": label }, make("tr", {}, ...head), ...rows));
+    return;
+  }
+  place.className = model.observation.kind === "series" ? "tiles lines" : "tiles";
+  place.replaceChildren(...observations.map((x, i) => show(model, x, `${label}, ${i + 1} of ${observations.length}`)));
+}
+
+/** A row, or two of them, with a line for each column. */
+function table(model, _, heads, rows) {
+  const head = make("tr", {}, make("th", { scope: "col" }, "column"), ...heads.map((text) => make("th", { scope: "col" }, text)));
+  const body = model.columns.map(({ name }, i) =>
+    make("tr", {}, make("th", { scope: "row" }, name), ...rows.map((row) => make("td", {}, number(row[i])))));
+  return make("table", {}, head, ...body);
+}
+
+/** Channels [C][T] one below the other, each over the range that the model's samples have, or wider. */
+function lines(model, x, label, under) {
+  const [width, height, gap] = [240, x.length > 3 ? 34 : 80, 6];
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${width} ${x.length * (height + gap) + gap}`);
+  svg.setAttribute("class", "plot");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", label);
+  x.forEach((channel, i) => {
+    const top = gap + i * (height + gap);
+    const all = [...channel, ...(under?.[i] ?? [])];
+    const [low, high] = [Math.min(model.columns[i].low, ...all), Math.max(model.columns[i].high, ...all)];
+    const path = (values) => "M" + values.map((value, t) =>
+      `${((t * width) / Math.max(1, values.length - 1)).toFixed(1)} ${(top + height * (1 - (value - low) / (high - low || 1))).toFixed(1)}`).join("L");
+    for (const [values, kind] of [[under?.[i], "under"], [channel, "over"]]) {
+      if (!values) continue;
+      const drawn = document.createElementNS(SVG, "path");
+      drawn.setAttribute("d", path(values));
+      drawn.setAttribute("class", kind);
+      svg.append(drawn);
+    }
+    if (x.length > 1) {
+      const text = document.createElementNS(SVG, "text");
+      text.setAttribute("x", 4);
+      text.setAttribute("y", top + 9);
+      text.textContent = model.columns[i].name;
+      svg.append(text);
+    }
+  });
+  return svg;
+}
+
+/** What a score says, in sentences. */
+export function figures(model, score) {
+  const error = score.standard_error_nats === undefined ? "" : ` ± ${score.standard_error_nats.toFixed(2)}`;
+  const made = [
+    make("p", {}, make("b", {}, `ELBO ${nats(score.elbo_nats)}${error} nats`),
+      ` = ${nats(score.reconstruction_nats)} for its ${model.observation.kind === "image" ? "pixels" : "values"} − ${nats(score.kl_nats)} for its latents`),
+  ];
+  if (score.verdict) {
+    const { p, odd, oddest, deviation } = score.verdict;
+    const share = `${p < 0.01 ? (100 * p).toFixed(1) : Math.round(100 * p)}% of normal ${model.noun}s are as odd or odder`;
+    made.push(make("p", {}, make("span", { className: odd ? "odd" : "usual" }, odd ? "Odd" : "Usual"), `: ${share} (p = ${Number(p.toPrecision(2))})`));
+    if (odd) made.push(make("p", {}, `Farthest from usual: ${oddest}, ${Math.abs(deviation).toFixed(1)} standard deviations ${deviation < 0 ? "below" : "above"}.`));
+  }
+  if (score.percentile_percent !== undefined) {
+    const rank = score.percentile_percent.toFixed(score.percentile_percent < 1 ? 1 : 0);
+    made.push(make("p", { className: "quiet" }, `A higher ELBO than ${rank}% of ${score.test_observations.toLocaleString("en")} test ${model.noun}s.`));
+  }
+  return made;
+}

@@ -1,0 +1,216 @@
+"""Serve one VAE over HTTP: a page to try it out on a phone or a desktop, and JSON routes for programs, within limits.
+
+Example:
+    from waitress import serve
+    from vae_runtime import VAE
+    from vae_runtime.serve import app
+
+    serve(app(VAE.load(threads=1)), port=8000)  # any server of WSGI will do
+"""
+
+import ipaddress
+import json
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+
+from flask import Flask, Response, request
+from waitress import create_server
+from waitress.server import BaseWSGIServer
+from werkzeug.exceptions import HTTPException
+
+from vae_runtime import latents, serve_requests
+from vae_runtime.detector import Detector
+from vae_runtime.errors import ArgumentError, InputError, VaeError
+from vae_runtime.observation import IMAGE
+from vae_runtime.outputs import grid, png
+from vae_runtime.serve_answers import JSON, model, scored, shown
+from vae_runtime.serve_limits import Deadline, Gate, Limits, Refused
+from vae_runtime.serve_requests import integer
+from vae_runtime.vae import VAE
+
+View = Callable[[Deadline], Response | JSON]
+
+_PAGE = Path(__file__).parent / "page"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_MOST_STEPS = 64
+_CONNECTIONS = 256
+_SILENT = 30  # seconds after which a connection is closed that says nothing
+
+
+def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None) -> Flask:
+    """The service of one VAE, for any server of WSGI whose threads share it.
+
+    vae: best loaded with threads=1, since requests run side by side. detector: gives each score a verdict. Answers of
+    equal requests are equal, whatever else runs. Errors are {"error": "<what>: <which>; <what to do>"} with status 400,
+    404, 405, 413, or 429 and 503 with `Retry-After`. No file is opened that a request names.
+    """
+    limits = limits or Limits()
+    gate, most = Gate(limits), serve_requests.most(vae, limits)
+    pages = {f"/{file.name}": file for file in _PAGE.iterdir() if file.suffix in _TYPES}
+    contents = {name: (file.read_bytes(), _TYPES[file.suffix]) for name, file in pages.items()}
+    contents["/"] = contents.pop("/index.html")
+    facts = model(vae, detector, limits)
+    served = Flask("vae_runtime", static_folder=None)
+    served.config["MAX_CONTENT_LENGTH"] = limits.bytes
+    served.json.sort_keys = False  # type: ignore[attr-defined]
+
+    def limited(view: View) -> Callable[[], Response | JSON]:
+        @wraps(view)
+        def call() -> Response | JSON:
+            with gate.enter(request.remote_addr or "") as until:
+                return view(until)
+
+        return call
+
+    def page() -> Response:
+        content, kind = contents[request.path]
+        return Response(content, mimetype=kind)
+
+    for name in contents:
+        served.add_url_rule(name, "page", page)
+
+    @served.get("/health")
+    def health() -> JSON:
+        return {"status": "ok", "observation": asdict(vae.observation)}
+
+    @served.get("/model")
+    def told() -> JSON:
+        return facts
+
+    @served.get("/sample")
+    @limited
+    def sample(until: Deadline) -> Response | JSON:
+        image = vae.observation.kind == IMAGE
+        n, seed = integer(request, "n", min(16, most), 1, most), integer(request, "seed", 0)
+        mean = bool(integer(request, "mean", int(image and not vae.likelihood.binary), 0, 1))
+        batches = until.within(vae.sample_batches(n, seed, mean))
+        style = request.args.get("format", "png" if image else "json")
+        if style == "png" and image:
+            return Response(png(grid(n, vae.observation.shape, batches), scale=1), mimetype="image/png")
+        if style != "json":
+            raise ArgumentError("no such format", style[:20], "ask for json" + ", or png" * image)
+        return {"observations": [each for batch in batches for each in shown(vae, batch)], "seed": seed, "mean": mean}
+
+    @served.post("/score")
+    @limited
+    def scores(until: Deadline) -> JSON:
+        draws, seed = integer(request, "samples", 16, 1, limits.draws), integer(request, "seed", 0)
+        show = bool(integer(request, "show", 0, 0, 1))
+        sent = serve_requests.observations(vae, request, limits)
+        return scored(vae, detector, sent, draws, seed, show, until)
+
+    @served.post("/encode")
+    @limited
+    def encode(until: Deadline) -> JSON:
+        sent = serve_requests.observations(vae, request, limits)
+        each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in vae.encode(sent.x)), strict=True)
+        return {"latents": [dict(zip(("name", "mu", "logsigma"), row, strict=True)) for row in each]}
+
+    @served.post("/decode")
+    @limited
+    def decode(until: Deadline) -> JSON:
+        return {"observations": shown(vae, vae.decode(serve_requests.latents(vae, request, limits)))}
+
+    @served.post("/interpolate")
+    @limited
+    def interpolate(until: Deadline) -> JSON:
+        steps = integer(request, "steps", 9, 2, min(most, _MOST_STEPS))
+        sent = serve_requests.observations(vae, request, limits)
+        if len(sent.x) != 2:
+            raise InputError(f"not two {vae.observation.noun}s", len(sent.x), "send the two ends of the way")
+        return {"observations": shown(vae, latents.interpolate(vae, sent.x[0], sent.x[1], steps))}
+
+    @served.before_request
+    def same_site() -> None:
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Refused("request of another site", request.headers.get("Origin", "unknown"), "use this one", 403, 0)
+
+    @served.after_request
+    def secure(answer: Response) -> Response:
+        answer.headers.update(_HEADERS)
+        return answer
+
+    @served.errorhandler(VaeError)
+    def refuse(error: VaeError) -> Response:
+        status = getattr(error, "status", 400 if isinstance(error, ArgumentError | InputError) else 500)
+        answer = Response(json.dumps({"error": str(error)}) + "\n", status, mimetype="application/json")
+        if after := getattr(error, "after", 0):
+            answer.headers["Retry-After"] = str(after)
+        return answer
+
+    @served.errorhandler(MemoryError)
+    def full(error: MemoryError) -> Response:
+        return refuse(Refused("out of memory", "this machine has too little", "send less at a time", 503, 5))
+
+    @served.errorhandler(HTTPException)  # an unknown path or method, a body that is too long, and what nobody foresaw
+    def wrong(error: HTTPException) -> Response:
+        sayings = {
+            404: ("no such page", request.path[:80], "see /"),
+            405: (f"no {request.method}", request.path, f"use {' or '.join(_methods(error))}"),
+            413: ("body too large", f"{request.content_length or 0:,} bytes", f"send at most {limits.bytes:,}"),
+        }
+        unforeseen = (str(error.name).lower(), request.path[:80], "see the service's own output")
+        status = error.code or 500
+        return refuse(Refused(*sayings.get(status, unforeseen), status, 0))
+
+    return served
+
+
+def listen(
+    vae: VAE,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    detector: Detector | None = None,
+    limits: Limits | None = None,
+) -> tuple[BaseWSGIServer, list[str]]:
+    """A server of the service that listens, and the addresses at which it is reached; its `run` serves until Ctrl-C.
+
+    vae, detector, limits: as `app` takes them. port: 0 for any that is free. Raises ArgumentError where it cannot
+    listen there.
+    """
+    limits = limits or Limits()
+    service = app(vae, detector, limits)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]
+        raise ArgumentError(f"cannot listen ({reason})", f"{host}:{port}", "choose another port or host") from None
+    bound, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(bound).is_loopback:  # a page elsewhere whose name leads here is not answered
+        service.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", bound, host]
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a busy service says so to those who ask
+    server = create_server(
+        service, sockets=[listener], threads=limits.at_once + limits.waiting + 4,  # the last ones say that it is busy
+        connection_limit=_CONNECTIONS, channel_timeout=_SILENT, asyncore_use_poll=True, ident=None,
+        max_request_header_size=16 << 10, max_request_body_size=2 * limits.bytes, inbuf_overflow=64 << 10,
+    )  # fmt: skip
+    return server, [f"http://{f'[{each}]' if ':' in each else each}:{port}" for each in _reached(bound)]
+
+
+def _methods(error: HTTPException) -> list[str]:
+    return sorted({*(getattr(error, "valid_methods", None) or [])} - {"HEAD", "OPTIONS"})
+
+
+def _reached(bound: str) -> list[str]:
+    """The addresses behind the one that a server is bound to, which may stand for all."""
+    if not ipaddress.ip_address(bound).is_unspecified:
+        return [bound]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:  # sends nothing
+        try:
+            asked.connect(("192.0.2.1", 9))
+            return ["127.0.0.1", asked.getsockname()[0]]
+        except OSError:  # no network
+            return ["127.0.0.1"]

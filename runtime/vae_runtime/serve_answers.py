@@ -1,0 +1,160 @@
+"""What the service answers of a model: observations as JSON, scores with verdicts, and what the page says."""
+
+import base64
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.detector import Detector
+from vae_runtime.images import levels
+from vae_runtime.latents import traverse
+from vae_runtime.observation import IMAGE
+from vae_runtime.outputs import png
+from vae_runtime.prior import StandardNormal
+from vae_runtime.scores import score
+from vae_runtime.serve_limits import Deadline, Limits
+from vae_runtime.serve_requests import Sent, most
+from vae_runtime.vae import VAE
+
+JSON = dict[str, Any]
+UNITS = {
+    **{name: f"{name}_nats" for name in ("elbo", "standard_error", "reconstruction", "kl")},
+    "percentile": "percentile_percent",
+}
+_LATENTS = 8  # that have a slider
+_USED = 0.01  # nats of KL: a latent with less does nothing
+_LOOKED_AT = 500  # samples that say how far columns and latents range
+
+
+def shown(vae: VAE, x: NDArray[Any]) -> list[Any]:
+    """Observations [n, *shape] for JSON: images as data URLs of PNG files, others as lists of numbers."""
+    if vae.observation.kind != IMAGE:
+        values: list[Any] = x.tolist()
+        return values
+    pictures = x if x.shape[1] in (1, 3) else x.mean(axis=1, keepdims=True)
+    return ["data:image/png;base64," + base64.b64encode(png(each, scale=1)).decode() for each in levels(pictures)]
+
+
+def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: int, show: bool, until: Deadline) -> JSON:
+    """The scores of what was sent, and where there is a detector its verdicts: {"scores": [{...}, ...], ...}."""
+    x = sent.x
+    rows = vae.rows_per_run(draws)
+    scores = score(vae, until.within(x[i : i + rows] for i in range(0, len(x), rows)), draws, seed)
+    columns: JSON = {UNITS.get(name, name): column for name, column in scores.columns().items()}
+    if show:
+        columns |= {"observation": shown(vae, x), "reconstructed": shown(vae, vae.reconstruct(x))}
+    if detector is not None:
+        rows = vae.rows_per_run(detector.calibration.num_samples)
+        parts = [detector.traits(each) for each in until.within(x[i : i + rows] for i in range(0, len(x), rows))]
+        verdict = detector.judged(np.concatenate(parts))
+        told = {part.name: getattr(verdict, part.name).tolist() for part in fields(verdict)}
+        columns["verdict"] = [dict(zip(told, each, strict=True)) for each in zip(*told.values(), strict=True)]
+    notes = list(sent.notes)
+    if scores.off_support:
+        how = f"drawn as binary {draws} times, P(1) = level" if vae.likelihood.binary else "rounded to 8-bit levels"
+        notes.append(f"{scores.off_support} {vae.observation.noun}{'s are' if scores.off_support > 1 else ' is'} {how}")
+    each = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    named = [{"name": name, **row} for name, row in zip(sent.names, each, strict=True)]
+    return {"scores": named, "samples": draws, "seed": seed, "notes": notes}
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A latent that is used: its place in z, flat, its mean KL in nats, where it rests and how far it goes."""
+
+    latent: int
+    kl: float
+    rest: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Range:
+    """A column of rows or a channel of series: its name, its usual value and how far it goes, in its own unit."""
+
+    name: str
+    usual: float
+    low: float
+    high: float
+    whole: bool
+
+
+def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
+    """What the page says of a model, and what it builds its sliders from."""
+    evaluation = vae.manifest.evaluation
+    elbo = evaluation.figures.get("elbo") if evaluation else None
+    return {
+        "name": vae.path.name,
+        "observation": asdict(vae.observation),
+        "noun": vae.observation.noun,
+        "latent_dim": vae.latent_dim,
+        "likelihood": vae.manifest.contract.likelihood.name,
+        "binary": vae.likelihood.binary,
+        "discrete": vae.likelihood.discrete,
+        "dataset": evaluation.dataset if evaluation else "",
+        "test_observations": evaluation.observations if evaluation else None,
+        "elbo_nats": elbo.mean if elbo else None,
+        "standard_error_nats": elbo.standard_error if elbo else None,
+        "columns": [asdict(each) for each in _ranges(vae)],
+        "sliders": [asdict(each) for each in _sliders(vae)],
+        "rest": [float(each) for each in _rest(vae)],
+        "detector": None
+        if detector is None
+        else {"observations": detector.calibration.observations, "false_alarms": detector.false_alarms},
+        "limits": {"observations": most(vae, limits), "bytes": limits.bytes, "draws": limits.draws},
+    }
+
+
+def _prior(vae: VAE) -> NDArray[np.float32]:
+    """Draws of z, flat: [_LOOKED_AT, latent_dim]."""
+    return vae.prior.sample(0, np.arange(_LOOKED_AT, dtype=np.uint64)).reshape(_LOOKED_AT, vae.latent_dim)
+
+
+def _rest(vae: VAE) -> NDArray[np.float64]:
+    """The prior's mean, flat: [latent_dim]."""
+    if isinstance(vae.prior, StandardNormal):
+        return np.zeros(vae.latent_dim)
+    mean: NDArray[np.float64] = _prior(vae).mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def _sliders(vae: VAE) -> list[Slider]:
+    """The latents with the largest KL on test observations, or where it was not measured on the model's own samples."""
+    evaluation = vae.manifest.evaluation
+    if evaluation is not None and evaluation.kl_per_dimension is not None:
+        kl = np.array(evaluation.kl_per_dimension)
+        latents = np.argsort(-kl, kind="stable")[:_LATENTS].tolist()
+        kl = kl[latents]
+    else:
+        walked = traverse(vae, steps=2, most=_LATENTS)
+        latents, kl = walked.latents, walked.kl
+    rest = _rest(vae)
+    spread = np.ones(vae.latent_dim) if isinstance(vae.prior, StandardNormal) else _prior(vae).std(axis=0)
+    return [
+        Slider(i, float(nats), float(rest[i]), float(rest[i] - 3 * spread[i]), float(rest[i] + 3 * spread[i]))
+        for i, nats in zip(latents, kl, strict=True)
+        if nats > _USED
+    ]
+
+
+def _ranges(vae: VAE) -> list[Range]:
+    """How far each column or channel goes, as the model's own samples do."""
+    if vae.observation.kind == IMAGE:
+        return []
+    x = np.moveaxis(vae.sample(_LOOKED_AT), 1, -1).reshape(-1, vae.observation.shape[0])  # [many, columns]
+    low, usual, high = np.percentile(x, [0.5, 50, 99.5], axis=0)
+    whole = (x == np.rint(x)).all(axis=0)
+    ends = [(a, b) if int_ else (a - (b - a) / 4, b + (b - a) / 4) for a, b, int_ in zip(low, high, whole, strict=True)]
+    return [
+        Range(name, _short(mid), _short(a), _short(b), bool(int_))
+        for name, mid, (a, b), int_ in zip(vae.names, usual, ends, whole, strict=True)
+    ]
+
+
+def _short(value: float) -> float:
+    """With four digits, as people read it."""
+    return float(f"{value:.4g}") if math.isfinite(value) else 0.0
