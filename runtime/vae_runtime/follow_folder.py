@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vae_runtime.errors import InputError
@@ -22,9 +22,9 @@ _SIZE = re.compile(r"\d+x\d+")
 
 @dataclass
 class _Inside:
-    """What was in a folder: its files with their inodes, its folders, and its mtime if that shows later changes."""
+    """What was in a folder: names of files, paths of folders, and its mtime if that shows later changes."""
 
-    files: dict[str, int] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
     folders: list[str] = field(default_factory=list)
     mtime: int | None = None
 
@@ -40,7 +40,7 @@ class _Growing:
 
 
 class Folder:
-    """Follows a folder. A file that takes another's name by being moved there is a new one.
+    """Follows a folder. A file is new that has a new name: inodes tell no more on the disks of many cameras.
 
     A look costs little where nothing happens: a folder whose mtime is as it was is not looked into.
     """
@@ -51,9 +51,11 @@ class Folder:
         self._path, self._how, self._vae = str(path), how, how.vae
         self._inside: dict[str, _Inside] = {}
         self._growing: dict[str, _Growing] = {}
-        self._ready: deque[tuple[str, float]] = deque()  # with the time when it was seen to be whole
+        self._ready: deque[tuple[str, _Growing, float]] = deque()  # with the time when it was seen to be whole
         self._pending = Pending()
         self._took = 0.0  # seconds of the last look
+        self._device: int | None = None
+        self._gone, self._there = False, 0.0  # when it was there last, seconds since 1970
         there = self._look()
         if how.from_start:
             self._wait_for(there)
@@ -87,13 +89,16 @@ class Folder:
     def close(self) -> None:
         """There is nothing to leave."""
 
-    def _opened(self, path: str, came: float) -> list[Came]:
-        """What a file holds; where it cannot be read it is waited for, and in the end told."""
+    def _opened(self, path: str, known: _Growing, came: float) -> list[Came]:
+        """What a file holds; where it cannot be read it is waited for, once, and then told."""
         try:
             found = self._vae.read([path], self._how.stride)
             batches = list(found.batches(_ROWS))
         except InputError as error:
-            self._refuse(path, error)
+            if known.refused:
+                self._how.broken(error)
+            else:
+                self._growing[path] = replace(known, refused=True)
             return []
         for text in found.notes:
             self._how.notes.often("table", text)
@@ -101,19 +106,6 @@ class Folder:
             self._how.notes.once(f"fitted {_SIZE.sub('', change)}", f"{name} fitted {change}; others of its kind too")
         names = found.names()
         return [Came([name for _, name in zip(x, names)], x, came) for x in batches]  # noqa: B905
-
-    def _refuse(self, path: str, error: InputError) -> None:
-        try:
-            status = Path(path).stat()
-        except OSError:  # it is gone
-            self._how.broken(error)
-            return
-        age = max(0.0, time.time() - status.st_mtime)
-        if age >= _PATIENCE:
-            self._how.broken(error)
-        else:
-            since = self._how.clock.monotonic() - age
-            self._growing[path] = _Growing(status.st_size, status.st_mtime_ns, since, refused=True)
 
     def _wait_for(self, paths: list[str]) -> None:
         self._growing.update((path, _Growing(-1, 0, 0.0)) for path in paths)
@@ -124,8 +116,9 @@ class Folder:
         for path, known in list(self._growing.items()):
             try:
                 status = Path(path).stat()
-            except OSError:  # moved away before it was whole
+            except OSError:
                 del self._growing[path]
+                self._how.broken(InputError("gone before it was read", path, "leave it there for a while"))
                 continue
             if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime):
                 known = self._growing[path] = _Growing(status.st_size, status.st_mtime_ns, now)
@@ -133,13 +126,21 @@ class Folder:
                     continue
             wanted = _PATIENCE if known.refused or not known.size else 0
             if now - known.since >= wanted:
-                whole.append((known.mtime, path))
+                whole.append((known.mtime, path, known))
                 del self._growing[path]
-        self._ready.extend((path, now) for _, path in sorted(whole))
+        whole.sort(key=lambda each: each[:2])
+        self._ready.extend((path, known, now) for _, path, known in whole)
 
     def _look(self) -> list[str]:
         """The files that were not there at the last look."""
         begun, found, seen = time.monotonic(), [], {}
+        try:
+            back = self._back()
+        except OSError as error:
+            why = error.strerror or "another disk, with nothing on it, is in its place"
+            self._how.notes.once("gone", f"{self._path} is gone ({why}); waiting until it is back")
+            self._gone = True
+            return []
         todo, visited = [self._path], set()
         while todo:
             path = todo.pop()
@@ -149,22 +150,35 @@ class Folder:
                     continue
                 visited.add(place)
                 inside = self._inside.get(path, _Inside())
-                if inside.mtime != status.st_mtime_ns:
+                if back is not None or inside.mtime != status.st_mtime_ns:
                     quiet = time.time() - status.st_mtime >= _QUIET  # else a change to come may have the same mtime
                     before, inside = inside, self._scanned(path)
                     inside.mtime = status.st_mtime_ns if quiet else None
-                    new = (name for name, inode in inside.files.items() if before.files.get(name) != inode)
-                    found += [f"{path}/{name}" for name in new]
+                    found += [f"{path}/{name}" for name in inside.files - before.files]
+                    if back is not None:
+                        known = (f"{path}/{name}" for name in inside.files & before.files)
+                        found += [file for file in known if Path(file).stat().st_mtime > back]
             except OSError as error:
-                if path == self._path:
-                    self._how.notes.once("gone", f"{path} is gone ({error.strerror}); waiting until it is back")
-                    return []
+                if not isinstance(error, FileNotFoundError):
+                    self._how.notes.once(f"folder {path}", f"{path} cannot be read ({error.strerror})")
                 continue
             seen[path] = inside
             todo += inside.folders
-        self._how.notes.over("gone", f"{self._path} is back")
         self._inside, self._took = seen, time.monotonic() - begun
         return found
+
+    def _back(self) -> float | None:
+        """None, or where the folder is back, until when it was there. Raises OSError where it is gone."""
+        device = Path(self._path).stat().st_dev
+        if self._device not in (None, device):
+            inside = self._scanned(self._path)
+            if not (inside.files or inside.folders):  # where a disk was mounted
+                raise OSError
+        back = self._there if self._gone else None
+        if self._gone:
+            self._how.notes.over("gone", f"{self._path} is back")
+        self._device, self._gone, self._there = device, False, time.time()
+        return back
 
     def _scanned(self, path: str) -> _Inside:
         inside = _Inside()
@@ -174,7 +188,7 @@ class Folder:
                 if entry.name.startswith("."):
                     continue
                 if entry.name.lower().endswith(suffixes) and not entry.is_dir():
-                    inside.files[entry.name] = entry.inode()
+                    inside.files.add(entry.name)
                 elif entry.is_dir():
                     inside.folders.append(entry.path)
         return inside

@@ -74,7 +74,10 @@ class Growing:
 
     def wait(self, seconds: float) -> bool:
         """Look whether it has grown, and if not wait a while."""
-        return self._grown() or (self._clock.wait(min(seconds, POLL)) or self._grown())
+        if self._grown():
+            return True
+        self._clock.wait(min(seconds, POLL))
+        return self._grown()
 
     def read(self, size: int = _PIECE) -> bytes:
         """What was added."""
@@ -108,28 +111,23 @@ class Growing:
     def _grown(self) -> bool:
         """Whether there is something to read, in the file or in what has taken its place."""
         try:
-            there = self._path.stat()
+            there, here = self._path.stat(), os.fstat(self._file.fileno())
             self._notes.over("gone", f"{self.name} is back")
         except OSError as error:
-            there = None
             self._notes.once("gone", f"{self.name} is gone ({error.strerror}); waiting until it is back")
-        here, position = os.fstat(self._file.fileno()), self._file.tell()
-        if here.st_size > position:
-            return True
+            return False
+        position = self._file.tell()
         if here.st_size < position:
             self._notes.often("truncated", f"{self.name} was truncated; it is read from its start")
             self._file.seek(0)
             self.anew = True
-            return here.st_size > 0
-        if there is None or not there.st_size or os.path.samestat(there, here):
-            return False
-        try:  # the successor has content, so whoever writes has left the old file
+        elif here.st_size == position and there.st_size and not os.path.samestat(there, here):
+            # what has taken its place has content, so whoever writes has left the old file
             successor = self._path.open("rb", buffering=0)
-        except OSError:
-            return False
-        self._file.close()
-        self._file, self.anew = successor, True
-        return True
+            self._file.close()
+            self._file, self.anew = successor, True
+            return True
+        return here.st_size > self._file.tell()
 
 
 class Lines:

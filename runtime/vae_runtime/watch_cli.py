@@ -115,33 +115,22 @@ def watch(
       ffmpeg -i rtsp://camera/stream -vf scale=64:64 -pix_fmt rgb24 -f rawvideo - | vae-infer --bundle BUNDLE watch -
       vae-infer --bundle BUNDLE watch readings.csv --calibration site.json --debounce 10s --keep odd/
     """
+    from vae_runtime import watching
     from vae_runtime.watch_clock import Clock
-    from vae_runtime.watching import watch as follow
-
-    clock = Clock()
-    signals = _Signals(clock)
-    detector = _load(options, calibration)
-    vae = detector.vae
-
-    def renew() -> "Detector | None":
-        if not signals.hung_up():
-            return None
-        try:
-            return _load(options, calibration)
-        except VaeError as error:
-            _note(f"the bundle and the calibration from before stay in force: {error}")
-            return None
 
     in_a_row, lasting = debounce
-    events = follow(
-        detector, source, frames=_frames(vae, size, pixels), stride=stride, from_start=from_start, in_a_row=in_a_row,
-        lasting=lasting, cooldown=cooldown, heartbeat=heartbeat, note=_note, renew=renew, clock=clock,
-        keep=keep, keep_bytes=round(keep_size * 2**20),
-    )  # fmt: skip
-    output = _Output(sys.stdout.fileno())
-    with closing(events):
-        for event in events:
-            output.write(event.json())
+    with closing(Clock()) as clock, _Signals(clock) as signals:
+        detector = _load(options, calibration)
+        events = watching.watch(
+            detector, source, frames=_frames(detector.vae, size, pixels), stride=stride, from_start=from_start,
+            in_a_row=in_a_row, lasting=lasting, cooldown=cooldown, heartbeat=heartbeat,
+            keep=keep, keep_bytes=round(keep_size * 2**20), note=_note,
+            renew=lambda: _renewed(options, calibration) if signals.hung_up() else None, clock=clock,
+        )  # fmt: skip
+        output = _Output(sys.stdout.fileno())
+        with closing(events):
+            for event in events:
+                output.write(event.json())
 
 
 def _load(options: terminal.Options, calibration: Path | None) -> "Detector":
@@ -152,6 +141,15 @@ def _load(options: terminal.Options, calibration: Path | None) -> "Detector":
     detector = Detector.load(vae, calibration)
     detector.score(vae.sample(1))
     return detector
+
+
+def _renewed(options: terminal.Options, calibration: Path | None) -> "Detector | None":
+    """What `_load` gives, or a word on why it cannot."""
+    try:
+        return _load(options, calibration)
+    except VaeError as error:
+        _note(f"the bundle and the calibration from before stay in force: {error}")
+        return None
 
 
 def _frames(vae: "VAE", size: tuple[int, int] | None, pixels: str | None) -> "Frames | None":
@@ -174,14 +172,19 @@ def _note(text: str) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT stop the clock, and the second one the process; SIGHUP is kept until it is asked for."""
+    """SIGTERM and SIGINT stop the clock, and a second one the process; SIGHUP is kept until it is asked for."""
 
     def __init__(self, clock: "Clock") -> None:
         self._clock, self._hung_up = clock, False
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        for number in self._before:
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._renew)
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._renew}
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def __enter__(self) -> "_Signals":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def hung_up(self) -> bool:
         """Whether there was a SIGHUP since this was asked last."""
@@ -189,8 +192,8 @@ class _Signals:
         return hung_up
 
     def _stop(self, number: int, frame: object) -> None:
-        for each, before in self._before.items():
-            signal.signal(each, before)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._before[each])
         self._clock.stop()
 
     def _renew(self, number: int, frame: object) -> None:

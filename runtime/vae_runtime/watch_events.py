@@ -52,7 +52,8 @@ class Changed:
 
     def json(self) -> str:
         """One line of JSON, of the event "state"."""
-        return _line("state", self.time, {name: getattr(self, name) for name in self.__slots__[1:]})
+        figures = {name: getattr(self, name) for name in self.__slots__[1:]}
+        return _line("state", self.time, {**figures, "lasted": round(self.lasted, 3)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class Heartbeat:
 
     def json(self) -> str:
         """One line of JSON, of the event "heartbeat"."""
-        return _line("heartbeat", self.time, {name: value for name, value in asdict(self).items() if name != "time"})
+        figures = asdict(self)
+        seconds = {name: _rounded(figures[name]) for name in ("uptime", "latency_median", "latency_highest")}
+        return _line("heartbeat", figures.pop("time"), {**figures, **seconds})
 
 
 Event = Observed | Changed | Heartbeat
@@ -90,6 +93,10 @@ Event = Observed | Changed | Heartbeat
 
 def _line(event: str, time: float, figures: dict[str, Any]) -> str:
     return json.dumps({"event": event, "time": iso(time), **figures})
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def iso(time: float) -> str:

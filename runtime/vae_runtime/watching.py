@@ -65,14 +65,14 @@ def watch(
     """
     if not heartbeat >= 0:
         raise ArgumentError("heartbeat out of range", heartbeat, "give seconds, or 0 for none")
+    keeper = None if keep is None else keeping.Keep(Path(keep), keep_bytes)
     watching = _Watching(detector, note, clock or Clock())
     how = Following(detector.vae, watching.clock, watching.notes, watching.broken, from_start, stride)
     follower = follow(source, frames, how)
     if in_a_row is None:
         in_a_row = 1 if follower.single else IN_A_ROW
     watching.alarm = Alarm(in_a_row, lasting, cooldown)
-    kept = None if keep is None else keeping.Keep(Path(keep), keep_bytes)
-    return watching.events(follower, heartbeat, kept, renew)
+    return watching.events(follower, heartbeat, keeper, renew)
 
 
 class _Watching:
@@ -104,16 +104,23 @@ class _Watching:
                 took = self.clock.monotonic() - begun
                 if took > 2 * _AT_ONCE:
                     at_once = max(1, at_once // 2)
-                elif came is not None and took < _AT_ONCE and len(came.names) == at_once < _MOST_AT_ONCE:
-                    at_once *= 2  # one alone is judged at once, and what has piled up together
+                elif came is not None and took < _AT_ONCE and len(came.names) == at_once:
+                    at_once = min(
+                        2 * at_once, self._most()
+                    )  # one alone is judged at once, and what has piled up together
                 for one, verdict in judged:
                     yield from self._told(one, verdict, keep)
                 self.notes.catch_up()
                 if self.clock.monotonic() >= due:
                     yield self._heartbeat()
-                    due = max(due + every, self.clock.monotonic())
+                    due = self.clock.monotonic() + every
             self.notes.catch_up(ended=True)
             yield self._heartbeat(last=True)
+
+    def _most(self) -> int:
+        """How many observations at a time there is memory for."""
+        vae = self.detector.vae
+        return max(1, min(_MOST_AT_ONCE, vae.memory // (8 * vae.observation.size)))
 
     def broken(self, error: InputError) -> None:
         """Count an input that cannot be read, and say so."""
