@@ -29,7 +29,7 @@ from vae_train import data
 HEATING = Path(__file__).parents[1] / "examples" / "heating"
 TILES = {"tissue": "ihc", "brick": "brick", "grass": "grass", "gravel": "gravel", "fur": "chelsea"}
 SIDE, WINDOW = 32, 64
-MANY, SOME = 1000, 300  # observations of a kind, and of tiles, which overlap
+MANY, SOME = 1000, 200  # observations of a kind, and of tiles, which overlap
 
 Array = NDArray[Any]
 Levels = NDArray[np.uint8]

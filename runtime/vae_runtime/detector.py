@@ -89,7 +89,8 @@ class Detector:
     """Tells odd observations from normal ones by several of their figures at once, of which each may be unusual.
 
     A score is -log of the density of an observation's traits among those of normal ones, nats. Of rows of numbers it is
-    that less the ELBO: they are seldom odd by being too ordinary, and often few. Scores are the same for equal
+    that less the ELBO, since they are seldom odd by being too ordinary, plus the nats of their values one by one, since
+    a few dozen rows say more of each column than of how columns go together. Scores are the same for equal
     observations, and on any machine but for rounding. May be used from many threads.
     """
 
@@ -135,7 +136,7 @@ class Detector:
         kernels = found[: density.MOST]
         usual = density.Density.of(kernels)
         surprise = np.concatenate([density.surprise_of_each(kernels), usual.surprise(found[density.MOST :])])
-        scores = np.sort(_with_elbo(vae, surprise, found))
+        scores = np.sort(_scores_of(vae, surprise, found))
         higher = len(scores) - np.searchsorted(scores, scores, side="left")
         kept = np.unique(np.linspace(0, len(scores) - 1, min(_KEPT, len(scores))).round().astype(int))
         kept = np.union1d(kept, np.arange(max(0, len(scores) - _KEPT), len(scores)))
@@ -229,7 +230,7 @@ class Detector:
         return Verdict(score, p, odd, np.array(self.calibration.traits)[farthest], by)
 
     def _scored(self, traits: Doubles) -> Doubles:
-        return _with_elbo(self.vae, self._density.surprise(traits), traits)
+        return _scores_of(self.vae, self._density.surprise(traits), traits)
 
 
 def _traits(
@@ -249,13 +250,13 @@ def _traits(
     yield from vae._map_blocks(work, x, num_samples, observe=True)
 
 
-def _with_elbo(vae: VAE, surprise: Doubles, found: Doubles) -> Doubles:
-    """The score, of -log density of the traits."""
+def _scores_of(vae: VAE, surprise: Doubles, found: Doubles) -> Doubles:
+    """The score, of -log density of the traits, which is `surprise`."""
     if vae.observation.kind != VECTOR:
         return surprise
-    called = traits.names(vae.observation, vae.names)
-    elbo: Doubles = found[:, called.index(traits.RECONSTRUCTION)] - found[:, called.index(traits.KL)]
-    return surprise - elbo
+    of = dict(zip(traits.names(vae.observation, vae.names), found.T, strict=True))
+    score: Doubles = surprise - (of[traits.RECONSTRUCTION] - of[traits.KL]) + of.get(traits.VALUES, 0.0)
+    return score
 
 
 def _rounded(values: Doubles) -> Doubles:

@@ -17,7 +17,7 @@ from vae_runtime.observation import IMAGE, SERIES, Observation
 
 NUM_SAMPLES = 8  # draws of z, and of binary pixels, of each observation
 
-RECONSTRUCTION, KL = "log p(x|z)", "KL"
+RECONSTRUCTION, KL, VALUES = "log p(x|z)", "KL", "nats of single values"
 _OF_MODEL = (RECONSTRUCTION, KL, "entropy", "log squared error", "log spread of nats")
 _OF_POSTERIOR = ("log |mu|^2", "sum of logsigma")  # of images, of which there are many
 _OF_IMAGE = ("entropy of levels", "entropy of edges", "brightness", "log contrast")
@@ -34,8 +34,9 @@ def names(observation: Observation, channels: list[str]) -> list[str]:
     """What the traits of such observations are called; channels: what those of a series are."""
     if observation.kind == IMAGE:
         return [*_OF_MODEL, *_OF_POSTERIOR, *_OF_IMAGE]
-    of_channels = channels if observation.kind == SERIES else []
-    return [*_OF_MODEL, *(f"{trait} of {channel}" for channel in of_channels for trait in _OF_CHANNEL)]
+    if observation.kind == SERIES:
+        return [*_OF_MODEL, *(f"{trait} of {channel}" for channel in channels for trait in _OF_CHANNEL)]
+    return [*_OF_MODEL, VALUES] if observation.range is None else [*_OF_MODEL]
 
 
 def traits(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
@@ -48,12 +49,12 @@ def traits(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
 
 
 def own(x: Floats, observation: Observation) -> Doubles:
-    """The traits of observations x [rows, *shape] by themselves, float64 [rows, traits]; of rows there are none."""
+    """The traits of observations x [rows, *shape] by themselves, float64 [rows, traits]; none of binary rows."""
     if observation.kind == IMAGE:
         return _of_images(x)
     if observation.kind == SERIES:
         return _of_series(x)
-    return np.zeros((len(x), 0))
+    return _of_rows(x) if observation.range is None else np.zeros((len(x), 0))
 
 
 @np.errstate(all="ignore")  # what is not finite is refused by the detector, with its number
@@ -120,6 +121,15 @@ def _of_series(x: Floats) -> Doubles:
     wide = x.astype(np.float64)
     spread, steps = wide.std(axis=2), np.sqrt(np.square(np.diff(wide, axis=2)).mean(axis=2))
     return _flat(np.log(np.stack([spread, steps], axis=2) + 1e-3))
+
+
+def _of_rows(x: Floats) -> Doubles:
+    """Of rows [rows, D], -log density of each value by itself, summed: under Student's t of three degrees of freedom.
+
+    Its tails are those of columns with a few extreme values. Nats, but for a constant.
+    """
+    nats: Doubles = 2 * np.log1p(np.square(x, dtype=np.float64) / 3).sum(axis=1, keepdims=True)
+    return nats
 
 
 def _entropy(values: NDArray[np.int32], count: int) -> Doubles:

@@ -15,6 +15,7 @@ from vae_runtime import VAE, noise
 from vae_runtime.density import Density, surprise_of_each
 from vae_runtime.detector import FEWEST, Detector
 from vae_runtime.errors import ArgumentError, BundleError, InputError
+from vae_runtime.observation import Observation
 from vae_runtime.traits import NUM_SAMPLES, names, own
 
 SHAPES: dict[str, tuple[int, ...]] = {"image": (1, 6, 5), "vector": (4,), "series": (2, 12)}
@@ -83,8 +84,6 @@ def test_traits_are_what_they_are_called(vae: VAE) -> None:
 
 def test_traits_of_an_image_by_itself() -> None:
     """Entropies of its levels and of its edges, brightness and contrast, counted one by one."""
-    from vae_runtime.observation import Observation
-
     levels = np.random.default_rng(0).integers(0, 4, (3, 2, 5, 4)) * 60
     found = own((levels / 255).astype(np.float32), Observation.image((2, 5, 4)))
 
@@ -96,6 +95,26 @@ def test_traits_of_an_image_by_itself() -> None:
         edges = np.concatenate([np.diff(image, axis=1).ravel(), np.diff(image, axis=2).ravel()])
         expected = [entropy(image), entropy(edges), image.mean() / 255, math.log(image.std() / 255 + 1 / 256)]
         np.testing.assert_allclose(row, expected, rtol=1e-5)
+
+
+def test_a_rows_values_by_themselves_are_under_students_t() -> None:
+    """Its -log density with three degrees of freedom, 2 / (pi sqrt(3) (1 + x^2 / 3)^2), is lowest at zero."""
+    x = np.array([[0.0, 0.0], [1.0, -2.0], [1e15, 3.0]], np.float32)
+    density = 2 / (math.pi * math.sqrt(3) * (1 + np.square(x, dtype=np.float64) / 3) ** 2)
+    found = own(x, Observation("vector", (2,), None))[:, 0]
+    np.testing.assert_allclose(found, -np.log(density / density.max()).sum(axis=1), rtol=1e-12)
+    binary = Observation("vector", (2,), (0.0, 1.0))
+    assert own(np.zeros((3, 2), np.float32), binary).shape == (3, 0)
+    assert len(names(binary, [])) == len(names(Observation("vector", (2,), None), [])) - 1
+
+
+def test_the_score_of_a_row_counts_its_values_and_the_elbo(forge: Forge) -> None:
+    """It is -log of the traits' density less the ELBO, plus the nats of single values."""
+    vae = VAE.load(linear(forge, "gaussian", SHAPES["vector"]), threads=1)
+    detector, x = Detector.fit(vae, normal(vae, 50)), normal(vae, 7, seed=1)
+    surprise = Density.of(np.array(detector.calibration.rows)).surprise(detector.traits(x))
+    nats = 2 * np.log1p(np.square(x, dtype=np.float64) / 3).sum(axis=1)
+    np.testing.assert_allclose(detector.score(x), surprise - vae.elbo(x, NUM_SAMPLES) + nats, rtol=1e-6)
 
 
 def test_grey_images_are_judged_as_they_are_drawn(tiny: VAE) -> None:
