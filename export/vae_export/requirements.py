@@ -1,9 +1,12 @@
-"""What a bundle's graphs ask of a runtime: opset, IR version, operators, and the oldest onnxruntime that has them."""
+"""What a bundle's graphs ask of a runtime: opset, IR version, operators, the oldest onnxruntime, and memory."""
 
+import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper, shape_inference
 
 # The first onnxruntime of each opset and IR version: onnxruntime.ai/docs/reference/compatibility up to 1.20. From there
 # on, and for opset 19, whose Reshape 1.15 lacks, as measured with graphs of this package:
@@ -28,4 +31,30 @@ def describe(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> dict[str, An
             role: dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
             for role, model in models.items()
         },
+        "working_bytes": {role: working_bytes(model) for role, model in models.items()},
     }
+
+
+def working_bytes(model: onnx.ModelProto) -> int:
+    """What the values between a graph's layers take for each observation, at the most at a time, in bytes.
+
+    By the shapes that ONNX infers, each value from the node that makes it to the last one that takes it. A runtime that
+    computes in place, or copies into another layout, has less or more.
+    """
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {value.name: _bytes(value.type.tensor_type) for value in (*graph.value_info, *graph.input, *graph.output)}
+    weights = {weight.name for weight in graph.initializer}
+    last = {name: i for i, node in enumerate(graph.node) for name in node.input}
+    alive = {value.name for value in graph.input if value.name not in weights}
+    most = 0
+    for i, node in enumerate(graph.node):
+        alive.update(node.output)
+        most = max(most, sum(sizes.get(name, 0) for name in alive))
+        alive -= {name for name in node.input if last[name] == i}
+    return most
+
+
+def _bytes(tensor: onnx.TypeProto.Tensor) -> int:
+    """The size of a tensor of one observation: a batch of no fixed size counts as 1, and so does what is not known."""
+    values = math.prod(size.dim_value or 1 for size in tensor.shape.dim)
+    return int(values * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize)

@@ -75,12 +75,13 @@ class VAE:
         self.likelihood = likelihoods.make(contract.likelihood, self.observation)
         self.prior = priors.make(contract.prior, self.latent_shape)
         self._parameter_shape = likelihoods.parameter_shape(self.likelihood, self.observation.shape)
-        row = self.threads * math.prod(self._parameter_shape)
-        self.rows = max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_SAMPLE)))
+        graphs = bundle.manifest.onnx
+        self._working_bytes = max([0, *graphs.working_bytes.values()] if graphs else [0])
+        self.rows = min(_MOST_ROWS, self._rows_of(_BYTES_TO_SAMPLE))
         self._sessions = Sessions(bundle, self.likelihood.output, self._parameter_shape)
         self._model = Model(
             self._sessions, self.likelihood, self.prior, self.observation,
-            max(1, min(_MOST_ROWS, self.memory // (row * _BYTES_TO_WEIGH))), self.rows_per_run(1),
+            min(_MOST_ROWS, self._rows_of(_BYTES_TO_WEIGH)), self.rows_per_run(1),
         )  # fmt: skip
 
     @classmethod
@@ -318,8 +319,12 @@ class VAE:
 
     def rows_per_run(self, num_samples: int) -> int:
         """How many observations with `num_samples` draws of z each a thread scores at a time."""
-        most = self.memory // (self.threads * math.prod(self._parameter_shape) * (_BYTES_TO_SCORE + _BYTES_TO_WEIGH))
-        return max(1, min(_MOST_DRAWS // num_samples, most))
+        return max(1, min(_MOST_DRAWS // num_samples, self._rows_of(_BYTES_TO_SCORE + _BYTES_TO_WEIGH)))
+
+    def _rows_of(self, bytes_for_each: int) -> int:
+        """How many rows a thread may have in work, of so many bytes for each parameter, besides those in the graph."""
+        row = math.prod(self._parameter_shape) * bytes_for_each + self._working_bytes
+        return max(1, self.memory // (self.threads * row))
 
     @property
     def names(self) -> list[str]:

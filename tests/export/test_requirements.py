@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from support.runs import smooth_images
-from vae_export import exporter, onnx_graph
+from vae_export import exporter, onnx_graph, requirements
 from vae_export.cli import main
 from vae_runtime.observation import Observation
 from vae_train import networks, run_folder
@@ -41,7 +43,25 @@ def test_manifest_says_what_the_graphs_need(tiny_bundle: Path) -> None:
             "encoder": {"Clip": 1, "Gemm": 3, "Relu": 1, "Reshape": 1},
             "decoder": {"Gemm": 2, "Relu": 1, "Reshape": 1},
         },
+        "working_bytes": {"encoder": 2 * 784 * 4, "decoder": 2 * 784 * 4},  # images and their flat copies
     }
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_memory_between_layers_is_of_what_lives_at_a_time(kind: type) -> None:
+    """A value lives from the node that makes it to the last that takes it; weights are not counted."""
+    type_ = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    value = lambda name, *shape: helper.make_tensor_value_info(name, type_, ["batch", *shape])  # noqa: E731
+    wide = numpy_helper.from_array(np.ones((1, 50), kind), "wide")
+    nodes = [
+        helper.make_node("Add", ["x", "wide"], ["a"]),  # [batch, 50]
+        helper.make_node("Concat", ["a", "a"], ["b"], axis=1),  # [batch, 100], beside a and x
+        helper.make_node("Concat", ["b", "b"], ["c"], axis=1),  # [batch, 200], beside b alone, and x
+        helper.make_node("Concat", ["c", "x"], ["y"], axis=1),  # [batch, 201], beside c and x
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", 1)], [value("y", 201)], [wide])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert requirements.working_bytes(model) == (201 + 200 + 1) * np.dtype(kind).itemsize
 
 
 @pytest.mark.slow
