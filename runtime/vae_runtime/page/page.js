@@ -10,11 +10,12 @@ const KINDS = {
   vector: ["a table, CSV with a header, or an .npy or .npz array", ".csv,.tsv,.gz,.npy,.npz"],
   series: ["a table over time, CSV with a header, or an .npy or .npz array", ".csv,.tsv,.gz,.npy,.npz"],
 };
-const AT_ONCE = 16; // samples
 const SHOWN = 24; // scores
 
 const model = await ask("model");
 const { kind, shape } = model.observation;
+const AT_ONCE = kind === "series" ? 6 : 16; // samples
+document.body.dataset.kind = kind;
 const several = `${model.noun}s`;
 const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
 const samples = async (n, seed = randomSeed()) => (await ask(`sample?n=${n}&seed=${seed}&mean=1&format=json`)).observations;
@@ -29,8 +30,7 @@ function introduce() {
   document.title = `${model.name} · vae-edge`;
   $("about").textContent = `A model of ${size}${model.dataset ? `, trained on ${model.dataset}` : ""}. It describes each with ${model.latent_dim} numbers, its latents.`;
   if (model.elbo_nats !== null) {
-    const error = model.standard_error_nats === null ? "" : ` ± ${model.standard_error_nats.toFixed(2)}`;
-    $("measured").textContent = `On ${model.test_observations.toLocaleString("en")} ${several} that it was not trained on, its mean ELBO is ${nats(model.elbo_nats)}${error} nats.`;
+    $("measured").textContent = `On ${model.test_observations.toLocaleString("en")} ${several} that it was not trained on, its mean ELBO is ${nats(model.elbo_nats, model.standard_error_nats)} nats.`;
   }
   document.querySelectorAll("[data-noun]").forEach((place) => {
     place.textContent = place.dataset.noun === "many" ? several : `${/^[aeiou]/.test(model.noun) ? "an" : "a"} ${model.noun}`;
@@ -41,6 +41,7 @@ function sampling() {
   const refresh = latest(said($("samples"), async () => {
     const seed = $("samples-seed").value;
     tiles(model, $("samples-tiles"), await samples(AT_ONCE, seed), `Samples of seed ${seed}`);
+    $("samples-said").textContent = `${AT_ONCE} samples of seed ${seed}`;
     const link = $("samples-file");
     link.download = `samples-${seed}.${kind === "image" ? "png" : "csv"}`;
     link.href = kind === "image" ? `sample?n=${AT_ONCE}&seed=${seed}&mean=1` : link.href;
@@ -90,6 +91,7 @@ function drawingPad() {
   $("draw-width").oninput = (event) => (drawing.state.width = Number(event.target.value));
   $("draw-colour-label").hidden = shape[0] === 1;
   $("draw-colour").oninput = (event) => (drawing.state.colour = event.target.value);
+  if (shape[0] !== 1) $("draw-sample").click(); // photos are painted on, digits drawn on black
 }
 
 /** A labelled slider with its value beside it; `set(value)` moves it. */
@@ -256,10 +258,10 @@ function results({ scores, notes }) {
 }
 
 function scored(score) {
-  const words = make("div", {}, make("h3", {}, score.name), ...figures(model, score));
+  const words = make("div", { className: "figures" }, make("h3", {}, score.name), ...figures(model, score));
   const picture = (x, text, under) => make("figure", {}, show(model, x, `${score.name}: ${text}`, under), make("figcaption", {}, text));
   const pictures = kind === "image" ? [picture(score.observation, "as the model sees it"), picture(score.reconstructed, "reconstructed")]
-    : kind === "series" ? [picture(score.reconstructed, "reconstructed, over the values", score.observation)]
+    : kind === "series" ? [picture(score.reconstructed, "the values in grey, reconstructed in colour", score.observation)]
     : [picture(score.observation, "values, and what the model expects", score.reconstructed)];
   return make("div", { className: kind === "image" ? "scored" : "scored lines" }, make("div", { className: "pictures" }, ...pictures), words);
 }

@@ -18,22 +18,28 @@ export const number = (value) => {
   const text = size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : Number(value.toPrecision(4)).toString();
   return text.replace("-", "−");
 };
-export const nats = (value) => value.toFixed(2).replace("-", "−");
+/** Nats, and `± error`, with as many digits as people read of `like`. */
+export function nats(value, error, like = value) {
+  const digits = Math.abs(like) >= 1000 ? 0 : Math.abs(like) >= 100 ? 1 : 2;
+  const written = (number) => number.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
+  return written(value) + (error === undefined || error === null ? "" : ` ± ${written(error)}`);
+}
 
 /** An observation as an element; `under`: another one of series or rows, to compare with. */
 export function show(model, x, label, under = null) {
   if (model.observation.kind === "image") return make("img", { src: x, alt: label });
   if (model.observation.kind === "series") return lines(model, x, label, under);
-  return table(model, [x], under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x]);
+  return table(model, under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x], label);
 }
 
 /** Several observations beside each other, in `place`. */
 export function tiles(model, place, observations, label) {
   if (model.observation.kind === "vector") {
     place.className = "tiles rows";
+    Object.assign(place, { tabIndex: 0, role: "region", ariaLabel: label }); // so that the keyboard can scroll it
     const head = model.columns.map(({ name }) => make("th", { scope: "col" }, name));
     const rows = observations.map((row) => make("tr", {}, ...row.map((value) => make("td", {}, number(value)))));
-    place.replaceChildren(make("table", { "aria-label": label }, make("tr", {}, ...head), ...rows));
+    place.replaceChildren(make("table", {}, make("tr", {}, ...head), ...rows));
     return;
   }
   place.className = model.observation.kind === "series" ? "tiles lines" : "tiles";
@@ -41,11 +47,11 @@ export function tiles(model, place, observations, label) {
 }
 
 /** A row, or two of them, with a line for each column. */
-function table(model, _, heads, rows) {
+function table(model, heads, rows, label) {
   const head = make("tr", {}, make("th", { scope: "col" }, "column"), ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = model.columns.map(({ name }, i) =>
     make("tr", {}, make("th", { scope: "row" }, name), ...rows.map((row) => make("td", {}, number(row[i])))));
-  return make("table", {}, head, ...body);
+  return make("table", { "aria-label": label }, head, ...body);
 }
 
 /** Channels [C][T] one below the other, each over the range that the model's samples have, or wider. */
@@ -82,10 +88,9 @@ function lines(model, x, label, under) {
 
 /** What a score says, in sentences. */
 export function figures(model, score) {
-  const error = score.standard_error_nats === undefined ? "" : ` ± ${score.standard_error_nats.toFixed(2)}`;
   const made = [
-    make("p", {}, make("b", {}, `ELBO ${nats(score.elbo_nats)}${error} nats`),
-      ` = ${nats(score.reconstruction_nats)} for its ${model.observation.kind === "image" ? "pixels" : "values"} − ${nats(score.kl_nats)} for its latents`),
+    make("p", {}, make("b", {}, `ELBO ${nats(score.elbo_nats, score.standard_error_nats)} nats`),
+      ` = ${nats(score.reconstruction_nats, null, score.elbo_nats)} for its ${model.observation.kind === "image" ? "pixels" : "values"} − ${nats(score.kl_nats, null, score.elbo_nats)} for its latents`),
   ];
   if (score.verdict) {
     const { p, odd, oddest, deviation } = score.verdict;
