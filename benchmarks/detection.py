@@ -5,11 +5,12 @@
 The sets are those of benchmarks/detection_sets.py, or those whose names hold one of WORDS, with commas between. A VAE
 is trained on each and exported, unless FOLDER of the cache has the bundle from before. Printed, as Markdown, are AUROC,
 the average precision, and the share of false alarms at 95% caught, and how many normal observations the Detector calls
-odd at 1%. The model's scores: -ELBO, as `percentile` ranks; -bound, of 16 draws; the squared error; LPath, a Gaussian
-fit to squared error, KL and sum of logsigma (Huang, He and Lui 2024, arXiv:2401.04933); DoSE, one kernel density for
-each trait of the model (Morningstar et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others are fitted
-to 5,000 training observations at most: those of scikit-learn and ECOD to 50 principal components of pixels, or to the
-values; PyOD's VAE, by its reconstruction error, and pythae's, by its loss, to the values, for 30 epochs each.
+odd at 1%; where several sets have the same name, as splits of one table have, the mean. The model's scores: -ELBO, as
+`percentile` ranks; -bound, of 16 draws; the squared error; LPath, a Gaussian fit to squared error, KL and sum of
+logsigma (Huang, He and Lui 2024, arXiv:2401.04933); DoSE, one kernel density for each trait of the model (Morningstar
+et al. 2021, arXiv:2006.09273); and the runtime's Detector. The others are fitted to 5,000 training observations at
+most: those of scikit-learn and ECOD to 50 principal components of pixels, or to the values; PyOD's VAE, by its
+reconstruction error, and pythae's, by its loss, to the values, for 30 epochs each.
 FOLDER of packages: where `pip install --target FOLDER` has put pyod, pythae and scikit-image, and may be several, with
 colons between; what is missing is left out, which is said.
 """
@@ -19,7 +20,7 @@ import datetime
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,6 +50,7 @@ VERSIONS = ("numpy", "onnxruntime", "torch", "scikit-learn", "scikit-image", "py
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Scores = dict[str, Doubles]  # of observations, by the name of what scores them
+Figures = dict[str, dict[str, float]]
 
 
 def late(odd: NDArray[np.bool_], scores: Doubles) -> float:
@@ -65,7 +67,7 @@ FIGURES: dict[str, Callable[[NDArray[np.bool_], Doubles], float]] = {
 
 
 def main() -> None:
-    """Print the tables of each figure, with a row for each score, and one of false alarms."""
+    """Print what was found of each kind, how many normal ones are called odd, and all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="")
     parser.add_argument("--cache", type=Path)
@@ -73,28 +75,27 @@ def main() -> None:
     parser.add_argument("--packages", default="")
     given = parser.parse_args()
     sys.path.extend(filter(None, given.packages.split(":")))
-    print(machine())
-    chosen = [one for one in SETS if any(word in one.name for word in given.sets.split(","))]
+    found: dict[str, dict[str, list[Figures]]] = {}  # by table and kind
     called = []
     with tempfile.TemporaryDirectory() as folder:
-        for title in dict.fromkeys(one.table for one in chosen):
-            columns: dict[str, list[tuple[Scores, Scores]]] = {}
-            for one in (one for one in chosen if one.table == title):
-                try:
-                    parts = one.parts(given.data_root)
-                except (InputError, OSError, RuntimeError) as error:
-                    print(f"{one.name} is left out: {error}", file=sys.stderr)
-                    continue
-                detector = Detector.fit(bundled(one, parts, given.cache or Path(folder)), as_taken(parts.usual))
-                normal, odd = scored(detector, parts)
-                called.append((one.name, *alarms(detector, normal[OURS])))
-                for kind, scores in odd.items():
-                    columns.setdefault(kind or one.name, []).append((normal, scores))
-            show(title, columns)
-    print(
-        row("set", "to calibrate by", "normal", "called odd", "at", "97.5% of counts are"), row(*["---"] * 6), sep="\n"
-    )
-    print("\n".join(row(*cells) for cells in called))
+        for one in (one for one in SETS if any(word in one.name for word in given.sets.split(","))):
+            try:
+                parts = one.parts(given.data_root)
+            except (InputError, OSError, RuntimeError) as error:
+                print(f"{one.name} is left out: {error}", file=sys.stderr)
+                continue
+            detector = Detector.fit(bundled(one, parts, given.cache or Path(folder)), as_taken(parts.usual))
+            normal, odd = scored(detector, parts)
+            called.append((one.name, *alarms(detector, normal[OURS])))
+            for kind, scores in odd.items():
+                found.setdefault(one.table, {}).setdefault(kind or one.name, []).append(figures(normal, scores))
+    tables = {title: {kind: mean(each) for kind, each in kinds.items()} for title, kinds in found.items()}
+    print(machine())
+    show_best(tables)
+    show("Normal ones", ["set", "to calibrate by", "normal", "called odd", "at", "97.5% of counts are"], called)
+    for title, kinds in tables.items():
+        for figure in FIGURES:
+            show_figure(f"{title}: {figure}", {kind: of[figure] for kind, of in kinds.items()})
 
 
 def machine() -> str:
@@ -220,32 +221,55 @@ def alarms(detector: Detector, normal: Doubles) -> tuple[str, ...]:
     return f"{known:,}", f"{count:,}", f"{odd}", f"{share:.1%}", f"{least} to {most}"
 
 
-def show(title: str, columns: dict[str, list[tuple[Scores, Scores]]]) -> None:
-    """A table for each figure: a row for each score, a column for each kind, and the mean over these."""
-    for figure, of in FIGURES.items():
-        print(f"\n{title}: {figure}\n")
-        print(row("score", *columns, "mean"), row(*["---"] * (len(columns) + 2)), sep="\n")
-        names = dict.fromkeys(name for pairs in columns.values() for normal, _ in pairs for name in normal)
-        values = {
-            name: [
-                np.mean([figured(of, normal[name], odd[name]) for normal, odd in pairs]) for pairs in columns.values()
-            ]
-            for name in names
-        }
-        for name, each in values.items():
-            print(row(name, *(f"{value:.3f}" for value in (*each, np.mean(each)))))
-    print(flush=True)
+def figures(normal: Scores, odd: Scores) -> Figures:
+    """Each figure of each score, by the name of the figure and of the score."""
+    found: Figures = {figure: {} for figure in FIGURES}
+    for name, usual in normal.items():
+        scores = np.nan_to_num(np.concatenate([usual, odd[name]]), posinf=np.finfo(np.float64).max)
+        for figure, of in FIGURES.items():
+            found[figure][name] = float(of(np.arange(len(scores)) >= len(usual), scores))
+    return found
 
 
-def figured(of: Callable[[NDArray[np.bool_], Doubles], float], normal: Doubles, odd: Doubles) -> float:
-    """A figure of scores."""
-    scores = np.nan_to_num(np.concatenate([normal, odd]), posinf=np.finfo(np.float64).max)
-    return of(np.arange(len(scores)) >= len(normal), scores)
+def mean(each: list[Figures]) -> Figures:
+    """The mean of figures of several sets."""
+    return {
+        figure: {name: float(np.mean([one[figure][name] for one in each])) for name in each[0][figure]}
+        for figure in FIGURES
+    }
 
 
-def row(*cells: str) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def show_best(tables: dict[str, dict[str, Figures]]) -> None:
+    """Of each kind the Detector's figures, beside the AUROC of -ELBO and that of the best other score."""
+    auroc, precision, late = FIGURES
+    rows = []
+    for title, kinds in tables.items():
+        for kind, of in kinds.items():
+            best = max((value, name) for name, value in of[auroc].items() if name != OURS)
+            ours = [of[figure][OURS] for figure in (auroc, precision, late)]
+            rows.append((title, kind, *(f"{value:.3f}" for value in (of[auroc]["-ELBO"], *ours, best[0])), best[1]))
+    show("Odd ones", ["set", "odd", "-ELBO", OURS, *list(FIGURES)[1:], "best other", ""], rows)
+
+
+def show_figure(title: str, kinds: dict[str, dict[str, float]]) -> None:
+    """A figure: a row for each score, a column for each kind, and the mean over these; the best ones are bold."""
+    best = min if "alarms" in title else max
+    names = list(next(iter(kinds.values())))
+    columns = [[*of.values()] for of in kinds.values()]
+    columns.append(np.mean(columns, axis=0).tolist())
+    rounded = [[f"{value:.3f}" for value in column] for column in columns]
+    rows = [
+        (name, *(f"**{column[i]}**" if column[i] == best(column) else column[i] for column in rounded))
+        for i, name in enumerate(names)
+    ]
+    show(title, ["score", *kinds, "mean"], rows)
+
+
+def show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    print(f"\n{title}:\n")
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

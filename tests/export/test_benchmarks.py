@@ -64,11 +64,16 @@ def test_each_score_of_each_kind_of_odd_images_is_in_the_tables(
     normal, odd = detection.scored(detector, parts)
     np.testing.assert_array_equal(odd["noise"]["Detector"], detector.score(detection.as_taken(kinds["noise"])))
     assert {name: len(scores) for name, scores in normal.items()} == dict.fromkeys(odd["inverted"], 30)
-    detection.show("Digits", {kind: [(normal, scores)] for kind, scores in odd.items()})
-    header, _, *rows = capsys.readouterr().out.split("\n\n")[1].splitlines()
-    assert header == "| score | noise | inverted | mean |"
+    found = {kind: detection.mean([detection.figures(normal, scores)]) for kind, scores in odd.items()}
+    detection.show_figure("Digits", {kind: figures["AUROC"] for kind, figures in found.items()})
+    detection.show_best({"Digits": found})
+    title, table, best, summary = capsys.readouterr().out.strip().split("\n\n")
+    header, _, *rows = table.splitlines()
+    assert (title, header) == ("Digits:", "| score | noise | inverted | mean |")
     assert [row.split(" | ")[0].strip("| ") for row in rows] == list(normal)
-    assert [row for row in rows if row.startswith("| Detector")] == ["| Detector | 1.000 | 1.000 | 1.000 |"]
+    assert [row for row in rows if row.startswith("| Detector")] == ["| Detector | **1.000** | **1.000** | **1.000** |"]
+    assert [row.split(" | ")[3] for row in summary.splitlines()[2:]] == ["1.000", "1.000"]
+    assert best == "Odd ones:"
 
 
 @pytest.mark.parametrize(("scores", "expected"), [([0, 1, 2, 3], 0.0), ([3, 2, 1, 0], 1.0), ([0, 2, 1, 3], 0.5)])
