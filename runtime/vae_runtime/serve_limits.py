@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,25 +63,37 @@ class Deadline:
             yield batch
 
 
+@dataclass(eq=False)
+class _Ticket:
+    """A request that waits: told, and whether it may go in."""
+
+    told: threading.Event = field(default_factory=threading.Event)
+    admitted: bool = False
+
+
 class Gate:
-    """Lets requests in: not too many of one client, and only as many at a time as compute side by side."""
+    """Lets requests in: not too many of one client, only as many at a time as compute side by side, and in fair turns.
+
+    Clients that wait take turns, each with its oldest request. Where the places to wait are all taken, a client with
+    few requests there gets that of the one with most: whoever sends many at a time keeps nobody else out.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._free = threading.Semaphore(limits.at_once)
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._inside = 0
+        self._waiting: OrderedDict[str, deque[_Ticket]] = OrderedDict()  # of each client, in the order of their turns
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # of each client: how many more, and when
 
     @contextmanager
     def enter(self, client: str) -> Iterator[Deadline]:
         """A request's time to compute. Raises Refused, with 429 or 503, where it has none."""
         self._count(client)
-        self._wait()
+        self._wait(client)
         try:
             yield Deadline(self.limits.seconds)
         finally:
-            self._free.release()
+            self._leave()
 
     def _count(self, client: str) -> None:
         """Take one of what a client may ask for (a token bucket: `burst` deep, filled at `rate`)."""
@@ -96,17 +108,46 @@ class Gate:
             todo = "ask again in a second"
             raise Refused("too many requests", f"over {limits.rate:g} in a second", todo, 429, 1)
 
-    def _wait(self) -> None:
-        if self._free.acquire(blocking=False):
-            return
+    def _wait(self, client: str) -> None:
+        """Go in, at once or in turn. Raises Refused where that takes too long, or too many wait."""
         busy = Refused("service busy", f"{self.limits.at_once} requests at a time", "ask again in a second", 503, 1)
         with self._lock:
-            if self._waiting >= self.limits.waiting:
-                raise busy
-            self._waiting += 1
-        try:
-            if not self._free.acquire(timeout=self.limits.patience):
-                raise busy
-        finally:
-            with self._lock:
-                self._waiting -= 1
+            if self._inside < self.limits.at_once:
+                self._inside += 1
+                return
+            own = self._waiting.get(client, ())
+            if sum(map(len, self._waiting.values())) >= self.limits.waiting:
+                greediest = max(self._waiting, key=lambda each: len(self._waiting[each]), default=client)
+                if len(own) + 1 >= len(self._waiting.get(greediest, ())):
+                    raise busy
+                self._forget(greediest, self._waiting[greediest][-1])
+            ticket = _Ticket()
+            self._waiting.setdefault(client, deque()).append(ticket)
+        ticket.told.wait(self.limits.patience)
+        with self._lock:
+            if ticket.admitted:
+                return
+            self._forget(client, ticket)
+        raise busy
+
+    def _forget(self, client: str, ticket: _Ticket) -> None:
+        """Take a ticket out of those that wait, if it is still there; it may not go in."""
+        tickets = self._waiting.get(client, deque())
+        if ticket in tickets:
+            tickets.remove(ticket)
+            ticket.told.set()
+        if not tickets:
+            self._waiting.pop(client, None)
+
+    def _leave(self) -> None:
+        """Give the place to the client whose turn it is, or to whoever comes."""
+        with self._lock:
+            if not self._waiting:
+                self._inside -= 1
+                return
+            client, tickets = self._waiting.popitem(last=False)
+            ticket = tickets.popleft()
+            if tickets:
+                self._waiting[client] = tickets  # at the end of the turns
+            ticket.admitted = True
+            ticket.told.set()
