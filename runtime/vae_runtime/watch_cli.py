@@ -112,6 +112,7 @@ def watch(
     From cameras and sensors:
       rpicam-vid -t 0 --width 640 --height 480 --codec yuv420 -o - |
         vae-infer --bundle BUNDLE watch - --size 640x480 --pixels yuv420p
+      (a width that is a multiple of 64: others are padded)
       ffmpeg -i rtsp://camera/stream -vf scale=64:64 -pix_fmt rgb24 -f rawvideo - | vae-infer --bundle BUNDLE watch -
       vae-infer --bundle BUNDLE watch readings.csv --calibration site.json --debounce 10s --keep odd/
     """
