@@ -53,7 +53,7 @@ class Folder:
         self._growing: dict[str, _Growing] = {}
         self._ready: deque[tuple[str, _Growing, float]] = deque()  # with the time when it was seen to be whole
         self._pending = Pending()
-        self._took = 0.0  # seconds of the last look
+        self._took = 0.0  # seconds of the processor for the last look
         self._device: int | None = None
         self._gone, self._there = False, 0.0  # when it was there last, seconds since 1970
         there = self._look()
@@ -133,7 +133,7 @@ class Folder:
 
     def _look(self) -> list[str]:
         """The files that were not there at the last look."""
-        begun, found, seen = time.monotonic(), [], {}
+        begun, found, seen = time.thread_time(), [], {}
         try:
             back = self._back()
         except OSError as error:
@@ -152,7 +152,7 @@ class Folder:
                 inside = self._inside.get(path, _Inside())
                 if back is not None or inside.mtime != status.st_mtime_ns:
                     quiet = time.time() - status.st_mtime >= _QUIET  # else a change to come may have the same mtime
-                    before, inside = inside, self._scanned(path)
+                    before, inside = inside, self._scanned(path, inside.files)
                     inside.mtime = status.st_mtime_ns if quiet else None
                     found += [f"{path}/{name}" for name in inside.files - before.files]
                     if back is not None:
@@ -164,14 +164,14 @@ class Folder:
                 continue
             seen[path] = inside
             todo += inside.folders
-        self._inside, self._took = seen, time.monotonic() - begun
+        self._inside, self._took = seen, time.thread_time() - begun
         return found
 
     def _back(self) -> float | None:
         """None, or where the folder is back, until when it was there. Raises OSError where it is gone."""
         device = Path(self._path).stat().st_dev
         if self._device not in (None, device):
-            inside = self._scanned(self._path)
+            inside = self._scanned(self._path, set())
             if not (inside.files or inside.folders):  # where a disk was mounted
                 raise OSError
         back = self._there if self._gone else None
@@ -180,14 +180,17 @@ class Folder:
         self._device, self._gone, self._there = device, False, time.time()
         return back
 
-    def _scanned(self, path: str) -> _Inside:
+    def _scanned(self, path: str, known: set[str]) -> _Inside:
+        """What is in a folder; of names that are known nothing more is asked."""
         inside = _Inside()
         suffixes = tuple(SUFFIXES) if self._vae.observation.kind == IMAGE else TABLES
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name in known:
+                    inside.files.add(entry.name)
+                elif entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(suffixes) and not entry.is_dir():
+                elif entry.name.lower().endswith(suffixes) and not entry.is_dir():
                     inside.files.add(entry.name)
                 elif entry.is_dir():
                     inside.folders.append(entry.path)
