@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from vae_runtime.observation import Shape
 from vae_train.prior import Prior
 
-# Of a coupling's log scale; its shift is bounded too, by its last layer's weights. So a flow of far latents is affine,
-# and of eight couplings scales none of them by more than exp(4).
-LOG_SCALE_BOUND = 1.0
+# Of a coupling's log scale, and of the latents that decide, which are seldom beyond 6: what is done to far latents is
+# affine, and eight couplings scale none of them by more than exp(4).
+LOG_SCALE_BOUND, SEEN_BOUND = 1.0, 10.0
 
 
 class Coupling(nn.Module):
@@ -28,11 +28,12 @@ class Coupling(nn.Module):
         last = nn.Linear(width, 2 * len(kept))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.body = nn.Sequential(nn.Linear(len(kept), width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), last)
+        self.body = nn.Sequential(nn.Linear(len(kept), width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """shift and log_scale, both [..., size], and 0 where z is kept, of z [..., size] or of what it becomes."""
-        shift, log_scale = self.body(z * self.kept).chunk(2, dim=-1)
+        seen = z.clamp(-SEEN_BOUND, SEEN_BOUND) * self.kept
+        shift, log_scale = self.body(seen).chunk(2, dim=-1)
         moved = 1 - self.kept
         return shift * moved, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND) * moved
 
@@ -46,7 +47,7 @@ class Flow(Prior):
 
     name = "flow"
 
-    def __init__(self, shape: Shape, couplings: int = 8, width: int = 256) -> None:
+    def __init__(self, shape: Shape, couplings: int = 8, width: int = 128) -> None:
         super().__init__(shape)
         place = torch.arange(math.prod(shape))
         bits = max(1, (len(place) - 1).bit_length())
