@@ -155,7 +155,7 @@ def test_samples_are_of_the_flow() -> None:
 
 
 def test_it_learns_a_density_that_no_gaussian_has() -> None:
-    """Of two clusters: 200 steps bring it within 0.3 nats of their entropy, and the best Gaussian is 1.3 away."""
+    """Of two clusters: 100 steps bring it within 0.5 nats of their entropy, and the best Gaussian is 1.3 away."""
     generator = torch.Generator().manual_seed(0)
 
     def clusters() -> Tensor:
@@ -163,9 +163,9 @@ def test_it_learns_a_density_that_no_gaussian_has() -> None:
         return torch.cat([side * 2, -side], dim=1) + 0.3 * torch.randn(200, 2, generator=generator)
 
     torch.manual_seed(0)
-    flow = Flow((2,), couplings=4, width=32)
-    adam = torch.optim.Adam(flow.parameters(), lr=5e-3)
-    for _ in range(200):
+    flow = Flow((2,), couplings=4, width=16)
+    adam = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    for _ in range(100):
         loss = -flow.log_prob(clusters()).mean()
         loss.backward()
         adam.step()
@@ -175,7 +175,7 @@ def test_it_learns_a_density_that_no_gaussian_has() -> None:
     gaussian = 0.5 * torch.logdet(2 * math.pi * math.e * torch.cov(z.T))
     with torch.no_grad():
         loss = -flow.log_prob(z).mean()
-    assert loss < entropy + 0.3 < gaussian - 1
+    assert loss < entropy + 0.5 < gaussian - 0.8
 
 
 SETTINGS: Settings = {"hidden": 16, "latent_dim": 4, "epochs": 2, "batch_size": 64, "prior": "flow"}
