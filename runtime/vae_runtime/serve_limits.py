@@ -19,19 +19,20 @@ _MOST_CLIENTS = 4096  # whose rates are known; of more, those that were silent l
 class Limits:
     """What a service takes on, for all clients but where it says for one.
 
-    bytes: of a body, and values: of the observations in a request or an answer, 4 bytes each. pixels: of all pictures
-    in a request, before they are resized. unpacked: bytes of a gzipped file or of an .npz. seconds: that a request may
-    compute, once it has begun. at_once: requests that compute at a time, by default as many as there are cores.
-    waiting: requests that wait for that, each for `patience` seconds at most. rate: requests of one client in a second,
-    over some time, and burst: at once.
+    bytes: of a body; json: bytes of one that is JSON, and unpacked: of a gzipped file or of an .npz. values: numbers in
+    the observations of a request or of an answer. observations, draws: of a request. pixels: of all pictures in a
+    request, before they are resized. seconds: that a request may compute, once it has begun. at_once: requests that
+    compute at a time, by default as many as there are cores. waiting: requests that wait for that, each for `patience`
+    seconds at most. rate: requests of one client in a second, over some time, and burst: at once.
     """
 
     bytes: int = 8 << 20
+    json: int = 2 << 20
     values: int = 4 << 20
     observations: int = 256
     draws: int = 1000
     pixels: int = 25_000_000
-    unpacked: int = 64 << 20
+    unpacked: int = 16 << 20
     seconds: float = 20.0
     at_once: int = field(default_factory=available_cores)
     waiting: int = 16

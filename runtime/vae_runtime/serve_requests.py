@@ -66,14 +66,14 @@ def observations(vae: VAE, request: "Request", limits: Limits) -> Sent:
     if not body.strip():
         raise InputError(f"no {vae.observation.noun}s", "an empty body", _SEND)
     if body.lstrip()[:1] in (b"[", b"{"):
-        found = document(body)
+        found = document(body, limits)
         return _of_json(vae, found.get("observations") if isinstance(found, dict) else found, limits)
     return _of_files(vae, [("body", body)], limits)
 
 
 def latents(vae: VAE, request: "Request", limits: Limits) -> Floats:
     """The latents of a request's JSON, {"z": [[...], ...]}, flat or in their shape: float32 [n, *latent_shape]."""
-    found = document(request.get_data())
+    found = document(request.get_data(), limits)
     z = _numbers(found.get("z") if isinstance(found, dict) else None, "z")
     if z.ndim < 2 or z[0].size != vae.latent_dim:
         todo = f'send {{"z": [[...]]}}, a list of {vae.latent_dim} numbers for each'
@@ -82,8 +82,10 @@ def latents(vae: VAE, request: "Request", limits: Limits) -> Floats:
     return z.astype(np.float32).reshape(len(z), *vae.latent_shape)
 
 
-def document(body: bytes) -> Any:
-    """The body as JSON. Raises InputError where it is none."""
+def document(body: bytes, limits: Limits) -> Any:
+    """The body as JSON. Raises InputError where it is none, or too long: Python's objects take many times its bytes."""
+    if len(body) > limits.json:
+        raise InputError("JSON too long", f"{len(body):,} bytes", f"send at most {limits.json:,}, or a file")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -154,7 +156,7 @@ def _table(rows: list[dict[str, Any]]) -> bytes:
 def _numbers(values: Any, name: str) -> NDArray[np.float64]:
     try:
         return np.array(values, np.float64)
-    except (TypeError, ValueError):  # text, and lists of unequal lengths
+    except (TypeError, ValueError, OverflowError):  # text, lists of unequal lengths, integers beyond all floats
         raise InputError("not an array of numbers", name, "send lists of numbers, all of one length") from None
 
 

@@ -15,17 +15,14 @@ PAGE = (ROOT / "docs" / "serve.md").read_text()
 SHOWN = re.findall(r"^\$ (.+)\n((?:[^$`].*\n)*)", PAGE, re.MULTILINE)
 
 
-def test_the_service_starts_as_the_page_says(start: Start):
-    """It says where it is, in the words of the page."""
-    ((_, shown),) = [each for each in SHOWN if each[0] == "vae-infer serve"]
-    line = start("--port", 0).process.stdout.readline().decode()
-    assert re.sub(r":\d+", ":8000", line) == shown
-
-
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_each_curl_of_the_page_gets_what_it_shows(start: Start, tmp_path: Path):
-    """The answer is the one below it, figures to rounding; a file that it writes is there."""
-    address = start("--port", 0).process.stdout.readline().decode().split()[1].rstrip(",")
+    """The service says where it is as the page does; each answer is the one below its curl, figures to rounding,
+    and a file that it writes is there.
+    """
+    line = start("--port", 0).process.stdout.readline().decode()
+    assert re.sub(r":\d+,", ":8000,", line) == dict(SHOWN)["vae-infer serve"]
+    address = line.split()[1].rstrip(",")
     shutil.copytree(ROOT / "examples" / "digits", tmp_path / "examples" / "digits")
     curls = [each for each in SHOWN if each[0].startswith("curl ")]
     assert len(curls) == PAGE.count("$ curl ") > 3
