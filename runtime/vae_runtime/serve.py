@@ -24,7 +24,7 @@ from werkzeug.exceptions import HTTPException
 
 from vae_runtime import latents, serve_requests
 from vae_runtime.detector import Detector
-from vae_runtime.errors import ArgumentError, InputError, VaeError
+from vae_runtime.errors import ArgumentError, InputError, VaeError, printable
 from vae_runtime.observation import IMAGE
 from vae_runtime.outputs import grid, png
 from vae_runtime.serve_answers import JSON, model, scored, shown
@@ -45,6 +45,7 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 _MOST_STEPS = 64
+_LONGEST = 2000  # characters of a refusal
 _CONNECTIONS = 256
 _SILENT = 30  # seconds after which a connection is closed that says nothing
 
@@ -54,25 +55,29 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
 
     vae: best loaded with threads=1, since requests run side by side. detector: gives each score a verdict. Answers of
     equal requests are equal, whatever else runs. Errors are {"error": "<what>: <which>; <what to do>"} with status 400,
-    404, 405, 413, or 429 and 503 with `Retry-After`. No file is opened that a request names.
+    403, 404, 405, 413, or 429 and 503 with `Retry-After`. No file is opened that a request names.
     """
     limits = limits or Limits()
-    gate, most = Gate(limits), serve_requests.most(vae, limits)
-    pages = {f"/{file.name}": file for file in _PAGE.iterdir() if file.suffix in _TYPES}
-    contents = {name: (file.read_bytes(), _TYPES[file.suffix]) for name, file in pages.items()}
-    contents["/"] = contents.pop("/index.html")
-    facts = model(vae, detector, limits)
     served = Flask("vae_runtime", static_folder=None)
     served.config["MAX_CONTENT_LENGTH"] = limits.bytes
     served.json.sort_keys = False  # type: ignore[attr-defined]
+    _add_page(served)
+    _add_routes(served, vae, detector, limits)
+    _add_refusals(served, limits)
 
-    def limited(view: View) -> Callable[[], Response | JSON]:
-        @wraps(view)
-        def call() -> Response | JSON:
-            with gate.enter(request.remote_addr or "") as until:
-                return view(until)
+    @served.after_request
+    def secure(answer: Response) -> Response:
+        answer.headers.update(_HEADERS)
+        return answer
 
-        return call
+    return served
+
+
+def _add_page(served: Flask) -> None:
+    """The page and its files, read once: no path of a request is looked up in a folder."""
+    files = {f"/{file.name}": file for file in _PAGE.iterdir() if file.suffix in _TYPES}
+    contents = {name: (file.read_bytes(), _TYPES[file.suffix]) for name, file in files.items()}
+    contents["/"] = contents.pop("/index.html")
 
     def page() -> Response:
         content, kind = contents[request.path]
@@ -80,6 +85,20 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
 
     for name in contents:
         served.add_url_rule(name, "page", page)
+
+
+def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limits) -> None:
+    """What programs ask, and the page."""
+    gate, most, image = Gate(limits), serve_requests.most(vae, limits), vae.observation.kind == IMAGE
+    facts = model(vae, detector, limits)
+
+    def computed(view: View) -> Callable[[], Response | JSON]:
+        @wraps(view)
+        def call() -> Response | JSON:
+            with gate.enter(request.remote_addr or "") as until:
+                return view(until)
+
+        return call
 
     @served.get("/health")
     def health() -> JSON:
@@ -90,13 +109,12 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
         return facts
 
     @served.get("/sample")
-    @limited
+    @computed
     def sample(until: Deadline) -> Response | JSON:
-        image = vae.observation.kind == IMAGE
         n, seed = integer(request, "n", min(16, most), 1, most), integer(request, "seed", 0)
         mean = bool(integer(request, "mean", int(image and not vae.likelihood.binary), 0, 1))
-        batches = until.within(vae.sample_batches(n, seed, mean))
         style = request.args.get("format", "png" if image else "json")
+        batches = until.within(vae.sample_batches(n, seed, mean))
         if style == "png" and image:
             return Response(png(grid(n, vae.observation.shape, batches), scale=1), mimetype="image/png")
         if style != "json":
@@ -104,7 +122,7 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
         return {"observations": [each for batch in batches for each in shown(vae, batch)], "seed": seed, "mean": mean}
 
     @served.post("/score")
-    @limited
+    @computed
     def scores(until: Deadline) -> JSON:
         draws, seed = integer(request, "samples", 16, 1, limits.draws), integer(request, "seed", 0)
         show = bool(integer(request, "show", 0, 0, 1))
@@ -112,19 +130,19 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
         return scored(vae, detector, sent, draws, seed, show, until)
 
     @served.post("/encode")
-    @limited
+    @computed
     def encode(until: Deadline) -> JSON:
         sent = serve_requests.observations(vae, request, limits)
         each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in vae.encode(sent.x)), strict=True)
         return {"latents": [dict(zip(("name", "mu", "logsigma"), row, strict=True)) for row in each]}
 
     @served.post("/decode")
-    @limited
+    @computed
     def decode(until: Deadline) -> JSON:
         return {"observations": shown(vae, vae.decode(serve_requests.latents(vae, request, limits)))}
 
     @served.post("/interpolate")
-    @limited
+    @computed
     def interpolate(until: Deadline) -> JSON:
         steps = integer(request, "steps", 9, 2, min(most, _MOST_STEPS))
         sent = serve_requests.observations(vae, request, limits)
@@ -132,40 +150,43 @@ def app(vae: VAE, detector: Detector | None = None, limits: Limits | None = None
             raise InputError(f"not two {vae.observation.noun}s", len(sent.x), "send the two ends of the way")
         return {"observations": shown(vae, latents.interpolate(vae, sent.x[0], sent.x[1], steps))}
 
-    @served.before_request
-    def same_site() -> None:
-        if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
-            raise Refused("request of another site", request.headers.get("Origin", "unknown"), "use this one", 403, 0)
 
-    @served.after_request
-    def secure(answer: Response) -> Response:
-        answer.headers.update(_HEADERS)
-        return answer
+def _add_refusals(served: Flask, limits: Limits) -> None:
+    """What is answered instead: one line of JSON, and the status that belongs to it."""
+
+    @served.before_request
+    def refuse_other_sites() -> Response | None:
+        if request.method != "POST" or request.headers.get("Sec-Fetch-Site") != "cross-site":
+            return None
+        return _refusal(f"request of another site: {request.headers.get('Origin')}; use the page of this one", 403)
 
     @served.errorhandler(VaeError)
     def refuse(error: VaeError) -> Response:
-        status = getattr(error, "status", 400 if isinstance(error, ArgumentError | InputError) else 500)
-        answer = Response(json.dumps({"error": str(error)}) + "\n", status, mimetype="application/json")
-        if after := getattr(error, "after", 0):
-            answer.headers["Retry-After"] = str(after)
-        return answer
+        if isinstance(error, Refused):
+            return _refusal(str(error), error.status, error.after)
+        return _refusal(str(error), 400 if isinstance(error, ArgumentError | InputError) else 500)
 
     @served.errorhandler(MemoryError)
-    def full(error: MemoryError) -> Response:
-        return refuse(Refused("out of memory", "this machine has too little", "send less at a time", 503, 5))
+    def refuse_more(error: MemoryError) -> Response:
+        return _refusal("out of memory: this machine has too little; send less at a time", 503, 5)
 
     @served.errorhandler(HTTPException)  # an unknown path or method, a body that is too long, and what nobody foresaw
-    def wrong(error: HTTPException) -> Response:
+    def refuse_by_status(error: HTTPException) -> Response:
+        methods = sorted({*(getattr(error, "valid_methods", None) or [])} - {"HEAD", "OPTIONS"})
         sayings = {
-            404: ("no such page", request.path[:80], "see /"),
-            405: (f"no {request.method}", request.path, f"use {' or '.join(_methods(error))}"),
-            413: ("body too large", f"{request.content_length or 0:,} bytes", f"send at most {limits.bytes:,}"),
+            404: f"no such page: {request.path}; see /",
+            405: f"no {request.method}: {request.path}; use {' or '.join(methods)}",
+            413: f"body too large: {request.content_length or 0:,} bytes; send at most {limits.bytes:,}",
         }
-        unforeseen = (str(error.name).lower(), request.path[:80], "see the service's own output")
-        status = error.code or 500
-        return refuse(Refused(*sayings.get(status, unforeseen), status, 0))
+        code = error.code or 500
+        return _refusal(sayings.get(code, f"{error.name}: {request.path}; see what the service itself prints"), code)
 
-    return served
+
+def _refusal(text: str, status: int, after: int = 0) -> Response:
+    """A line of JSON that says what is wrong, and in how many seconds to come again, if that helps."""
+    headers = {"Retry-After": str(after)} if after else {}
+    line = json.dumps({"error": printable(text[:_LONGEST])}) + "\n"
+    return Response(line, status, headers, mimetype="application/json")
 
 
 def listen(
@@ -198,10 +219,6 @@ def listen(
         max_request_header_size=16 << 10, max_request_body_size=2 * limits.bytes, inbuf_overflow=64 << 10,
     )  # fmt: skip
     return server, [f"http://{f'[{each}]' if ':' in each else each}:{port}" for each in _reached(bound)]
-
-
-def _methods(error: HTTPException) -> list[str]:
-    return sorted({*(getattr(error, "valid_methods", None) or [])} - {"HEAD", "OPTIONS"})
 
 
 def _reached(bound: str) -> list[str]:

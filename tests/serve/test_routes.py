@@ -278,7 +278,7 @@ def test_a_page_of_another_site_cannot_use_it(client: FlaskClient, examples: Pat
     answer = client.post("/score", data=file, headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://example.org"})
     assert (answer.status_code, answer.get_json()["error"]) == (
         403,
-        "request of another site: https://example.org; use this one",
+        "request of another site: https://example.org; use the page of this one",
     )
 
 
