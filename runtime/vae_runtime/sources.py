@@ -102,6 +102,11 @@ class Observations:
         unseen = [not_seen(first, column, text, n) for (column, text), (first, n) in self._unseen.items()]
         return [*notes, *self._said, *unseen]
 
+    def __repr__(self) -> str:
+        files = self._files[0].name if len(self._files) == 1 else f"{len(self._files):,} files"
+        noun = self.observation.noun + "s" * (len(self) != 1)
+        return f"<vae_runtime.sources.Observations: {len(self):,} {noun} of {files}>"
+
     def __len__(self) -> int:
         return sum(1 if file.rows is None else file.rows for file in self._files)
 

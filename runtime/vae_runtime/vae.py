@@ -357,6 +357,10 @@ class VAE:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        x = f"{self.observation.noun}s {list(self.observation.shape)}, {self.likelihood.name}"
+        return f"<vae_runtime.VAE {self.path.name!r}: {x}; latents {list(self.latent_shape)}, {self.prior.name}>"
+
     def __getstate__(self) -> dict[str, Any]:
         return {
             "path": self.path, "sha256": self.manifest.sha256, "threads": self.threads, "memory": self.memory,

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from support import bundles
 from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise, score
 from vae_runtime.bundle import read, shipped
 
@@ -433,3 +434,13 @@ def test_load_takes_text_and_paths_and_ships_a_default(loaded):
     assert VAE.load().manifest == VAE.load(shipped()).manifest
     with pytest.raises(BundleError, match=r"bundle not found: .*missing/manifest.json; name a folder"):
         VAE.load(loaded.path / "missing")
+
+
+def test_a_vae_shows_itself(tiny_bundle, forge):
+    """In a line: what it is of, under which likelihood, and its latents; so does what it reads."""
+    vae = VAE.load(tiny_bundle)
+    assert repr(vae) == "<vae_runtime.VAE 'tiny': images [1, 28, 28], bernoulli; latents [4], standard-normal>"
+    rows = VAE.load(bundles.linear(forge, "gaussian", (5,), (2, 3)))
+    assert repr(rows) == "<vae_runtime.VAE 'forged': rows [5], gaussian; latents [2, 3], standard-normal>"
+    table = b"a,b,c,d,e\n1,2,3,4,5\n6,7,8,9,0\n"
+    assert repr(rows.read(table)) == "<vae_runtime.sources.Observations: 2 rows of bytes>"
