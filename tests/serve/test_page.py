@@ -156,7 +156,10 @@ def test_the_figures_are_those_of_the_last_stroke(opened, service: str):
 
 
 def test_a_slider_changes_the_picture(opened, service: str):
-    """By the keyboard too: End takes the first latent to 3, and the picture is the decoder's of just that."""
+    """By the keyboard: End takes the first latent to 3, and the picture is the decoder's of just that.
+
+    A sample that is tapped brings its own latents.
+    """
     page = opened(service)
     before = page.picture("#latents-shown img")
     first = page.page.get_by_role("slider", name="z21")
@@ -168,6 +171,12 @@ def test_a_slider_changes_the_picture(opened, service: str):
     after = page.picture("#latents-shown img")
     np.testing.assert_allclose(after, 255 * VAE.load().decode(z)[0, 0], atol=0.51)
     assert np.abs(after - before).max() > 50
+    page.page.locator("#samples-tiles button").nth(2).click()
+    page.settle()
+    sample = np.asarray(page.picture("#samples-tiles button:nth-child(3) img"))[None, None] / 255
+    z = VAE.load().encode(sample)[0]
+    assert float(first.input_value()) == pytest.approx(float(z[0, 21]), abs=0.02)
+    np.testing.assert_allclose(page.picture("#latents-shown img"), 255 * VAE.load().decode(z)[0, 0], atol=0.51)
     page.page.get_by_role("button", name="Reset").click()
     page.settle()
     np.testing.assert_array_equal(page.picture("#latents-shown img"), before)

@@ -21,6 +21,7 @@ const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
 const samples = async (n, seed = randomSeed()) => (await ask(`sample?n=${n}&seed=${seed}&mean=1&format=json`)).observations;
 const one = async () => (await samples(1))[0];
 let drawing = null; // the pad
+let takeApart = () => {}; // shows the latents of an observation
 
 function introduce() {
   const size = kind === "image" ? `images of ${shape[2]} × ${shape[1]} pixels${shape[0] === 1 ? "" : " in colour"}`
@@ -40,7 +41,7 @@ function introduce() {
 function sampling() {
   const refresh = latest(said($("samples"), async () => {
     const seed = $("samples-seed").value;
-    tiles(model, $("samples-tiles"), await samples(AT_ONCE, seed), `Samples of seed ${seed}`);
+    tiles(model, $("samples-tiles"), await samples(AT_ONCE, seed), `Samples of seed ${seed}`, takeApart);
     $("samples-said").textContent = `${AT_ONCE} samples of seed ${seed}`;
     const link = $("samples-file");
     link.download = `samples-${seed}.${kind === "image" ? "png" : "csv"}`;
@@ -51,6 +52,7 @@ function sampling() {
     refresh();
   };
   $("samples-seed").oninput = () => $("samples-seed").checkValidity() && $("samples-seed").value && refresh();
+  $("samples-hint").hidden = kind === "vector" || !model.sliders.length;
   $("samples-form").onsubmit = (event) => event.preventDefault();
   $("samples-file").onclick = async (event) => {
     if (kind === "image") return;
@@ -101,7 +103,7 @@ function slider(name, note, { low, high, step = (high - low) / 200, value }, mov
   const output = make("output");
   const set = (next) => {
     input.value = next;
-    output.textContent = number(Number(input.value));
+    output.textContent = number(Number(next)); // which may lie beyond the ends
     input.setAttribute("aria-valuetext", output.textContent);
   };
   input.oninput = () => {
@@ -171,10 +173,14 @@ function latentSliders() {
   };
   const encoded = async (x) => (await ask("encode", [x])).latents[0].mu;
   $("latents-sliders").replaceChildren(...sliders.map(({ element }) => element));
+  takeApart = said(section, async (x) => {
+    section.scrollIntoView({ block: "start" });
+    put(await encoded(x));
+  });
   $("latents-rest").onclick = () => put(model.rest);
   $("latents-sample").onclick = said(section, async () => put(await encoded(await one())));
   $("latents-drawing").hidden = kind !== "image";
-  $("latents-drawing").onclick = said(section, async () => drawing.state.blank || put(await encoded(drawing.url())));
+  $("latents-drawing").onclick = () => drawing.state.blank || takeApart(drawing.url());
   return decode();
 }
 
@@ -270,5 +276,5 @@ introduce();
 if (kind === "image") drawingPad();
 if (kind === "vector") ownRow();
 scoring();
-await Promise.all([sampling(), latentSliders(), theWay()]);
+await Promise.all([latentSliders(), sampling(), theWay()]);
 document.body.dataset.ready = "yes";

@@ -32,8 +32,8 @@ export function show(model, x, label, under = null) {
   return table(model, under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x], label);
 }
 
-/** Several observations beside each other, in `place`. */
-export function tiles(model, place, observations, label) {
+/** Several observations beside each other, in `place`; of images and series each is a button that `take`s it. */
+export function tiles(model, place, observations, label, take) {
   if (model.observation.kind === "vector") {
     place.className = "tiles rows";
     Object.assign(place, { tabIndex: 0, role: "region", ariaLabel: label }); // so that the keyboard can scroll it
@@ -43,7 +43,9 @@ export function tiles(model, place, observations, label) {
     return;
   }
   place.className = model.observation.kind === "series" ? "tiles lines" : "tiles";
-  place.replaceChildren(...observations.map((x, i) => show(model, x, `${label}, ${i + 1} of ${observations.length}`)));
+  const called = (i) => `${label}, ${i + 1} of ${observations.length}`;
+  place.replaceChildren(...observations.map((x, i) =>
+    make("button", { type: "button", className: "tile", onclick: () => take(x) }, show(model, x, called(i)))));
 }
 
 /** A row, or two of them, with a line for each column. */
