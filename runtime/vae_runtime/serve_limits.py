@@ -42,7 +42,7 @@ class Limits:
 
 
 class Refused(ResourceError):
-    """A request that comes at a bad time: the HTTP status that says so, and in how many seconds to come again."""
+    """A request that is too much: the HTTP status that says so, and in how many seconds to come again, if that helps."""
 
     def __init__(self, what: str, which: object, todo: str, status: int, after: int) -> None:
         super().__init__(what, which, todo)
@@ -60,7 +60,7 @@ class Deadline:
         for batch in batches:
             if time.monotonic() > self._latest:
                 todo = "send less at a time, or ask for fewer draws"
-                raise Refused("request takes too long", f"over {self._seconds:g} seconds", todo, 503, 5)
+                raise Refused("request takes too long", f"over {self._seconds:g} seconds", todo, 503, 0)
             yield batch
 
 
