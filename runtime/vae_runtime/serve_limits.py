@@ -42,7 +42,7 @@ class Limits:
 
 
 class Refused(ResourceError):
-    """A request that is too much: the HTTP status that says so, and in how many seconds to come again, if that helps."""
+    """A request that is too much: the HTTP status that says so, and in how many seconds to come again, or 0."""
 
     def __init__(self, what: str, which: object, todo: str, status: int, after: int) -> None:
         super().__init__(what, which, todo)
