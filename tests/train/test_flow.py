@@ -155,7 +155,7 @@ def test_samples_are_of_the_flow() -> None:
 
 
 def test_it_learns_a_density_that_no_gaussian_has() -> None:
-    """Of two clusters: 100 steps bring it within 0.5 nats of their entropy, and the best Gaussian is 1.3 away."""
+    """Of two clusters: 100 steps bring it within 0.3 nats of their entropy, and the best Gaussian is 1.2 away."""
     generator = torch.Generator().manual_seed(0)
 
     def clusters() -> Tensor:
@@ -174,8 +174,8 @@ def test_it_learns_a_density_that_no_gaussian_has() -> None:
     z = clusters()
     gaussian = 0.5 * torch.logdet(2 * math.pi * math.e * torch.cov(z.T))
     with torch.no_grad():
-        loss = -flow.log_prob(z).mean()
-    assert loss < entropy + 0.5 < gaussian - 0.8
+        loss = -flow.log_prob(z).mean().item()
+    assert loss < entropy + 0.3 < gaussian - 0.8
 
 
 SETTINGS: Settings = {"hidden": 16, "latent_dim": 4, "epochs": 2, "batch_size": 64, "prior": "flow"}
