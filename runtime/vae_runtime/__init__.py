@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vae_runtime.errors import InputError as InputError
     from vae_runtime.errors import ResourceError as ResourceError
     from vae_runtime.errors import VaeError as VaeError
+    from vae_runtime.follow import Frames as Frames
     from vae_runtime.scores import Scores as Scores
     from vae_runtime.scores import score as score
     from vae_runtime.vae import VAE as VAE
@@ -41,6 +42,7 @@ _API = {
     "Changed": "watch_events",
     "Heartbeat": "watch_events",
     "Clock": "watch_clock",
+    "Frames": "follow",
 }  # name: its module
 __all__ = [*_API, *_ERRORS]
 

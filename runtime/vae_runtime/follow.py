@@ -53,6 +53,12 @@ class Pending:
             self._parts.appendleft(Came(names[most:], x[most:], time))
         return Came(names[:most], x[:most], time)
 
+    def leave(self) -> list[Came]:
+        """All of it."""
+        parts = list(self._parts)
+        self._parts.clear()
+        return parts
+
 
 class Follower(Protocol):
     """A source that is followed. single: whether each observation stands by itself, or they follow one another."""
@@ -69,8 +75,11 @@ class Follower(Protocol):
     def read(self, most: int) -> Came | None:
         """What has come, at most so many, without waiting; None where nothing has."""
 
-    def renew(self, vae: VAE) -> None:
-        """Read on for another model of the same kind. Raises VaeError where that fails, and reads on as before."""
+    def renew(self, vae: VAE) -> list[Came]:
+        """Read on for another model of the same kind: what was read for the one before and is not taken yet.
+
+        Raises VaeError where that fails, and reads on as before.
+        """
 
     def close(self) -> None:
         """Leave the source."""

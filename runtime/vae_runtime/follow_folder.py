@@ -69,7 +69,8 @@ class Folder:
         if self._pending or self._ready:
             return
         self._wait_for(self._look())
-        self._settle()
+        if not self._gone:
+            self._settle()
         if not self._ready:
             self._how.clock.wait(min(seconds, max(POLL, _SHARE * self._took)))
 
@@ -82,9 +83,10 @@ class Folder:
             self._pending.add(part)
         return self._pending.take(most)
 
-    def renew(self, vae: VAE) -> None:
+    def renew(self, vae: VAE) -> list[Came]:
         """Read on for another model."""
         self._vae = vae
+        return self._pending.leave()
 
     def close(self) -> None:
         """There is nothing to leave."""
@@ -157,11 +159,12 @@ class Folder:
                     found += [f"{path}/{name}" for name in inside.files - before.files]
                     if back is not None:
                         known = (f"{path}/{name}" for name in inside.files & before.files)
-                        found += [file for file in known if Path(file).stat().st_mtime > back]
+                        found += [file for file in known if _changed(file, back)]
             except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    self._how.notes.once(f"folder {path}", f"{path} cannot be read ({error.strerror})")
-                continue
+                if isinstance(error, FileNotFoundError) and path != self._path:
+                    continue
+                self._how.notes.once(f"folder {path}", f"{path} cannot be read ({error.strerror})")
+                inside = replace(self._inside.get(path, _Inside()), mtime=None)  # what was in it is not new later
             seen[path] = inside
             todo += inside.folders
         self._inside, self._took = seen, time.thread_time() - begun
@@ -195,6 +198,14 @@ class Folder:
                 elif entry.is_dir():
                     inside.folders.append(entry.path)
         return inside
+
+
+def _changed(path: str, since: float) -> bool:
+    """Whether a file was changed since then, seconds since 1970."""
+    try:
+        return Path(path).stat().st_mtime > since
+    except OSError:
+        return False
 
 
 def _joined(parts: list[Came]) -> list[Came]:

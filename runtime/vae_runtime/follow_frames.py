@@ -1,6 +1,5 @@
 """Raw frames of a pipe, as rpicam-vid and `ffmpeg -f rawvideo` write them: each an image, when it is whole."""
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 PIXELS = ("gray", "rgb24", "yuv420p")
 _HELD = 1 << 23  # bytes that are read ahead, and one frame at the least
-_SIZE = re.compile(r"\d+x\d+")
 
 
 class RawFrames:
@@ -62,9 +60,10 @@ class RawFrames:
         del self._held[: len(names) * self._bytes]
         return Came(names, np.stack(x), self._time) if names else None
 
-    def renew(self, vae: VAE) -> None:
+    def renew(self, vae: VAE) -> list[Came]:
         """Read on for another model: the frames stay of the size that they have."""
         self._vae = vae
+        return []
 
     def close(self) -> None:
         """Leave the pipe."""

@@ -80,9 +80,13 @@ class Growing:
         return self._grown()
 
     def read(self, size: int = _PIECE) -> bytes:
-        """What was added."""
+        """What was added; nothing where the disk has left meanwhile."""
         self.anew = False
-        return self._file.read(size) or b""
+        try:
+            return self._file.read(size) or b""
+        except OSError as error:
+            self._gone(error)
+            return b""
 
     def skip(self) -> tuple[list[str], int]:
         """Pass over the lines that are whole: the first ones, in which the layout shows, and how many there are.
@@ -112,22 +116,23 @@ class Growing:
         """Whether there is something to read, in the file or in what has taken its place."""
         try:
             there, here = self._path.stat(), os.fstat(self._file.fileno())
-            self._notes.over("gone", f"{self.name} is back")
+            if there.st_size and here.st_size == self._file.tell() and not os.path.samestat(there, here):
+                # what has taken its place has content, so whoever writes has left the old file
+                successor = self._path.open("rb", buffering=0)
+                self._file.close()
+                self._file, self.anew, here = successor, True, there
         except OSError as error:
-            self._notes.once("gone", f"{self.name} is gone ({error.strerror}); waiting until it is back")
+            self._gone(error)
             return False
-        position = self._file.tell()
-        if here.st_size < position:
+        self._notes.over("gone", f"{self.name} is back")
+        if here.st_size < self._file.tell():
             self._notes.often("truncated", f"{self.name} was truncated; it is read from its start")
             self._file.seek(0)
             self.anew = True
-        elif here.st_size == position and there.st_size and not os.path.samestat(there, here):
-            # what has taken its place has content, so whoever writes has left the old file
-            successor = self._path.open("rb", buffering=0)
-            self._file.close()
-            self._file, self.anew = successor, True
-            return True
         return here.st_size > self._file.tell()
+
+    def _gone(self, error: OSError) -> None:
+        self._notes.once("gone", f"{self.name} is gone ({error.strerror}); waiting until it is back")
 
 
 class Lines:
@@ -169,13 +174,14 @@ class Lines:
         """The rows or windows that are whole."""
         return self._pending.take(most)
 
-    def renew(self, vae: VAE) -> None:
+    def renew(self, vae: VAE) -> list[Came]:
         """Read on for another model; windows begin anew."""
         if self._rows is not None:
             rows = self._begun(vae)
             rows.skip(self._rows.row)
             self._rows = rows
         self._vae = vae
+        return self._pending.leave()
 
     def close(self) -> None:
         """Leave the source."""

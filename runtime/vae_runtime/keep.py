@@ -22,7 +22,7 @@ from vae_runtime.watch_events import Observed, iso
 
 MOST = 16 << 20  # bytes
 _BLOCK = 4096  # bytes, of which files take whole ones on most disks
-_NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z_score(-?\d+\.\d{4})\.(?:png|csv)")
+_NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z_score(-?[\d.]+(?:e[-+]\d+)?|inf)\.(?:png|csv)")
 _HALF = re.compile(rf"\.{_NAME.pattern}\.\d+\.[0-9a-f]{{8}}")  # as `files.replacing` names what is not whole yet
 
 
@@ -57,7 +57,7 @@ class Keep:
 
         Raises ResourceError where the disk is full, and ArgumentError where it cannot be written for another reason.
         """
-        score = float(f"{seen.score:.4f}")
+        score = float(f"{seen.score:.10g}")
         if score in self._kept or (self._size + _BLOCK > self._most and score < min(self._kept)):
             return False
         content = _content(x, seen, names)
@@ -65,7 +65,9 @@ class Keep:
         if not self._makes_way(score, size):
             return False
         time = re.sub("[-:]", "", iso(seen.time))
-        path = self._folder / f"{time}_score{score:.4f}.{'png' if x.ndim == 3 else 'csv'}"
+        path = self._folder / f"{time}_score{score:.10g}.{'png' if x.ndim == 3 else 'csv'}"
+        with write_errors(self._folder):  # which somebody may have removed
+            self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(content)
         self._kept[score] = path, size

@@ -9,7 +9,7 @@ import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def watch(
     if not heartbeat >= 0:
         raise ArgumentError("heartbeat out of range", heartbeat, "give seconds, or 0 for none")
     keeper = None if keep is None else keeping.Keep(Path(keep), keep_bytes)
-    watching = _Watching(detector, note, clock or Clock())
+    watching = _Watching(detector, note, clock)
     how = Following(detector.vae, watching.clock, watching.notes, watching.broken, from_start, stride)
     follower = follow(source, frames, how)
     if in_a_row is None:
@@ -78,10 +78,11 @@ def watch(
 class _Watching:
     """A watch as it stands: the detector in force, the state, and what the heartbeats tell."""
 
-    def __init__(self, detector: Detector, note: Callable[[str], None], clock: Clock) -> None:
-        self.detector, self.clock, self.notes = detector, clock, Notes(note, clock)
+    def __init__(self, detector: Detector, note: Callable[[str], None], given: Clock | None) -> None:
+        self._own, self.clock = given is None, given or Clock()  # one of its own is closed in the end
+        self.detector, self.notes = detector, Notes(note, self.clock)
         self.alarm = Alarm()
-        self._begun = self._changed = clock.monotonic()
+        self._begun = self._changed = self.clock.monotonic()
         self._seen = self._odd = self._alarms = self._skipped = 0
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._highest = 0.0
@@ -91,12 +92,12 @@ class _Watching:
     ) -> Generator[Event, None, None]:
         """What happens until the source ends or the clock is stopped."""
         every = heartbeat or float("inf")
-        with closing(follower):
+        with closing(follower), closing(self.clock) if self._own else nullcontext():
             yield self._heartbeat()
             due, at_once = self._begun + every, 1
             while not (follower.ended or self.clock.stopped):
                 if (other := renew()) is not None:
-                    self._go_on_with(other, follower)
+                    yield from self._go_on_with(other, follower, keep)
                 follower.wait(min(due - self.clock.monotonic(), _LONGEST_WAIT))
                 begun = self.clock.monotonic()
                 came = follower.read(at_once)
@@ -105,9 +106,7 @@ class _Watching:
                 if took > 2 * _AT_ONCE:
                     at_once = max(1, at_once // 2)
                 elif came is not None and took < _AT_ONCE and len(came.names) == at_once:
-                    at_once = min(
-                        2 * at_once, self._most()
-                    )  # one alone is judged at once, and what has piled up together
+                    at_once = min(2 * at_once, self._most())  # one is judged at once, and much together
                 for one, verdict in judged:
                     yield from self._told(one, verdict, keep)
                 self.notes.catch_up()
@@ -127,18 +126,20 @@ class _Watching:
         self._skipped += 1
         self.notes.often("broken", f"left out: {error.what}: {error.which}")
 
-    def _go_on_with(self, other: Detector, follower: Follower) -> None:
-        """Take another detector, if it is for what comes."""
+    def _go_on_with(self, other: Detector, follower: Follower, keep: keeping.Keep | None) -> Iterator[Event]:
+        """Take another detector, if it is for what comes; what was read for the one before is judged by that first."""
         old, new = self.detector.vae, other.vae
         try:
             if new.observation.kind != old.observation.kind:
                 which = f"a model of {new.observation.noun}s, not {old.observation.noun}s"
                 raise BundleError("bundle for other observations", which, "start another watch for it")
-            if new is not old:
-                follower.renew(new)
+            left = [] if new is old else follower.renew(new)
         except VaeError as error:
             self.notes.say(f"the calibration and bundle from before stay in force: {error}")
             return
+        for came in left:
+            for one, verdict in self._judged(came):
+                yield from self._told(one, verdict, keep)
         self.detector = other
         if new is not old:
             old.close()

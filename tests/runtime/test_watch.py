@@ -168,10 +168,10 @@ def series(tmp_path: Path) -> Detector:
     return Detector.fit(VAE.load(tables(tmp_path / "series", (2, 4))), normal, num_samples=1)
 
 
-def tables(out: Path, shape: tuple[int, ...]) -> Path:
-    """A bundle for observations of the columns a and b, which are not scaled."""
+def tables(out: Path, shape: tuple[int, ...], names: str = "ab") -> Path:
+    """A bundle for observations of these columns, of one letter each, which are not scaled."""
     forge: Forge = partial(bundles.forge, bundles.TINY, out)
-    columns = [{"name": name, "mean": 0.0, "scale": 1.0} for name in "ab"]
+    columns = [{"name": name, "mean": 0.0, "scale": 1.0} for name in names]
     bundle = linear(forge, "gaussian", shape)
     before = json.loads((bundle / "manifest.json").read_bytes())["preprocessing"]
     return changed(bundle, preprocessing={**before, "columns": columns})
@@ -566,3 +566,20 @@ def test_what_is_wrong_is_said_at_once(
     ran = command(main, "--bundle", images.vae.path, "watch", *words, "--calibration", "site.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
     assert message in ran.err
+
+
+def test_a_bundle_of_other_columns_reads_on(tmp_path: Path) -> None:
+    """What has come is judged by the old bundle, and what comes after by the new one, each with its own columns."""
+    first, second = (VAE.load(tables(tmp_path / names, (2,), names)) for names in ("ab", "ca"))
+    detectors = [
+        Detector.fit(vae, np.random.default_rng(1).normal(size=(50, 2)), num_samples=1) for vae in (first, second)
+    ]
+    expected = [detector.score([row])[0] for detector, row in zip(detectors, ([1, 2], [6, 4]), strict=True)]
+    coming: list[Detector] = []
+    with piped() as (reader, writer):
+        ran = watched(
+            detectors[0], reader, lambda: writer.write(b"a,b,c\n1,2,3\n"), 1, lambda: coming.append(detectors[1]), 1,
+            lambda: writer.write(b"4,5,6\n"), writer.close, renew=lambda: coming.pop() if coming else None,
+        )  # fmt: skip
+    assert np.allclose([seen.score for seen in ran.seen], expected, rtol=1e-9)
+    assert ran.notes == ["calibration and bundle are read anew"]
