@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vae_runtime.detector import Detector as Detector
     from vae_runtime.detector import Verdict as Verdict
     from vae_runtime.draws import Terms as Terms
+    from vae_runtime.drift import Drift as Drift
     from vae_runtime.errors import ArgumentError as ArgumentError
     from vae_runtime.errors import BundleError as BundleError
     from vae_runtime.errors import EnvironmentUnfit as EnvironmentUnfit
@@ -34,6 +35,7 @@ _API = {
     "VAE": "vae",
     "Detector": "detector",
     "Verdict": "detector",
+    "Drift": "drift",
     "Scores": "scores",
     "Terms": "draws",
     "score": "scores",

@@ -1,6 +1,7 @@
 """The verbs of `vae-infer` that tell odd observations from normal ones: calibrate and detect."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from vae_runtime.errors import printable
 
 if TYPE_CHECKING:
     from vae_runtime.detector import Detector, Verdict
+    from vae_runtime.drift import Drift
 
 _ODD = 1  # the exit code of --fail-on-odd
 _PATH = click.Path(path_type=Path)
@@ -82,6 +84,7 @@ def calibrate(
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), help="How to print.  [default: table]")
 @click.option("--fail-on-odd", is_flag=True, help=f"Leave with exit code {_ODD} where one is odd.")
+@click.option("--drift", is_flag=True, help="Say whether all of them together, in their order, are as usual.")
 @terminal.with_missing
 @terminal.with_stride
 @terminal.with_output("A .csv or .jsonl file.  [default: print]")
@@ -92,6 +95,7 @@ def detect(
     calibration: Path | None,
     style: str | None,
     fail_on_odd: bool,
+    drift: bool,
     missing: str,
     stride: int | None,
     output: Path | None,
@@ -109,11 +113,18 @@ def detect(
 
     detector = Detector.load(vae, calibration)
     found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(detector.calibration.num_samples))
-    verdict = detector.judged(np.concatenate([detector.traits(batch) for batch in batches]))
+    traits = np.concatenate([detector.traits(batch) for batch in batches])
+    verdict = detector.judged(traits)
     noun, odd = vae.observation.noun, int(verdict.odd.sum())
     by = _by(detector)
     lines = _lines(verdict, found.names(), style, noun, by)
     terminal.write(lines, output, f"{odd} of {terminal.count(len(found), noun)} odd, {by}")
+    if drift:
+        from vae_runtime import drift as drifting
+
+        test = drifting.Drift(detector.calibration, every=drifting.apart(vae, stride))
+        test.add(verdict.score, traits)
+        (click.echo if style == "table" else terminal.note)(_drift(test, list(found.names()), noun))
     terminal.say_fitted(found)
     _say_resolution(detector)
     if fail_on_odd and odd:
@@ -127,6 +138,19 @@ def _say_resolution(detector: "Detector") -> None:
         which = f"of {count} normal ones no p is below {detector.least:.2%}"
         share = f"that is the share of false alarms, on average over calibrations of so few, and not {asked:.2%}"
         terminal.note(f"{which}: {share}; calibrate with more")
+
+
+def _drift(test: "Drift", names: list[str], noun: str) -> str:
+    """Whether there is a drift in observations of these names, and of what."""
+    of = terminal.count(len(names), noun)
+    if test.every > 1:
+        of += f", of which each {test.every}th is looked at, so that none overlaps another"
+    if test.noticed is None or test.moved is None:
+        return (
+            f"no drift in {of}: e-value {math.exp(test.evidence):.2g}, and from {1 / test.false_alarms:g} on it is one"
+        )
+    noticed, begun = printable(names[test.noticed]), printable(names[test.moved.began])
+    return f"drift noticed at {noticed}, {test.noticed + 1} of {of}, and begun about at {begun}: {test.moved}"
 
 
 def _by(detector: "Detector") -> str:

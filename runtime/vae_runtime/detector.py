@@ -132,7 +132,7 @@ class Detector:
         if len(found) < FEWEST:
             noun = vae.observation.noun
             raise InputError(f"too few normal {noun}s that differ", len(found), f"give {FEWEST} or more")
-        found = _rounded(found)
+        found = rounded(found)
         kernels = found[: density.MOST]
         usual = density.Density.of(kernels)
         surprise = np.concatenate([density.surprise_of_each(kernels), usual.surprise(found[density.MOST :])])
@@ -142,7 +142,7 @@ class Detector:
         kept = np.union1d(kept, np.arange(max(0, len(scores) - _KEPT), len(scores)))
         calibration = Calibration(
             _model(vae), tuple(traits.names(vae.observation, vae.names)), num_samples, len(found),
-            tuple(map(tuple, kernels.tolist())), tuple(_rounded(scores[kept]).tolist()),
+            tuple(map(tuple, kernels.tolist())), tuple(rounded(scores[kept]).tolist()),
             tuple(higher[kept].tolist()), false_alarms,
         )  # fmt: skip
         return cls(vae, calibration)
@@ -259,7 +259,7 @@ def _scores_of(vae: VAE, surprise: Doubles, found: Doubles) -> Doubles:
     return score
 
 
-def _rounded(values: Doubles) -> Doubles:
+def rounded(values: Doubles) -> Doubles:
     """Numbers with as many digits as a calibration keeps, so that a saved one judges as the one that was fitted."""
     return np.array([float(f"{value:.{_DIGITS}g}") for value in values.ravel()]).reshape(values.shape)
 

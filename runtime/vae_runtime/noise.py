@@ -17,7 +17,8 @@ from vae_runtime.errors import ArgumentError
 
 Floats = NDArray[np.float32]
 
-PRIOR, PIXELS, POSTERIOR, BINARISATION, SECOND = range(5)  # streams: what the noise is for; the last of pixels too
+# streams: what the noise is for; SECOND of pixels too
+PRIOR, PIXELS, POSTERIOR, BINARISATION, SECOND, TIES = range(6)
 
 _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's increment, 2^64 / golden ratio
 _MASK = 2**64 - 1
