@@ -154,6 +154,10 @@ def _mode(path: Path) -> int:
 
 def _descriptor(source: "str | os.PathLike[str] | Stream", path: Path | None) -> int:
     """A descriptor of its own for a stream."""
-    if isinstance(source, str | os.PathLike):
-        return os.dup(sys.stdin.fileno()) if str(path) == "-" else os.open(source, os.O_RDONLY)
-    return os.dup(source.fileno())
+    if not isinstance(source, str | os.PathLike):
+        return os.dup(source.fileno())
+    if str(path) == "-":
+        return os.dup(sys.stdin.fileno())
+    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe that nobody has begun to write
+    os.set_blocking(descriptor, True)
+    return descriptor

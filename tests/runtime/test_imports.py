@@ -75,7 +75,8 @@ def test_the_checker_can_fail(code: str, module: str):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([verb, "--help"] for verb in ("sample", "elbo", "decode", "traverse", "bench"))]
+    "arguments",
+    [["--help"], *([verb, "--help"] for verb in ("sample", "elbo", "decode", "traverse", "bench", "watch"))],
 )
 def test_help_does_not_wait_for_numpy(arguments: list[str]):
     """`vae-infer --help`, of a verb too, prints its text without importing NumPy, onnxruntime or Pillow."""

@@ -326,6 +326,14 @@ def test_a_pipe_that_is_no_table_of_the_model_ends_the_watch(rows: Detector) -> 
         assert [beat.last for beat in watched(rows, reader, writer.close).beats] == [False, True]
 
 
+def test_rows_of_a_named_pipe(rows: Detector, tmp_path: Path) -> None:
+    """Which is waited for until somebody writes, and ends when nobody does any more."""
+    os.mkfifo(tmp_path / "fifo")
+    ran = watched(rows, tmp_path / "fifo", 100, lambda: (tmp_path / "fifo").write_text("a,b\n1,2\n"), 100)
+    assert ran.names == ["fifo[0]"]
+    assert ran.beats[-1].uptime < 180
+
+
 def test_windows_of_a_pipe(series: Detector) -> None:
     """One from every second row on, but for those across a row that is no row."""
     values = np.random.default_rng(2).normal(size=(14, 2))
