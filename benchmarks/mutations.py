@@ -185,7 +185,7 @@ class Subject:
         self.vae = train(name, trained, steps)
         probe = self.test[: gate.BATCHES[-1]].numpy()
         made = candidate.fp32(self.vae, IMAGES, OPSET)
-        self.contract, self.encoder, self.decoder = made.contract.json(), made.encoder, made.decoder
+        self.contract, self.encoder, self.decoder = made.contract.json(), made.graphs["encoder"], made.graphs["decoder"]
         self.cases = gate.expect(self.vae, IMAGES, probe)
         good = self.load(self.contract, self.encoder, self.decoder)
         failed = [row.name for row in gate.judge(self.cases, good) if not row.passed]

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from vae_export import onnx_graph, reference
 from vae_runtime import likelihoods, noise, verify
-from vae_runtime.bundle import GRAPHS, Bundle
+from vae_runtime import prior as priors
+from vae_runtime.bundle import DECODER, ENCODER, PRIOR, Bundle, graphs_of
 from vae_runtime.errors import BundleError
 from vae_runtime.manifest import Manifest
 from vae_runtime.measured import Graphs
-from vae_runtime.prior import kl_of_draw
+from vae_runtime.prior import kl_of_draw, standard_normal
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SEED = 2  # the golden vectors have 1
 _LIKELY = ("golden", "prior z", "posterior z")  # of what the gate compares, the module of torch; and real ones
 
 Arrays = dict[str, NDArray[Any]]
-Evaluator = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def with_run(bundle: Bundle, run: "Run") -> "list[gate.Comparison]":
         return gate.compare(run.vae, runtime, run.probe)
     if smaller.precision == "fp16":
         return gate.compare(quantise.rounded(run.vae), runtime, run.probe)
-    quantised = [onnx.load_from_string(bundle.files[name]) for name in GRAPHS]
-    rows = gate.compare(quantise.evaluated(run.vae, *quantised), runtime, run.probe)
-    plain = candidate.export(run.vae, there.observation.shape, graphs_of(bundle).opset)
-    for name, *pair in zip(("encoder", "decoder"), plain, quantised, strict=True):
-        steps = quantise.steps_off(*pair)
+    quantised = {role: onnx.load_from_string(bundle.files[f"{role}.onnx"]) for role in ("encoder", "decoder")}
+    rows = gate.compare(quantise.evaluated(run.vae, **quantised), runtime, run.probe)
+    plain = candidate.export(run.vae, there.observation.shape, said_of(bundle).opset)
+    for name, model in quantised.items():
+        steps = quantise.steps_off(plain[name], model)
         rows.append(
             gate.Comparison(
                 name, "weights", 1, tolerance=quantise.ROUNDED, pytorch=0.0, max_abs=steps, ulps=0.0, nats=0.0
@@ -126,9 +127,9 @@ def table(rows: list[Deviation]) -> str:
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Raise BundleError unless both graphs are valid, deterministic, self-contained, and of the manifest's opset."""
-    said = graphs_of(bundle)
-    for name in GRAPHS:
+    """Raise BundleError unless all graphs are valid, deterministic, self-contained, and of the manifest's opset."""
+    said = said_of(bundle)
+    for name in graphs_of(bundle.manifest.contract):
         try:
             model = onnx.load_from_string(bundle.files[name])
         except Exception as error:  # protobuf's own
@@ -144,7 +145,7 @@ def check_graphs(bundle: Bundle) -> None:
             raise BundleError("graph is not what the manifest says", which, "export it again") from None
 
 
-def graphs_of(bundle: Bundle) -> Graphs:
+def said_of(bundle: Bundle) -> Graphs:
     """What the manifest says of the graphs. Raises BundleError where that is missing."""
     if bundle.manifest.onnx is None:
         raise BundleError("bundle's manifest lacks what is checked", f"{bundle.path} (onnx)", "export it again")
@@ -154,9 +155,11 @@ def graphs_of(bundle: Bundle) -> Graphs:
 def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
     """For each batch size, what the reference evaluator gives by name, and what the runtime gives."""
     vae = VAE(bundle, standardised=True)
-    encode, decode = (_evaluator(bundle, name) for name in GRAPHS)
+    encode, decode = (_evaluator(bundle, name) for name in (ENCODER, DECODER))
+    learned = bundle.manifest.contract.learned_prior
+    prior = priors.make(bundle.manifest.contract.prior, vae.latent_shape, _EvaluatedPrior(bundle))
     rows = np.arange(max(BATCHES))
-    z = vae.prior.sample(SEED, rows)
+    drawn, z = standard_normal(vae.latent_shape, SEED, rows), vae.prior.sample(SEED, rows)
     x = vae.observation.clip(vae.sample(len(rows), SEED))
     eps = noise.normal(SEED, noise.POSTERIOR, noise.index(x), vae.latent_dim).reshape(z.shape)  # as `elbo` draws it
     output = vae.likelihood.output
@@ -165,19 +168,38 @@ def _references(bundle: Bundle) -> Iterator[tuple[int, Arrays, Arrays]]:
         mu, logsigma = encode(some)
         of_posterior = (mu + np.exp(logsigma) * eps[:batch]).astype(np.float32)
         log_likelihood = vae.likelihood.log_prob(some, decode(of_posterior)[0])
-        elbo = log_likelihood - kl_of_draw(vae.prior, mu, logsigma, eps[:batch])
+        elbo = log_likelihood - kl_of_draw(prior, mu, logsigma, eps[:batch])
         expected: Arrays = {"mu": mu, "logsigma": logsigma, output: decode(z[:batch])[0], "elbo": elbo}
-        got = dict(zip(("mu", "logsigma"), vae.encode(some), strict=True))
-        yield batch, expected, {**got, output: vae.parameters(z[:batch]), "elbo": vae.elbo(some, seed=SEED)}
+        got: Arrays = dict(zip(("mu", "logsigma"), vae.encode(some), strict=True))
+        got |= {output: vae.parameters(z[:batch]), "elbo": vae.elbo(some, seed=SEED)}
+        for side, of_side in ((prior, expected), (vae.prior, got)) if learned else ():
+            of_side |= {"z_of_noise": side.from_noise(drawn[:batch]), "log_prob": side.log_prob(z[:batch])}
+        yield batch, expected, got
 
 
-def _evaluator(bundle: Bundle, name: str) -> Evaluator:
-    """One graph as ONNX's own evaluator runs it, operator by operator in NumPy."""
+class _EvaluatedPrior:
+    """The graph of a learned prior as ONNX's own evaluator runs it."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """z of noise, both [rows, *latent shape]."""
+        return _evaluator(self.bundle, PRIOR)(noise, "noise")[0]
+
+    def to_noise(self, z: Floats) -> tuple[Floats, Floats]:
+        """Noise of z, [rows, *latent shape] both, and log p(z), [rows]."""
+        _, noise, log_prob = _evaluator(self.bundle, PRIOR)(z, "z")
+        return noise, log_prob
+
+
+def _evaluator(bundle: Bundle, name: str) -> Callable[..., list[Floats]]:
+    """One graph as ONNX's own evaluator runs it, operator by operator in NumPy, of rows and which input they are."""
     model = reference.readable(onnx.load_from_string(bundle.files[name]))
 
-    def evaluate(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def evaluate(inputs: Floats, given: str | None = None) -> list[Floats]:
         try:
-            return reference.run(model, inputs)
+            return reference.run(model, inputs, given)
         except Exception as error:  # there is no saying what a rare operator raises
             which = f"{bundle.path / name} ({type(error).__name__}: {str(error)[:120]})"
             raise BundleError("reference evaluator cannot run the graph", which, "check it with its run") from None

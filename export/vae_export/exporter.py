@@ -258,7 +258,7 @@ def _stage(
     manifest = {
         "contract": made.contract.json(),
         "files": {name: _file(data) for name, data in made.files.items()},
-        "onnx": requirements.describe(made.encoder, made.decoder),
+        "onnx": requirements.describe(made.graphs),
         **about,
     }
     publish.write(staging, {**made.files, MANIFEST: manifests.dump(manifest)})

@@ -21,7 +21,7 @@ from vae_runtime import noise
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.likelihoods import Likelihood
 from vae_runtime.observation import Observation, Shape
-from vae_runtime.prior import kl_of_draw
+from vae_runtime.prior import standard_normal
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_runtime.verify import ulps
 from vae_train import pixels
@@ -30,12 +30,13 @@ from vae_train.vae import VAE, Pass
 BATCHES = (1, 2, 7, 64)
 EXTREMES, PATTERNS, GOLDEN = "extremes", "patterns", "golden"
 PRIOR, POSTERIOR, FAR = "prior z", "posterior z", "far z"
+NOISE, FAR_NOISE = "noise", "far noise"
 FALSE_ALARM = 1e-6  # of a whole gate: the chance that a number is refused though rounding alone is at work
 MODEL = (
     "largest standard error of float32 for golden vectors (rounding model of docs/numeric-gate.md, u = 2^-24), times "
     "what all numbers of the gate together exceed with a chance of 1e-6"
 )
-_AT_ONE_BATCH = (PATTERNS, GOLDEN, FAR)
+_AT_ONE_BATCH = (PATTERNS, GOLDEN, FAR, FAR_NOISE)
 _FURTHEST, _DRAWS = 4, 8  # of so many inputs that are furthest off errors are drawn again, and so often
 _FAR = 3.0  # standard deviations of the prior, along each axis of z, and half of it the other way along the next
 _MOST_FAR = 256  # axes: of spatial latents, which have thousands, some from all over
@@ -137,7 +138,7 @@ class Case:
 
 
 def compare(vae: VAE, runtime: RuntimeVAE, probe: Probe) -> list[Comparison]:
-    """Compare encoder, decoder and ELBO, on everything that `expect` lists, at all of its batch sizes.
+    """Compare encoder, decoder, a learned prior and ELBO, on everything that `expect` lists, at its batch sizes.
 
     probe: 64 real observations [64, *shape], uint8 levels or float32.
     """
@@ -171,16 +172,19 @@ def expect(vae: VAE, observation: Observation, probe: Probe) -> list[Case]:
         drawn = noise.normal(golden.SEED, noise.POSTERIOR, index, vae.latent_dim)
         return drawn.reshape(-1, *vae.latent_shape)
 
-    prior = contract.prior(vae).sample(golden.SEED, rows)
+    drawn = standard_normal(vae.latent_shape, golden.SEED, rows)
     mu, logsigma = encoded[0].expected.values()
     posterior = (mu + np.exp(logsigma) * eps(rows)).astype(np.float32)
-    latents = {PRIOR: prior, POSTERIOR: posterior, FAR: _far(vae.latent_shape), GOLDEN: golden_z}
+    far = _far(vae.latent_shape)
+    latents = {PRIOR: golden.latents(precise, drawn), POSTERIOR: posterior, FAR: far, GOLDEN: golden_z}
     decoded = [_case(decoder, kind, {"z": z}) for kind, z in latents.items()]
+    noises = {NOISE: drawn, FAR_NOISE: far, GOLDEN: drawn[: len(golden_z)]}
+    of_prior = _prior_cases(precise, noises, latents) if contract.learned_prior(vae) else []
 
     scored = []
     for kind, x in {real(observation): observed, **made_up}.items():
         scored.append(_case(elbo, kind, {"x": x, "eps": eps(noise.index(x))}))  # as `elbo` draws it
-    return [*encoded, *decoded, *scored]
+    return [*encoded, *decoded, *of_prior, *scored]
 
 
 def judge(cases: list[Case], runtime: RuntimeVAE) -> list[Comparison]:
@@ -270,11 +274,15 @@ def _far(shape: Shape) -> Floats:
 def _sides(precise: Precise, observation: Observation, observed: Floats) -> tuple[Side, Side, Side]:
     """The encoder, the decoder, whose outputs are weighed by what was observed, and the ELBO."""
     vae = precise.vae
-    likelihood, prior = contract.likelihood(vae, observation), contract.prior(vae)
+    likelihood = contract.likelihood(vae, observation)
+
+    def kl_at_mu(mu: Tensor, logsigma: Tensor) -> Tensor:
+        of_each = vae.prior.kl(mu, logsigma)
+        return -vae.prior.log_ratio(mu, logsigma, mu) if of_each is None else of_each.sum()
 
     def kl(values: Values, row: int) -> float:
-        mu, logsigma = values["mu"][None], values["logsigma"][None]
-        return float(kl_of_draw(prior, mu, logsigma, np.zeros_like(mu))[0])
+        mu, logsigma = (torch.from_numpy(values[name])[None] for name in ("mu", "logsigma"))
+        return float(precise.evaluate(kl_at_mu, mu, logsigma))
 
     def log_prob(values: Values, row: int) -> float:
         return float(likelihood.log_prob(observed[row % len(observed)], values[likelihood.output]))
@@ -303,6 +311,52 @@ def _sides(precise: Precise, observation: Observation, observed: Floats) -> tupl
             lambda values, row: float(values["ELBO"]),
         ),
     )
+
+
+def _prior_cases(precise: Precise, noises: Mapping[str, Floats], latents: Mapping[str, Floats]) -> list[Case]:
+    """Both directions of a learned prior, by noise and by z of several kinds, and there and back again."""
+    prior = precise.vae.prior
+
+    def to_noise(z: Tensor) -> list[Tensor]:
+        return [prior.to_noise(z)[0], prior.log_prob(z)]
+
+    def there_and_back(noise: Tensor) -> Tensor:
+        return prior.to_noise(prior.from_noise(noise))[0]
+
+    def log_prob_of(values: Values, row: int) -> float:
+        return float(precise.evaluate(prior.log_prob, torch.from_numpy(values["z_of_noise"])[None]))
+
+    def log_normal(noise: Doubles) -> float:
+        return -0.5 * float(np.square(noise).sum())
+
+    forth = Side(
+        ("z_of_noise",),
+        lambda noise, seed=None: [precise.evaluate(prior.from_noise, noise, seed=seed)],
+        lambda noise: [prior.from_noise(noise)],
+        lambda runtime, noise: [runtime.prior.from_noise(noise)],
+        log_prob_of,
+    )
+    back = Side(
+        ("noise_of_z", "log_prob"),
+        partial(precise.evaluate, to_noise),
+        to_noise,
+        lambda runtime, z: [runtime.prior.to_noise(z), runtime.prior.log_prob(z)],
+        lambda values, row: float(values["log_prob"]) + log_normal(values["noise_of_z"]),
+    )
+    both = Side(
+        ("round trip",),
+        lambda noise, seed=None: [precise.evaluate(there_and_back, noise, seed=seed)],
+        lambda noise: [there_and_back(noise)],
+        lambda runtime, noise: [runtime.prior.to_noise(runtime.prior.from_noise(noise))],
+        lambda values, row: log_normal(values["round trip"]),
+    )
+    tripped = [_case(both, kind, {"noise": noise}) for kind, noise in noises.items()]
+    return [
+        *(_case(forth, kind, {"noise": noise}) for kind, noise in noises.items()),
+        *(_case(back, kind, {"z": z}) for kind, z in latents.items()),
+        # whatever the network makes of it, it should be what it was
+        *(replace(case, expected={"round trip": case.inputs["noise"].astype(np.float64)}) for case in tripped),
+    ]
 
 
 def _case(side: Side, kind: str, inputs: dict[str, Floats]) -> Case:

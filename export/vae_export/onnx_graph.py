@@ -130,7 +130,7 @@ def check(model: onnx.ModelProto, opset: int) -> None:
     names = " to ".join(", ".join(v.name for v in values) for values in (model.graph.input, model.graph.output))
     safety.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
     for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.shape.dim[0].dim_param != "batch":
+        if not value.type.tensor_type.shape.dim[0].dim_param:
             raise BundleError("batch size fixed in the graph", value.name, "keep the first axis free in the network")
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vae_runtime.bundle import CALIBRATION, FILES, MANIFEST
+from vae_runtime.bundle import CALIBRATION, FILES, MANIFEST, PRIOR
 from vae_runtime.errors import ArgumentError
 from vae_runtime.files import folder_beside, write_errors
 
+_ALL = {*FILES, PRIOR, CALIBRATION, MANIFEST}  # that a bundle may have
 _BESIDE = re.compile(r"\.\d+\.[0-9a-f]{8}")  # what `folder_beside` adds to a name
 
 
@@ -21,7 +22,7 @@ def check_target(out: Path) -> None:
     """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
     if out.exists() and not _is_bundle(out):
         if (out / MANIFEST).is_file():
-            more = min(path.name for path in out.iterdir() if path.name not in (*FILES, CALIBRATION, MANIFEST))
+            more = min(path.name for path in out.iterdir() if path.name not in _ALL)
             raise ArgumentError(f"output holds more than a bundle ({more})", out, "move that, or choose another --out")
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
     with write_errors(out):
@@ -84,7 +85,7 @@ def remove_leftovers(out: Path) -> None:
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder holds nothing but a bundle's files, or some of them."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {*FILES, CALIBRATION, MANIFEST}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _ALL
 
 
 def _exchange(a: Path, b: Path) -> bool:

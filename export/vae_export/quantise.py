@@ -19,7 +19,7 @@ from vae_export import reference as onnx_reference
 from vae_export.candidate import Candidate
 from vae_export.capture import quiet
 from vae_runtime import noise
-from vae_runtime.bundle import DECODER, ENCODER, Bundle
+from vae_runtime.bundle import Bundle
 from vae_runtime.errors import BundleError
 from vae_runtime.manifest import Manifest
 from vae_runtime.vae import VAE as RuntimeVAE
@@ -45,56 +45,57 @@ def fp16(plain: Candidate) -> Candidate:
 
     Raises BundleError where a weight is too large for float16.
     """
-    vae, opset = rounded(plain.vae), plain.encoder.opset_import[0].version
-    encoder, decoder = candidate.export(vae, plain.contract.observation.shape, opset)
+    vae, opset = rounded(plain.vae), plain.graphs["encoder"].opset_import[0].version
+    graphs = candidate.export(vae, plain.contract.observation.shape, opset)
+    halves = {role: store_half(model) for role, model in graphs.items()}
     reference = f"{plain.reference}, its weights rounded to float16"
-    halves = store_half(encoder), store_half(decoder)
-    return candidate.assemble("fp16", reference, vae, plain.contract.observation, *halves)
+    return candidate.assemble("fp16", reference, vae, plain.contract.observation, halves)
 
 
 def int8(plain: Candidate, x: Floats, max_nats: float) -> Candidate:
-    """The VAE with products of 8-bit integers, but for the layers that would cost too many nats so.
+    """The VAE with products of 8-bit integers, but for the layers that would cost too many nats so, and the prior's.
 
     plain: its float32 graphs. x: training observations [n, *shape] as the likelihood takes them, to get the steps from.
     The reference of the gate is what ONNX's own evaluator makes of these graphs.
     Raises BundleError where no layer can be quantised within `max_nats`.
     """
-    if not products(plain.encoder) + products(plain.decoder):
+    networks = plain.graphs["encoder"], plain.graphs["decoder"]
+    candidates = products(networks[0]), products(networks[1])
+    if not any(candidates):
         raise BundleError("int8 refused", "the networks have no Conv, Gemm or MatMul", "choose fp16")
     some = x[:: math.ceil(len(x) / _CALIBRATION)]  # from all over: they lie in order of class
     latents = _latents(plain.runtime(), some)
 
-    def quantised(nodes: Nodes) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-        return quantise(plain.encoder, nodes[0], some), quantise(plain.decoder, nodes[1], latents)
+    def quantised(nodes: Nodes) -> candidate.Graphs:
+        encoder, decoder = map(quantise, networks, nodes, (some, latents))
+        return {**plain.graphs, "encoder": encoder, "decoder": decoder}
 
     exact = plain.runtime().elbo(x, seed=_SEED).mean()
 
     def cost(nodes: Nodes) -> float:
-        encoder, decoder = quantised(nodes)
-        files = {ENCODER: encoder.SerializeToString(), DECODER: decoder.SerializeToString()}
+        files = {f"{role}.onnx": model.SerializeToString() for role, model in quantised(nodes).items()}
         runtime = RuntimeVAE(Bundle(Path("int8"), Manifest("", plain.contract, {}), files), num_threads=1)
         return float(exact - runtime.elbo(x, seed=_SEED).mean())
 
-    chosen = choose((products(plain.encoder), products(plain.decoder)), cost, _SHARE * max_nats)
+    chosen = choose(candidates, cost, _SHARE * max_nats)
     if not any(chosen):
         which = f"each layer alone costs more than {_SHARE:g} of {max_nats:g} nats"
         raise BundleError("int8 refused", which, "allow more with --max-nats, or choose fp16")
-    encoder, decoder = quantised(chosen)
-    if (off := max(steps_off(plain.encoder, encoder), steps_off(plain.decoder, decoder))) > ROUNDED:
+    graphs = quantised(chosen)
+    if (off := max(steps_off(model, graphs[role]) for role, model in plain.graphs.items())) > ROUNDED:
         raise BundleError("int8 refused", f"onnxruntime's quantiser puts a weight {off:.2g} steps off", "choose fp16")
     made = candidate.assemble(
         "int8",
         "ONNX's own evaluator",
-        evaluated(plain.vae, encoder, decoder),
+        evaluated(plain.vae, graphs["encoder"], graphs["decoder"]),
         plain.contract.observation,
-        encoder,
-        decoder,
+        graphs,
     )
     return replace(
         made,
         float32_layers=[
             f"{role} {name}"
-            for role, model, taken in zip(("encoder", "decoder"), (plain.encoder, plain.decoder), chosen, strict=True)
+            for role, model, taken in zip(("encoder", "decoder"), networks, chosen, strict=True)
             for name in products(model, _PRODUCTS + _OTHER_PRODUCTS)
             if name not in taken
         ],
@@ -165,7 +166,8 @@ def rounded(vae: VAE) -> VAE:
     Raises BundleError where a weight is too large for float16.
     """
     vae = copy.deepcopy(vae)
-    for name, weight in (*_weights(vae.encoder, "encoder"), *_weights(vae.decoder, "decoder")):
+    parts = {"encoder": vae.encoder, "decoder": vae.decoder, "prior": vae.prior}
+    for name, weight in (entry for role, part in parts.items() for entry in _weights(part, role)):
         weight.copy_(weight.half())
         if not weight.isfinite().all():
             raise BundleError("fp16 refused", f"{name} is too large for float16", "choose fp32")

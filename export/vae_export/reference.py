@@ -28,7 +28,11 @@ def readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @np.errstate(all="ignore")  # the sigmoid of a large number, say
-def run(model: onnx.ModelProto, inputs: NDArray[Any]) -> Arrays:
-    """The outputs of a readable graph of one input, of its type. Raises whatever a rare operator raises."""
+def run(model: onnx.ModelProto, inputs: NDArray[Any], given: str | None = None) -> Arrays:
+    """The outputs of a readable graph, of the type of the inputs. Raises whatever a rare operator raises.
+
+    given: which of its inputs they are, where it has several; the others have no rows.
+    """
     evaluator = ReferenceEvaluator(model)
-    return list(evaluator.run(None, {evaluator.input_names[0]: inputs}))
+    given = given or evaluator.input_names[0]
+    return list(evaluator.run(None, {name: inputs if name == given else inputs[:0] for name in evaluator.input_names}))

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ _FIRST_FOR_PYTHON = (1, 15)  # of the oldest Python that vae-edge runs on, 3.11
 NEWEST_OPSET = max(_OPSETS)
 
 
-def describe(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> dict[str, Any]:
-    """The entry `onnx` of a bundle's manifest; docs/bundle.md has its fields."""
-    models = {"encoder": encoder, "decoder": decoder}
+def describe(models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
+    """The entry `onnx` of a bundle's manifest, of its graphs by role; docs/bundle.md has its fields."""
     opset = max(entry.version for model in models.values() for entry in model.opset_import)
     ir_version = max(model.ir_version for model in models.values())
     oldest = max(_OPSETS[opset], _IR_VERSIONS[ir_version], _FIRST_FOR_PYTHON)

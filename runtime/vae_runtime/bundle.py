@@ -1,4 +1,4 @@
-"""Read a bundle (two graphs, a manifest, golden vectors) and trust nothing in it before its hash matches."""
+"""Read a bundle (its graphs, a manifest, golden vectors) and trust nothing in it before its hash matches."""
 
 import glob
 import hashlib
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vae_runtime import manifest as manifests
 from vae_runtime import safety
 from vae_runtime.errors import BundleError
-from vae_runtime.manifest import Manifest
+from vae_runtime.manifest import Contract, Manifest
 
 DEFAULT = "default"
 ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
@@ -28,6 +28,7 @@ METADATA_KEY = "vae_edge"
 ENCODER, DECODER = GRAPHS = ("encoder.onnx", "decoder.onnx")
 MANIFEST = "manifest.json"
 FILES = (*GRAPHS, "golden.npz")  # beside the manifest
+PRIOR = "prior.onnx"  # which a bundle with a learned prior has too
 CALIBRATION = "calibration.json"  # which a bundle may have too
 _TRIES, _PAUSE = 50, 0.01  # where every one meets a bundle that is just being replaced; seconds
 _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
@@ -54,6 +55,16 @@ class Bundle:
         except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged archives
             which = f"{self.path / 'golden.npz'} ({type(error).__name__}: {str(error)[:120]})"
             raise BundleError("golden vectors unreadable", which, "export it again") from None
+
+
+def graphs_of(contract: Contract) -> tuple[str, ...]:
+    """The names of the files of a bundle's graphs: a third one where its prior is learned."""
+    return (*GRAPHS, PRIOR) if contract.learned_prior else GRAPHS
+
+
+def files_of(contract: Contract) -> tuple[str, ...]:
+    """The names of the files that a bundle must have beside its manifest."""
+    return (*FILES, PRIOR) if contract.learned_prior else FILES
 
 
 def locate(name: str | PathLike[str] | None = None) -> Path:
@@ -91,6 +102,8 @@ def read(path: Path) -> Bundle:
             try:
                 for name in (MANIFEST, *FILES):  # all are open before one is read: those of a replaced bundle vanish
                     files[name] = stack.enter_context(_open(path / name))
+                if (path / PRIOR).exists():
+                    files[PRIOR] = stack.enter_context(_open(path / PRIOR))
                 return _verify(path, files)
             except BundleError:
                 tries -= 1
@@ -125,12 +138,14 @@ def _verify(path: Path, files: dict[str, IO[bytes]]) -> Bundle:
     """The bundle that these open files are. Raises BundleError unless they belong together and are as they were."""
     manifest = manifests.parse(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT), path / MANIFEST, FILES)
     contents = {}
-    for name in FILES:
+    for name in files_of(manifest.contract):
+        if name not in files or name not in manifest.files:
+            raise _unreadable(FileNotFoundError(), path / name)
         known = manifest.files[name]
         data = contents[name] = _content(files[name], path / name, known.size)
         if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
             raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
-    for name in GRAPHS:
+    for name in graphs_of(manifest.contract):
         safety.check(contents[name], str(path / name))
         _check_contract(contents[name], path / name, manifest.raw["contract"])
     return Bundle(path, manifest, contents)

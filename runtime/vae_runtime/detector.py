@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vae_runtime import bundle, density, noise, records, traits
-from vae_runtime.bundle import CALIBRATION, GRAPHS
+from vae_runtime.bundle import CALIBRATION, graphs_of
 from vae_runtime.draws import Block, Model
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.files import replacing
@@ -266,7 +266,8 @@ def rounded(values: Doubles) -> Doubles:
 
 def _model(vae: VAE) -> str:
     """What says which graphs a calibration is for: the hash of their hashes."""
-    return hashlib.sha256("".join(vae.manifest.files[name].sha256 for name in GRAPHS).encode()).hexdigest()
+    graphs = graphs_of(vae.manifest.contract)
+    return hashlib.sha256("".join(vae.manifest.files[name].sha256 for name in graphs).encode()).hexdigest()
 
 
 def _read(path: Path) -> bytes:

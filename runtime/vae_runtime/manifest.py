@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
+LEARNED_PRIORS = ("flow",)  # which have a graph
 _NO_DIGEST = "0" * 64
 _MOST = 2**31  # of any size
 _NAMED = 8  # columns in a line
@@ -33,9 +34,9 @@ class Named:
 
 @dataclass(frozen=True)
 class Contract:
-    """What both graphs of a bundle agree on; the JSON that it was read from is in each graph's metadata.
+    """What the graphs of a bundle agree on; the JSON that it was read from is in each graph's metadata.
 
-    pair: what two graphs that belong together share. latent_shape: of z, the batch aside.
+    pair: what graphs that belong together share. latent_shape: of z, the batch aside.
     """
 
     pair: str
@@ -47,6 +48,11 @@ class Contract:
     def __post_init__(self) -> None:
         if not self.latent_shape or not all(0 < size < _MOST for size in self.latent_shape):
             raise ValueError(f"latent_shape is {list(self.latent_shape)}")
+
+    @property
+    def learned_prior(self) -> bool:
+        """Whether the prior has a graph of its own."""
+        return self.prior.name in LEARNED_PRIORS
 
     def json(self) -> dict[str, Any]:
         """The contract as it is written, in the manifest and in each graph."""

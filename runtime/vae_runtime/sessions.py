@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 class Sessions:
-    """Both networks of a bundle. They may be used from many threads at once, and after a fork."""
+    """The networks of a bundle. They may be used from many threads at once, and after a fork."""
 
     def __init__(self, bundle: bundles.Bundle, output: str, parameter_shape: Shape) -> None:
         """output, parameter_shape: the name and the shape of what the decoder gives, as the likelihood has them."""
@@ -36,8 +36,12 @@ class Sessions:
             bundles.ENCODER: ({"x": list(contract.observation.shape)}, {"mu": latent, "logsigma": latent}),
             bundles.DECODER: ({"z": latent}, {output: list(parameter_shape)}),
         }
+        if contract.learned_prior:
+            self._shapes[bundles.PRIOR] = (
+                {"noise": latent, "z": latent}, {"z_of_noise": latent, "noise_of_z": latent, "log_prob": []}
+            )  # fmt: skip
         self._path, self._sha256 = bundle.path.absolute(), bundle.manifest.sha256
-        self._unopened = {name: bundle.files[name] for name in bundles.GRAPHS}
+        self._unopened = {name: bundle.files[name] for name in self._shapes}
         self._opened: dict[str, Session] | None = {}
         self._process = os.getpid()
         self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
@@ -50,6 +54,15 @@ class Sessions:
     def decode(self, z: Floats) -> Floats:
         """The likelihood's parameters, [rows, *parameter shape], of latents z [rows, *latent shape], in one run."""
         return self._session(bundles.DECODER).run((self.output,), z)[0]
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """z of standard normal noise under a learned prior, both [rows, *latent shape], in one run."""
+        return self._session(bundles.PRIOR).run(("z_of_noise",), noise, "noise")[0]
+
+    def to_noise(self, z: Floats) -> tuple[Floats, Floats]:
+        """The noise [rows, *latent shape] that becomes z under a learned prior, and log p(z) [rows], in one run."""
+        noise, log_prob = self._session(bundles.PRIOR).run(("noise_of_z", "log_prob"), z, "z")
+        return noise, log_prob
 
     def _session(self, name: str) -> "Session":
         """The session of a graph, opened at its first use, and anew after a fork, where an inherited one may hang.
@@ -114,9 +127,14 @@ class Session:
         self.inputs = {node.name: list(node.shape[1:]) for node in self._session.get_inputs()}
         self.outputs = {node.name: list(node.shape[1:]) for node in self._session.get_outputs()}
 
-    def run(self, outputs: Sequence[str], x: Floats) -> list[Floats]:
-        """Run the graph on its one input and return the outputs in the order asked for."""
-        feed = {next(iter(self.inputs)): np.ascontiguousarray(x, np.float32)}
+    def run(self, outputs: Sequence[str], x: Floats, given: str | None = None) -> list[Floats]:
+        """Run the graph on its one input, or on the one `given`, and return the outputs in the order asked for.
+
+        Other inputs have no rows: what is asked for must not depend on them.
+        """
+        given = given or next(iter(self.inputs))
+        feed = {name: np.empty((0, *shape), np.float32) for name, shape in self.inputs.items() if name != given}
+        feed[given] = np.ascontiguousarray(x, np.float32)
         try:
             results = list(self._session.run(list(outputs), feed))
         except Exception as error:  # as above

@@ -73,12 +73,12 @@ class VAE:
         self.latent_shape = contract.latent_shape
         self.latent_dim = math.prod(self.latent_shape)
         self.likelihood = likelihoods.make(contract.likelihood, self.observation)
-        self.prior = priors.make(contract.prior, self.latent_shape)
         self._parameter_shape = likelihoods.parameter_shape(self.likelihood, self.observation.shape)
         graphs = bundle.manifest.onnx
         self._working_bytes = max([0, *graphs.working_bytes.values()] if graphs else [0])
         self.rows = min(_MOST_ROWS, self._rows_of(_BYTES_TO_SAMPLE))
         self._sessions = Sessions(bundle, self.likelihood.output, self._parameter_shape)
+        self.prior = priors.make(contract.prior, self.latent_shape, self._sessions)
         self._model = Model(
             self._sessions, self.likelihood, self.prior, self.observation,
             min(_MOST_ROWS, self._rows_of(_BYTES_TO_WEIGH)), self.rows_per_run(1),

@@ -84,7 +84,7 @@ def test_a_row_10000_scales_away_is_no_excuse(kind: str) -> None:
     graphs = candidate.export(vae, (COLUMNS,), 17)
 
     def rows(vae: VAE, graphs: Any) -> list[gate.Comparison]:
-        made = candidate.assemble("fp32", "the network in float64", vae, OBSERVATION, *graphs)
+        made = candidate.assemble("fp32", "the network in float64", vae, OBSERVATION, graphs)
         return gate.judge(cases, made.runtime())
 
     assert [row.name for row in rows(vae, graphs) if not row.passed] == []

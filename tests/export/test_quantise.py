@@ -84,14 +84,14 @@ def random_latents(n: int) -> Floats:
 
 def test_float16_weights_are_the_runs_rounded(run: Run, half: Candidate) -> None:
     """Every weight of the network is stored as its nearest float16, and nothing else about the graphs changes."""
-    for module, model in ((run.vae.encoder, half.encoder), (run.vae.decoder, half.decoder)):
+    for module, model in ((run.vae.encoder, half.graphs["encoder"]), (run.vae.decoder, half.graphs["decoder"])):
         stored = tensors(model)
         for name, weight in module.state_dict().items():
             if weight.numel() >= 64:
                 got = stored[f"{name}.fp16"]
                 assert got.dtype == np.float16
                 np.testing.assert_array_equal(got, weight.numpy().astype(np.float16))
-    for value in (*half.encoder.graph.input, *half.encoder.graph.output, *half.decoder.graph.output):
+    for value in (it for model in half.graphs.values() for it in (*model.graph.input, *model.graph.output)):
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
@@ -119,7 +119,7 @@ def test_weights_too_large_for_float16_are_named(run: Run) -> None:
 
 def test_quantised_graphs_multiply_integers(plain: Candidate, quantised: Candidate) -> None:
     """Weights are 7-bit integers with a step for each output channel, every operator is ONNX's own, and it is small."""
-    for model in (quantised.encoder, quantised.decoder):
+    for model in quantised.graphs.values():
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
         assert {node.op_type for node in model.graph.node} >= QUANTISING
         safety.check(model.SerializeToString(), "graph")
@@ -196,8 +196,8 @@ def test_layers_that_8_bits_would_ruin_stay_float32(run: Run, plain: Candidate, 
     np.testing.assert_allclose(scaled.runtime().parameters(z), plain.runtime().parameters(z), rtol=1e-3, atol=1e-3)
 
     quantised = quantise.int8(scaled, observed(images), max_nats=0.5)
-    kept = {node.input[1] for node in quantised.decoder.graph.node if node.op_type == "Gemm"} & set(
-        tensors(quantised.decoder)
+    kept = {node.input[1] for node in quantised.graphs["decoder"].graph.node if node.op_type == "Gemm"} & set(
+        tensors(quantised.graphs["decoder"])
     )
     assert kept == {"body.1.0.weight"}
 
@@ -334,7 +334,7 @@ def test_sizes_are_no_weights(run: Run, images: data.Data, transposed: bool) -> 
 def test_networks_without_products_of_numbers_are_told_so(plain: Candidate, images: data.Data) -> None:
     """Where there is nothing to quantise, the reason is that, and not the bound."""
     bare = copy.deepcopy(plain)
-    for model in (bare.encoder, bare.decoder):
+    for model in bare.graphs.values():
         for node in model.graph.node:
             node.op_type = "Identity" if node.op_type == "Gemm" else node.op_type
     with pytest.raises(BundleError, match=r"^int8 refused: the networks have no Conv, Gemm or MatMul; choose fp16$"):
@@ -354,7 +354,7 @@ def test_steps_come_from_all_images(plain: Candidate, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(onnx_quantization, "quantize_static", quantize_static)
     z = random_latents(100)
-    quantise.quantise(plain.decoder, quantise.products(plain.decoder), z)
+    quantise.quantise(plain.graphs["decoder"], quantise.products(plain.graphs["decoder"]), z)
     assert {len(batch) for batch in seen} == {64}
     assert {row.tobytes() for batch in seen for row in batch} == {row.tobytes() for row in z}
 
@@ -407,7 +407,7 @@ def test_steps_are_those_of_training_images_and_of_both_kinds_of_z(
 
 def test_weights_are_counted_in_steps(plain: Candidate, quantised: Candidate) -> None:
     """Of its own float32 weights a graph is half a step off; of weights 2% larger more; of others infinitely far."""
-    for its, of in ((quantised.encoder, plain.encoder), (quantised.decoder, plain.decoder)):
+    for its, of in zip(quantised.graphs.values(), plain.graphs.values(), strict=True):
         assert 0.4 < quantise.steps_off(of, its) <= 0.5
         larger, missing = copy.deepcopy(of), copy.deepcopy(its)
         for tensor in larger.graph.initializer:

@@ -106,5 +106,5 @@ def test_eight_bits_are_calibrated_on_latents_in_space(vae: TorchVAE) -> None:
     """8-bit products pass their gate; float16 weights are a matter of weights alone."""
     levels = smooth_images(64, IMAGES.shape).numpy()
     made = quantise.int8(candidate.fp32(vae, IMAGES, 17), tradeoff.samples_of(vae, levels).train, max_nats=50)
-    assert "QuantizeLinear" in {node.op_type for node in made.decoder.graph.node}
+    assert "QuantizeLinear" in {node.op_type for node in made.graphs["decoder"].graph.node}
     assert all(row.passed for row in gate.compare(made.vae, made.runtime(), levels))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from support import graphs
 from vae_runtime import VAE, likelihoods
 from vae_runtime import manifest as manifests
-from vae_runtime.bundle import FILES
+from vae_runtime.bundle import FILES, PRIOR
 from vae_runtime.manifest import Contract, Named
 from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation, Shape
 
@@ -50,7 +50,7 @@ def forge(
     del manifest["sha256"]
     for name, data in (files or {}).items():
         (out / name).write_bytes(data)
-    for name in FILES:
+    for name in (*FILES, PRIOR) if (out / PRIOR).exists() else FILES:
         data = (out / name).read_bytes()
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if change:
@@ -67,8 +67,18 @@ def changed(folder: Path, **parts: object) -> Path:
     return folder
 
 
-def linear(forge: Forge, likelihood: str, shape: Shape, latent_shape: Shape = (3,), scale: float = 1.0) -> Path:
-    """Forge a bundle of two linear graphs: images [C, H, W], rows [D] or series [C, T] under a likelihood of choice."""
+def linear(
+    forge: Forge,
+    likelihood: str,
+    shape: Shape,
+    latent_shape: Shape = (3,),
+    scale: float = 1.0,
+    flow: graphs.Affine | None = None,
+) -> Path:
+    """Forge a bundle of linear graphs: images [C, H, W], rows [D] or series [C, T] under a likelihood of choice.
+
+    flow: of its prior, where that is not N(0, I).
+    """
     named = LIKELIHOODS[likelihood]
     limits = None if named.name == "gaussian" and len(shape) < 3 else (0.0, 1.0)
     observation = Observation({1: VECTOR, 2: SERIES, 3: IMAGE}[len(shape)], shape, limits)
@@ -88,9 +98,12 @@ def linear(forge: Forge, likelihood: str, shape: Shape, latent_shape: Shape = (3
         name: (size * generator.standard_normal(count)).astype(np.float32) for name, (count, size) in sizes.items()
     }
     encoded = {"mu": [*latent_shape], "logsigma": [*latent_shape]}
-    contract = Contract("linear", observation, latent_shape, Named("standard-normal"), named).json()
+    prior = Named("standard-normal" if flow is None else "flow")
+    contract = Contract("linear", observation, latent_shape, prior, named).json()
     files = {
         "encoder.onnx": graphs.linear("encoder", {"x": list(shape)}, encoded, weights, contract),
         "decoder.onnx": graphs.linear("decoder", {"z": [*latent_shape]}, {kind.output: parameters}, weights, contract),
     }
+    if flow is not None:
+        files[PRIOR] = graphs.affine_flow(flow, latent_shape, contract)
     return forge(files, lambda manifest: manifest.update(contract=contract))

@@ -1,8 +1,9 @@
 """Writes small ONNX graphs as bytes, by the field numbers of onnx.proto, so that nobody needs the onnx package."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -129,3 +130,40 @@ def linear(
         nodes.append(node("Reshape", [f"{output} flat", f"{output} shape"], [output]))
     before, after = ([value(it, ["batch", *size]) for it, size in side.items()] for side in (inputs, outputs))
     return model(graph(nodes, before, after, constants), {**contract, "role": role})
+
+
+class Affine(NamedTuple):
+    """z = noise @ matrix + shift of latents in a row, float64 [size, size] and [size]."""
+
+    matrix: np.ndarray
+    shift: np.ndarray
+
+
+def affine_flow(flow: Affine, shape: Sequence[int], contract: Mapping[str, Any]) -> bytes:
+    """The graph of a learned prior, N(shift, matrix.T @ matrix), of latents of a shape."""
+    constant = -0.5 * len(flow.shift) * math.log(2 * math.pi) - np.linalg.slogdet(flow.matrix)[1]
+    weights = [
+        tensor("matrix", flow.matrix), tensor("inverse", np.linalg.inv(flow.matrix)), tensor("shift", flow.shift),
+        tensor("shape", [-1, *shape], np.int64), tensor("last", [1], np.int64), tensor("half", -0.5),
+        tensor("constant", constant),
+    ]  # fmt: skip
+    nodes = [
+        node("Flatten", ["noise"], ["flat noise"]),
+        node("Gemm", ["flat noise", "matrix", "shift"], ["flat z of noise"]),
+        node("Reshape", ["flat z of noise", "shape"], ["z_of_noise"]),
+        node("Flatten", ["z"], ["flat z"]),
+        node("Sub", ["flat z", "shift"], ["from shift"]),
+        node("MatMul", ["from shift", "inverse"], ["flat noise of z"]),
+        node("Reshape", ["flat noise of z", "shape"], ["noise_of_z"]),
+        node("Mul", ["flat noise of z", "flat noise of z"], ["squares"]),
+        node("ReduceSum", ["squares", "last"], ["sum"], keepdims=0),
+        node("Mul", ["sum", "half"], ["exponent"]),
+        node("Add", ["exponent", "constant"], ["log_prob"]),
+    ]
+    before = [value("noise", ["draws", *shape]), value("z", ["batch", *shape])]
+    after = [
+        value("z_of_noise", ["draws", *shape]),
+        value("noise_of_z", ["batch", *shape]),
+        value("log_prob", ["batch"]),
+    ]
+    return model(graph(nodes, before, after, weights), {**contract, "role": "prior"})

@@ -35,6 +35,10 @@ class Prior(nn.Module):
         """z ~ p(z) that standard normal noise becomes, both [..., *shape]."""
         raise NotImplementedError
 
+    def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise [..., *shape] that becomes z [..., *shape], and log |d noise / d z|, nats, [...]."""
+        raise NotImplementedError
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), nats, [..., batch]."""
         raise NotImplementedError
@@ -72,6 +76,10 @@ class StandardNormal(Prior):
     def from_noise(self, noise: Tensor) -> Tensor:
         """The noise itself."""
         return noise
+
+    def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z itself, and 0."""
+        return z, z.new_zeros(z.shape[: -len(self.shape)])
 
     def log_prob(self, z: Tensor) -> Tensor:
         """-1/2 sum(z^2 + log 2 pi), nats, [..., batch]."""
