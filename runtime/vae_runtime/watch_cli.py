@@ -101,7 +101,8 @@ def watch(
         deviates, and the state with it;
       state: the state has changed to odd, which is an alarm, or back to normal, and how long the other one lasted;
       heartbeat: how many were seen, odd, alarms and skipped since the start, the share of normal ones that is called
-      odd, the latency since the last heartbeat (median and highest, seconds), and the memory of the process (bytes).
+      odd, the latency since the last heartbeat (median and highest, seconds), the memory of the process (bytes),
+      and of a drift what has moved, since about which number, and its evidence (log of an e-value, drift from 6.9 on).
 
     \b
     What cannot be read is left out, counted and said on stderr; a folder or a file that vanishes is waited for, and a

@@ -65,7 +65,9 @@ class Heartbeat:
     not be read. false_alarms: the share of normal observations that are called odd, as calibrated; None where a
     threshold was set by hand. latency_median, latency_highest: seconds from an observation's coming to its event, since
     the last heartbeat; the median is of the last 1,000; None where there were none. memory: resident bytes of this
-    process; None where the system does not tell.
+    process; None where the system does not tell. drift: what has moved, in words, None where no drift was noticed since
+    the calibration was read; drift_began: about with which number. drift_evidence: log of the test's e-value, nats; one
+    is noticed at 6.9 (`Drift`).
     """
 
     time: float
@@ -80,6 +82,9 @@ class Heartbeat:
     latency_highest: float | None
     memory: int | None
     last: bool = False
+    drift: str | None = None
+    drift_began: int | None = None
+    drift_evidence: float | None = None
 
     def json(self) -> str:
         """One line of JSON, of the event "heartbeat"."""

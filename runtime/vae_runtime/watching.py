@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vae_runtime import keep as keeping
 from vae_runtime.detector import Detector, Verdict
+from vae_runtime.drift import Drift, apart
 from vae_runtime.errors import ArgumentError, BundleError, InputError, VaeError
 from vae_runtime.follow import Came, Follower, Following, Frames, Stream, follow
 from vae_runtime.watch_alarm import Alarm
@@ -66,7 +67,7 @@ def watch(
     if not heartbeat >= 0:
         raise ArgumentError("heartbeat out of range", heartbeat, "give seconds, or 0 for none")
     keeper = None if keep is None else keeping.Keep(Path(keep), keep_bytes)
-    watching = _Watching(detector, note, clock)
+    watching = _Watching(detector, stride, note, clock)
     how = Following(detector.vae, watching.clock, watching.notes, watching.broken, from_start, stride)
     follower = follow(source, frames, how)
     if in_a_row is None:
@@ -78,9 +79,13 @@ def watch(
 class _Watching:
     """A watch as it stands: the detector in force, the state, and what the heartbeats tell."""
 
-    def __init__(self, detector: Detector, note: Callable[[str], None], given: Clock | None) -> None:
+    def __init__(
+        self, detector: Detector, stride: int | None, note: Callable[[str], None], given: Clock | None
+    ) -> None:
         self._own, self.clock = given is None, given or Clock()  # one of its own is closed in the end
         self.detector, self.notes = detector, Notes(note, self.clock)
+        self._stride, self._before = stride, 0  # how many were judged before this calibration was read
+        self._drift = Drift(detector.calibration, every=apart(detector.vae, stride))
         self.alarm = Alarm()
         self._begun = self._changed = self.clock.monotonic()
         self._seen = self._odd = self._alarms = self._skipped = 0
@@ -141,6 +146,7 @@ class _Watching:
             for one, verdict in self._judged(came):
                 yield from self._told(one, verdict, keep)
         self.detector = other
+        self._drift, self._before = Drift(other.calibration, every=apart(new, self._stride)), self._seen
         if new is not old:
             old.close()
         self.notes.say("calibration and bundle are read anew")
@@ -155,7 +161,9 @@ class _Watching:
                 self.broken(InputError(error.what, which, error.todo))
                 return []
         else:
-            return [(came, self.detector.judged(traits))]
+            verdict = self.detector.judged(traits)
+            self._drift.add(verdict.score, traits)
+            return [(came, verdict)]
         rows = range(len(came.names))
         return [each for i in rows for each in self._judged(Came([came.names[i]], came.x[i : i + 1], came.time))]
 
@@ -194,11 +202,14 @@ class _Watching:
         """How it stands; latencies are counted anew from here."""
         median = statistics.median(self._latencies) if self._latencies else None
         by_hand = self.detector.calibration.threshold is not None
+        moved = self._drift.moved
         beat = Heartbeat(
             self.clock.now(), self.alarm.state, self.clock.monotonic() - self._begun,
             self._seen, self._odd, self._alarms, self._skipped,
             None if by_hand else self.detector.false_alarms,
             median, None if median is None else self._highest, _resident(), last,
+            None if moved is None else str(moved), None if moved is None else self._before + moved.began,
+            self._drift.evidence,
         )  # fmt: skip
         self._latencies.clear()
         self._highest = 0.0

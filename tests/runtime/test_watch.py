@@ -415,6 +415,30 @@ def test_another_detector_takes_over_whole_or_not_at_all(rows: Detector, series:
     assert (ran.beats[0].false_alarms, ran.beats[-1].false_alarms) == (rows.false_alarms, None)
 
 
+def test_heartbeats_tell_of_a_drift(rows: Detector) -> None:
+    """What has moved and since when, by a number of this watch; a calibration that is read anew begins anew."""
+    normal, moved = (np.random.default_rng(2).normal(size=(60, 2)) + shift for shift in (0, 4))
+    coming: list[Detector] = []
+
+    def lines(values: NDArray[np.float64]) -> bytes:
+        return b"".join(b"%f,%f\n" % tuple(row) for row in values)
+
+    with piped() as (reader, writer):
+        ran = watched(
+            rows, reader, lambda: writer.write(b"a,b\n" + lines(normal)), 60, lambda: coming.append(rows), 60,
+            lambda: writer.write(lines(normal[:9])), 60, lambda: writer.write(lines(moved)), 60,
+            lambda: coming.append(rows), 60, writer.close, renew=lambda: coming.pop() if coming else None,
+        )  # fmt: skip
+    drifts = [(beat.seen, beat.drift, beat.drift_began) for beat in ran.beats]
+    assert drifts[0] == (0, None, None)
+    assert drifts[1][:2] == (60, None)
+    told = [drift for drift in drifts if drift[1] is not None]
+    assert {seen for seen, _, _ in told} == {129}
+    assert all("than usual" in str(words) and began is not None and 60 < began < 75 for _, words, began in told)
+    assert drifts[-1] == (129, None, None)
+    assert json.loads(ran.beats[-1].json())["drift_evidence"] < 0
+
+
 def kept(folder: Path) -> list[float]:
     """The scores of what a folder keeps, in order."""
     return sorted(float(path.stem.rpartition("score")[2]) for path in folder.iterdir())
