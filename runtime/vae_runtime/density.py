@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 MOST = 1000  # rows that kernels are kept of
 _CONSTANT = 1e-9  # of its mean, by which a column must spread to say anything
-_AT_ONCE = 256
+_AT_ONCE = 16  # rows: their distances to all kernels stay in a processor's cache
 
 Doubles = NDArray[np.float64]
 
@@ -49,18 +49,22 @@ class Density:
 
         In standard deviations, above or below; their squares sum to the squared Mahalanobis distance.
         """
-        deviations: Doubles = (rows - self.mean) / self.scale @ self.whiten
+        scaled = (rows - self.mean) / self.scale
+        deviations = np.zeros_like(scaled)
+        for column, weights in zip(scaled.T, self.whiten, strict=True):  # BLAS would round by how many rows there are
+            deviations += column[:, None] * weights
         return deviations
 
     def surprise(self, rows: Doubles) -> Doubles:
-        """-log of the mean of the kernels at each of the rows [n, d]: nats [n]."""
+        """-log of the mean of the kernels at each of the rows [n, d]: nats [n], the same for equal rows."""
         parts = [self._surprise(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _surprise(self, rows: Doubles) -> Doubles:
-        points = self.deviations(rows)
-        squares = np.square(points)[:, None].sum(axis=2) + np.square(self.kernels).sum(axis=1)
-        exponents = (points @ self.kernels.T - squares / 2) / self.width**2
+        squares = np.zeros((len(rows), len(self.kernels)))
+        for column, others in zip(self.deviations(rows).T, self.kernels.T, strict=True):
+            squares += np.square(column[:, None] - others)
+        exponents = squares / (-2 * self.width**2)
         top = exponents.max(axis=1)
         surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).mean(axis=1))
         return surprise

@@ -283,6 +283,17 @@ def test_a_density_is_that_of_its_kernels() -> None:
     np.testing.assert_allclose(density.surprise(points), expected, rtol=1e-9)
 
 
+def test_equal_rows_surprise_alike_in_any_company() -> None:
+    """To the last bit: alone, among few and among many, of as many columns as windows of ten channels have."""
+    rng = np.random.default_rng(0)
+    density, points = Density.of(rng.normal(size=(400, 25))), rng.normal(size=(200, 25))
+    together, apart = density.surprise(points), density.deviations(points)
+    for start, count in ((0, 1), (5, 1), (50, 3), (99, 70)):
+        some = slice(start, start + count)
+        np.testing.assert_array_equal(density.surprise(points[some]), together[some])
+        np.testing.assert_array_equal(density.deviations(points[some]), apart[some])
+
+
 def test_few_rows_promise_no_fewer_false_alarms_than_there_are() -> None:
     """Of 20 rows of 11 figures, a new one surprises more than all in 1 of 21 cases: the mean of 100 such samples."""
     shares = []
