@@ -328,6 +328,8 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"likelihood": "gaussian", "gradient": "total", "samples": 3},
     ),
     "grey levels": ("tutorial", {"likelihood": "discretised-logistic"}),
+    "learned prior": ("tutorial", {"prior": "flow"}),
+    "learned prior, total gradient": ("tutorial", {"prior": "flow", "gradient": "total"}),
     "gated": ("gated", {}),
     "resnet": ("resnet", {"hidden": (4, 8), "dense": 16, "precision": "float32"}),
     "resnet, bfloat16": ("resnet", {"hidden": (4, 8), "dense": 16, "precision": "bfloat16"}),

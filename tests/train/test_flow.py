@@ -206,6 +206,7 @@ def test_figures_name_the_prior_and_have_the_errors_of_their_draws(run: vae_trai
     assert found.log_likelihood.mean > found.elbo.mean
     compared = vae_train.compare(run.path, run.path)
     assert compared.rows["kl"][0] == found.kl
+    assert str(compared).splitlines()[1] == f"a: {run.path}, flow prior"
     test = vae_train.results.load_data(run, Place(Path())).observed_test(True)
     with torch.no_grad():
         out = run.vae(test.float() / 255, torch.randn(50, len(test), 4, generator=torch.Generator().manual_seed(0)))

@@ -16,6 +16,7 @@ from vae_train.bounds import Measured
 from vae_train.config import Place
 from vae_train.data import Data
 from vae_train.listener import SILENT, Listener
+from vae_train.prior import StandardNormal
 from vae_train.run import Run
 from vae_train.state import TrainingState
 from vae_train.vae import VAE
@@ -68,8 +69,8 @@ class Comparison:
     """Two runs on the same test observations: rows by name, each with a's figure, b's, and that of b - a in pairs.
 
     The differences on each observation vary far less than these do, so that their standard error is the one to judge
-    by. The rows are `elbo`, `reconstruction`, `kl` and, where it was asked for, the bound of log p(x). `str` is what
-    the command prints.
+    by. The rows are `elbo`, `reconstruction`, `kl` and, where it was asked for, the bound of log p(x). priors: a's and
+    b's, by name. `str` is what the command prints, which names those that are not N(0, I).
     """
 
     a: Path
@@ -78,11 +79,14 @@ class Comparison:
     binarisation: str
     observations: int
     noun: str
+    priors: tuple[str, str] = (StandardNormal.name, StandardNormal.name)
 
     def __str__(self) -> str:
         noun = self.noun
+        learned = ("" if prior == StandardNormal.name else f", {prior} prior" for prior in self.priors)
         head = f"{self.observations:,} test {noun}s, {self.binarisation}, nats per {noun}; b - a in pairs"
-        lines = [head, f"a: {self.a}", f"b: {self.b}", f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}"]
+        a, b = (f"{name}: {path}{prior}" for name, path, prior in zip("ab", (self.a, self.b), learned, strict=True))
+        lines = [head, a, b, f"{'':24}{'a':>18}{'b':>18}{'b - a':>18}"]
         lines += [name.ljust(24) + "".join(f"{figure!s:>18}" for figure in row) for name, row in self.rows.items()]
         return "\n".join(lines)
 
@@ -217,7 +221,8 @@ def compare_runs(
         return one, other, paired
 
     rows = {name: row(*pair) for name, pair in values.items()}
-    return Comparison(runs[0].path, runs[1].path, rows, runs[0].evaluation["binarisation"], len(test), noun)
+    priors = runs[0].vae.prior.name, runs[1].vae.prior.name
+    return Comparison(runs[0].path, runs[1].path, rows, runs[0].evaluation["binarisation"], len(test), noun, priors)
 
 
 def load_data(run: Run, place: Place) -> Data:
