@@ -479,7 +479,7 @@ def test_names_that_are_no_text_do_not_stop_a_verb(digits: Path, tiny_bundle: Pa
 @pytest.mark.parametrize(
     ("words", "index", "completions"),
     [
-        ("vae-infer s", 1, ["sample"]),
+        ("vae-infer s", 1, ["sample", "serve"]),
         ("vae-infer e", 1, ["elbo", "encode"]),
         ("vae-infer sample --s", 2, ["--seed", "--start"]),
         ("vae-infer elbo --format j", 3, ["json", "jsonl"]),
