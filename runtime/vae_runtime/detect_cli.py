@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from vae_runtime import files, terminal
 from vae_runtime.errors import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vae_runtime.detector import Detector, Verdict
     from vae_runtime.drift import Drift
 
@@ -83,6 +87,11 @@ def calibrate(
 @terminal.with_sources
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), help="How to print.  [default: table]")
+@click.option(
+    "--maps",
+    type=_PATH,
+    help="Where each is odd: of images a .png or a folder of them, of rows and series a .csv, .jsonl or .png; or .npy.",
+)
 @click.option("--fail-on-odd", is_flag=True, help=f"Leave with exit code {_ODD} where one is odd.")
 @click.option("--drift", is_flag=True, help="Say whether all of them together, in their order, are as usual.")
 @terminal.with_missing
@@ -94,6 +103,7 @@ def detect(
     sources: tuple[str, ...],
     calibration: Path | None,
     style: str | None,
+    maps: Path | None,
     fail_on_odd: bool,
     drift: bool,
     missing: str,
@@ -107,13 +117,28 @@ def detect(
     """
     style = terminal.style(style, output, "table", ".csv", ".jsonl")
     vae = terminal.load(context.obj)
+    if maps is not None:
+        from vae_runtime import map_files
+
+        map_files.check(maps, vae)
     import numpy as np
 
     from vae_runtime.detector import Detector
 
     detector = Detector.load(vae, calibration)
     found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(detector.calibration.num_samples))
-    traits = np.concatenate([detector.traits(batch) for batch in batches])
+    parts = []
+
+    def looked_at() -> "Iterator[NDArray[np.float32]]":
+        for batch in batches:
+            parts.append(detector.traits(batch))
+            yield batch
+
+    if maps is None:
+        deque(looked_at(), maxlen=0)
+    else:
+        terminal.note(f"{maps}: {map_files.write(maps, detector, looked_at(), found.names(), len(found))}")
+    traits = np.concatenate(parts)
     verdict = detector.judged(traits)
     noun, odd = vae.observation.noun, int(verdict.odd.sum())
     by = _by(detector)

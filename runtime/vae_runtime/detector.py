@@ -7,15 +7,17 @@ Example:
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import bundle, density, noise, records, traits
+from vae_runtime import bundle, density, maps, noise, records, traits
 from vae_runtime.bundle import CALIBRATION, graphs_of
 from vae_runtime.draws import Block, Model
 from vae_runtime.errors import ArgumentError, BundleError, InputError
@@ -30,6 +32,7 @@ _KEPT = 1000  # scores in a calibration: the highest ones, and as many of the ot
 _DIGITS = 7
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Calibration:
 
     model: the hash of the graphs that it is for. traits: what the figures are called. num_samples: draws of z for each
     observation. observations: how many different normal ones were looked at. rows: the traits of some of them. scores:
-    of all of them, or of enough, each by what the others say; higher_or_equal: how many are as high. false_alarms: the
-    share of normal ones that may be called odd. threshold: a score that is, where it was set by hand.
+    of all of them, or of enough, each by what the others say; higher_or_equal: how many are as high. places: what is
+    usual where. false_alarms: the share of normal ones that may be called odd. threshold: a score that is, where it was
+    set by hand.
     """
 
     model: str
@@ -49,6 +53,7 @@ class Calibration:
     rows: tuple[tuple[float, ...], ...]
     scores: tuple[float, ...]
     higher_or_equal: tuple[int, ...]
+    places: maps.Places
     false_alarms: float = FALSE_ALARMS
     threshold: float | None = None
     format: int = 1
@@ -104,10 +109,19 @@ class Detector:
         if list(calibration.traits) != wanted:
             todo = "calibrate it anew with vae-infer calibrate"
             raise BundleError("calibration of other traits", ", ".join(calibration.traits)[:200], todo)
+        if len(calibration.places.mean) != math.prod(maps.cells(vae.observation)):
+            todo = "calibrate it anew with vae-infer calibrate"
+            raise BundleError("calibration of other places", len(calibration.places.mean), todo)
         self.vae, self.calibration = vae, calibration
         self._density = density.Density.of(np.array(calibration.rows))
         self._scores = np.array(calibration.scores)
         self._higher = np.array(calibration.higher_or_equal, np.float64)
+
+    def __repr__(self) -> str:
+        usual = f"{self.calibration.observations:,} different normal {self.vae.observation.noun}s"
+        threshold = self.calibration.threshold
+        by = f"{self.false_alarms:.2%} of false alarms" if threshold is None else f"threshold {threshold:.4g}"
+        return f"<vae_runtime.Detector of {self.vae.path.name!r}: calibrated on {usual}; odd at {by}>"
 
     @classmethod
     def fit(
@@ -126,10 +140,11 @@ class Detector:
         """
         if not 0 < false_alarms < 1:
             raise ArgumentError("false alarms out of range", false_alarms, "give a share between 0 and 1, such as 0.01")
-        index, found = np.zeros(0, np.uint64), np.zeros((0, len(traits.names(vae.observation, vae.names))))
-        for numbers, rows in _traits(vae, normal, num_samples):
-            index, first = np.unique(np.concatenate([index, numbers]), return_index=True)
-            found, index = np.concatenate([found, rows])[first][:MOST], index[:MOST]
+        figures, where = _Least(MOST), _Least(maps.KEPT)
+        for index, rows, residuals in _looked_at(vae, normal, num_samples, places=True):
+            figures.add(index, rows)
+            where.add(index, residuals)
+        found = figures.rows
         if len(found) < FEWEST:
             noun = vae.observation.noun
             raise InputError(f"too few normal {noun}s that differ", len(found), f"give {FEWEST} or more")
@@ -144,7 +159,7 @@ class Detector:
         calibration = Calibration(
             _model(vae), tuple(traits.names(vae.observation, vae.names)), num_samples, len(found),
             tuple(map(tuple, kernels.tolist())), tuple(rounded(scores[kept]).tolist()),
-            tuple(higher[kept].tolist()), false_alarms,
+            tuple(higher[kept].tolist()), maps.Places.of(where.rows), false_alarms,
         )  # fmt: skip
         return cls(vae, calibration)
 
@@ -186,8 +201,25 @@ class Detector:
 
     def traits(self, x: ArrayLike) -> Doubles:
         """What is looked at, `calibration.traits`, float64 [batch, traits]; x as in `VAE.terms`, grey ones too."""
-        found = [rows for _, rows in _traits(self.vae, x, self.calibration.num_samples)]
+        found = [rows for _, rows, _ in _looked_at(self.vae, x, self.calibration.num_samples)]
         return np.concatenate(found) if found else np.zeros((0, len(self.calibration.traits)))
+
+    def map(self, x: ArrayLike) -> Doubles:
+        """Where each of x is odd: how far each place is from what is usual there, in standard deviations, float64.
+
+        Of images [batch, H, W], of rows [batch, D], of windows [batch, C, T]; x as in `traits`. Above 0 the model fits
+        the place less than it fits normal ones, below 0 more: it is smoother, or lies nearer to what is expected. No
+        place of 95% of normal observations goes beyond `calibration.places.high` and `.low`. A place is judged with
+        those around it (`maps.residuals`), and some pixels or steps of a large observation share a number. It shows
+        what the model cannot fit given what it took the whole for, so that what lies beside a change may be odd.
+        """
+        places, kind = self.calibration.places, self.vae.observation
+        found = [
+            maps.spread_out(places.deviations(residuals), kind)
+            for _, _, residuals in _looked_at(self.vae, x, self.calibration.num_samples, places=True)
+        ]
+        empty = maps.spread_out(np.zeros((0, *maps.cells(kind))), kind)
+        return np.concatenate(found) if found else empty
 
     def score(self, x: ArrayLike) -> Doubles:
         """How odd each of x [batch, *shape] is, nats but for a constant, float64 [batch]; x as in `traits`."""
@@ -234,19 +266,44 @@ class Detector:
         return _scores_of(self.vae, self._density.surprise(traits), traits)
 
 
-def _traits(
-    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int
-) -> Iterator[tuple[NDArray[np.uint64], Doubles]]:
-    """Index and traits of a few observations at a time. Raises InputError where a trait is not finite."""
+class _Least:
+    """Rows of those whose numbers are least, of many that come, each once, in order of the numbers."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._index = np.zeros(0, np.uint64)
+        self.rows: NDArray[Any] = np.zeros((0, 0))
+
+    def add(self, index: NDArray[np.uint64], rows: NDArray[Any]) -> None:
+        if len(self._index) == self._most:  # of many, most are not among them
+            among = index < self._index[-1]
+            index, rows = index[among], rows[among]
+        if len(rows):
+            joined = np.concatenate([self.rows, rows]) if len(self.rows) else rows
+            self._index, first = np.unique(np.concatenate([self._index, index]), return_index=True)
+            self._index, self.rows = self._index[: self._most], joined[first[: self._most]]
+
+
+def _looked_at(
+    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int, places: bool = False
+) -> Iterator[tuple[NDArray[np.uint64], Doubles, Floats]]:
+    """Index, traits and, with `places`, `maps.residuals`, of a few observations at a time.
+
+    Raises InputError where a figure is not finite.
+    """
     noun = vae.observation.noun
 
-    def work(model: Model, block: Block, draws: int, seed: int) -> tuple[NDArray[np.uint64], Doubles]:
-        found = traits.traits(model, block, draws, seed)
-        finite = np.isfinite(found).all(axis=1)
+    def work(model: Model, block: Block, draws: int, seed: int) -> tuple[NDArray[np.uint64], Doubles, Floats]:
+        shortfall = np.zeros(block.x.shape) if places else None
+        found = traits.traits(model, block, draws, seed, shortfall)
+        residuals = np.zeros((len(found), 0), np.float32)
+        if shortfall is not None:
+            residuals = maps.residuals(shortfall, vae.observation)
+        finite = np.isfinite(found).all(axis=1) & np.isfinite(residuals).all(axis=tuple(range(1, residuals.ndim)))
         if not finite.all():
             which = f"{noun} {block.numbers[np.argmin(finite)]}"
             raise InputError("the model gives no finite figure", which, f"check the {noun} and the model")
-        return noise.index(block.x), found
+        return noise.index(block.x), found, residuals
 
     yield from vae._map_blocks(work, x, num_samples, observe=True)
 

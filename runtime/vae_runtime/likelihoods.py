@@ -55,6 +55,13 @@ class Likelihood(Protocol):
     def entropy(self, parameters: Floats) -> NDArray[np.float64]:
         """The entropy of p(x|z), nats, float64 [...], but for a constant of the model: how sure the decoder is."""
 
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """By how much log p of each value is below what it could be there, nats, float64 [..., *shape], 0 or more.
+
+        Half the deviance (McCullagh and Nelder 1989, section 2.3): what it could be is with a loc, or a theta, that
+        hits it, and a scale as the decoder has it.
+        """
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Which values are in the support: bool of x's shape."""
 
@@ -116,6 +123,14 @@ class Bernoulli:
         entropy: NDArray[np.float64] = terms.sum(axis=-1, dtype=np.float64)
         return entropy
 
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """KL(Bernoulli(x) || Bernoulli(theta)); x may be grey."""
+        grey = x.astype(np.float64)
+        own = sum(share * np.log(np.where(share > 0, share, 1)) for share in (grey, 1 - grey))
+        cross = np.maximum(parameters, 0) - grey * parameters + np.log1p(np.exp(-np.abs(parameters.astype(np.float64))))
+        shortfall: NDArray[np.float64] = np.maximum(own + cross, 0)
+        return shortfall
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 0 or 1."""
         binary: NDArray[np.bool_] = (x == 0) | (x == 1)
@@ -173,6 +188,12 @@ class Gaussian:
         """0: it does not depend on z."""
         return np.zeros(parameters.shape[: parameters.ndim - self.axes])
 
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """1/2 ((x - loc) / sigma)^2."""
+        scaled = ((x - parameters) * self._precision).astype(np.float64)
+        shortfall: NDArray[np.float64] = 0.5 * np.square(scaled)
+        return shortfall
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
         return np.isfinite(x)
@@ -225,6 +246,13 @@ class HeteroscedasticGaussian:
         """Sum over values of log sigma."""
         entropy: NDArray[np.float64] = _flat(self._split(parameters)[1], self.axes).sum(axis=-1, dtype=np.float64)
         return entropy
+
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """1/2 ((x - loc) / sigma)^2."""
+        loc, logsigma = self._split(parameters)
+        scaled = ((x - loc) * np.exp(-logsigma)).astype(np.float64)
+        shortfall: NDArray[np.float64] = 0.5 * np.square(scaled)
+        return shortfall
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
@@ -291,6 +319,12 @@ class StudentT:
         """0: it does not depend on z."""
         return np.zeros(parameters.shape[: parameters.ndim - self.axes])
 
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """(df + 1) / 2 log(1 + t^2 / df)."""
+        t = ((x - parameters) * self._precision).astype(np.float64)
+        shortfall: NDArray[np.float64] = 0.5 * (self.df + 1) * np.log1p(np.square(t) / self.df)
+        return shortfall
+
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """All real numbers."""
         return np.isfinite(x)
@@ -351,6 +385,11 @@ class Mixed:
     def entropy(self, parameters: Floats) -> NDArray[np.float64]:
         """That of the binary columns: that of the others does not depend on z."""
         return self._bernoulli.entropy(self._parts(parameters)[0])
+
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """That of each column's kind."""
+        (binary, real), (logits, loc) = self._parts(x), self._parts(parameters)
+        return self._joined(self._bernoulli.shortfall(binary, logits), self._gaussian.shortfall(real, loc))
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """0 and 1 in binary columns, all real numbers in others."""
@@ -426,6 +465,12 @@ class DiscretisedLogistic:
         terms = np.maximum(np.log(scale) + np.float32(2 + math.log(255)), 0)
         entropy: NDArray[np.float64] = terms.sum(axis=-1, dtype=np.float64)
         return entropy
+
+    def shortfall(self, x: Floats, parameters: Floats) -> NDArray[np.float64]:
+        """log p of the level at E[x|z], less that of x."""
+        expected = self.log_prob_of_each(self.nearest(self.mean(parameters)), parameters)
+        shortfall: NDArray[np.float64] = np.maximum(expected - self.log_prob_of_each(x, parameters), 0)
+        return shortfall
 
     def supports(self, x: Floats) -> NDArray[np.bool_]:
         """Those that are 8-bit levels / 255, but for what float32 rounds."""

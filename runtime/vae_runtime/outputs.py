@@ -41,11 +41,11 @@ def write(
     .png: a grid, row by row, `columns` wide. .gif: each column of that grid is a frame, forth and back. .npy: float32
     [count, *shape], or of the batches' own type where that is float64. .npz: the same, compressed, as `x`. .csv: rows
     below the `names` of their columns; of series [C, T] a row for each step, with the window's number. No suffix: a
-    folder with one PNG per image, numbered from `first`.
+    folder with one PNG per image, numbered from `first`, and called as `names` say after the number.
     Raises ArgumentError where `path` cannot be written, ResourceError where memory or disk are full.
     """
     if not path.suffix:
-        _write_folder(path, count, batches, first)
+        _write_folder(path, count, batches, first, names)
         return
     if path.suffix == ".npy" and path.parent.is_dir():
         size, free = 4 * count * math.prod(shape), shutil.disk_usage(path.parent).free
@@ -150,11 +150,12 @@ def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floa
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
 
 
-def _write_folder(path: Path, count: int, batches: Iterable[Floats], first: int) -> None:
+def _write_folder(path: Path, count: int, batches: Iterable[Floats], first: int, names: Sequence[str]) -> None:
     digits = len(str(first + count - 1))
     with write_errors(path), folder_beside(path) as folder:
         places = iter(range(first, first + count))
         for batch in batches:
             for image, i in zip(levels(batch), places, strict=False):
-                (folder / f"{i:0{digits}d}.png").write_bytes(png(image, scale=1))
+                called = f"-{names[i - first]}" if names else ""
+                (folder / f"{i:0{digits}d}{called}.png").write_bytes(png(image, scale=1))
         folder.replace(path)  # which is empty, or new

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vae_runtime import extras
 from vae_runtime.files import replacing
 from vae_runtime.latents import Traversal
+from vae_runtime.maps import Places
 from vae_runtime.observation import VECTOR
 from vae_runtime.vae import VAE
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MOST = 500  # observations in a plot: more lines or points hide each other
 _COLOURED = 10  # lines that have a colour and a name; the others are grey
 _MOST_AXES = 24
+_MOST_ROWS = 40  # whose values have a field each
 _MOST_WINDOWS = 6  # whose reconstructions are beside them
 _ACROSS = 4
 _SPREADS = "spreads from the mean"
@@ -126,6 +128,46 @@ def reconstructions(path: Path, vae: VAE, x: Values, theta: Values, names: Seque
             one.plot(found, color="C0", linewidth=1, label="reconstructed")
         axes[0].legend(frameon=False, fontsize=6)
         figure.supxlabel("step", fontsize=8)
+    _write(path, figure, axes)
+
+
+def mapped(vae: VAE) -> int:
+    """How many observations `maps` draws."""
+    return _MOST_ROWS if vae.observation.kind == VECTOR else reconstructed(vae)
+
+
+def maps(path: Path, vae: VAE, x: Values, found: Values, places: Places, names: Sequence[str]) -> None:
+    """Where rows or windows x are odd, as `Detector.map` found it: red more, blue less than is usual.
+
+    Of rows [n, D] a field for each value. Of windows [n, C, T] an axes for each and each channel, with the values over
+    the steps before their map. The first `mapped` are drawn.
+    """
+    from matplotlib.colors import SymLogNorm
+    from matplotlib.figure import Figure
+
+    usual = max(places.high, -places.low)
+    most = max(3 * usual, float(np.abs(found).max()))
+    colours: dict[str, Any] = {"cmap": "RdBu_r", "norm": SymLogNorm(usual, vmin=-most, vmax=most), "aspect": "auto"}
+    called = [Path(name).name for name in names]
+    if vae.observation.kind == VECTOR:
+        size = (min(14.0, 2.5 + 0.3 * len(vae.names)), 1.4 + 0.18 * len(x))
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        axes = [figure.subplots()]
+        drawn = axes[0].imshow(found, **colours)
+        axes[0].set_xticks(range(len(vae.names)), [name[:24] for name in vae.names], rotation=90, parse_math=False)
+        axes[0].set_yticks(range(len(x)), [name[-40:] for name in called], parse_math=False)
+        axes[0].tick_params(labelsize=6)
+    else:
+        titles = [f"{name}, {channel}" for name in called for channel in vae.names]
+        figure, axes = _axes(titles, across=len(vae.names), wide=len(vae.names) == 1)
+        for one, values, deviations in zip(axes, np.concatenate(x), np.concatenate(found), strict=False):
+            low, high = values.min(), values.max() + 1e-9
+            drawn = one.imshow(deviations[None], extent=(-0.5, len(values) - 0.5, low, high), alpha=0.6, **colours)
+            one.plot(values, color="0.15", linewidth=1)
+        figure.supxlabel("step", fontsize=8)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.set_label(f"standard deviations from what is usual there; logarithmic from {usual:.1f} on", fontsize=6)
+    bar.ax.tick_params(labelsize=6)
     _write(path, figure, axes)
 
 

@@ -39,13 +39,17 @@ def names(observation: Observation, channels: list[str]) -> list[str]:
     return [*_OF_MODEL, VALUES] if observation.range is None else [*_OF_MODEL]
 
 
-def traits(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
+def traits(model: Model, block: Block, num_samples: int, seed: int, shortfall: Doubles | None = None) -> Doubles:
     """The traits of observations x [rows, *shape], as the networks take them: float64 [rows, traits].
 
     Means over `num_samples` draws of z, and of binary x where it is grey; nats, but for squares and what is called
-    otherwise. Equal observations have equal ones for one seed.
+    otherwise. Equal observations have equal ones for one seed. shortfall: [rows, *shape], to which the mean over the
+    draws of `Likelihood.shortfall` of each value is added, and of rows of numbers the nats of each value by itself.
     """
-    return np.concatenate([_of_model(model, block, num_samples, seed), own(block.x, model.observation)], axis=1)
+    of_model = _of_model(model, block, num_samples, seed, shortfall)
+    if shortfall is not None and VALUES in names(model.observation, []):
+        shortfall += _alone(block.x)
+    return np.concatenate([of_model, own(block.x, model.observation)], axis=1)
 
 
 def own(x: Floats, observation: Observation) -> Doubles:
@@ -58,7 +62,7 @@ def own(x: Floats, observation: Observation) -> Doubles:
 
 
 @np.errstate(all="ignore")  # what is not finite is refused by the detector, with its number
-def _of_model(model: Model, block: Block, num_samples: int, seed: int) -> Doubles:
+def _of_model(model: Model, block: Block, num_samples: int, seed: int, shortfall: Doubles | None) -> Doubles:
     x, latents = block.x, math.prod(model.prior.shape)
     index = noise.index(x)
     total: Doubles | float = 0.0
@@ -70,16 +74,18 @@ def _of_model(model: Model, block: Block, num_samples: int, seed: int) -> Double
         mu, logsigma = model.networks.encode(observed) if encoded is None else encoded
         eps = noise.normal(seed, noise.POSTERIOR, index, latents, start=k * latents).reshape(mu.shape)
         z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
-        total = total + np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps)), axis=1)
+        parameters = model.networks.decode(z)
+        total = total + np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps, parameters)), axis=1)
+        if shortfall is not None:
+            shortfall += model.likelihood.shortfall(x, parameters) / num_samples
     return np.asarray(total / num_samples)
 
 
 def _of_draw(
-    model: Model, x: Floats, observed: Floats, mu: Floats, logsigma: Floats, z: Floats, eps: Floats
+    model: Model, x: Floats, observed: Floats, mu: Floats, logsigma: Floats, z: Floats, eps: Floats, parameters: Floats
 ) -> Iterator[Doubles]:
     """Each of _OF_MODEL [rows] of one draw of z, and of images of _OF_POSTERIOR."""
     likelihood = model.likelihood
-    parameters = model.networks.decode(z)
     nats = _flat(likelihood.log_prob_of_each(observed, parameters))
     kl = model.prior.kl(mu, logsigma)
     error = _flat(x - likelihood.mean(parameters))
@@ -124,11 +130,17 @@ def _of_series(x: Floats) -> Doubles:
 
 
 def _of_rows(x: Floats) -> Doubles:
-    """Of rows [rows, D], -log density of each value by itself, summed: under Student's t of three degrees of freedom.
+    """Of rows [rows, D], -log density of each value by itself, summed, nats but for a constant."""
+    nats: Doubles = _alone(x).sum(axis=1, keepdims=True)
+    return nats
 
-    Its tails are those of columns with a few extreme values. Nats, but for a constant.
+
+def _alone(x: Floats) -> Doubles:
+    """-log density of each value of rows [rows, D] by itself, under Student's t of three degrees of freedom.
+
+    Its tails are those of columns with a few extreme values. Nats, 0 in the middle.
     """
-    nats: Doubles = 2 * np.log1p(np.square(x, dtype=np.float64) / 3).sum(axis=1, keepdims=True)
+    nats: Doubles = 2 * np.log1p(np.square(x, dtype=np.float64) / 3)
     return nats
 
 

@@ -16,6 +16,7 @@ from vae_runtime.cli import main
 from vae_runtime.detector import Calibration
 from vae_runtime.drift import apart
 from vae_runtime.errors import ArgumentError
+from vae_runtime.maps import Places
 
 NAMES = ("KL", "brightness", "contrast")
 
@@ -25,8 +26,9 @@ def calibration(rows: np.ndarray, scores: np.ndarray) -> Calibration:
     scores = np.sort(scores)
     higher = len(scores) - np.searchsorted(scores, scores)
     table = tuple(map(tuple, rows.tolist()))
+    places = Places((0.0,), (1.0,), 3.0, -3.0)
     return Calibration(
-        "", NAMES[: rows.shape[1]], 8, len(scores), table, tuple(scores.tolist()), tuple(higher.tolist())
+        "", NAMES[: rows.shape[1]], 8, len(scores), table, tuple(scores.tolist()), tuple(higher.tolist()), places
     )
 
 

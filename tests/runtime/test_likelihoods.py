@@ -278,6 +278,37 @@ def test_the_terms_of_each_value_sum_to_the_whole(likelihood):
     np.testing.assert_allclose(each.sum(axis=(2, 3, 4)), likelihood.log_prob(x, parameters), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "likelihood",
+    [Gaussian(1, -1.0), HeteroscedasticGaussian(1), StudentT(1, -0.5, 1.2), DiscretisedLogistic(1)],
+    ids=lambda it: it.name,
+)
+def test_a_value_falls_short_of_what_it_could_be(likelihood):
+    """By the largest log p of it over a thousand locs, with the scale as it is."""
+    generator = np.random.default_rng(9)
+    x = likelihood.nearest(generator.uniform(0.3, 0.7, (20, 1)).astype(np.float32))
+    parameters = np.full((20, likelihood.parameters_per_value), -3, np.float32)
+    parameters[:, 0] = generator.uniform(0.2, 0.8, 20)
+    tried = np.repeat(parameters[:, None], 2001, axis=1)
+    tried[..., 0] = np.linspace(0, 1, 2001)
+    best = likelihood.log_prob_of_each(x[:, None], tried).max(axis=1)
+    expected = best - likelihood.log_prob_of_each(x, parameters)
+    np.testing.assert_allclose(likelihood.shortfall(x, parameters), expected, atol=2e-3)
+
+
+def test_a_grey_value_falls_short_by_a_divergence():
+    """KL(Bernoulli(x) || Bernoulli(theta)), of binary ones -log p; mixed columns have their own kind's."""
+    x = np.array([[0.0, 1.0, 0.25, 0.5, 0.9]], np.float32)
+    logits = np.array([[-1.0, 2.0, 0.5, 0.0, -30.0]], np.float32)
+    theta, grey = 1 / (1 + np.exp(-logits.astype(np.float64))), np.clip(x.astype(np.float64), 1e-15, 1 - 1e-15)
+    expected = grey * np.log(grey / theta) + (1 - grey) * np.log((1 - grey) / (1 - theta))
+    found = Bernoulli(1).shortfall(x, logits)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    mixed = make(Named("mixed", {"binary": FLAGS, "logsigma": [0.0] * 5}), Observation(VECTOR, (5,), None))
+    columns = mixed.shortfall(np.array([[1.0, 2.0, 3.0, 0.0, 4.0]], np.float32), np.zeros((1, 5), np.float32))
+    np.testing.assert_allclose(columns, [[math.log(2), 2, 4.5, math.log(2), 8]], rtol=1e-6)
+
+
 def stacked(loc: float, log_scale: float, rows: int = 1) -> np.ndarray:
     """Parameters of one pixel, float32 [rows, 2, 1, 1]."""
     return np.tile(np.array([loc, log_scale], np.float32).reshape(1, 2, 1, 1), (rows, 1, 1, 1))
