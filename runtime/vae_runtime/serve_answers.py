@@ -101,7 +101,7 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
         "standard_error_nats": elbo.standard_error if elbo else None,
         "columns": [asdict(each) for each in _ranges(vae)],
         "sliders": [asdict(each) for each in _sliders(vae)],
-        "rest": [float(each) for each in _rest(vae)],
+        "rest": _rest(vae).tolist(),
         "detector": None
         if detector is None
         else {"observations": detector.calibration.observations, "false_alarms": detector.false_alarms},
@@ -109,17 +109,16 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
     }
 
 
-def _prior(vae: VAE) -> NDArray[np.float32]:
-    """Draws of z, flat: [_LOOKED_AT, latent_dim]."""
-    return vae.prior.sample(0, np.arange(_LOOKED_AT, dtype=np.uint64)).reshape(_LOOKED_AT, vae.latent_dim)
+def _rest(vae: VAE) -> NDArray[np.float32]:
+    """Where latents rest, flat, [latent_dim]: what the prior makes of no noise."""
+    return vae.prior.from_noise(np.zeros((1, *vae.latent_shape), np.float32)).reshape(vae.latent_dim)
 
 
-def _rest(vae: VAE) -> NDArray[np.float64]:
-    """The prior's mean, flat: [latent_dim]."""
+def _spread(vae: VAE) -> NDArray[Any]:
+    """How far latents lie apart, flat, [latent_dim]: the standard deviation of the prior's draws."""
     if isinstance(vae.prior, StandardNormal):
-        return np.zeros(vae.latent_dim)
-    mean: NDArray[np.float64] = _prior(vae).mean(axis=0, dtype=np.float64)
-    return mean
+        return np.ones(vae.latent_dim)
+    return vae.prior.sample(0, np.arange(_LOOKED_AT)).reshape(_LOOKED_AT, vae.latent_dim).std(axis=0)
 
 
 def _sliders(vae: VAE) -> list[Slider]:
@@ -132,10 +131,9 @@ def _sliders(vae: VAE) -> list[Slider]:
     else:
         walked = traverse(vae, steps=2, most=_LATENTS)
         latents, kl = walked.latents, walked.kl
-    rest = _rest(vae)
-    spread = np.ones(vae.latent_dim) if isinstance(vae.prior, StandardNormal) else _prior(vae).std(axis=0)
+    rest, spread = _rest(vae), _spread(vae)
     return [
-        Slider(i, float(nats), float(rest[i]), float(rest[i] - 3 * spread[i]), float(rest[i] + 3 * spread[i]))
+        Slider(i, float(nats), *(float(rest[i] + far * spread[i]) for far in (0, -3, 3)))
         for i, nats in zip(latents, kl, strict=True)
         if nats > _USED
     ]
