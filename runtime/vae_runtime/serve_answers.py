@@ -118,7 +118,8 @@ def _spread(vae: VAE) -> NDArray[Any]:
     """How far latents lie apart, flat, [latent_dim]: the standard deviation of the prior's draws."""
     if isinstance(vae.prior, StandardNormal):
         return np.ones(vae.latent_dim)
-    return vae.prior.sample(0, np.arange(_LOOKED_AT)).reshape(_LOOKED_AT, vae.latent_dim).std(axis=0)
+    spread: NDArray[Any] = vae.prior.sample(0, np.arange(_LOOKED_AT)).reshape(_LOOKED_AT, vae.latent_dim).std(axis=0)
+    return spread
 
 
 def _sliders(vae: VAE) -> list[Slider]:
