@@ -11,7 +11,7 @@ from pathlib import Path
 try:
     from distributed import Client, KilledWorker
 
-    from vae_runtime import VAE, BundleError, InputError, VaeError, score
+    from vae_runtime import VAE, BundleError, Detector, InputError, VaeError, score
     from vae_runtime.files import check_output, write_lines
     from vae_runtime.scores import NUM_SAMPLES
     from vae_runtime.sources import SUFFIXES
@@ -21,20 +21,21 @@ except ImportError as error:
     print(f"batch.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
     sys.exit(6)
 
-Row = dict[str, float]  # figures by name: nats, percent, bits per dimension
+Row = dict[str, float]  # figures by name: nats, percent, bits per dimension, p, and 1 where it is odd
 
 
-def score_part(vae: VAE, files: list[Path], samples: int) -> list[Row | VaeError]:
+def score_part(detector: Detector, files: list[Path], samples: int) -> list[Row | VaeError]:
     """The figures of some of the folder's images, the same in whatever parts, or why one cannot be read."""
     results: list[Row | VaeError] = []
     for file in files:
         try:
-            x = vae.read([file]).load().x
+            x = detector.vae.read([file]).load().x
         except VaeError as error:
             results.append(error)
         else:
-            columns = score(vae, x, samples).columns()
-            results.append({name: figure for name, [figure] in columns.items()})
+            columns, verdict = score(detector.vae, x, samples).columns(), detector.verdict(x)
+            judged = {"score": verdict.score[0], "p": verdict.p[0], "odd": int(verdict.odd[0])}
+            results.append({name: figure for name, [figure] in columns.items()} | judged)
     return results
 
 
@@ -56,10 +57,13 @@ def score_folder(arguments: argparse.Namespace) -> int:
     if not files:
         raise InputError("no images in the folder", arguments.folder, "put PNG or JPEG files there")
     vae = VAE.load(arguments.bundle and arguments.bundle.absolute(), threads=1)  # Dask has a thread for each core
+    detector = Detector.load(vae, arguments.calibration)
     parts = []
     with connect(arguments.scheduler, arguments.workers) as client:
         try:
-            shared = client.scatter(vae, broadcast=True)  # travels as path and hash; each process opens it once
+            shared = client.scatter(
+                detector, broadcast=True
+            )  # its bundle travels as path and hash; each process opens it once
         except Exception as error:
             raise BundleError("not all workers have the bundle", error, "put it at the same path on each") from None
         for start in range(0, len(files), arguments.part):
@@ -74,7 +78,8 @@ def score_folder(arguments: argparse.Namespace) -> int:
     write_lines(arguments.output, table.getvalue().splitlines())  # in one step, and with names of any bytes
     for unreadable in (result for result in results if isinstance(result, VaeError)):
         print(f"batch.py: {unreadable}", file=sys.stderr)
-    print(f"{arguments.output}: scores of {len(scored)} of {len(files)} images")
+    odd = sum(row["odd"] for row in scored)
+    print(f"{arguments.output}: scores of {len(scored)} of {len(files)} images, {odd} odd")
     return 0 if len(scored) == len(files) else InputError.exit_code
 
 
@@ -88,6 +93,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="processes of that local cluster (default: one per core)")
     parser.add_argument("--part", type=int, default=256, help="images per task")
     parser.add_argument("--bundle", type=Path, help="bundle folder, on all workers (default: the package's own)")
+    parser.add_argument("--calibration", type=Path, help="what `vae-infer calibrate` wrote (default: the bundle's own)")
     arguments = parser.parse_args()
     if min(arguments.part, arguments.workers or 1, arguments.samples) < 1:
         parser.error("--part, --workers and --samples take 1 or more")

@@ -1,17 +1,16 @@
-"""Watch frames as from a camera, in constant memory, and flag the odd ones: `python examples/camera.py FOLDER`."""
+"""Judge frames as from a camera, in constant memory, and flag the odd ones: `python examples/camera.py FOLDER`."""
 
 import argparse
 import shlex
 import signal
 import sys
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 try:
     import numpy as np
 
-    from vae_runtime import VAE, ArgumentError, InputError, VaeError, score
+    from vae_runtime import VAE, Detector, InputError, VaeError
     from vae_runtime.draws import Floats
     from vae_runtime.observation import Shape
     from vae_runtime.sources import SUFFIXES
@@ -19,9 +18,6 @@ except ImportError as error:
     todo = shlex.join([sys.executable, "-m", "pip", "install", str(Path(__file__).resolve().parents[1])])
     print(f"camera.py: error: {error}; install what it needs: {todo}", file=sys.stderr)
     sys.exit(6)
-
-DRAWS, SEED = 16, 0  # of z for each frame, and of the binary image where it is grey
-RECENT = 100  # frames that the last line sums up
 
 # Names and frames, float32 [1, C, H, W] in [0, 1]. Your camera is a generator in place of the two below;
 # vae_runtime.images.fit(picture, shape, vae.manifest.preprocessing) turns any Pillow image into a frame.
@@ -52,45 +48,35 @@ def stream(shape: Shape) -> Frames:
         yield f"frame {number}", levels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
-def watch(vae: VAE, frames: Frames, threshold: float) -> None:
-    """Print a line for each frame, ODD where fewer than `threshold` percent of the model's test images score lower.
-
-    Raises ArgumentError where they are too few to rank as low as that.
-    """
-    ranks = vae.ranks
-    if threshold <= ranks.lowest:
-        which = f"a threshold of {threshold:g}%, where the {ranks.observations} test images rank no lower"
-        raise ArgumentError("no frame can be odd", which, f"give --threshold above {ranks.lowest:.3g}")
+def watch(detector: Detector, frames: Frames) -> None:
+    """Print a line for each frame: score, p-value, and where it is odd the figure that is oddest."""
     seen = odd = 0
-    recent: deque[float] = deque(maxlen=RECENT)  # nats
     try:
         for name, x in frames:
-            elbo = score(vae, x, DRAWS, SEED).elbo[0]  # of this frame alone: the others make no difference
-            percentile = float(ranks.percentile(elbo))
-            is_odd = percentile < threshold
-            seen, odd = seen + 1, odd + is_odd
-            recent.append(elbo)
-            print(f"{name}  {elbo:.2f} nats  {ranks.describe(percentile, 'image')}{'  ODD' * is_odd}", flush=True)
+            verdict = detector.verdict(x)  # on this frame alone: the others make no difference
+            seen, odd = seen + 1, odd + int(verdict.odd[0])
+            why = f"  ODD: {verdict.oddest[0]}" if verdict.odd[0] else ""
+            print(f"{name}  score {verdict.score[0]:.2f}  p {verdict.p[0]:.4f}{why}", flush=True)
     except KeyboardInterrupt:
         pass
-    mean = f", mean ELBO of the last {len(recent)}: {np.mean(recent):.2f} nats" if recent else ""
-    print(f"{seen} frames, {odd} odd{mean}")
+    print(f"{seen} frames, {odd} odd")
 
 
 def main() -> None:
     """Watch a folder, or frames from standard input."""
     parser = argparse.ArgumentParser(description="Flag odd frames.")
     parser.add_argument("frames", help="folder of images, or - for raw frames from standard input")
-    parser.add_argument("--threshold", type=float, default=0.5, help="percentile below which a frame is odd")
+    parser.add_argument("--calibration", help="what `vae-infer calibrate` wrote (default: what the bundle carries)")
     parser.add_argument("--bundle", help="bundle folder (default: the one that ships with the package)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early
     try:
         vae = VAE.load(arguments.bundle)
+        detector = Detector.load(vae, arguments.calibration)
         source = Path(arguments.frames)
         piped = source == Path("-")
         frames = stream(vae.observation.shape) if piped else folder(source, vae)
-        watch(vae, frames, arguments.threshold)
+        watch(detector, frames)
     except VaeError as error:
         print(f"camera.py: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

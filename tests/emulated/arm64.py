@@ -55,17 +55,25 @@ PROCESSORS = {  # QEMU's name: the part number and the features that the kernel 
 }
 
 NUMBER, SEED, DRAWS = 16, 7, 100
+KINDS, PRECISIONS = ("image", "vector", "series"), ("fp32", "fp16", "int8")
+JUDGED = {f"{kind} {precision}": f"{kind}-{precision}.jsonl" for kind in KINDS for precision in PRECISIONS}
 COMMANDS = [
     "doctor",
     "verify",
     f"sample -n {NUMBER} --seed {SEED} -o samples.npy",
     f"sample -n {NUMBER} --seed {SEED} -o samples.png",
     "reconstruct examples/digits -o reconstructions.npy",
+    "detect examples/digits -o digits.jsonl",
+    *(
+        f"--bundle raw/{kind}/{p} detect raw/{kind}/new{'' if kind == 'image' else '.csv'} -o {kind}-{p}.jsonl"
+        for kind in KINDS
+        for p in PRECISIONS
+    ),
     f"elbo examples/digits --samples {DRAWS} --format json",
 ]
 TIE = 1e-5  # a draw this close to theta may fall on either side
 RECONSTRUCTION = 1e-5
-NATS = 1e-3
+NATS, SHARE = 1e-3, 1e-5  # of scores the share, where that is more
 TESTS = ["noise", "likelihoods", "latents", "images", "verify", "bundle", "vae"]  # minutes each, emulated
 
 
@@ -114,11 +122,13 @@ def main() -> int:
 def compare_machines(root: Path, cpu: str) -> list[Row]:
     """Run the commands in the userland and here, and compare."""
     with userland(root, cpu) as environment, tempfile.TemporaryDirectory() as here:
+        print("training and exporting what raw files are judged by", flush=True)
+        raw_files = make_raw_files(Path(here) / "raw")
         print(f"\narm64, {cpu} emulated by QEMU:\n")
-        work = make_work_folder(root / HOME / "work")
+        work = make_work_folder(root / HOME / "work", raw_files)
         arm64 = run_commands(work, inside(root, f"/{HOME}/venv/bin/vae-infer", f"/{HOME}/work"), environment)
         print(f"\nThis machine, {platform.machine()}:\n")
-        native = run_commands(make_work_folder(Path(here) / "work"), [str(INFER)], own_environment())
+        native = run_commands(make_work_folder(Path(here) / "work", raw_files), [str(INFER)], own_environment())
         rows = compare(arm64, native)
         run_tests(root, environment)
         return rows
@@ -321,9 +331,23 @@ def install(root: Path, environment: dict[str, str]) -> None:
     print(f"the virtual environment takes {size.stdout.split()[0]} MiB")
 
 
-def make_work_folder(folder: Path) -> Path:
-    """A new working folder with the example images."""
+def make_raw_files(folder: Path) -> Path:
+    """Files of each kind, of which every tenth is odd, and bundles that were trained on others like them."""
+    sys.path.append(str(REPOSITORY / "tests"))
+    from support import raw
+
+    for kind in KINDS:
+        (folder / kind).mkdir(parents=True)
+        run = raw.fit(raw.write(kind, folder / kind), folder / kind / "run")
+        for precision in PRECISIONS:
+            run.export(folder / kind / precision, precision=precision)
+    return folder
+
+
+def make_work_folder(folder: Path, raw_files: Path) -> Path:
+    """A new working folder with the example images, raw files and bundles."""
     shutil.copytree(REPOSITORY / "examples" / "digits", folder / "examples" / "digits")
+    shutil.copytree(raw_files, folder / "raw")
     return folder
 
 
@@ -358,7 +382,11 @@ def run_tests(root: Path, environment: dict[str, str]) -> None:
 
 def compare(arm64: Results, native: Results) -> list[Row]:
     """All comparisons of the two machines' results."""
-    return [*compare_samples(arm64, native), compare_reconstructions(arm64, native), compare_scores(arm64, native)]
+    judged = (
+        compare_verdicts(name, file, arm64, native) for name, file in {"digits": "digits.jsonl", **JUDGED}.items()
+    )
+    figures = (compare_reconstructions(arm64, native), compare_scores(arm64, native))
+    return [*compare_samples(arm64, native), *figures, *judged]
 
 
 def compare_samples(arm64: Results, native: Results) -> list[Row]:
@@ -401,6 +429,24 @@ def compare_scores(arm64: Results, native: Results) -> Row:
     """ELBO of the example images, in nats."""
     off = np.max([abs(arm64.scores[name] - elbo) for name, elbo in native.scores.items()])
     return Row("ELBO per image", f"{off:.1e} nats at most", f"{NATS:.0e} nats", bool(off < NATS))
+
+
+def compare_verdicts(name: str, file: str, arm64: Results, native: Results) -> Row:
+    """Scores of raw files, in nats, and verdicts on them.
+
+    Of 8-bit integers a value in the middle between two levels may be rounded to either, in one score of a hundred.
+    """
+    theirs, ours = (
+        [json.loads(line) for line in (results.folder / file).read_text().splitlines()] for results in (arm64, native)
+    )
+    score = np.array([row["score"] for row in ours])
+    off = np.abs(score - [row["score"] for row in theirs])
+    beyond = int((off > np.maximum(NATS, SHARE * np.abs(score))).sum())
+    differ = sum(a["odd"] != b["odd"] for a, b in zip(theirs, ours, strict=True))
+    may = len(ours) // 100 if name.endswith("int8") else 0
+    found = f"{off[score < NATS / SHARE].max():.1e} nats at most, {differ} of {len(ours)} verdicts"
+    allowed = f"{NATS:.0e} nats, no verdict" + f"; {may} scores by more" * bool(may)
+    return Row(f"detect {name}", found, allowed, beyond <= may and not differ)
 
 
 def table(rows: list[Row]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import Command
 from vae_runtime import VAE, outputs
 from vae_runtime.cli import main
 
@@ -49,16 +50,28 @@ def rows(table: str) -> list[list[str]]:
     return [list(row.values()) for row in csv.DictReader(table.splitlines())]
 
 
+def count_odd(rows: list[list[str]]) -> int:
+    """How many of them are odd."""
+    return sum(row[-1] == "1" for row in rows)
+
+
+def scored(command: Command, folder: Path, *words: object) -> list[list[str]]:
+    """The rows of `vae-infer elbo`, and beside them score, p and odd of `vae-infer detect`."""
+    figures = rows(command(main, "elbo", folder, *words, "--format", "csv").out)
+    judged = rows(command(main, "detect", folder, "--format", "csv").out)
+    return [[*row, *verdict[1:4]] for row, verdict in zip(figures, judged, strict=True)]
+
+
 @pytest.mark.parametrize("part", [1, 7, 1000])
 def test_figures_do_not_depend_on_the_parts(start, command, cluster: str, folder: Path, part: int):
-    """On a running cluster every part size gives the table of `vae-infer elbo`, character by character."""
+    """On a running cluster every part size gives the figures of `vae-infer elbo` and `detect`, each digit."""
     words = ("--scheduler", cluster, "--part", part, "--samples", 3)
+    expected = scored(command, folder, "--samples", 3)
     assert start("batch.py", folder, "-o", "scores.csv", *words).end() == (
         0,
-        "scores.csv: scores of 46 of 46 images\n",
+        f"scores.csv: scores of 46 of 46 images, {count_odd(expected)} odd\n",
         "",
     )
-    expected = rows(command(main, "elbo", folder, "--samples", 3, "--format", "csv").out)
     assert rows(Path("scores.csv").read_text()) == expected
     assert len(expected) == 46
 
@@ -67,21 +80,23 @@ def test_figures_do_not_depend_on_the_parts(start, command, cluster: str, folder
 def test_it_brings_its_own_cluster(start, command, folder: Path):
     """Without a scheduler two workers are started, give the same table, and are gone at the end."""
     code, out, err = start("batch.py", folder, "-o", "scores.csv", "--workers", 2, "--part", 10).end()
-    assert (code, out, err) == (0, "scores.csv: scores of 46 of 46 images\n", "")
-    assert rows(Path("scores.csv").read_text()) == rows(command(main, "elbo", folder, "--format", "csv").out)
+    expected = scored(command, folder)
+    assert (code, out, err) == (0, f"scores.csv: scores of 46 of 46 images, {count_odd(expected)} odd\n", "")
+    assert rows(Path("scores.csv").read_text()) == expected
 
 
 def test_an_unreadable_image_does_not_stop_the_others(start, command, cluster: str, folder: Path):
     """It is named on stderr and left out, the exit code is 4, and the others keep their figures."""
-    expected = rows(command(main, "elbo", folder, "--format", "csv").out)
+    expected = scored(command, folder)
     damaged = [folder / "05.png", folder / "two.png"]
     for file in damaged:
         file.write_bytes(file.read_bytes()[:100])
     code, out, err = start("batch.py", folder, "-o", "scores.csv", "--scheduler", cluster, "--part", 4).end()
-    assert (code, out) == (4, "scores.csv: scores of 44 of 46 images\n")
-    assert all(f"{file.absolute()};" in line for file, line in zip(damaged, err.splitlines(), strict=True))
     names = {str(file) for file in damaged}
-    assert rows(Path("scores.csv").read_text()) == [row for row in expected if row[0] not in names]
+    left = [row for row in expected if row[0] not in names]
+    assert (code, out) == (4, f"scores.csv: scores of 44 of 46 images, {count_odd(left)} odd\n")
+    assert all(f"{file.absolute()};" in line for file, line in zip(damaged, err.splitlines(), strict=True))
+    assert rows(Path("scores.csv").read_text()) == left
 
 
 @pytest.mark.slow

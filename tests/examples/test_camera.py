@@ -11,42 +11,43 @@ import psutil
 import pytest
 from PIL import Image
 
+from support.commands import Command
 from vae_runtime import VAE
+from vae_runtime.bundle import shipped
 from vae_runtime.cli import main
 
 
-def scores(command, *sources: Path) -> list[list[str]]:
-    """Name, ELBO and percentile of each image by `vae-infer elbo`, as the camera prints them."""
-    table = command(main, "elbo", *sources, "--samples", 16, "--format", "csv").out
-    rows = csv.DictReader(table.splitlines())
-    ranks = VAE.load().ranks
+def verdicts(command: Command, *sources: Path) -> list[list[str]]:
+    """What the camera prints of each image, by `vae-infer detect`."""
+    table = command(main, "detect", *sources, "--format", "csv").out
     return [
-        [row["image"], f"{float(row['elbo']):.2f} nats", ranks.describe(float(row["percentile"]), "image")]
-        for row in rows
+        [row["image"], f"score {float(row['score']):.2f}", f"p {float(row['p']):.4f}"]
+        + [f"ODD: {row['oddest']}"] * int(row["odd"])
+        for row in csv.DictReader(table.splitlines())
     ]
 
 
 def test_a_folder_is_watched_in_order(start, command, examples: Path):
-    """A line per image with the figures of `vae-infer elbo`; the drawing that is no digit is the odd one."""
+    """A line per image with the verdict of `vae-infer detect`; the drawing that is no digit is the odd one."""
     code, out, err = start("camera.py", examples / "digits").end()
     *lines, last = [line.split("  ") for line in out.splitlines()]
-    expected = scores(command, examples / "digits")
     assert (code, err) == (0, "")
-    assert [line[:3] for line in lines] == expected
-    assert [Path(line[0]).name for line in lines if line[3:] == ["ODD"]] == ["not-a-digit.png"]
-    mean = np.mean([float(elbo.split()[0]) for _, elbo, _ in expected])
-    words, figure = last[0].rsplit(": ", 1)
-    assert words == "6 frames, 1 odd, mean ELBO of the last 6"
-    assert float(figure.split()[0]) == pytest.approx(mean, abs=0.011)
+    assert lines == verdicts(command, examples / "digits")
+    assert [Path(line[0]).name for line in lines if len(line) > 3] == ["not-a-digit.png"]
+    assert last == ["6 frames, 1 odd"]
 
 
-def test_the_threshold_decides_what_is_odd(start, examples: Path):
-    """With a threshold of 100 percent every frame is odd."""
-    _, out, _ = start("camera.py", examples / "digits", "--threshold", 100).end()
-    assert out.count("  ODD\n") == 6
-    code, out, err = start("camera.py", examples / "digits", "--threshold", 0.1).end()
-    assert (code, out, err.count("\n")) == (2, "", 1)  # of 10,000 test images, 0.1 is the end that stands for all below
-    assert "no frame can be odd: a threshold of 0.1%" in err
+def test_a_calibration_decides_what_is_odd(start, command, examples: Path, tmp_path: Path):
+    """One that says so calls every frame odd; another model's is refused."""
+    np.save(tmp_path / "normal.npy", VAE.load().sample(40, seed=1))
+    site = tmp_path / "site.json"
+    command(main, "calibrate", tmp_path / "normal.npy", "--threshold", "-100", "-o", site)
+    _, out, _ = start("camera.py", examples / "digits", "--calibration", site).end()
+    assert out.count("  ODD: ") == 6
+    words = ("--bundle", shipped().with_name("fashion-mnist"), "--calibration", site)
+    code, out, err = start("camera.py", examples / "digits", *words).end()
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("camera.py: error: calibration of another model")
 
 
 def test_a_damaged_frame_is_passed_over(start, examples: Path, tmp_path: Path):
@@ -62,7 +63,7 @@ def test_a_damaged_frame_is_passed_over(start, examples: Path, tmp_path: Path):
 
 
 def test_a_stream_is_watched_until_ctrl_c(start, command, tmp_path: Path):
-    """Frames from standard input get the figures of the same levels in an array; Ctrl-C ends with the summary."""
+    """Frames from standard input get the verdicts of the same levels in an array; Ctrl-C ends with the summary."""
     levels = np.rint(VAE.load().sample(5, seed=3, mean=True) * 255).astype(np.uint8)  # [5, 1, 28, 28]
     np.save(tmp_path / "frames.npy", levels)
     camera = start("camera.py", "-")
@@ -70,10 +71,11 @@ def test_a_stream_is_watched_until_ctrl_c(start, command, tmp_path: Path):
     camera.process.stdin.flush()
     lines = [camera.process.stdout.readline().decode().rstrip("\n").split("  ") for _ in levels]
     code, out, err = camera.interrupt()
-    assert [line[1:3] for line in lines] == [row[1:] for row in scores(command, tmp_path / "frames.npy")]
+    expected = verdicts(command, tmp_path / "frames.npy")
+    assert [line[1:] for line in lines] == [row[1:] for row in expected]
     assert [line[0] for line in lines] == [f"frame {i}" for i in range(1, 6)]
     assert (code, err) == (0, "")
-    assert out.startswith("5 frames, 0 odd, mean ELBO of the last 5: ")
+    assert out == f"5 frames, {sum(len(row) > 3 for row in expected)} odd\n"
 
 
 @pytest.mark.slow
@@ -90,7 +92,7 @@ def test_memory_does_not_grow_with_the_stream(start):
         memory.append(psutil.Process(camera.process.pid).memory_info().rss)
     code, out, _ = camera.end()
     assert code == 0
-    assert out.startswith("1500 frames, 0 odd, mean ELBO of the last 100: ")
+    assert out.startswith("1500 frames, ")
     assert memory[1] - memory[0] < 1 << 20
 
 
