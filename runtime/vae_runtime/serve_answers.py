@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vae_runtime.detector import Detector
 from vae_runtime.images import levels
 from vae_runtime.latents import traverse
+from vae_runtime.maps import overlay
 from vae_runtime.observation import IMAGE
 from vae_runtime.outputs import png
 from vae_runtime.prior import StandardNormal
@@ -51,6 +52,8 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
         parts = [detector.traits(each) for each in until.within(x[i : i + rows] for i in range(0, len(x), rows))]
         verdict = detector.judged(np.concatenate(parts))
         told = {part.name: getattr(verdict, part.name).tolist() for part in fields(verdict)}
+        if show:
+            columns["map"] = _maps(detector, x)
         columns["verdict"] = [dict(zip(told, each, strict=True)) for each in zip(*told.values(), strict=True)]
     notes = list(sent.notes)
     if scores.off_support:
@@ -59,6 +62,15 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
     each = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     named = [{"name": name, **row} for name, row in zip(sent.names, each, strict=True)]
     return {"scores": named, "samples": draws, "seed": seed, "notes": notes}
+
+
+def _maps(detector: Detector, x: NDArray[Any]) -> list[Any]:
+    """Where each is odd: of images a picture, of others the standard deviations of each value from what is usual."""
+    deviations = detector.map(x)
+    if detector.vae.observation.kind == IMAGE:
+        return shown(detector.vae, overlay(x, deviations, detector.calibration.places))
+    values: list[Any] = deviations.round(3).tolist()
+    return values
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,11 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
         "rest": _rest(vae).tolist(),
         "detector": None
         if detector is None
-        else {"observations": detector.calibration.observations, "false_alarms": detector.false_alarms},
+        else {
+            "observations": detector.calibration.observations,
+            "false_alarms": detector.false_alarms,
+            "high": detector.calibration.places.high,
+        },
         "limits": {"observations": most(vae, limits), "bytes": limits.bytes, "draws": limits.draws},
     }
 

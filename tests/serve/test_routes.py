@@ -13,7 +13,7 @@ from PIL import Image
 
 from support import bundles
 from support.bundles import Forge
-from vae_runtime import VAE, Detector, latents
+from vae_runtime import VAE, Detector, latents, maps
 from vae_runtime.cli import main
 from vae_runtime.serve import app
 from vae_runtime.serve_limits import Limits
@@ -123,6 +123,10 @@ def test_images_go_around_as_data_urls(client: FlaskClient, examples: Path):
     (shown,) = client.post("/score?show=1", data=file).get_json()["scores"]
     (again,) = client.post("/score", json=[shown["observation"]]).get_json()["scores"]
     assert figures(again).items() <= shown.items()
+    detector = Detector.load(VAE.load())
+    x = levels(shown["observation"])[None, None] / np.float32(255)
+    drawn = maps.overlay(x, detector.map(x), detector.calibration.places)[0]
+    np.testing.assert_allclose(levels(shown["map"]), 255 * drawn.transpose(1, 2, 0), atol=0.51)
     (q,) = client.post("/encode", json={"observations": [shown["observation"]]}).get_json()["latents"]
     (decoded,) = client.post("/decode", json={"z": [q["mu"]]}).get_json()["observations"]
     np.testing.assert_array_equal(levels(decoded), levels(shown["reconstructed"]))
@@ -144,7 +148,10 @@ def test_rows_and_series_are_lists_of_numbers(forge: Forge, shape: tuple[int, ..
     answer = client.post("/score?show=1", json=sent).get_json()
     np.testing.assert_allclose([score["elbo_nats"] for score in answer["scores"]], vae.elbo(x, 16), rtol=1e-12)
     np.testing.assert_allclose([score["reconstructed"] for score in answer["scores"]], vae.reconstruct(x), rtol=1e-6)
-    assert "verdict" not in answer["scores"][0]
+    assert not {"verdict", "map"} & answer["scores"][0].keys()
+    detector = Detector.fit(vae, vae.sample(60, seed=1))
+    judged = app(vae, detector).test_client().post("/score?show=1", json=sent).get_json()
+    np.testing.assert_allclose([score["map"] for score in judged["scores"]], detector.map(x), atol=6e-4)
     told = client.get("/model").get_json()
     assert told["detector"] is None
     assert [column["name"] for column in told["columns"]] == vae.names

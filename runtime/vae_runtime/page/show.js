@@ -25,11 +25,11 @@ export function nats(value, error, like = value) {
   return written(value) + (error === undefined || error === null ? "" : ` ± ${written(error)}`);
 }
 
-/** An observation as an element; `under`: another one of series or rows, to compare with. */
-export function show(model, x, label, under = null) {
+/** An observation as an element; `under`: another one of series or rows, to compare with; `map`: where it is odd. */
+export function show(model, x, label, under = null, map = null) {
   if (model.observation.kind === "image") return make("img", { src: x, alt: label });
-  if (model.observation.kind === "series") return lines(model, x, label, under);
-  return table(model, under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x], label);
+  if (model.observation.kind === "series") return lines(model, x, label, under, map);
+  return table(model, under ? ["value", "reconstructed"] : ["value"], under ? [x, under] : [x], label, map);
 }
 
 /** Several observations beside each other, in `place`; of images and series each is a button that `take`s it. */
@@ -49,15 +49,19 @@ export function tiles(model, place, observations, label, take) {
 }
 
 /** A row, or two of them, with a line for each column. */
-function table(model, heads, rows, label) {
+function table(model, heads, rows, label, map) {
   const head = make("tr", {}, make("th", { scope: "col" }, "column"), ...heads.map((text) => make("th", { scope: "col" }, text)));
-  const body = model.columns.map(({ name }, i) =>
-    make("tr", {}, make("th", { scope: "row" }, name), ...rows.map((row) => make("td", {}, number(row[i])))));
+  if (map) head.append(make("th", { scope: "col" }, "off by"));
+  const body = model.columns.map(({ name }, i) => {
+    const row = make("tr", {}, make("th", { scope: "row" }, name), ...rows.map((each) => make("td", {}, number(each[i]))));
+    if (map) row.append(make("td", { className: map[i] > model.detector.high ? "odd" : "" }, `${nats(map[i])} sd`));
+    return row;
+  });
   return make("table", { "aria-label": label }, head, ...body);
 }
 
 /** Channels [C][T] one below the other, each over the range that the model's samples have, or wider. */
-function lines(model, x, label, under) {
+function lines(model, x, label, under, map) {
   const [width, height, gap] = [240, x.length > 3 ? 34 : 80, 6];
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${x.length * (height + gap) + gap}`);
@@ -68,12 +72,13 @@ function lines(model, x, label, under) {
     const top = gap + i * (height + gap);
     const all = [...channel, ...(under?.[i] ?? [])];
     const [low, high] = [Math.min(model.columns[i].low, ...all), Math.max(model.columns[i].high, ...all)];
-    const path = (values) => "M" + values.map((value, t) =>
-      `${((t * width) / Math.max(1, values.length - 1)).toFixed(1)} ${(top + height * (1 - (value - low) / (high - low || 1))).toFixed(1)}`).join("L");
-    for (const [values, kind] of [[under?.[i], "under"], [channel, "over"]]) {
-      if (!values) continue;
+    const at = (values, t) => `${((t * width) / Math.max(1, values.length - 1)).toFixed(1)} ${(top + height * (1 - (values[t] - low) / (high - low || 1))).toFixed(1)}`;
+    const path = (values) => "M" + values.map((_, t) => at(values, t)).join("L");
+    const odd = (values) => values.map((_, t) => (t && map[i][t] > model.detector.high ? `M${at(values, t - 1)}L${at(values, t)}` : "")).join("");
+    for (const [d, kind] of [[under && path(under[i]), "under"], [path(channel), "over"], [map && odd(under[i]), "off"]]) {
+      if (!d) continue;
       const drawn = document.createElementNS(SVG, "path");
-      drawn.setAttribute("d", path(values));
+      drawn.setAttribute("d", d);
       drawn.setAttribute("class", kind);
       svg.append(drawn);
     }
