@@ -5,14 +5,15 @@ import os
 import re
 import signal
 import sys
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vae_runtime import terminal
-from vae_runtime.errors import VaeError
+from vae_runtime.errors import ArgumentError, VaeError
 from vae_runtime.observation import IMAGE
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vae_runtime.follow import Frames
     from vae_runtime.vae import VAE
     from vae_runtime.watch_clock import Clock
+    from vae_runtime.watch_events import Event
 
 _PATH = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(0)
@@ -46,6 +48,17 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
     return int(width), int(height)
 
 
+def _broker(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        from vae_runtime import mqtt
+
+        try:
+            mqtt.address(text)
+        except ArgumentError as error:
+            raise click.BadParameter(str(error)) from None
+    return text
+
+
 @click.command()
 @click.argument("source")
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
@@ -70,6 +83,11 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
 @click.option("--pixels", type=click.Choice(["gray", "rgb24", "yuv420p"]),
     help="Of raw frames, as FFmpeg calls them.  [default: gray or rgb24, as the model has it]",
 )  # fmt: skip
+@click.option("--mqtt", metavar="HOST[:PORT]", callback=_broker,
+    help="Publish on this broker too, and as a device that Home Assistant finds; mqtts://HOST by TLS. User and password"
+    " are those of VAE_EDGE_MQTT_USER and VAE_EDGE_MQTT_PASSWORD.",
+)  # fmt: skip
+@click.option("--mqtt-name", help="Of the device, one for each watch.  [default: this machine and the source]")
 @terminal.with_stride
 @click.pass_obj
 def watch(
@@ -84,6 +102,8 @@ def watch(
     from_start: bool,
     size: tuple[int, int] | None,
     pixels: str | None,
+    mqtt: str | None,
+    mqtt_name: str | None,
     stride: int | None,
 ) -> None:
     """Judge what comes from SOURCE, for as long as it comes, and print a line of JSON for everything that happens.
@@ -130,9 +150,22 @@ def watch(
             renew=lambda: _renewed(options, calibration) if signals.hung_up() else None, clock=clock,
         )  # fmt: skip
         output = _Output(sys.stdout.fileno())
-        with closing(events):
+        with closing(events), _mqtt(mqtt, mqtt_name, source) as publish:
             for event in events:
                 output.write(event.json())
+                publish(event)
+
+
+@contextmanager
+def _mqtt(broker: str | None, name: str | None, source: str) -> "Iterator[Callable[[Event], None]]":
+    """What publishes events on a broker, or does nothing without one."""
+    if broker is None:
+        yield lambda event: None
+        return
+    from vae_runtime.mqtt import Mqtt, usual_name
+
+    with Mqtt(broker, name or usual_name(source), _note) as mqtt:
+        yield mqtt.send
 
 
 def _load(options: terminal.Options, calibration: Path | None) -> "Detector":
