@@ -16,6 +16,7 @@ from vae_runtime.vae import VAE
 _QUIET = 2.0  # seconds without a change, after which a file is whole, and a folder holds what was seen in it
 _PATIENCE = 10.0  # seconds without a change, after which a file that cannot be read never will be
 _SHARE = 10  # times as long as a look into the folders took is waited until the next one
+_TICK = 0.1  # seconds by which a new file's mtime may lie back
 _ROWS = 256  # of a table at a time
 _SIZE = re.compile(r"\d+x\d+")
 
@@ -203,7 +204,7 @@ class Folder:
 def _changed(path: str, since: float) -> bool:
     """Whether a file was changed since then, seconds since 1970."""
     try:
-        return Path(path).stat().st_mtime > since
+        return Path(path).stat().st_mtime > since - _TICK
     except OSError:
         return False
 

@@ -31,6 +31,7 @@ from vae_runtime.images import fit
 from vae_runtime.keep import Keep
 from vae_runtime.outputs import png
 from vae_runtime.watch_alarm import Alarm
+from vae_runtime.watch_cli import _Output
 from vae_runtime.watch_events import Changed, Event, Heartbeat, Observed, iso
 
 
@@ -232,10 +233,10 @@ def test_a_file_that_is_written_is_waited_for(images: Detector, tmp_path: Path) 
 def test_a_folder_that_vanishes_is_waited_for(images: Detector, tmp_path: Path) -> None:
     """And said, once; what was judged before is not judged again when it is back, and what is new is."""
     folder, away = tmp_path / "photos", tmp_path / "away"
-    put(folder, "a.png", LEVELS[0])
+    os.utime(put(folder, "a.png", LEVELS[0]), (1000, 1000))
     ran = watched(
-        images, folder, lambda: put(folder, "b.png", LEVELS[1]), 1, lambda: folder.rename(away), 30,
-        lambda: put(away, "c.png", LEVELS[2]), lambda: away.rename(folder), 1,
+        images, folder, lambda: os.utime(put(folder, "b.png", LEVELS[1]), (1000, 1000)), 1,
+        lambda: folder.rename(away), 30, lambda: put(away, "c.png", LEVELS[2]), lambda: away.rename(folder), 1,
     )  # fmt: skip
     assert ran.names == ["b.png", "c.png"]
     assert [note.partition(" (")[0] for note in ran.notes[1:]] == [f"{folder} is gone", f"{folder} is back"]
@@ -516,6 +517,26 @@ def test_a_full_disk_ends_no_watch(images: Detector, tmp_path: Path) -> None:
     assert [note.partition(":")[0] for note in ran.notes] == ["odd ones are not kept now", "odd ones are kept again"]
     assert "disk full" in ran.notes[0]
     assert kept(folder) == [pytest.approx(ran.seen[3].score, abs=1e-4)]
+
+
+def test_a_line_after_a_full_disk_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was torn stands on a line of its own, and how many are lost is said in the end."""
+    path, before = tmp_path / "events.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with path.open("wb", buffering=0) as file:
+        output = _Output(file.fileno())
+        output.write("first")
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+            output.write("second")
+            output.write("third")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        output.write("fourth")
+        output.write("fifth")
+    assert path.read_text() == "first\nseco\nfourth\nfifth\n"
+    lost, again = capsys.readouterr().err.splitlines()
+    assert "events are lost: standard output" in lost
+    assert "2 events could not be written" in again
 
 
 @contextmanager
