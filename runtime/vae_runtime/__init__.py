@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vae_runtime.errors import ResourceError as ResourceError
     from vae_runtime.errors import VaeError as VaeError
     from vae_runtime.follow import Frames as Frames
+    from vae_runtime.given import FittedWarning as FittedWarning
     from vae_runtime.scores import Scores as Scores
     from vae_runtime.scores import score as score
     from vae_runtime.vae import VAE as VAE
@@ -38,6 +39,7 @@ _API = {
     "Drift": "drift",
     "Scores": "scores",
     "Terms": "draws",
+    "FittedWarning": "given",
     "score": "scores",
     "watch": "watching",
     "Observed": "watch_events",

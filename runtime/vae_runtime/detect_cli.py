@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from vae_runtime.detector import Detector, Verdict
     from vae_runtime.drift import Drift
+    from vae_runtime.vae import VAE
 
 _ODD = 1  # the exit code of --fail-on-odd
 _PATH = click.Path(path_type=Path)
@@ -64,11 +65,15 @@ def calibrate(
     from vae_runtime.detector import Detector
 
     found, batches = terminal.read(sources, vae, missing, stride)
-    detector = Detector.fit(vae, batches, false_alarms)
+    normal: list[NDArray[np.uint64]] = []
+    detector = Detector.fit(vae, _indexed(vae, batches, normal) if odd else batches, false_alarms)
     terminal.say_fitted(found)
     if odd:
         others, batches = terminal.read(odd, vae, missing, stride)
-        scores = np.concatenate([detector.score(batch) for batch in batches])
+        numbers: list[NDArray[np.uint64]] = []
+        scores = np.concatenate([detector.score(batch) for batch in _indexed(vae, batches, numbers)])
+        if both := int(np.isin(np.concatenate(numbers), np.concatenate(normal)).sum()):
+            terminal.note(f"{both} of {terminal.count(len(scores), 'odd one')} are among the normal ones too")
         terminal.say_fitted(others)
         threshold, caught = detector.between(scores)
         alarms = f"and calls {float(detector.p(threshold)):.1%} of the normal ones odd"
@@ -154,6 +159,17 @@ def detect(
     _say_resolution(detector)
     if fail_on_odd and odd:
         context.exit(_ODD)
+
+
+def _indexed(
+    vae: "VAE", batches: "Iterator[NDArray[np.float32]]", numbers: "list[NDArray[np.uint64]]"
+) -> "Iterator[NDArray[np.float32]]":
+    """Pass batches on; `numbers` gets those by which equal observations are known."""
+    from vae_runtime import noise
+
+    for batch in batches:
+        numbers.append(noise.index(vae.standardise(batch)))
+        yield batch
 
 
 def _say_resolution(detector: "Detector") -> None:

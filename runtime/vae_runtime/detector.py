@@ -22,6 +22,7 @@ from vae_runtime.bundle import CALIBRATION, graphs_of
 from vae_runtime.draws import Block, Model
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.files import replacing
+from vae_runtime.given import Given
 from vae_runtime.observation import VECTOR
 from vae_runtime.vae import VAE
 
@@ -127,11 +128,11 @@ class Detector:
     def fit(
         cls,
         vae: VAE,
-        normal: ArrayLike | Iterator[ArrayLike],
+        normal: Given | Iterator[Given],
         false_alarms: float = FALSE_ALARMS,
         num_samples: int = traits.NUM_SAMPLES,
     ) -> "Detector":
-        """Learn what is usual from `normal` observations [n, *shape] of `vae`, or an iterator over such batches.
+        """Learn what is usual from `normal` observations of `vae`: [n, *shape], paths, or an iterator over batches.
 
         The memory is constant. They should be as those that will come, and not those that the model was trained on.
         Equal ones count once; of more than 20,000, those are taken whose hashes are least. false_alarms: the share of
@@ -199,12 +200,12 @@ class Detector:
         """The share of normal observations that are called odd: what was asked for, or `least` where that is more."""
         return max(self.calibration.false_alarms, self.least)
 
-    def traits(self, x: ArrayLike) -> Doubles:
+    def traits(self, x: Given) -> Doubles:
         """What is looked at, `calibration.traits`, float64 [batch, traits]; x as in `VAE.terms`, grey ones too."""
         found = [rows for _, rows, _ in _looked_at(self.vae, x, self.calibration.num_samples)]
         return np.concatenate(found) if found else np.zeros((0, len(self.calibration.traits)))
 
-    def map(self, x: ArrayLike) -> Doubles:
+    def map(self, x: Given) -> Doubles:
         """Where each of x is odd: how far each place is from what is usual there, in standard deviations, float64.
 
         Of images [batch, H, W], of rows [batch, D], of windows [batch, C, T]; x as in `traits`. Above 0 the model fits
@@ -221,7 +222,7 @@ class Detector:
         empty = maps.spread_out(np.zeros((0, *maps.cells(kind))), kind)
         return np.concatenate(found) if found else empty
 
-    def score(self, x: ArrayLike) -> Doubles:
+    def score(self, x: Given) -> Doubles:
         """How odd each of x [batch, *shape] is, nats but for a constant, float64 [batch]; x as in `traits`."""
         return self._scored(self.traits(x))
 
@@ -234,8 +235,8 @@ class Detector:
         p: Doubles = (1 + higher) / (count + 1)
         return p
 
-    def verdict(self, x: ArrayLike) -> Verdict:
-        """Score, p-value and whether it is odd, of each of x [batch, *shape], as in `traits`."""
+    def verdict(self, x: Given) -> Verdict:
+        """Score, p-value and whether it is odd, of each of x, as in `traits`; a path does too."""
         return self.judged(self.traits(x))
 
     def between(self, odd: Doubles) -> tuple[float, float]:
@@ -285,7 +286,7 @@ class _Least:
 
 
 def _looked_at(
-    vae: VAE, x: ArrayLike | Iterator[ArrayLike], num_samples: int, places: bool = False
+    vae: VAE, x: Given | Iterator[Given], num_samples: int, places: bool = False
 ) -> Iterator[tuple[NDArray[np.uint64], Doubles, Floats]]:
     """Index, traits and, with `places`, `maps.residuals`, of a few observations at a time.
 

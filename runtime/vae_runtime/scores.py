@@ -2,16 +2,17 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from vae_runtime import likelihoods, noise
+from vae_runtime import given, likelihoods, noise
 from vae_runtime.draws import Floats, Nats, no_terms
 from vae_runtime.errors import ArgumentError, BundleError
+from vae_runtime.given import Given
 from vae_runtime.observation import IMAGE, SERIES
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
@@ -92,13 +93,15 @@ class Scores:
 
 def score(
     vae: VAE,
-    x: ArrayLike | Iterator[ArrayLike],
+    x: Given | Iterator[Given],
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     start: int = 0,
     by_column: bool = False,
 ) -> Scores:
-    """Score observations x [batch, *shape], or an iterator over such batches, in memory for a few figures each.
+    """Score observations x [batch, *shape], or whatever else a VAE takes, or an iterator over such batches.
+
+    In memory for a few figures of each.
 
     Of `num_samples` draws of z each that `vae` takes, and of the binary x too where it is grey (`VAE.terms` with
     `observe`). Equal ones get equal scores, whatever lies beside them, for one `seed`. `start` is the number of the
@@ -113,12 +116,11 @@ def score(
     except BundleError:  # a model may be scored with that has not been measured
         ranks = None
     rows = vae.rows_per_run(num_samples)
-    batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = start
-        for batch in batches:
-            observations = np.asarray(batch)
+        for batch in given.batches(vae, x):
+            observations = np.asarray(given.array(vae, batch))
             yield from ((seen + i, observations[i : i + rows]) for i in range(0, len(observations), rows))
             seen += len(observations)
 

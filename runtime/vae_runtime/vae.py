@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vae_runtime import arguments, draws, likelihoods, noise, threads
+from vae_runtime import arguments, draws, given, likelihoods, noise, threads
 from vae_runtime import bundle as bundles
 from vae_runtime import prior as priors
 from vae_runtime.draws import Block, Floats, Model, Nats, Terms, chunks
 from vae_runtime.errors import ArgumentError, ResourceError
+from vae_runtime.given import Given
 from vae_runtime.manifest import Manifest
 from vae_runtime.observation import IMAGE
 from vae_runtime.ranks import Ranks
@@ -22,6 +23,7 @@ from vae_runtime.sessions import Sessions
 from vae_runtime.vectors import Scaling
 
 if TYPE_CHECKING:  # whoever reads no files need not wait for what does
+    from vae_runtime.scores import Scores
     from vae_runtime.sources import Observations, Source
     from vae_runtime.streams import Bytes, Part
 
@@ -42,13 +44,14 @@ class VAE:
     """An exported VAE. Make one with `VAE.load`.
 
     Observations x are float32 [batch, *shape]: `observation` says their kind, shape and range; images are [batch, C, H,
-    W] in [0, 1]. Where the model knows the `columns` of its rows, these are taken and given as they were measured,
-    float64, and figures are densities in their units. Latents z are [batch, *latent_shape], and `latent_dim` is how
-    many numbers one has. `likelihood` and `prior` are what the graphs are of, in NumPy; `manifest` is what the bundle
-    says, in typed parts, and `path` its folder. Wrong shapes, NaN and values out of range raise InputError, wrong
-    arguments ArgumentError. The same seed gives the same noise on every machine. What makes observations (`sample`)
-    draws by position; what takes them (`elbo`, `terms`, `log_likelihood`, `observe`, `binarise`) draws by content, so
-    that equal ones get equal figures whatever lies beside them.
+    W] in [0, 1]. What takes them takes a path, a list of paths, and of images a Pillow image, a list of these and uint8
+    levels [H, W, C] too; FittedWarning says what was cut or resized. Where the model knows the `columns` of its rows,
+    these are taken and given as they were measured, float64, and figures are densities in their units. Latents z are
+    [batch, *latent_shape], and `latent_dim` is how many numbers one has. `likelihood` and `prior` are what the graphs
+    are of, in NumPy; `manifest` is what the bundle says, in typed parts, and `path` its folder. Wrong shapes, NaN and
+    values out of range raise InputError, wrong arguments ArgumentError. The same seed gives the same noise on every
+    machine. What makes observations (`sample`) draws by position; what takes them (`elbo`, `terms`, `log_likelihood`,
+    `observe`, `binarise`) draws by content, so that equal ones get equal figures whatever lies beside them.
 
     One VAE may be used from many threads at once, as a context manager, and after a fork; it pickles and copies as its
     bundle's path and hash, and is opened again from there.
@@ -133,18 +136,19 @@ class VAE:
 
         return streams.observations(stream, self.observation, self.manifest.preprocessing, stride, note, drop_missing)
 
-    def standardise(self, x: ArrayLike, start: int = 0) -> Floats:
+    def standardise(self, x: Given, start: int = 0) -> Floats:
         """Observations as the networks take them, float32 [batch, *shape], each column scaled where it has a scale.
 
         `start`: the first one's number, for errors. Raises InputError where they are not of the model's shape and
         range, and where a column of 0 and 1 holds another value under a mixed likelihood.
         """
-        observations = arguments.observations(x, self.observation, start, self._scaling)
+        array = given.array(self, x)
+        observations = arguments.observations(array, self.observation, start, self._scaling)
         if not self.likelihood.discrete:  # other values are drawn as binary, or rounded, where they are asked for
             likelihoods.check(self.likelihood, observations, self.observation.noun, start, self.names)
         return observations
 
-    def encode(self, x: ArrayLike) -> tuple[Floats, Floats]:
+    def encode(self, x: Given) -> tuple[Floats, Floats]:
         """q(z|x) of each observation: (mu, logsigma), float32 [batch, *latent_shape] each."""
         observations = self.standardise(x)
 
@@ -191,11 +195,11 @@ class VAE:
         seed, start, n = self._check_range(seed, start, n)
         return self._map(lambda chunk: self._restore(self._draw(chunk, seed, mean, start)), chunks(n, self.rows))
 
-    def reconstruct(self, x: ArrayLike) -> Measured:
+    def reconstruct(self, x: Given) -> Measured:
         """theta = E[x|z] at z = mu(x): [batch, *shape]."""
         return self.decode(self.encode(x)[0])
 
-    def binarise(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Floats:
+    def binarise(self, x: Given, seed: int = 0, start: int = 0) -> Floats:
         """Draw binary observations with P(1) = x, as training does: float32 {0, 1} of x's shape.
 
         Equal ones get equal draws. Binary ones stay as they are. `start`: the first one's number, for errors. Raises
@@ -213,7 +217,7 @@ class VAE:
 
         return self._gather(len(observations), self.observation.shape, draw)
 
-    def observe(self, x: ArrayLike, seed: int = 0, start: int = 0) -> Measured:
+    def observe(self, x: Given, seed: int = 0, start: int = 0) -> Measured:
         """Observations as the likelihood knows them and as training took them, ready to be scored.
 
         Binarised for Bernoulli, rounded to 8-bit levels for the discretised logistic, as they are for others. `start`
@@ -223,7 +227,7 @@ class VAE:
             return self.binarise(x, seed, start)
         return self._restore(self.likelihood.nearest(self.standardise(x, start)))
 
-    def off_support(self, x: ArrayLike) -> NDArray[np.bool_]:
+    def off_support(self, x: Given) -> NDArray[np.bool_]:
         """Which observations `observe` changes: those with a value off the likelihood's support, bool [batch].
 
         Under a Bernoulli likelihood these are the grey ones, under one of 8-bit levels those between the levels.
@@ -232,7 +236,7 @@ class VAE:
 
     def terms(
         self,
-        x: ArrayLike | Iterator[ArrayLike],
+        x: Given | Iterator[Given],
         num_samples: int = 1,
         seed: int = 0,
         start: int = 0,
@@ -254,7 +258,7 @@ class VAE:
         parts = list(self._map_blocks(work, x, num_samples, seed, start, observe))
         return Terms.joined(parts or [draws.no_terms(self.prior)])
 
-    def elbo(self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
+    def elbo(self, x: Given | Iterator[Given], num_samples: int = 1, seed: int = 0, start: int = 0) -> Nats:
         """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), nats, float64 [batch]; higher is better.
 
         Kingma and Welling (2014, arXiv:1312.6114), eq. 7, with `num_samples` draws of z per observation.
@@ -264,9 +268,7 @@ class VAE:
         """
         return _join([terms.elbo for terms in self._map_blocks(draws.terms, x, num_samples, seed, start)])
 
-    def log_likelihood(
-        self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 64, seed: int = 0, start: int = 0
-    ) -> Nats:
+    def log_likelihood(self, x: Given | Iterator[Given], num_samples: int = 64, seed: int = 0, start: int = 0) -> Nats:
         """log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x), K = num_samples: nats, float64 [batch].
 
         Burda et al. (2016, arXiv:1509.00519), eq. 8: a lower bound of log p(x) that tightens as K grows. x and
@@ -274,9 +276,13 @@ class VAE:
         """
         return _join(list(self._map_blocks(draws.bound, x, num_samples, seed, start)))
 
-    def contributions(
-        self, x: ArrayLike | Iterator[ArrayLike], num_samples: int = 16, seed: int = 0, start: int = 0
-    ) -> Nats:
+    def score(self, x: Given | Iterator[Given], num_samples: int | None = None, seed: int = 0) -> "Scores":
+        """The ELBO of observations, its terms and rank, grey ones too: `scores.score` of them, in nats, [batch]."""
+        from vae_runtime import scores
+
+        return scores.score(self, x, scores.NUM_SAMPLES if num_samples is None else num_samples, seed)
+
+    def contributions(self, x: Given | Iterator[Given], num_samples: int = 16, seed: int = 0, start: int = 0) -> Nats:
         """What each value adds to log p(x|z), a mean over the draws of z that `terms` takes: nats, float64 [n, *shape].
 
         Over an observation they sum to its reconstruction term. x, `num_samples` and `start` as in `elbo`.
@@ -287,7 +293,7 @@ class VAE:
     def _map_blocks(
         self,
         work: Callable[[Model, Block, int, int], R],
-        x: ArrayLike | Iterator[ArrayLike],
+        x: Given | Iterator[Given],
         num_samples: int = 1,
         seed: int = 0,
         start: int = 0,
@@ -300,11 +306,10 @@ class VAE:
         seed, start, _ = self._check_range(seed, start)
         num_samples = arguments.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
         rows = self.rows_per_run(num_samples)
-        batches: Iterable[ArrayLike] = x if isinstance(x, Iterator) else [x]
 
         def blocks() -> Iterator[Block]:
             seen = start
-            for batch in batches:
+            for batch in given.batches(self, x):
                 observations = self.standardise(batch, seen)
                 if observe and not self.likelihood.binary:  # binary ones are drawn while they are weighed
                     observations = self.likelihood.nearest(observations)

@@ -89,6 +89,14 @@ def test_few_normal_ones_are_said_to_be_few(sets: Path, command: Command) -> Non
     assert not Path("fewer.json").exists()
 
 
+def test_odd_ones_that_are_normal_ones_too_are_told(sets: Path, command: Command) -> None:
+    """Equal ones, by their content: a folder that was named twice, say."""
+    np.save("mixed.npy", np.concatenate([np.load("odd.npy"), np.load("normal.npy")[:3]]))
+    ran = command(main, "calibrate", "normal.npy", "--odd", "mixed.npy")
+    assert "3 of 13 odd ones are among the normal ones too" in ran.err
+    assert "among the normal ones" not in command(main, "calibrate", "normal.npy", "--odd", "odd.npy").err
+
+
 def test_a_threshold_by_hand_or_by_odd_ones(sets: Path, command: Command) -> None:
     """It takes the place of the rate; between normal and odd ones it catches those that are given."""
     ran = command(main, "calibrate", "normal.npy", "--odd", "odd.npy", "-o", "odd.json")

@@ -265,7 +265,7 @@ TAKE_IMAGES = ("encode", "reconstruct", "binarise", "terms", "elbo", "log_likeli
         (np.zeros((2, 3, 28, 28)), f"images of the wrong shape: [2, 3, 28, 28]; this model takes {IMAGES}"),
         (np.zeros((2, 784)), f"images of the wrong shape: [2, 784]; this model takes {IMAGES}"),
         (0.5, "images of the wrong shape: "),
-        ("digits.png", "images of the wrong type: <U10; give numbers"),
+        ("digits.png", "file not found: digits.png"),
         (np.array("digits.png"), "images of the wrong type: <U10; give numbers"),
         (None, "images of the wrong type: object; give numbers"),
         (np.zeros((2, 1, 28, 28), complex), "images of the wrong type: complex128; give numbers"),
