@@ -58,6 +58,9 @@ def test_the_wheel_holds_packages_types_and_the_bundles(wheel: Path) -> None:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     for package in ("vae_train", "vae_export", "vae_runtime"):
         assert f"{package}/py.typed" in sizes
+    assert {f"vae_runtime/page/{file.name}" for file in (ROOT / "runtime" / "vae_runtime" / "page").iterdir()} <= {
+        *sizes
+    }
     for folder in BUNDLES:
         bundle = {name.removeprefix(folder): size for name, size in sizes.items() if name.startswith(folder)}
         assert set(bundle) == {"encoder.onnx", "decoder.onnx", "manifest.json", "golden.npz", "calibration.json"}

@@ -11,7 +11,6 @@ const KINDS = {
   series: ["a table over time, CSV with a header, or an .npy or .npz array", ".csv,.tsv,.gz,.npy,.npz"],
 };
 const SHOWN = 24; // scores
-const MAP = "red where odd, blue where smooth";
 
 const model = await ask("model");
 const { kind, shape } = model.observation;
@@ -84,7 +83,7 @@ function drawingPad() {
     if (drawing.state.blank) return;
     $("draw-seen").replaceChildren(show(model, url, "The drawing at the model's size"));
     $("draw-made").replaceChildren(show(model, score.reconstructed, "Reconstruction of the drawing"));
-    if (score.map) $("draw-odd").replaceChildren(show(model, score.map, `The drawing: ${MAP}`));
+    if (score.map) $("draw-odd").replaceChildren(show(model, score.map, "The drawing, red where odd"));
     $("draw-figures").replaceChildren(...figures(model, score));
   }));
   $("draw-odd").parentElement.hidden = !model.detector;
@@ -270,7 +269,7 @@ function results({ scores, notes }) {
 function scored(score) {
   const words = make("div", { className: "figures" }, make("h3", {}, score.name), ...figures(model, score));
   const picture = (x, text, under, map) => make("figure", {}, show(model, x, `${score.name}: ${text}`, under, map), make("figcaption", {}, text));
-  const pictures = kind === "image" ? [picture(score.observation, "as the model sees it"), picture(score.reconstructed, "reconstructed"), ...(score.map ? [picture(score.map, MAP)] : [])]
+  const pictures = kind === "image" ? [picture(score.observation, "as it is seen"), picture(score.reconstructed, "reconstructed"), ...(score.map ? [picture(score.map, "red where odd")] : [])]
     : kind === "series" ? [picture(score.reconstructed, `values in grey, reconstructed in colour${score.map ? ", red where odd" : ""}`, score.observation, score.map)]
     : [picture(score.observation, `values, and what the model expects${score.map ? "; off by so many standard deviations" : ""}`, score.reconstructed, score.map)];
   return make("div", { className: kind === "image" ? "scored" : "scored lines" }, make("div", { className: "pictures" }, ...pictures), words);
