@@ -94,7 +94,6 @@ def tutorial(root: Path) -> Side:
 def pythae(root: Path, folder: Path) -> Side:
     """pythae's VAE with networks of the same sizes, stepped as its trainer does."""
     sys.path.append(str(folder))
-    from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -119,24 +118,27 @@ def pythae(root: Path, folder: Path) -> Side:
         def forward(self, z: torch.Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.body(z))
 
-    images = datasets.MNIST(str(root)).data[:, None].float() / 255
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
     model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    return Side(steps_of_pythae(root, model, BATCH), lambda x: -model({"data": x}).loss)
+
+
+def steps_of_pythae(root: Path, model: nn.Module, batch: int) -> Steps:
+    """The steps of a model of pythae's on MNIST, as its trainer makes them."""
+    from pythae.data.datasets import BaseDataset
+
+    images = datasets.MNIST(str(root)).data[:, None].float() / 255
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     dataset = BaseDataset(images, torch.zeros(len(images)))
-
-    def steps() -> Steps:
-        while True:
-            for inputs in DataLoader(dataset, batch_size=BATCH, shuffle=True):
-                inputs["data"] = torch.bernoulli(inputs["data"])
-                optimizer.zero_grad()
-                loss = model(inputs, epoch=1, dataset_size=len(images)).loss
-                loss.backward()
-                optimizer.step()
-                loss.item()
-                yield len(inputs["data"])
-
-    return Side(steps(), lambda x: -model({"data": x}).loss)
+    while True:
+        for inputs in DataLoader(dataset, batch_size=batch, shuffle=True):
+            inputs["data"] = torch.bernoulli(inputs["data"])
+            optimizer.zero_grad()
+            loss = model(inputs, epoch=1, dataset_size=len(images)).loss
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            yield len(inputs["data"])
 
 
 def ours(root: Path, config: Config) -> Side:
