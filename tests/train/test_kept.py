@@ -88,9 +88,9 @@ def test_independent_values_by_another_way(likelihood: Likelihood) -> None:
     found = kept.independent(likelihood, train, test, mean, std)
     x, m, s = (part.double().numpy() for part in (pixels.unit(test), mean, std))
     if likelihood.binary:
-        expected = stats.bernoulli.logpmf(x, (m * 40 + 0.5) / 41).reshape(10, -1).sum(axis=1)
-    elif not likelihood.discrete:
-        expected = stats.norm.logpdf(x, m, s).reshape(10, -1).sum(axis=1)
+        expected = stats.bernoulli.logpmf(x, m).reshape(10, -1).sum(axis=1)
+    elif not likelihood.discrete:  # one sigma for all values
+        expected = stats.norm.logpdf(x, m, np.sqrt(np.square(s).mean())).reshape(10, -1).sum(axis=1)
     else:  # 40 images say little of each pixel's 256 levels, and more of a channel's
         expected = np.zeros(10)
         for i, image in enumerate(test.numpy()):
@@ -107,4 +107,5 @@ def test_columns_of_0_and_1_beside_others() -> None:
     train = torch.tensor([[0.0, 1.0], [1.0, 3.0], [1.0, 5.0], [1.0, 7.0]])
     mean, std = pixels.moments(train)
     found = kept.independent(likelihood, train, train[:1], mean, std)
-    assert found.item() == pytest.approx(np.log(1 - 3.5 / 5) + stats.norm.logpdf(1, 4, np.sqrt(5)), rel=1e-6)
+    assert found.item() == pytest.approx(np.log(1 - 3 / 4) + stats.norm.logpdf(1, 4, np.sqrt(5)), rel=1e-6)
+    assert not likelihood.logsigma.any(), "the model's own sigma is left alone"

@@ -1,5 +1,6 @@
 """What a model keeps of how its observations differ, beside independent values, and words where that is little."""
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -64,24 +65,18 @@ def measure(vae: VAE, observations: Data) -> Kept:
     )
 
 
+@torch.no_grad()
 def independent(likelihood: Likelihood, train: Tensor, levels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log p(x) of `levels` [n, *shape] under a model of independent values, float64 [n], nats.
 
-    train: what it is fitted to, with the mean and std of each value. A value is Bernoulli, Gaussian, or of 8-bit levels
-    has a histogram of its own, or one of all values of its channel where that describes `levels` better.
+    train: what it is fitted to, with the mean and std of each value. They have this likelihood, with what is learned of
+    it fitted anew, at the same parameters for all; of 8-bit levels each has a histogram, or those of a channel have
+    one where that describes `levels` better.
     """
     if likelihood.name == "discretised-logistic":
         return max((_histograms(train, levels, pooled) for pooled in (False, True)), key=lambda found: found.mean())
-    x = pixels.unit(levels).double()
-    theta = ((mean.double() * len(train) + 0.5) / (len(train) + 1)).clamp(1e-9, 1 - 1e-9)
-    binary = x * theta.log() + (1 - x) * torch.log1p(-theta)
-    if likelihood.binary:
-        return binary.flatten(1).sum(dim=1)
-    sigma = std.double().clamp(min=1e-3)
-    unit = getattr(likelihood, "log_unit", torch.zeros(()))
-    real = -0.5 * ((x - mean) / sigma).square() - sigma.log() - 0.5 * math.log(2 * math.pi) - unit
-    of_columns = getattr(likelihood, "binary_columns", None)
-    return (real if of_columns is None else torch.where(of_columns, binary, real)).flatten(1).sum(dim=1)
+    constant = copy.deepcopy(likelihood)
+    return constant.log_prob(pixels.unit(levels), constant.constant(mean, std)[None]).double()
 
 
 def poor(kept: Kept, observations: Data) -> list[str]:
