@@ -136,9 +136,9 @@ def rows(name: str, net: nn.Module, train: Tensor, test: Tensor, count: int, gri
         "aggregate posterior": (chosen, None),
     }
     for components in COMPONENTS:
-        mixture = GaussianMixture(components, reg_covar=1e-4, random_state=0).fit(known.numpy())
+        mixture = GaussianMixture(components, reg_covar=1e-4, random_state=0).fit(known.double().numpy())
         z = torch.from_numpy(mixture.sample(count)[0]).float()
-        sources[f"mixture of {components}"] = z, torch.from_numpy(mixture.score_samples(unknown.numpy()))
+        sources[f"mixture of {components}"] = z, torch.from_numpy(mixture.score_samples(unknown.double().numpy()))
     for source, (z, log_prob) in sources.items():
         theta = torch.cat([model.decode(some) for some in z.split(1000)])
         nats = "" if log_prob is None else f"{log_prob.mean().item():16.2f}"
