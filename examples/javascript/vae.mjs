@@ -3,10 +3,10 @@
 // [n * D], n latents one of [n * latent_dim]. Every figure is in nats, computed in double precision from what the graphs return.
 
 export class VAE {
-  constructor(ort, contract, encoder, decoder, columns = []) {
-    Object.assign(this, { ort, contract, encoder, decoder, columns });
+  constructor(ort, contract, encoder, decoder, prior, columns = []) {
+    Object.assign(this, { ort, contract, encoder, decoder, prior, columns });
     this.likelihood = LIKELIHOODS[contract.likelihood.name];
-    if (contract.format !== 2 || contract.prior.name !== "standard-normal" || !this.likelihood) {
+    if (contract.format !== 2 || !PRIORS.includes(contract.prior.name) || !this.likelihood) {
       throw new Error(`bundle not understood: ${JSON.stringify(contract)}; use a newer release of this module`);
     }
   }
@@ -22,7 +22,8 @@ export class VAE {
       }
       return ort.InferenceSession.create(bytes);
     };
-    return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"), preprocessing?.columns);
+    const prior = contract.prior.name === "flow" ? await open("prior.onnx") : undefined;
+    return new VAE(ort, contract, await open("encoder.onnx"), await open("decoder.onnx"), prior, preprocessing?.columns);
   }
 
   /** Rows [n * D] or windows [n * C * T] as they are measured, in the order of `columns`, as the others take them. */
@@ -46,25 +47,51 @@ export class VAE {
     return outputs[this.likelihood.output].data;
   }
 
+  /** z ~ p(z) that standard normal noise becomes, Float32Array [n * latent_dim] both; under N(0, I) the noise itself. */
+  async latents(noise) {
+    return this.prior ? this.#runPrior("z_of_noise", noise, []) : noise;
+  }
+
+  /** log p(z) of each latent, nats: Float64Array [n]. */
+  async logPrior(z) {
+    if (this.prior) return Float64Array.from(await this.#runPrior("log_prob", [], z));
+    const n = z.length / this.#latentDim();
+    return Float64Array.from({ length: n }, (_, i) => sum(row(z, i, n), (value) => normal(value, 0, 0)));
+  }
+
   /**
    * ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z)) of each image, its two terms, and the arrays that they come from.
    *
    * One draw z = mu + sigma eps for each image; eps: standard normal noise, Float32Array [n * latent_dim]. x must be
-   * what the likelihood knows: 0 or 1 for Bernoulli, level / 255 for the discretised logistic.
+   * what the likelihood knows: 0 or 1 for Bernoulli, level / 255 for the discretised logistic. The KL is in closed form,
+   * or with a learned prior log q(z|x) - log p(z) of that draw.
    */
   async terms(x, eps) {
     const { mu, logsigma } = await this.encode(x);
     const z = Float32Array.from(eps, (e, i) => mu[i] + Math.exp(logsigma[i]) * e);
     const parameters = await this.decode(z);
-    const n = eps.length / this.contract.latent_shape.reduce((a, b) => a * b);
+    const n = eps.length / this.#latentDim();
+    const logPrior = this.prior && (await this.logPrior(z));
     const reconstruction = new Float64Array(n);
     const kl = new Float64Array(n);
     for (let i = 0; i < n; i++) {
-      const [xi, pi, mi, li] = [x, parameters, mu, logsigma].map((array) => row(array, i, n));
+      const [xi, pi, mi, li, ei] = [x, parameters, mu, logsigma, eps].map((array) => row(array, i, n));
       reconstruction[i] = this.likelihood.logProb(xi, pi, this.contract.likelihood.settings);
-      kl[i] = sum(mi, (m, j) => 0.5 * (Math.exp(2 * li[j]) + m * m - 2 * li[j] - 1));
+      kl[i] = logPrior
+        ? sum(ei, (e, j) => normal(e, 0, 0) - li[j]) - logPrior[i]
+        : sum(mi, (m, j) => 0.5 * (Math.exp(2 * li[j]) + m * m - 2 * li[j] - 1));
     }
     return { elbo: reconstruction.map((r, i) => r - kl[i]), reconstruction, kl, mu, logsigma, parameters };
+  }
+
+  /** One output of a learned prior's graph, which needs one input alone: the other one has no rows. */
+  async #runPrior(output, ...inputs) {
+    const [noise, z] = inputs.map((values) => this.#tensor(Float32Array.from(values), this.contract.latent_shape));
+    return (await this.prior.run({ noise, z }, [output]))[output].data;
+  }
+
+  #latentDim() {
+    return this.contract.latent_shape.reduce((a, b) => a * b);
   }
 
   #tensor(values, shape) {
@@ -72,6 +99,8 @@ export class VAE {
     return new this.ort.Tensor("float32", values, [values.length / size, ...shape]);
   }
 }
+
+const PRIORS = ["standard-normal", "flow"]; // that this module knows
 
 /** By the name in the contract: the decoder's output, and log p(x|z) of one image x from that output. */
 export const LIKELIHOODS = {

@@ -8,7 +8,7 @@ from typing import Any
 from vae_export import facts, front_matter
 from vae_export.facts import CardFigure
 from vae_runtime import likelihoods
-from vae_runtime.bundle import CALIBRATION, FILES, MANIFEST
+from vae_runtime.bundle import MANIFEST
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
 from vae_runtime.manifest import Contract, Manifest
@@ -16,8 +16,8 @@ from vae_runtime.measured import Evaluation, Provenance
 from vae_runtime.observation import IMAGE, SERIES, VECTOR
 
 _ABOUT = """\
-A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as two ONNX graphs that run
-on any CPU with NumPy and onnxruntime. It draws {noun}s like those that it was trained on, encodes and reconstructs
+A variational autoencoder ([Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)){of}, as {graphs} ONNX graphs that
+run on any CPU with NumPy and onnxruntime. It draws {noun}s like those that it was trained on, encodes and reconstructs
 {noun}s, and says in nats how well it explains each of them."""
 _AXES = {IMAGE: "channels, height, width", VECTOR: "columns", SERIES: "channels, time steps"}
 _LIKELIHOODS = {
@@ -115,14 +115,16 @@ def _model(manifest: Manifest) -> Iterator[str]:
     dataset, shape = _dataset(manifest), _times(observation.shape)
     yield f"# VAE of {dataset or f'{observation.noun}s of {shape}'}"
     yield ""
-    yield _ABOUT.format(of=f", trained on {dataset}" if dataset else "", noun=observation.noun)
+    graphs = "three" if contract.learned_prior else "two"
+    yield _ABOUT.format(of=f", trained on {dataset}" if dataset else "", graphs=graphs, noun=observation.noun)
     yield ""
     values = "real values" if observation.range is None else "values in [{:g}, {:g}]".format(*observation.range)
     known = _LIKELIHOODS.get(contract.likelihood.name)
     described = known and known.format(parts=observation.parts, sigma=_sigma(contract))
+    learned = ", which was learned" if contract.learned_prior else ""
     rows = [
         (f"{observation.noun}s", f"{shape} ({_AXES[observation.kind]}), {values}"),
-        ("latents", f"{_times(contract.latent_shape)} dimensions, {_text(contract.prior.name)} prior"),
+        ("latents", f"{_times(contract.latent_shape)} dimensions, {_text(contract.prior.name)} prior{learned}"),
         ("likelihood", described or _text(contract.likelihood.name)),
     ]
     if manifest.parameters is not None:
@@ -278,11 +280,12 @@ def _files(manifest: Manifest) -> Iterator[str]:
     inside = {
         "encoder.onnx": f"`x` [n, {x}] to `mu`, `logsigma` [n, {z}]",
         "decoder.onnx": f"`z` [n, {z}] to `{likelihood.output}` [n, {outputs}]",
+        "prior.onnx": f"`noise` [m, {z}] to `z_of_noise`, `z` [n, {z}] to `noise_of_z` and `log_prob` [n]",
         "golden.npz": "inputs, and what the graphs must give for them",
         "calibration.json": "what is usual, as statistics: for `vae-infer detect`",
     }
     rows = []
-    for name in (*FILES, *(name for name in (CALIBRATION,) if name in manifest.files)):
+    for name in (name for name in inside if name in manifest.files):
         file = manifest.files[name]
         rows.append((f"`{name}`", inside[name], f"{file.size:,}", f"`{_text(file.sha256)}`"))
     rows.append((f"`{MANIFEST}`", "all that this card says, and more", "", ""))

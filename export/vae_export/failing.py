@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_export import golden
-from vae_export.gate import Comparison
+from vae_export.gate import ROUND_TRIP, Comparison
 from vae_runtime.errors import ArgumentError
 from vae_runtime.files import folder_beside, write_errors
 
 ARRAYS, LINE = "failing.npz", "rerun.txt"
+_OF_SEVERAL = ("ELBO", ROUND_TRIP)  # what no graph gives at once
+_OF_PRIOR = ("z_of_noise", "noise_of_z", "log_prob")
 
 
 def check_new(folder: Path) -> None:
@@ -24,9 +26,10 @@ def check_new(folder: Path) -> None:
 def keep(folder: Path, bundle: Path, rows: list[Comparison]) -> None:
     """Make `folder`: a copy of the files of the bundle that failed, failing.npz and rerun.txt.
 
-    failing.npz: `rows`, the names of the failing rows; for row i of them `i/x` or `i/z`, the batch, for the ELBO its
-    noise `i/eps`, `i/worst`, the row of the input that is furthest off, and there `i/expected` and `i/got`; `got` is
-    missing where there was an error instead. Raises ArgumentError or ResourceError where that cannot be written.
+    failing.npz: `rows`, the names of the failing rows; for row i of them `i/x`, `i/z` or `i/noise`, the batch, for the
+    ELBO its noise `i/eps`, `i/worst`, the row of the input that is furthest off, and there `i/expected` and `i/got`;
+    `got` is missing where there was an error instead. Raises ArgumentError or ResourceError where that cannot be
+    written.
     """
     failed = [row for row in rows if not row.passed]
     arrays: dict[str, NDArray[Any]] = {"rows": np.array([row.name for row in failed])}
@@ -47,13 +50,20 @@ def keep(folder: Path, bundle: Path, rows: list[Comparison]) -> None:
 
 def _rerun(failed: list[Comparison]) -> str:
     """A line for the shell that says how far off one failing row is, a tensor's where there is one."""
-    i, row = next(((i, row) for i, row in enumerate(failed) if "eps" not in row.evidence), (0, failed[0]))
+    i, row = next(((i, row) for i, row in enumerate(failed) if row.tensor not in _OF_SEVERAL), (0, failed[0]))
     arrays = f"import numpy; f = numpy.load('{ARRAYS}')"
-    if "eps" in row.evidence:
-        got = f"__import__('vae_runtime').VAE.load('.', standardised=True).elbo(f['{i}/x'], seed={golden.SEED})"
+    vae = "__import__('vae_runtime').VAE.load('.', standardised=True)"
+    if row.tensor == "ELBO":
+        got = f"{vae}.elbo(f['{i}/x'], seed={golden.SEED})"
+    elif row.tensor == ROUND_TRIP:
+        got = f"(lambda prior: prior.to_noise(prior.from_noise(f['{i}/noise'])))({vae}.prior)"
     else:
-        value, graph = ("x", "encoder") if "x" in row.evidence else ("z", "decoder")
+        given = next(name for name in ("x", "z", "noise") if name in row.evidence)
+        feed, graph = f"'{given}': f['{i}/{given}']", "encoder" if given == "x" else "decoder"
+        if row.tensor in _OF_PRIOR:
+            other, graph = "z" if given == "noise" else "noise", "prior"
+            feed += f", '{other}': f['{i}/{given}'][:0]"
         session = f"__import__('onnxruntime').InferenceSession('{graph}.onnx')"
-        got = f"{session}.run(['{row.tensor}'], {{'{value}': f['{i}/{value}']}})[0]"
+        got = f"{session}.run(['{row.tensor}'], {{{feed}}})[0]"
     off = f"print(abs({got}[f['{i}/worst']] - f['{i}/expected']).max())"
     return f'python3 -c "{arrays}; {off}"  # in this folder: {row.name}, {row.tolerance:.1e} is allowed'

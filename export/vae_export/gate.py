@@ -30,7 +30,7 @@ from vae_train.vae import VAE, Pass
 BATCHES = (1, 2, 7, 64)
 EXTREMES, PATTERNS, GOLDEN = "extremes", "patterns", "golden"
 PRIOR, POSTERIOR, FAR = "prior z", "posterior z", "far z"
-NOISE, FAR_NOISE = "noise", "far noise"
+NOISE, FAR_NOISE, ROUND_TRIP = "noise", "far noise", "round trip"
 FALSE_ALARM = 1e-6  # of a whole gate: the chance that a number is refused though rounding alone is at work
 MODEL = (
     "largest standard error of float32 for golden vectors (rounding model of docs/numeric-gate.md, u = 2^-24), times "
@@ -344,18 +344,18 @@ def _prior_cases(precise: Precise, noises: Mapping[str, Floats], latents: Mappin
         lambda values, row: float(values["log_prob"]) + log_normal(values["noise_of_z"]),
     )
     both = Side(
-        ("round trip",),
+        (ROUND_TRIP,),
         lambda noise, seed=None: [precise.evaluate(there_and_back, noise, seed=seed)],
         lambda noise: [there_and_back(noise)],
         lambda runtime, noise: [runtime.prior.to_noise(runtime.prior.from_noise(noise))],
-        lambda values, row: log_normal(values["round trip"]),
+        lambda values, row: log_normal(values[ROUND_TRIP]),
     )
     tripped = [_case(both, kind, {"noise": noise}) for kind, noise in noises.items()]
     return [
         *(_case(forth, kind, {"noise": noise}) for kind, noise in noises.items()),
         *(_case(back, kind, {"z": z}) for kind, z in latents.items()),
         # whatever the network makes of it, it should be what it was
-        *(replace(case, expected={"round trip": case.inputs["noise"].astype(np.float64)}) for case in tripped),
+        *(replace(case, expected={ROUND_TRIP: case.inputs["noise"].astype(np.float64)}) for case in tripped),
     ]
 
 

@@ -32,10 +32,14 @@ def on(observations: NDArray[Any], name: str, num_samples: int) -> Measure:
         observed = pixels.fixed_draw(some) if drawn else some
         x = pixels.unit(observed).numpy()
         terms = runtime.terms(x)
-        kl = terms.kl[:, None] if terms.kl_per_dimension is None else terms.kl_per_dimension
+        kl = terms.kl_per_dimension
+        if kl is None:
+            of_each = bounds.kl_of_each(vae, *map(torch.from_numpy, runtime.encode(x)))
+        else:
+            of_each = torch.from_numpy(kl)
         both = Terms(torch.from_numpy(terms.reconstruction), torch.from_numpy(terms.kl))
         nothing = torch.from_numpy(np.zeros((len(x), 0)))
-        summary = bounds.summary(bounds.Measured(both, nothing, torch.from_numpy(kl)))
+        summary = bounds.summary(bounds.Measured(both, nothing, of_each))
         bound = bounds.figure(torch.from_numpy(runtime.log_likelihood(x, num_samples)))
         summary["figures"][f"log_likelihood_{num_samples}"] = {"num_samples": num_samples, **bound}
         measured_on = results.protocol(name, runtime.observation, vae, observed)

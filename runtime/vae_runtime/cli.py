@@ -285,7 +285,8 @@ def traverse(
     """Vary one latent at a time, a row each, the latent with the largest KL first.
 
     The other latents rest at the first observation's mean, and the KL is the mean of the first 1,000; without SOURCES,
-    at 0, and the KL is that of 500 of the model's own samples.
+    at 0, and the KL is that of 500 of the model's own samples. With a learned prior the span is in standard deviations
+    of each latent, from its mean.
     """
     vae, output = terminal.load_to_write(options, output, "traversal", *terminal.PICTURES, ".gif")
     from vae_runtime import outputs
@@ -303,7 +304,8 @@ def traverse(
     if found:
         terminal.say_fitted(found)
     rows = ", ".join(f"{latent} ({kl:.2f})" for latent, kl in zip(walked.latents, walked.kl, strict=True))
-    click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}")
+    unit = " standard deviations" if vae.manifest.contract.learned_prior else ""
+    click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}{unit}")
 
 
 @cli.command()

@@ -39,10 +39,16 @@ class Traversal(NamedTuple):
 def interpolate(vae: VAE, a: ArrayLike, b: ArrayLike, steps: int = 9, linear: bool = False) -> Floats:
     """E[x|z] along the way from observation a to b, both of the model's shape: float32 [steps, *shape], with both ends.
 
-    z runs from mu(a) to mu(b), on the great circle between them unless `linear`.
+    z runs from mu(a) to mu(b): straight if `linear`, else on the great circle between them; with a learned prior on
+    that between the noises that become them, since noise is what is spherical there.
     """
-    start, end = (vae.encode(np.asarray(x)[None])[0][0] for x in (a, b))
-    return vae.decode(path(start, end, steps, linear))
+    ends = np.stack([vae.encode(np.asarray(x)[None])[0][0] for x in (a, b)])
+    if linear:
+        return vae.decode(path(ends[0], ends[1], steps, linear))
+    noise = vae.prior.to_noise(ends)
+    z = vae.prior.from_noise(path(noise[0], noise[1], steps))
+    z[[0, -1]] = ends  # which go there and back again but for rounding
+    return vae.decode(z)
 
 
 def path(a: Floats, b: Floats, steps: int, linear: bool = False) -> Floats:
@@ -71,6 +77,9 @@ def traverse(
     x: observations [batch, *shape] that say how large each latent's KL is, the first of which the others rest at.
     Without them, 500 samples of the model say it, and the others rest at 0. `most`: how many latents at most. Latents
     of several axes are counted in C order.
+
+    A learned prior has no 0 and no unit: each latent runs from its mean - span to its mean + span standard deviations
+    of 500 draws from it, the KL is that to the Gaussian of these two, and the others rest at what noise of 0 becomes.
     """
     arguments.integer(steps, "steps", 2, MOST_STEPS)
     arguments.integer(most, "number of latents", 1, 2**31)
@@ -79,27 +88,27 @@ def traverse(
     mu, logsigma = vae.encode(vae.observation.clip(vae.sample(_SAMPLES, seed)) if x is None else x)
     if not len(mu):
         raise InputError(f"no {vae.observation.noun}s", "an empty array", "give one or more, or none at all")
-    kl = _kl(vae, mu, logsigma)
+    centre, unit = _spread(vae, seed)
+    of_each = StandardNormal(vae.latent_shape).kl((mu - centre) / unit, logsigma - np.log(unit))
+    kl = of_each.mean(axis=0).ravel()
     latents = np.argsort(-kl, kind="stable")[:most]
-    z = np.tile(np.zeros(vae.latent_dim, np.float32) if x is None else mu[0].ravel(), (len(latents), steps, 1))
+    rest = vae.prior.from_noise(np.zeros(vae.latent_shape, np.float32)) if x is None else mu[0]
+    z = np.tile(rest.ravel(), (len(latents), steps, 1))
     for row, latent in enumerate(latents):
-        z[row, :, latent] = np.linspace(-span, span, steps)
+        z[row, :, latent] = centre.flat[latent] + unit.flat[latent] * np.linspace(-span, span, steps)
     theta = vae.decode(z.reshape(-1, *vae.latent_shape)).reshape(len(latents), steps, *vae.observation.shape)
     return Traversal(theta, latents.tolist(), kl[latents])
 
 
-def _kl(vae: VAE, mu: Floats, logsigma: Floats) -> Nats:
-    """The mean KL of each latent, float64 [latent_dim].
+def _spread(vae: VAE, seed: int) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each latent under the prior, float32 [*latent_shape]: of N(0, I) 0 and 1.
 
-    Where the prior has no closed form, that to the Gaussian of the latent's mean and variance over all observations.
+    Those of a learned one are measured on draws.
     """
-    of_each = vae.prior.kl(mu, logsigma)
-    if of_each is None:
-        mean, variance = mu.mean(axis=0), mu.var(axis=0) + np.exp(2 * logsigma).mean(axis=0)
-        deviation = np.sqrt(variance)
-        of_each = StandardNormal(vae.latent_shape).kl((mu - mean) / deviation, logsigma - np.log(deviation))
-    mean_kl: Nats = of_each.mean(axis=0).ravel()
-    return mean_kl
+    if not vae.manifest.contract.learned_prior:
+        return np.zeros(vae.latent_shape, np.float32), np.ones(vae.latent_shape, np.float32)
+    z = vae.prior.sample(seed, np.arange(_SAMPLES))
+    return z.mean(axis=0), z.std(axis=0)
 
 
 def read(source: str, shape: Shape) -> Floats:

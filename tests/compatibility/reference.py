@@ -26,13 +26,18 @@ def main(job: Path, dtype: str) -> None:
     x = np.fromfile(job / "x.f32", "<f4").reshape(-1, *contract["observation"]["shape"]).astype(dtype)
     eps = np.fromfile(job / "eps.f32", "<f4").reshape(-1, *contract["latent_shape"]).astype(dtype)
     mu, logsigma = evaluator(job / "encoder.onnx", dtype).run(["mu", "logsigma"], {"x": x})
-    (parameters,) = evaluator(job / "decoder.onnx", dtype).run(None, {"z": mu + np.exp(logsigma) * eps})
+    z = mu + np.exp(logsigma) * eps
+    (parameters,) = evaluator(job / "decoder.onnx", dtype).run(None, {"z": z})
     arrays = {"mu": mu, "logsigma": logsigma, "parameters": parameters}
     if wrong := [name for name, array in arrays.items() if array.dtype != dtype]:
         raise TypeError(f"not {dtype} throughout: {', '.join(wrong)}")
-    elbo = log_prob(contract["likelihood"], np.float64(x), np.float64(parameters)) - kl(
-        np.float64(mu), np.float64(logsigma)
-    )
+    if contract["prior"]["name"] == "standard-normal":
+        of_z = kl(np.float64(mu), np.float64(logsigma))
+    else:
+        (log_prior,) = evaluator(job / "prior.onnx", dtype).run(["log_prob"], {"noise": z[:0], "z": z})
+        entropies = 0.5 * (np.float64(eps) ** 2 + math.log(2 * math.pi)) + logsigma  # of this draw
+        of_z = -entropies.reshape(len(z), -1).sum(axis=1) - log_prior
+    elbo = log_prob(contract["likelihood"], np.float64(x), np.float64(parameters)) - of_z
     about = {"version": onnx.__version__, "platform": f"{platform.machine()}, Python {platform.python_version()}"}
     print(json.dumps(about | {name: array.ravel().tolist() for name, array in ({"elbo": elbo} | arrays).items()}))
 

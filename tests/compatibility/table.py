@@ -114,7 +114,7 @@ def make_job(name: str, folder: Path) -> Job:
     source = bundle.locate(name)
     vae = VAE.load(source)
     folder.mkdir()
-    for file in (*bundle.FILES, "manifest.json"):
+    for file in (*bundle.files_of(vae.manifest.contract), "manifest.json"):
         shutil.copy(source / file, folder)
     drawn = vae.observation.clip(vae.sample(DRAWN, SEED))
     digits = [Image.open(path) for path in sorted((REPOSITORY / "examples" / "digits").glob("*.png"))]

@@ -1,8 +1,11 @@
 """A learned prior's graph through the gate, in golden vectors and checks; and what the gate refuses of it."""
 
+import contextlib
 import copy
+import io
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +16,7 @@ from torch import Tensor
 
 import vae_export
 from support.runs import make_vae
-from vae_export import candidate, check, gate, quantise
+from vae_export import candidate, card, check, failing, gate, measured, quantise
 from vae_export.candidate import Candidate
 from vae_export.exporter import Exported
 from vae_export.gate import Case
@@ -22,7 +25,7 @@ from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
 from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
-from vae_train import fingerprint
+from vae_train import fingerprint, pixels
 from vae_train.flow import Flow
 from vae_train.vae import VAE as TorchVAE
 
@@ -128,6 +131,24 @@ def test_golden_vectors_have_the_prior(exported: Exported) -> None:
     assert {"z_of_noise, reference, batch 64", "log_prob, reference, batch 64"} <= {row.name for row in checked}
 
 
+def test_a_card_tells_of_the_prior(exported: Exported) -> None:
+    """That it was learned, and what its graph takes and gives."""
+    text = card.write(exported.manifest)
+    assert "as three ONNX graphs" in text
+    assert "4 dimensions, flow prior, which was learned" in text
+    assert "| `prior.onnx` | `noise` [m, 4] to `z_of_noise`, `z` [n, 4] to `noise_of_z` and `log_prob` [n] |" in text
+
+
+def test_its_figures_are_measured_with_it(made: Made, exported: Exported) -> None:
+    """The KL is that of one draw for each; of each latent it is that to a Gaussian of its moments, which is no sum."""
+    device = VAE.load(exported.path)
+    found = measured.on(made[1], "some", 20)(made[0], device)
+    drawn = pixels.unit(pixels.fixed_draw(torch.from_numpy(made[1]))).numpy()
+    assert found["figures"]["kl"]["mean"] == pytest.approx(device.terms(drawn).kl.mean())
+    assert found["prior"] == "flow"
+    assert len(found["kl_per_dimension"]) == 4
+
+
 @pytest.fixture(scope="module")
 def cases(made: Made) -> list[Case]:
     """What the gate expects."""
@@ -172,15 +193,34 @@ def operator(direction: str, old: str, new: str) -> Callable[[onnx.ModelProto], 
     ids=["weight", "forth", "back", "square"],
 )
 def test_a_graph_with_a_fault_is_refused(
-    cases: list[Case], plain: Candidate, change: Callable[[onnx.ModelProto], None], tensors: set[str]
+    cases: list[Case],
+    plain: Candidate,
+    change: Callable[[onnx.ModelProto], None],
+    tensors: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By each tensor that the fault reaches, in nats too."""
+    """By each tensor that the fault reaches, in nats too; and what is kept of it says how far it is off."""
     model = copy.deepcopy(plain.graphs["prior"])
     change(model)
     faulty = candidate.assemble("fp32", plain.reference, plain.vae, IMAGES, {**plain.graphs, "prior": model})
     failed = [row for row in gate.judge(cases, faulty.runtime()) if not row.passed]
     assert {row.tensor for row in failed} == tensors
     assert max(row.nats for row in failed) > 1e-3
+    for tensor in tensors:
+        (tmp_path / tensor / "bundle").mkdir(parents=True)
+        for name, data in faulty.files.items():
+            (tmp_path / tensor / "bundle" / name).write_bytes(data)
+        some = [row for row in failed if row.tensor == tensor]
+        failing.keep(tmp_path / tensor / "kept", tmp_path / tensor / "bundle", some)
+        line = (tmp_path / tensor / "kept" / failing.LINE).read_text()
+        assert some[0].name in line
+        if tensor not in ("ELBO", "round trip"):  # which load a bundle
+            monkeypatch.chdir(tmp_path / tensor / "kept")
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(line.split('"')[1])  # what python3 -c runs
+            assert float(printed.getvalue()) == pytest.approx(some[0].max_abs, rel=1e-3)
 
 
 def test_a_network_whose_two_directions_differ_is_refused(made: Made, plain: Candidate) -> None:

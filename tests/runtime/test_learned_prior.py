@@ -12,9 +12,11 @@ import pytest
 
 from support import bundles, graphs
 from support.bundles import LOGSIGMA, Forge, changed, linear
+from support.commands import Command
 from support.graphs import Affine, contract_of, stamped
-from vae_runtime import VAE, ArgumentError, BundleError, noise
+from vae_runtime import VAE, ArgumentError, BundleError, latents, noise, score
 from vae_runtime.bundle import read
+from vae_runtime.cli import main
 
 ROWS = (5,)
 FLOW = Affine(np.array([[1.5, 0.4, -0.2], [0.0, 0.7, 0.3], [0.0, 0.0, 0.5]]), np.array([0.3, -1.0, 0.5]))
@@ -177,3 +179,56 @@ def test_a_graph_of_another_kind_is_refused(bundle: Path, tmp_path: Path, what: 
         words = "onnxruntime cannot run the graph|graph gives another shape than it declares"
     with pytest.raises(BundleError, match=words):
         VAE.load(bundles.forge(bundle, tmp_path / what, {"prior.onnx": data})).elbo(rows(2))
+
+
+def test_walks_are_on_circles_of_noise(vae: VAE):
+    """Between two observations the noise turns, and both ends are reconstructions; `linear` goes straight in z."""
+    x = rows(2)
+    ends = vae.encode(x)[0]
+    around, straight = (latents.interpolate(vae, x[0], x[1], 5, linear) for linear in (False, True))
+    for walk in (around, straight):
+        np.testing.assert_array_equal(walk[[0, -1]], vae.reconstruct(x))
+    noises = (ends - FLOW.shift) @ np.linalg.inv(FLOW.matrix)
+    z = latents.path(*noises.astype(np.float32), 5) @ FLOW.matrix + FLOW.shift
+    np.testing.assert_allclose(around, vae.decode(z), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(straight, vae.decode(np.linspace(*ends, 5)), rtol=0, atol=1e-5)
+
+
+def test_a_traversal_knows_how_wide_a_latent_is(vae: VAE):
+    """From its mean - 2 to its mean + 2 standard deviations under the prior, the others at what noise of 0 becomes."""
+    walked = latents.traverse(vae, steps=3, span=2)
+    drawn = np.float64(vae.prior.sample(0, np.arange(500)))
+    means, deviations = drawn.mean(axis=0), drawn.std(axis=0)
+    np.testing.assert_allclose(means, FLOW.shift, rtol=0, atol=0.3)
+    np.testing.assert_allclose(deviations, np.sqrt(np.diag(FLOW.matrix.T @ FLOW.matrix)), rtol=0.2)
+    for latent, theta in zip(walked.latents, walked.theta, strict=True):
+        z = np.tile(FLOW.shift, (3, 1))
+        z[:, latent] = means[latent] + deviations[latent] * np.array([-2, 0, 2])
+        np.testing.assert_allclose(theta, vae.decode(z), rtol=0, atol=1e-4)
+    mu, logsigma = (np.float64(array) for array in vae.encode(vae.sample(500)))
+    variances = (np.exp(2 * logsigma) + (mu - means) ** 2) / deviations**2
+    kl = (0.5 * (variances - 1) - logsigma + np.log(deviations)).mean(axis=0)
+    np.testing.assert_allclose(walked.kl, np.sort(kl)[::-1], rtol=1e-4)
+
+
+def test_commands_take_such_a_bundle(bundle: Path, tmp_path: Path, command: Command):
+    """Samples, scores with their errors, walks and what the bundle is; a KL by latent there is none."""
+    samples = str(tmp_path / "samples.npy")
+    for words in (
+        ["sample", "-n", "6", "-o", samples],
+        ["elbo", samples],
+        ["reconstruct", samples, "-o", str(tmp_path / "r.npy")],
+        ["encode", samples, "-o", str(tmp_path / "e.npz")],
+        ["decode", str(tmp_path / "e.npz"), "-o", str(tmp_path / "d.npy")],
+        ["traverse", samples, "-o", str(tmp_path / "t.npy")],
+        ["info"],
+    ):
+        result = command(main, "--bundle", bundle, *words)
+        assert result.code == 0, result.err
+        if words[0] == "traverse":
+            assert result.out.endswith("from -3 to 3 standard deviations\n")
+        if words[0] == "info":
+            assert "3 dimensions, flow prior" in result.out
+    found = score(VAE.load(bundle), np.load(samples), num_samples=9)
+    assert found.kl_per_dimension is None
+    assert (found.standard_error > 0).all()

@@ -46,10 +46,11 @@ def measure(vae: VAE, levels: Tensor, seed: int = 0) -> Measured:
             out = vae(x, eps.to(x.device))
             parts.append((*vae.terms_of(x, out), out.mu, out.logsigma))
     reconstruction, kl, mu, logsigma = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Measured(Terms(reconstruction, kl), mu, _kl_of_each(vae, mu, logsigma))
+    return Measured(Terms(reconstruction, kl), mu, kl_of_each(vae, mu, logsigma))
 
 
-def _kl_of_each(vae: VAE, mu: Tensor, logsigma: Tensor) -> Tensor:
+def kl_of_each(vae: VAE, mu: Tensor, logsigma: Tensor) -> Tensor:
+    """The KL of each latent of observations with these means and log sigmas, as `Measured` has it."""
     kl = vae.prior.kl(mu, logsigma)
     if kl is None:
         deviation = (mu.var(dim=0, correction=0) + torch.exp(2 * logsigma).mean(dim=0)).sqrt()
