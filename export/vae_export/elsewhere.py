@@ -169,6 +169,11 @@ def _both(encoder: Any, decoder: Callable[..., Any] | None) -> tuple[Callable[..
             raise ArgumentError("weights, not a network", type(part).__name__, todo)
     if decoder is not None:
         return encoder, decoder
+    if any(True for _ in getattr(getattr(encoder, "prior", None), "parameters", tuple)()):
+        todo = "give encoder and decoder each by itself, whose prior then is N(0, I)"
+        if isinstance(encoder, VAE):
+            todo = "give the VAE to export_vae, which takes it"
+        raise ArgumentError("a learned prior", type(encoder.prior).__name__, todo)
     for names in (("encode", "decode"), ("encoder", "decoder")):
         if all(callable(getattr(encoder, each, None)) for each in names) and not isinstance(encoder, VAE):
             return getattr(encoder, names[0]), getattr(encoder, names[1])

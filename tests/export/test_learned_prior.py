@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,18 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 import vae_export
 from support.runs import make_vae
-from vae_export import candidate, card, check, failing, gate, measured, quantise
+from vae_export import candidate, card, check, failing, gate, measured, publish, quantise
 from vae_export.candidate import Candidate
 from vae_export.exporter import Exported
 from vae_export.gate import Case
 from vae_export.rounding import Precise
 from vae_runtime import VAE, noise
 from vae_runtime.bundle import read
+from vae_runtime.errors import ArgumentError
 from vae_runtime.observation import Observation
 from vae_runtime.verify import verify
 from vae_train import fingerprint, pixels
@@ -255,3 +257,24 @@ def test_float16_weights_are_the_priors_too(made: Made, plain: Candidate) -> Non
     z = torch.zeros(1, 4)
     rounded, exact = (Precise(vae).evaluate(vae.prior.log_prob, z) for vae in (half.vae, plain.vae))
     assert 1e-7 < abs(rounded - exact).item() < 1e-2
+
+
+def test_a_prior_from_elsewhere_is_refused(made: Made) -> None:
+    """It would be lost without a word; where encoder and decoder are given by themselves, N(0, I) is what is meant."""
+    theirs = nn.Module()
+    theirs.prior, theirs.encoder, theirs.decoder = nn.Linear(4, 4), made[0].encoder, made[0].decoder
+    for given, message in (
+        (made[0], "a learned prior: Small; give the VAE to export_vae, which takes it"),
+        (theirs, r"a learned prior: Linear; give encoder and decoder each by itself, whose prior then is N\(0, I\)"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            vae_export.export(given, observations=made[1], likelihood="bernoulli", out="unused")
+
+
+def test_a_bundle_with_a_prior_may_be_replaced(exported: Exported, tmp_path: Path) -> None:
+    """Its files are a bundle's, and another one beside them is not."""
+    publish.check_target(exported.path)
+    copied = Path(shutil.copytree(exported.path, tmp_path / "copied"))
+    (copied / "notes.txt").write_text("")
+    with pytest.raises(ArgumentError, match=r"output holds more than a bundle \(notes.txt\)"):
+        publish.check_target(copied)
