@@ -6,6 +6,7 @@ Example:
 Many streams of one figure of normal distribution at a time, by the bets and bins of `vae_runtime.drift`.
 """
 
+import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +56,7 @@ def noticed(normal: int, streams: int, length: int, false_alarms: float, change:
 
 def main() -> None:
     """Print both tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("share of 2,000 normal streams of 10,000 observations that are called drifted, tested at 5%")
     for normal in (20, 100, 1000, 20_000):
         share = np.isfinite(noticed(normal, 2000, 10_000, 0.05, lambda x, since: x, 0)).mean()
