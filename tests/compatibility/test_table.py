@@ -390,6 +390,7 @@ def job_of_flow(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return table.make_job(str(folder / "bundle"), folder / "job"), vae
 
 
+@pytest.mark.slow
 def test_a_learned_prior_is_in_the_reference(job_of_flow: Any, only: Callable[..., None], capsys: Any) -> None:
     """It is PyTorch's in float64, and the runtime's and the evaluator's figures agree with it."""
     job, vae = job_of_flow
