@@ -58,6 +58,8 @@ def calibrate(
     """
     if odd and threshold is not None:
         raise click.UsageError("--threshold goes without --odd, which sets it")
+    if threshold is not None and not math.isfinite(threshold):
+        raise click.UsageError(f"--threshold is a score, not {threshold}")
     files.check_output(output, ".json")
     vae = terminal.load(options)
     import numpy as np

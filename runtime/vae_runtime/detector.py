@@ -68,10 +68,14 @@ class Calibration:
             raise ValueError("scores are not in order")
         if not all(0 < higher <= self.observations for higher in self.higher_or_equal):
             raise ValueError(f"higher_or_equal is not of {self.observations} observations")
+        if not len(self.rows) <= self.observations < 2**53:
+            raise ValueError(f"observations is {self.observations}"[:60])
         if self.num_samples < 1:
             raise ValueError(f"num_samples is {self.num_samples}")
         if not 0 < self.false_alarms < 1:
             raise ValueError(f"false_alarms is {self.false_alarms:g}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold is {self.threshold:g}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def require(extra: str, task: str, *packages: str) -> None:
     """
     needed = requirements(extra)
     if lacking := [name for name in packages or needed if not _installed(name)]:
-        todo = f"install: {pip_install(*(needed[name] for name in lacking))}"
+        todo = f"install: {pip_install(*(needed.get(name, name) for name in lacking))}"
         raise EnvironmentUnfit(f"{task} needs packages that are not installed", ", ".join(lacking), todo)
 
 

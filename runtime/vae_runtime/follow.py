@@ -116,7 +116,9 @@ class Stream(Protocol):
 
 
 def follow(source: "str | os.PathLike[str] | Stream", frames: Frames | None, how: Following) -> Follower:
-    """Follow a folder, a table in a file, or "-" or another stream, of frames for a model of images, else of a table.
+    """Follow a folder, a table in a file, or "-", a pipe, a device such as a serial port, or another stream.
+
+    Streams are of frames for a model of images, else of a table's lines.
 
     Raises InputError where the source is not there, or is none for this model, and ArgumentError for what does not go
     with it.
@@ -130,7 +132,7 @@ def follow(source: "str | os.PathLike[str] | Stream", frames: Frames | None, how
         raise ArgumentError("stride for a model of no series", how.stride, "leave it out")
     path = Path(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
     mode = _mode(path) if path is not None and str(path) != "-" else 0
-    streams = path is None or str(path) == "-" or stat.S_ISFIFO(mode)
+    streams = path is None or str(path) == "-" or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
     if frames is not None and not (images and streams):
         raise ArgumentError("frames of raw pixels", source, "give their size and pixels for a pipe of images alone")
     if path is not None and stat.S_ISDIR(mode):
@@ -149,7 +151,11 @@ def _mode(path: Path) -> int:
     except FileNotFoundError:
         raise InputError("file not found", path, "check the path") from None
     except OSError as error:
-        raise InputError(f"file cannot be read ({error.strerror})", path, "check its permissions") from None
+        raise _unreadable(error, path) from None
+
+
+def _unreadable(error: OSError, path: "str | os.PathLike[str]") -> InputError:
+    return InputError(f"file cannot be read ({error.strerror})", path, "check its permissions")
 
 
 def _descriptor(source: "str | os.PathLike[str] | Stream", path: Path | None) -> int:
@@ -158,6 +164,9 @@ def _descriptor(source: "str | os.PathLike[str] | Stream", path: Path | None) ->
         return os.dup(source.fileno())
     if str(path) == "-":
         return os.dup(sys.stdin.fileno())
-    descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe that nobody has begun to write
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe that nobody has begun to write
+    except OSError as error:
+        raise _unreadable(error, source) from None
     os.set_blocking(descriptor, True)
     return descriptor

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from vae_runtime.observation import IMAGE
 from vae_runtime.sources import SUFFIXES, TABLES
 from vae_runtime.vae import VAE
 
-_QUIET = 2.0  # seconds without a change, after which a file is whole, and a folder holds what was seen in it
+_QUIET = 2.0  # seconds without a change, after which a table is whole, and a folder holds what was seen in it
 _PATIENCE = 10.0  # seconds without a change, after which a file that cannot be read never will be
 _SHARE = 10  # times as long as a look into the folders took is waited until the next one
 _TICK = 0.1  # seconds by which a new file's mtime may lie back
@@ -55,6 +56,8 @@ class Folder:
         self._ready: deque[tuple[str, _Growing, float]] = deque()  # with the time when it was seen to be whole
         self._pending = Pending()
         self._took = 0.0  # seconds of the processor for the last look
+        # a part of an image cannot be read, and is waited for; a part of a table can
+        self._quiet = 0.0 if how.vae.observation.kind == IMAGE else _QUIET
         self._device: int | None = None
         self._gone, self._there = False, 0.0  # when it was there last, seconds since 1970
         there = self._look()
@@ -123,11 +126,15 @@ class Folder:
                 del self._growing[path]
                 self._how.broken(InputError("gone before it was read", path, "leave it there for a while"))
                 continue
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without an end
+                del self._growing[path]
+                self._how.broken(InputError("no regular file", path, "put files into the folder"))
+                continue
             if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime):
                 known = self._growing[path] = _Growing(status.st_size, status.st_mtime_ns, now)
                 if time.time() - status.st_mtime < _QUIET:  # else it was moved here
                     continue
-            wanted = _PATIENCE if known.refused or not known.size else 0
+            wanted = _PATIENCE if known.refused or not known.size else self._quiet
             if now - known.since >= wanted:
                 whole.append((known.mtime, path, known))
                 del self._growing[path]

@@ -31,24 +31,22 @@ class Keep:
 
     What is in the folder says what was kept before: the name of a file has its time and its score. Images are PNG files
     as the model sees them, with the figures as the text "vae-edge"; rows and windows are tables with the figures as
-    columns of their own. Of equal scores, which equal observations have, one is kept. Other files there stay as they
-    are, and do not count. Raises ArgumentError where there can be no such folder.
+    columns of their own. What somebody takes out makes room. Of equal scores, which equal observations have, one is
+    kept. Other files there stay as they are, and do not count. Raises ArgumentError where there can be no such folder.
     """
 
     def __init__(self, folder: Path, most: int = MOST) -> None:
         if most < _BLOCK:
             raise ArgumentError("folder of too few bytes", most, f"give {_BLOCK} or more")
         self._folder, self._most = folder, most
+        self._kept: dict[float, tuple[Path, int]] = {}  # by score
+        self._size = self._mtime = 0
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            inside = list(folder.iterdir())
-        self._kept: dict[float, tuple[Path, int]] = {}  # by score
-        for path in inside:
-            if _HALF.fullmatch(path.name):  # of a process that was killed
-                path.unlink(missing_ok=True)
-            elif found := _NAME.fullmatch(path.name):
-                self._kept[float(found[1])] = path, _blocks(path.stat().st_size)
-        self._size = sum(size for _, size in self._kept.values())
+            for path in folder.iterdir():
+                if _HALF.fullmatch(path.name):  # of a process that was killed
+                    path.unlink(missing_ok=True)
+            self._look()
         while self._size > most:
             self._forget(min(self._kept))
 
@@ -58,6 +56,10 @@ class Keep:
         Raises ResourceError where the disk is full, and ArgumentError where it cannot be written for another reason.
         """
         score = float(f"{seen.score:.10g}")
+        with write_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+            if self._folder.stat().st_mtime_ns != self._mtime:  # or taken some out
+                self._look()
         if score in self._kept or (self._size + _BLOCK > self._most and score < min(self._kept)):
             return False
         content = _content(x, seen, names)
@@ -66,13 +68,20 @@ class Keep:
             return False
         time = re.sub("[-:]", "", iso(seen.time))
         path = self._folder / f"{time}_score{score:.10g}.{'png' if x.ndim == 3 else 'csv'}"
-        with write_errors(self._folder):  # which somebody may have removed
-            self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(content)
         self._kept[score] = path, size
         self._size += size
+        with write_errors(self._folder):
+            self._mtime = self._folder.stat().st_mtime_ns
         return True
+
+    def _look(self) -> None:
+        """See what is in the folder."""
+        self._mtime = self._folder.stat().st_mtime_ns
+        found = [(match, path) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        self._kept = {float(match[1]): (path, _blocks(path.lstat().st_size)) for match, path in found}
+        self._size = sum(size for _, size in self._kept.values())
 
     def _makes_way(self, score: float, size: int) -> bool:
         """Remove what is less odd until there is room; whether there is."""

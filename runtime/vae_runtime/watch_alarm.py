@@ -18,10 +18,7 @@ class Alarm:
                 raise ArgumentError(f"{name} out of range", value, f"give {least} or more")
         self.in_a_row, self.lasting, self.cooldown = in_a_row, lasting, cooldown
         self.state = NORMAL
-        self._run, self._since = (
-            0,
-            0.0,
-        )  # in a row for the other state, and since when
+        self._run, self._since = 0, 0.0  # in a row for the other state, and since when
         self._quiet = float("-inf")  # until when there is no second alarm
 
     def see(self, odd: bool, time: float) -> bool:

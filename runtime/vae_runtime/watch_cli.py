@@ -75,7 +75,7 @@ def _broker(context: click.Context, option: click.Parameter, text: str | None) -
 @click.option(
     "--keep", type=_PATH, help="Folder for the oddest of the odd ones, as PNG or CSV files with their figures."
 )
-@click.option("--keep-size", type=click.FloatRange(0.01), default=16.0, show_default=True,
+@click.option("--keep-size", type=click.IntRange(1, 2**30), default=16, show_default=True,
     help="MiB that this folder may take, across restarts too.",
 )  # fmt: skip
 @click.option("--from-start", is_flag=True, help="Judge what is in the folder or file already, and then what comes.")
@@ -98,7 +98,7 @@ def watch(
     cooldown: float,
     heartbeat: float,
     keep: Path | None,
-    keep_size: float,
+    keep_size: int,
     from_start: bool,
     size: tuple[int, int] | None,
     pixels: str | None,
@@ -110,9 +110,11 @@ def watch(
 
     \b
     SOURCE is
-      a folder that fills: its new images, each when it is whole, or for a model of rows or series its new tables;
+      a folder that fills: its new images, each when it is whole, or for a model of rows or series its new tables,
+        each after two seconds without a change;
       a table in a file that grows, followed through rotation and truncation;
-      - for standard input, or a named pipe: raw frames for a model of images, else the lines of a table.
+      - for standard input, or a named pipe, or a device such as a serial port: raw frames for a model of images, else
+        the lines of a table.
     No window of a series goes from one file into the next.
 
     \b
@@ -146,7 +148,7 @@ def watch(
         events = watching.watch(
             detector, source, frames=_frames(detector.vae, size, pixels), stride=stride, from_start=from_start,
             in_a_row=in_a_row, lasting=lasting, cooldown=cooldown, heartbeat=heartbeat,
-            keep=keep, keep_bytes=round(keep_size * 2**20), note=_note,
+            keep=keep, keep_bytes=keep_size << 20, note=_note,
             renew=lambda: _renewed(options, calibration) if signals.hung_up() else None, clock=clock,
         )  # fmt: skip
         output = _Output(sys.stdout.fileno())
@@ -183,7 +185,7 @@ def _renewed(options: terminal.Options, calibration: Path | None) -> "Detector |
     try:
         return _load(options, calibration)
     except VaeError as error:
-        _note(f"the bundle and the calibration from before stay in force: {error}")
+        _note(f"the calibration and bundle from before stay in force: {error}")
         return None
 
 

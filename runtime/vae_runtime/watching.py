@@ -51,22 +51,22 @@ def watch(
 ) -> Generator[Event, None, None]:
     """Judge what comes from `source`, until it ends or the `clock` is stopped: events as they happen.
 
-    source: a folder that fills; a table in a file that grows; or "-", standard input, or a stream with a descriptor: of
-    raw `frames` (None: of the model's own size and colour) for a model of images, else of a table's lines. stride: of
-    series, as `VAE.read` takes it. from_start: whether what is in a folder or a file already is judged too.
-    in_a_row, lasting, cooldown: of the alarm, as `Alarm` says; in_a_row None: 3, and 1 for a folder, whose files stand
-    for themselves. heartbeat: seconds from one to the next; the first is at once, and the last at the end; 0 for these
-    alone. keep: folder for the oddest of the odd ones, of at most `keep_bytes`, as `keep.Keep` says.
-    note: is told what is to be said, such as what could not be read, which ends nothing. renew: is asked between
-    observations whether there is another detector to go on with; one for other observations is not taken. clock: the
-    time, and what stops the watch.
+    source: a folder that fills; a table in a file that grows; or "-", standard input, a named pipe, a device such as a
+    serial port, or a stream with a descriptor: of raw `frames` (None: of the model's own size and colour) for a model
+    of images, else of a table's lines. stride: of series, as `VAE.read` takes it. from_start: whether what is in a
+    folder or a file already is judged too. in_a_row, lasting, cooldown: of the alarm, as `Alarm` says; in_a_row None:
+    3, and 1 for a folder, whose files stand for themselves. heartbeat: seconds from one to the next; the first is at
+    once, and the last at the end; 0 for these alone. keep: folder for the oddest of the odd ones, of at most
+    `keep_bytes`, as `keep.Keep` says. note: is told what is to be said, such as what could not be read, which ends
+    nothing. renew: is asked between observations whether there is another detector to go on with; one for other
+    observations is not taken. clock: the time, and what stops the watch.
 
     Raises InputError and ArgumentError at once for a source that is not there or none for this model, and InputError
     later where the first lines of a pipe are no table for it.
     """
     if not heartbeat >= 0:
         raise ArgumentError("heartbeat out of range", heartbeat, "give seconds, or 0 for none")
-    keeper = None if keep is None else keeping.Keep(Path(keep), keep_bytes)
+    keeper = None if keep is None else _keep(Path(keep), keep_bytes, source)
     watching = _Watching(detector, stride, note, clock)
     how = Following(detector.vae, watching.clock, watching.notes, watching.broken, from_start, stride)
     follower = follow(source, frames, how)
@@ -214,6 +214,13 @@ class _Watching:
         self._latencies.clear()
         self._highest = 0.0
         return beat
+
+
+def _keep(folder: Path, most: int, source: "str | os.PathLike[str] | Stream") -> keeping.Keep:
+    """What keeps odd ones. Raises ArgumentError where they would be watched themselves."""
+    if isinstance(source, str | os.PathLike) and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise ArgumentError("folder for odd ones in the watched one", folder, "name one outside of it")
+    return keeping.Keep(folder, most)
 
 
 def _resident() -> int | None:

@@ -230,6 +230,28 @@ def test_a_file_that_is_written_is_waited_for(images: Detector, tmp_path: Path) 
     assert ran.notes[1].startswith("5 more such, the last: left out: ")
 
 
+def test_a_table_in_a_folder_is_waited_for(rows: Detector, tmp_path: Path) -> None:
+    """A part of it could be read, and what is written a second later belongs to it."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def add(text: str) -> None:
+        with (folder / "a.csv").open("a") as file:
+            file.write(text)
+
+    ran = watched(rows, folder, lambda: add("a,b\n1,2\n"), 1, lambda: add("3,4\n"), 1, lambda: add("5,6\n"), 5)
+    assert ran.names == [f"a.csv[{i}]" for i in range(3)]
+
+
+def test_a_pipe_in_a_folder_is_left_out(images: Detector, tmp_path: Path) -> None:
+    """To open it would be to wait without an end."""
+    ran = watched(
+        images, tmp_path, lambda: os.mkfifo(tmp_path / "a.png"), 1, lambda: put(tmp_path, "b.png", LEVELS[0]), 1
+    )
+    assert ran.names == ["b.png"]
+    assert ran.notes == [f"left out: no regular file: {tmp_path}/a.png"]
+
+
 def test_a_folder_that_vanishes_is_waited_for(images: Detector, tmp_path: Path) -> None:
     """And said, once; what was judged before is not judged again when it is back, and what is new is."""
     folder, away = tmp_path / "photos", tmp_path / "away"
@@ -333,6 +355,19 @@ def test_rows_of_a_named_pipe(rows: Detector, tmp_path: Path) -> None:
     ran = watched(rows, tmp_path / "fifo", 100, lambda: (tmp_path / "fifo").write_text("a,b\n1,2\n"), 100)
     assert ran.names == ["fifo[0]"]
     assert ran.beats[-1].uptime < 180
+
+
+def test_rows_of_a_serial_port(rows: Detector) -> None:
+    """Or of another device of characters, which is read as a pipe is."""
+    there, here = os.openpty()
+    try:
+        ran = watched(
+            rows, os.ttyname(here), lambda: os.write(there, b"a,b\n1,2\n"), 1, lambda: os.write(there, b"3,4\n"), 1
+        )
+    finally:
+        os.close(there)
+        os.close(here)
+    assert np.allclose([seen.score for seen in ran.seen], rows.score([[1, 2], [3, 4]]), rtol=1e-9)
 
 
 def test_windows_of_a_pipe(series: Detector) -> None:
@@ -473,6 +508,20 @@ def test_the_oddest_are_kept_in_a_folder_that_stays_small(tmp_path: Path) -> Non
         Keep(tmp_path / "odd" / "ones" / kept_name(folder), 4096)
 
 
+def test_what_is_taken_out_of_the_folder_makes_room(tmp_path: Path) -> None:
+    """By whoever has looked at it, one by one or with the folder."""
+    folder, x = tmp_path / "odd", LEVELS[0, None] / np.float32(255)
+    keep = Keep(folder, 2 * 4096)
+    assert [keep.offer(x, odd(score)) for score in (5, 9, 2)] == [True, True, False]
+    for path in folder.iterdir():
+        path.unlink()
+    os.utime(folder, (1, 1))  # later than the last one was kept, however coarse the disk's clock
+    assert [keep.offer(x, odd(score)) for score in (2, 9)] == [True, True]
+    shutil.rmtree(folder)
+    assert keep.offer(x, odd(1))
+    assert kept(folder) == [1]
+
+
 def kept_name(folder: Path) -> str:
     """The name of a file that is kept."""
     return next(folder.iterdir()).name
@@ -603,7 +652,9 @@ def test_a_full_disk_behind_the_output(images: Detector, tmp_path: Path) -> None
         ((".", "--size", "64x64"), 2, "frames of raw pixels: ."),
         (("-", "--size", "64"), 2, "'64' is no size, such as 640x480"),
         (("-", "--size", "63x64", "--pixels", "yuv420p"), 2, "those of yuv420p have even sides"),
-        ((".", "--keep", "a.png"), 2, "cannot write: a.png"),
+        (("-", "--keep", "a.png"), 2, "cannot write: a.png"),
+        ((".", "--keep", "odd"), 2, "folder for odd ones in the watched one: odd"),
+        ((".", "--keep-size", "nan"), 2, "--keep-size"),
         ((".", "--cooldown", "-1"), 2, "--cooldown"),
     ],
 )
