@@ -277,7 +277,10 @@ class VAE:
         return _join(list(self._map_blocks(draws.bound, x, num_samples, seed, start)))
 
     def score(self, x: Given | Iterator[Given], num_samples: int | None = None, seed: int = 0) -> "Scores":
-        """The ELBO of observations, its terms and rank, grey ones too: `scores.score` of them, in nats, [batch]."""
+        """The ELBO of observations, its terms and rank, grey ones too: `scores.score` of them, in nats, [batch].
+
+        num_samples: None takes `scores.NUM_SAMPLES` draws of z.
+        """
         from vae_runtime import scores
 
         return scores.score(self, x, scores.NUM_SAMPLES if num_samples is None else num_samples, seed)
