@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.errors import ArgumentError, InputError, VaeError
 from vae_runtime.observation import IMAGE, SERIES
 from vae_runtime.vae import VAE
 from vae_runtime.watch_clock import Clock
@@ -142,7 +142,11 @@ def follow(source: "str | os.PathLike[str] | Stream", frames: Frames | None, how
             raise InputError("no folder", path, "a model of images watches a folder, or - for raw frames")
         return Lines(Growing(path, how), how)
     pipe = Pipe(_descriptor(source, path), str(path) if mode else STDIN, how.clock)
-    return RawFrames(pipe, frames, how) if images else Lines(pipe, how)
+    try:
+        return RawFrames(pipe, frames, how) if images else Lines(pipe, how)
+    except VaeError:
+        pipe.close()
+        raise
 
 
 def _mode(path: Path) -> int:

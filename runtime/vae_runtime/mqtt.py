@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vae_runtime import extras
-from vae_runtime.errors import ArgumentError
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit
 from vae_runtime.watch_events import ODD, Changed, Event, Observed
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Mqtt:
         of the file SSL_CERT_FILE. name: of the device, one for each watch. User and password are those of the
         environment variables VAE_EDGE_MQTT_USER and VAE_EDGE_MQTT_PASSWORD. note: is told when the broker leaves and
         comes back, perhaps from another thread. Raises ArgumentError for a broker that is no address, and
-        EnvironmentUnfit where paho-mqtt is not installed.
+        EnvironmentUnfit where paho-mqtt is not installed, or the certificates cannot be read.
         """
         extras.require("mqtt", "MQTT", "paho-mqtt")
         from paho.mqtt.client import Client
@@ -66,7 +67,12 @@ class Mqtt:
         if user := os.environ.get(USER):
             self._client.username_pw_set(user, os.environ.get(PASSWORD))
         if tls:
-            self._client.tls_set(ca_certs=os.environ.get("SSL_CERT_FILE"))
+            certificates = os.environ.get("SSL_CERT_FILE")
+            try:
+                self._client.tls_set(ca_certs=certificates)
+            except OSError as error:
+                which = f"{certificates} ({error.strerror or error})"
+                raise EnvironmentUnfit("certificates cannot be read", which, "check SSL_CERT_FILE") from None
         self._client.will_set(f"{self.base}/availability", OFFLINE, qos=1, retain=True)
         self._client.reconnect_delay_set(1, _LONGEST)
         self._client.on_connect = self._on_connect
@@ -216,5 +222,8 @@ def _on(on: bool) -> str:
 
 
 def _slug(name: str) -> str:
-    """The name of letters, digits, _ and -, as topics and unique ids may have it."""
-    return re.sub(r"[^\w-]+", "-", name, flags=re.ASCII).strip("-").lower() or "watch"
+    """The name of letters, digits, _ and -, as topics and unique ids may have it; others are told apart by a hash."""
+    slug = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII).strip("-").lower()
+    if slug and name.isascii():
+        return slug
+    return f"{slug}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}".strip("-")

@@ -20,9 +20,8 @@ from vae_runtime.detector import Detector, Verdict
 from vae_runtime.drift import Drift, apart
 from vae_runtime.errors import ArgumentError, BundleError, InputError, VaeError
 from vae_runtime.follow import Came, Follower, Following, Frames, Stream, follow
-from vae_runtime.watch_alarm import Alarm
 from vae_runtime.watch_clock import Clock
-from vae_runtime.watch_events import ODD, Changed, Event, Heartbeat, Observed
+from vae_runtime.watch_events import NORMAL, ODD, Changed, Event, Heartbeat, Observed
 from vae_runtime.watch_notes import Notes
 
 IN_A_ROW = 3  # odd ones of a stream that make an alarm
@@ -30,6 +29,40 @@ _AT_ONCE = 0.05  # seconds of work at a time where much has come
 _MOST_AT_ONCE = 1024
 _LONGEST_WAIT = 60.0  # seconds, and then what is to be said is said
 _LATENCIES = 1000  # of the last observations, of which the median is taken
+
+
+class Alarm:
+    """The state of a watch, "normal" at first.
+
+    in_a_row: how many observations, all odd, make it odd, and all normal, normal again. lasting: for how many seconds
+    these must have gone on. cooldown: seconds from one change to "odd" to the next, at the least; what is odd still
+    then makes it odd then. Raises ArgumentError where one is negative, or `in_a_row` is 0.
+    """
+
+    def __init__(self, in_a_row: int = 1, lasting: float = 0, cooldown: float = 0) -> None:
+        for name, value, least in (("in_a_row", in_a_row, 1), ("lasting", lasting, 0), ("cooldown", cooldown, 0)):
+            if not value >= least:
+                raise ArgumentError(f"{name} out of range", value, f"give {least} or more")
+        self.in_a_row, self.lasting, self.cooldown = in_a_row, lasting, cooldown
+        self.state = NORMAL
+        self._run, self._since = 0, 0.0  # in a row for the other state, and since when
+        self._quiet = float("-inf")  # until when there is no second alarm
+
+    def see(self, odd: bool, time: float) -> bool:
+        """Whether the state changes with this observation; time: when it came, seconds of any clock."""
+        if odd == (self.state == ODD):
+            self._run = 0
+            return False
+        if not self._run:
+            self._since = time
+        self._run += 1
+        settled = self._run >= self.in_a_row and time - self._since >= self.lasting
+        if not settled or (odd and time < self._quiet):
+            return False
+        self._run, self.state = 0, ODD if odd else NORMAL
+        if odd:
+            self._quiet = time + self.cooldown
+        return True
 
 
 def watch(
@@ -67,12 +100,17 @@ def watch(
     if not heartbeat >= 0:
         raise ArgumentError("heartbeat out of range", heartbeat, "give seconds, or 0 for none")
     keeper = None if keep is None else _keep(Path(keep), keep_bytes, source)
-    watching = _Watching(detector, stride, note, clock)
+    alarm = Alarm(IN_A_ROW if in_a_row is None else in_a_row, lasting, cooldown)
+    watching = _Watching(detector, stride, note, alarm, clock)
     how = Following(detector.vae, watching.clock, watching.notes, watching.broken, from_start, stride)
-    follower = follow(source, frames, how)
-    if in_a_row is None:
-        in_a_row = 1 if follower.single else IN_A_ROW
-    watching.alarm = Alarm(in_a_row, lasting, cooldown)
+    try:
+        follower = follow(source, frames, how)
+    except VaeError:
+        if clock is None:
+            watching.clock.close()
+        raise
+    if in_a_row is None and follower.single:
+        alarm.in_a_row = 1
     return watching.events(follower, heartbeat, keeper, renew)
 
 
@@ -80,13 +118,13 @@ class _Watching:
     """A watch as it stands: the detector in force, the state, and what the heartbeats tell."""
 
     def __init__(
-        self, detector: Detector, stride: int | None, note: Callable[[str], None], given: Clock | None
+        self, detector: Detector, stride: int | None, note: Callable[[str], None], alarm: Alarm, given: Clock | None
     ) -> None:
         self._own, self.clock = given is None, given or Clock()  # one of its own is closed in the end
         self.detector, self.notes = detector, Notes(note, self.clock)
         self._stride, self._before = stride, 0  # how many were judged before this calibration was read
         self._drift = Drift(detector.calibration, every=apart(detector.vae, stride))
-        self.alarm = Alarm()
+        self.alarm = alarm
         self._begun = self._changed = self.clock.monotonic()
         self._seen = self._odd = self._alarms = self._skipped = 0
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,8 +20,8 @@ from support.bundles import Forge, linear
 from support.commands import Command
 from vae_runtime import VAE, Detector
 from vae_runtime.cli import main
-from vae_runtime.errors import ArgumentError
-from vae_runtime.mqtt import PASSWORD, USER, Mqtt, address, discovery, usual_name
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit
+from vae_runtime.mqtt import PASSWORD, USER, Mqtt, _slug, address, discovery, usual_name
 from vae_runtime.watch_events import Changed, Event, Heartbeat, Observed
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -81,6 +82,23 @@ def test_home_assistant_is_told_of_one_device() -> None:
     assert {str(each["device"]) for each in told.values()} == {str(state["device"])}
     assert state["device"]["name"] == "Pi: camera 1"
     assert usual_name("photos/").endswith(" photos")
+
+
+def test_names_of_other_letters_are_told_apart() -> None:
+    """Two watches share no topic, whatever language they are named in."""
+    names = ("Halle 1", "K\u00fcche", "K\u00f6che", "\u53a8\u623f", "\u5ba2\u5385", "\udcff")
+    slugs = [_slug(name) for name in names]
+    assert slugs[0] == "halle-1"
+    assert len(set(slugs)) == 6
+    assert all(re.fullmatch("[a-z0-9_-]+", slug) for slug in slugs)
+
+
+def test_certificates_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the broker is reached."""
+    pytest.importorskip("paho.mqtt.client", reason="needs paho-mqtt: pip install 'vae-edge[mqtt]'")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
+    with pytest.raises(EnvironmentUnfit, match=r"absent.pem \(No such file or directory\); check SSL_CERT_FILE"):
+        Mqtt("mqtts://127.0.0.1:1", "Test")
 
 
 class Broker:
@@ -172,13 +190,15 @@ def test_events_are_published_and_kept_by_the_broker(tmp_path: Path) -> None:
                 mqtt.send(event)
             until(lambda: "vae-edge/test/observation" in early.topics)
             mqtt.send(Changed(0, "odd", 60.0, "299.png", 299, 1.5, 0.25, "KL", 1.0))
-            mqtt.send(beat("odd", drift="brightness is lower than usual"))
+            moved = "brightness is lower than usual"
+            mqtt.send(beat("odd", drift=moved))
             with Reader(running.port) as late:
-                until(lambda: late.topics.get("vae-edge/test/drift") == "ON" and len(late.topics) == 9)
+                until(lambda: moved in late.topics.get("vae-edge/test/heartbeat", "") and len(late.topics) == 9)
                 assert late.topics["vae-edge/test/availability"] == "online"
                 assert late.topics["vae-edge/test/state"] == "ON"
                 assert json.loads(late.topics["vae-edge/test/observation"])["number"] == 299
-                assert json.loads(late.topics["vae-edge/test/heartbeat"])["drift"] == "brightness is lower than usual"
+                assert late.topics["vae-edge/test/drift"] == "ON"
+                assert json.loads(late.topics["vae-edge/test/heartbeat"])["drift"] == moved
                 configs = [topic for topic in late.topics if topic.startswith("homeassistant/")]
                 assert {json.loads(late.topics[topic])["device"]["name"] for topic in configs} == {"Test"}
         until(lambda: early.topics["vae-edge/test/availability"] == "offline")

@@ -30,9 +30,9 @@ from vae_runtime.follow import Frames
 from vae_runtime.images import fit
 from vae_runtime.keep import Keep
 from vae_runtime.outputs import png
-from vae_runtime.watch_alarm import Alarm
 from vae_runtime.watch_cli import _Output
 from vae_runtime.watch_events import Changed, Event, Heartbeat, Observed, iso
+from vae_runtime.watching import Alarm
 
 
 def states(alarm: Alarm, verdicts: str, seconds: float = 1) -> str:
@@ -670,6 +670,24 @@ def test_what_is_wrong_is_said_at_once(
     ran = command(main, "--bundle", images.vae.path, "watch", *words, "--calibration", "site.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
     assert message in ran.err
+
+
+def test_a_refused_watch_leaves_no_file_open(images: Detector, tmp_path: Path) -> None:
+    """Neither what it waits with nor its source."""
+
+    def next_descriptor() -> int:
+        os.close(number := os.dup(0))
+        return number
+
+    before = next_descriptor()
+    with pytest.raises(InputError, match="file not found"):
+        watch(images, tmp_path / "absent")
+    with pytest.raises(ArgumentError, match="in_a_row"):
+        watch(images, tmp_path, in_a_row=0)
+    assert next_descriptor() == before
+    with piped() as (reader, _), pytest.raises(ArgumentError, match="even sides"):
+        watch(images, reader, frames=Frames(3, 3, "yuv420p"))
+    assert next_descriptor() == before
 
 
 def test_a_bundle_of_other_columns_reads_on(tmp_path: Path) -> None:
