@@ -20,7 +20,7 @@ from pathlib import Path
 from flask import Flask, Response, request
 from waitress import create_server
 from waitress.server import BaseWSGIServer
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from vae_runtime import latents, serve_requests
 from vae_runtime.detector import Detector
@@ -92,13 +92,19 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
     gate, most, image = Gate(limits), serve_requests.most(vae, limits), vae.observation.kind == IMAGE
     facts = model(vae, detector, limits)
 
-    def computed(view: View) -> Callable[[], Response | JSON]:
-        @wraps(view)
-        def call() -> Response | JSON:
-            with gate.enter(request.remote_addr or "") as until:
-                return view(until)
+    def computed(*parameters: str) -> Callable[[View], Callable[[], Response | JSON]]:
+        """A view that waits for its turn, and knows these parameters of a query and no others."""
 
-        return call
+        def decorated(view: View) -> Callable[[], Response | JSON]:
+            @wraps(view)
+            def call() -> Response | JSON:
+                serve_requests.refuse_unknown(request, parameters)
+                with gate.enter(request.remote_addr or "") as until:
+                    return view(until)
+
+            return call
+
+        return decorated
 
     @served.get("/health")
     def health() -> JSON:
@@ -109,7 +115,7 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
         return facts
 
     @served.get("/sample")
-    @computed
+    @computed("n", "seed", "mean", "format")
     def sample(until: Deadline) -> Response | JSON:
         n, seed = integer(request, "n", min(16, most), 1, most), integer(request, "seed", 0)
         mean = bool(integer(request, "mean", int(image and not vae.likelihood.binary), 0, 1))
@@ -122,7 +128,7 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
         return {"observations": [each for batch in batches for each in shown(vae, batch)], "seed": seed, "mean": mean}
 
     @served.post("/score")
-    @computed
+    @computed("samples", "seed", "show")
     def scores(until: Deadline) -> JSON:
         draws, seed = integer(request, "samples", 16, 1, limits.draws), integer(request, "seed", 0)
         show = bool(integer(request, "show", 0, 0, 1))
@@ -130,19 +136,19 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
         return scored(vae, detector, sent, draws, seed, show, until)
 
     @served.post("/encode")
-    @computed
+    @computed()
     def encode(until: Deadline) -> JSON:
         sent = serve_requests.observations(vae, request, limits)
         each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in vae.encode(sent.x)), strict=True)
         return {"latents": [dict(zip(("name", "mu", "logsigma"), row, strict=True)) for row in each]}
 
     @served.post("/decode")
-    @computed
+    @computed()
     def decode(until: Deadline) -> JSON:
         return {"observations": shown(vae, vae.decode(serve_requests.latents(vae, request, limits)))}
 
     @served.post("/interpolate")
-    @computed
+    @computed("steps")
     def interpolate(until: Deadline) -> JSON:
         steps = integer(request, "steps", 9, 2, min(most, _MOST_STEPS))
         sent = serve_requests.observations(vae, request, limits)
@@ -169,6 +175,11 @@ def _add_refusals(served: Flask, limits: Limits) -> None:
     @served.errorhandler(MemoryError)
     def refuse_more(error: MemoryError) -> Response:
         return _refusal("out of memory: this machine has too little; send less at a time", 503, 5)
+
+    @served.errorhandler(SecurityError)  # of a name that is not in TRUSTED_HOSTS
+    def refuse_other_names(error: SecurityError) -> Response:
+        todo = "use http://127.0.0.1 or http://localhost, or start it with --host"
+        return _refusal(f"not answered by this name: {request.headers.get('Host')}; {todo}", 400)
 
     @served.errorhandler(HTTPException)  # an unknown path or method, a body that is too long, and what nobody foresaw
     def refuse_by_status(error: HTTPException) -> Response:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime.detector import Detector
+from vae_runtime.errors import BundleError
 from vae_runtime.images import levels
 from vae_runtime.latents import traverse
 from vae_runtime.maps import overlay
@@ -46,14 +47,16 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
     scores = score(vae, until.within(x[i : i + rows] for i in range(0, len(x), rows)), draws, seed)
     columns: JSON = {UNITS.get(name, name): column for name, column in scores.columns().items()}
     if show:
-        columns |= {"observation": shown(vae, x), "reconstructed": shown(vae, vae.reconstruct(x))}
+        few = vae.rows_per_run(1)
+        made = [vae.reconstruct(each) for each in until.within(x[i : i + few] for i in range(0, len(x), few))]
+        columns |= {"observation": shown(vae, x), "reconstructed": shown(vae, np.concatenate(made))}
     if detector is not None:
         rows = vae.rows_per_run(detector.calibration.num_samples)
-        parts = [detector.traits(each) for each in until.within(x[i : i + rows] for i in range(0, len(x), rows))]
-        verdict = detector.judged(np.concatenate(parts))
+        parts = [x[i : i + rows] for i in range(0, len(x), rows)]
+        verdict = detector.judged(np.concatenate([detector.traits(each) for each in until.within(parts)]))
         told = {part.name: getattr(verdict, part.name).tolist() for part in fields(verdict)}
         if show:
-            columns["map"] = _maps(detector, x)
+            columns["map"] = [each for part in until.within(parts) for each in _maps(detector, part)]
         columns["verdict"] = [dict(zip(told, each, strict=True)) for each in zip(*told.values(), strict=True)]
     notes = list(sent.notes)
     if scores.off_support:
@@ -111,6 +114,7 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
         "test_observations": evaluation.observations if evaluation else None,
         "elbo_nats": elbo.mean if elbo else None,
         "standard_error_nats": elbo.standard_error if elbo else None,
+        "ranks": _ranks(vae),
         "columns": [asdict(each) for each in _ranges(vae)],
         "sliders": [asdict(each) for each in _sliders(vae)],
         "rest": _rest(vae).tolist(),
@@ -119,10 +123,19 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
         else {
             "observations": detector.calibration.observations,
             "false_alarms": detector.false_alarms,
+            "threshold": detector.calibration.threshold,
             "high": detector.calibration.places.high,
         },
         "limits": {"observations": most(vae, limits), "bytes": limits.bytes, "draws": limits.draws},
     }
+
+
+def _ranks(vae: VAE) -> tuple[float, float] | None:
+    """The lowest and the highest percentile, which stand for all beyond them; None where there are none."""
+    try:
+        return vae.ranks.lowest, vae.ranks.highest
+    except BundleError:
+        return None
 
 
 def _rest(vae: VAE) -> NDArray[np.float32]:

@@ -100,6 +100,13 @@ def integer(request: "Request", name: str, default: int, least: int = 0, most: i
     return int(text)
 
 
+def refuse_unknown(request: "Request", known: Iterable[str]) -> None:
+    """Raise ArgumentError where a request's query has another parameter, which would do nothing."""
+    for name in request.args:
+        if name not in known:
+            raise ArgumentError("no such parameter", name[:20], f"give {' or '.join(known) or 'none'}")
+
+
 def _of_files(vae: VAE, files: Iterable[tuple[str, bytes]], limits: Limits) -> Sent:
     sent, count, pixels = Sent(), 0, 0
     for name, content in files:

@@ -187,6 +187,8 @@ def test_rows_by_column_are_those_of_a_table(forge: Forge):
         ("/sample?seed=-1", None, 400, "seed out of range: -1;"),
         (f"/sample?seed={2**64}", None, 400, f"seed out of range: {2**64};"),
         ("/sample?format=bmp", None, 400, "no such format: bmp; ask for json, or png"),
+        ("/sample?number=4", None, 400, "no such parameter: number; give n or seed or mean or format"),
+        ("/encode?seed=1", picture(28, 28), 400, "no such parameter: seed; give none"),
         ("/score?samples=0", picture(28, 28), 400, "samples out of range: 0; give an integer from 1 to 1,000"),
         ("/score?samples=1001", picture(28, 28), 400, "samples out of range: 1001;"),
         ("/score", array(257), 400, "too many images: 257; send at most 256 at a time"),

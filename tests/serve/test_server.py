@@ -58,7 +58,9 @@ def test_a_name_that_only_leads_to_this_machine_is_not_answered(service: str):
     """On the loopback address, a page elsewhere whose name was turned to it gets nothing; localhost is this machine."""
     port = service.rpartition(":")[2]
     assert ask(f"{service}/health", headers={"Host": f"localhost:{port}"})[0] == 200
-    assert ask(f"{service}/health", headers={"Host": f"evil.example:{port}"})[0] == 400
+    status, body = ask(f"{service}/health", headers={"Host": f"evil.example:{port}"})
+    assert status == 400
+    assert json.loads(body)["error"].startswith(f"not answered by this name: evil.example:{port}; use http://127.0.0.1")
 
 
 def test_ctrl_c_ends_the_service(start: Start):

@@ -12,7 +12,11 @@ const KINDS = {
 };
 const SHOWN = 24; // scores
 
-const model = await ask("model");
+const model = await ask("model").catch((error) => {
+  $("name").textContent = "No model";
+  $("about").textContent = `${error.message} Load this page again.`;
+  throw error;
+});
 const { kind, shape } = model.observation;
 const AT_ONCE = kind === "series" ? 6 : 16; // samples
 document.body.dataset.kind = kind;
@@ -22,6 +26,11 @@ const samples = async (n, seed = randomSeed()) => (await ask(`sample?n=${n}&seed
 const one = async () => (await samples(1))[0];
 let drawing = null; // the pad
 let takeApart = () => {}; // shows the latents of an observation
+
+function drawn() {
+  if (drawing.state.blank) throw new Error("Nothing is drawn yet: the pad is under Draw.");
+  return drawing.url();
+}
 
 function introduce() {
   const size = kind === "image" ? `images of ${shape[2]} × ${shape[1]} pixels${shape[0] === 1 ? "" : " in colour"}`
@@ -33,9 +42,15 @@ function introduce() {
   if (model.elbo_nats !== null) {
     $("measured").textContent = `On ${model.test_observations.toLocaleString("en")} ${several} that it was not trained on, its mean ELBO is ${nats(model.elbo_nats, model.standard_error_nats)} nats.`;
   }
-  document.querySelectorAll("[data-noun]").forEach((place) => {
-    place.textContent = place.dataset.noun === "many" ? several : `${/^[aeiou]/.test(model.noun) ? "an" : "a"} ${model.noun}`;
-  });
+  const words = { a: `${/^[aeiou]/.test(model.noun) ? "an" : "a"} ${model.noun}`, many: several, values: kind === "image" ? "pixels" : "values" };
+  document.querySelectorAll("[data-noun]").forEach((place) => (place.textContent = words[place.dataset.noun]));
+  $("odd").hidden = false;
+  if (model.detector) {
+    const { threshold } = model.detector;
+    $("odd").append(make("dfn", {}, "p"), ` is the share of normal ${several} that are as odd as the one at hand, or odder, as ${model.detector.observations.toLocaleString("en")} of them told;`,
+      threshold === null ? ` where it is ${number(100 * model.detector.false_alarms)}% or less, ` : ` where its score, which is the higher the odder it is, reaches ${number(threshold)}, `,
+      `the ${model.noun} is called `, make("dfn", {}, "odd"), ".");
+  } else $("odd").append(`No ${model.noun} is called odd or usual here: for that, start the service with what `, make("code", {}, "vae-infer calibrate"), " wrote.");
 }
 
 function sampling() {
@@ -183,7 +198,7 @@ function latentSliders() {
   $("latents-rest").onclick = () => put(model.rest);
   $("latents-sample").onclick = said(section, async () => put(await encoded(await one())));
   $("latents-drawing").hidden = kind !== "image";
-  $("latents-drawing").onclick = () => drawing.state.blank || takeApart(drawing.url());
+  $("latents-drawing").onclick = said(section, async () => takeApart(drawn()));
   return decode();
 }
 
@@ -214,7 +229,7 @@ function theWay() {
     });
     const button = (text, work) => make("button", { type: "button", "aria-label": `${text} as the ${word} ${model.noun}`, onclick: work }, text);
     const buttons = [button("A sample", said(section, async () => put(await one()))), button("A file", () => file.click())];
-    if (drawing) buttons.splice(1, 0, button("The drawing", said(section, async () => drawing.state.blank || put(drawing.url()))));
+    if (drawing) buttons.splice(1, 0, button("The drawing", said(section, async () => put(drawn()))));
     $(`way-${name}`).replaceChildren(frame, ...buttons, file);
     return put;
   };
@@ -269,7 +284,7 @@ function results({ scores, notes }) {
 function scored(score) {
   const words = make("div", { className: "figures" }, make("h3", {}, score.name), ...figures(model, score));
   const picture = (x, text, under, map) => make("figure", {}, show(model, x, `${score.name}: ${text}`, under, map), make("figcaption", {}, text));
-  const pictures = kind === "image" ? [picture(score.observation, "as it is seen"), picture(score.reconstructed, "reconstructed"), ...(score.map ? [picture(score.map, "red where odd")] : [])]
+  const pictures = kind === "image" ? [picture(score.observation, "as it is seen"), picture(score.reconstructed, "reconstructed"), ...(score.map ? [picture(score.map, "red: odd, blue: smoother")] : [])]
     : kind === "series" ? [picture(score.reconstructed, `values in grey, reconstructed in colour${score.map ? ", red where odd" : ""}`, score.observation, score.map)]
     : [picture(score.observation, `values, and what the model expects${score.map ? "; off by so many standard deviations" : ""}`, score.reconstructed, score.map)];
   return make("div", { className: kind === "image" ? "scored" : "scored lines" }, make("div", { className: "pictures" }, ...pictures), words);

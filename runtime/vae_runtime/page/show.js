@@ -62,7 +62,7 @@ function table(model, heads, rows, label, map) {
 
 /** Channels [C][T] one below the other, each over the range that the model's samples have, or wider. */
 function lines(model, x, label, under, map) {
-  const [width, height, gap] = [240, x.length > 3 ? 34 : 80, 6];
+  const [width, height, gap] = [240, x.length > 3 ? 34 : 80, x.length > 1 ? 14 : 6]; // names stand in the gaps
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${x.length * (height + gap) + gap}`);
   svg.setAttribute("class", "plot");
@@ -85,7 +85,7 @@ function lines(model, x, label, under, map) {
     if (x.length > 1) {
       const text = document.createElementNS(SVG, "text");
       text.setAttribute("x", 4);
-      text.setAttribute("y", top + 9);
+      text.setAttribute("y", top - 3);
       text.textContent = model.columns[i].name;
       svg.append(text);
     }
@@ -93,21 +93,34 @@ function lines(model, x, label, under, map) {
   return svg;
 }
 
+const TRAITS = { // what a name says to those who know the field, in plain words
+  "log p(x|z)": "how probable its values are from its latents",
+  KL: "how many nats its latents take",
+  entropy: "how unsure the reconstruction is",
+  "log squared error": "how far the reconstruction is off",
+  "log spread of nats": "how unevenly the error lies",
+  "log |mu|^2": "how far its latents lie from their middle",
+  "sum of logsigma": "how unsure its latents are",
+};
+
 /** What a score says, in sentences. */
 export function figures(model, score) {
   const made = [
     make("p", {}, make("b", {}, `ELBO ${nats(score.elbo_nats, score.standard_error_nats)} nats`),
-      ` = ${nats(score.reconstruction_nats, null, score.elbo_nats)} for its ${model.observation.kind === "image" ? "pixels" : "values"} − ${nats(score.kl_nats, null, score.elbo_nats)} for its latents`),
+      ` = ${nats(score.reconstruction_nats, null, score.elbo_nats)} for its ${model.observation.kind === "image" ? "pixels" : "values"} − ${nats(score.kl_nats, null, score.elbo_nats)} of KL for its latents`),
   ];
   if (score.verdict) {
-    const { p, odd, oddest, deviation } = score.verdict;
+    const { p, odd, oddest, deviation, score: value } = score.verdict;
     const share = `${p < 0.01 ? (100 * p).toFixed(1) : Math.round(100 * p)}% of normal ${model.noun}s are as odd or odder`;
-    made.push(make("p", {}, make("span", { className: odd ? "odd" : "usual" }, odd ? "Odd" : "Usual"), `: ${share} (p = ${Number(p.toPrecision(2))})`));
-    if (odd) made.push(make("p", {}, `Farthest from usual: ${oddest}, ${Math.abs(deviation).toFixed(1)} standard deviations ${deviation < 0 ? "below" : "above"}.`));
+    made.push(make("p", {}, make("span", { className: odd ? "odd" : "usual" }, odd ? "Odd" : "Usual"), `: ${share} (p = ${Number(p.toPrecision(2))}${model.detector.threshold === null ? "" : `, score ${number(value)}`})`));
+    const means = TRAITS[oddest] ? ` (${TRAITS[oddest]})` : "";
+    if (odd) made.push(make("p", {}, `Farthest from usual: ${oddest}${means}, ${Math.abs(deviation).toFixed(1)} standard deviations ${deviation < 0 ? "below" : "above"}.`));
   }
   if (score.percentile_percent !== undefined) {
-    const rank = score.percentile_percent.toFixed(score.percentile_percent < 1 ? 1 : 0);
-    made.push(make("p", { className: "quiet" }, `A higher ELBO than ${rank}% of ${score.test_observations.toLocaleString("en")} test ${model.noun}s.`));
+    const [lowest, highest] = model.ranks;
+    const end = score.percentile_percent <= lowest ? "less than " : score.percentile_percent >= highest ? "more than " : "";
+    const rank = end ? Number(score.percentile_percent.toPrecision(2)) : score.percentile_percent.toFixed(score.percentile_percent < 1 ? 1 : 0);
+    made.push(make("p", { className: "quiet" }, `A higher ELBO than ${end}${rank}% of ${score.test_observations.toLocaleString("en")} test ${model.noun}s.`));
   }
   return made;
 }
