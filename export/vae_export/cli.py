@@ -110,6 +110,11 @@ def cli(
     Nothing is published unless the shipped runtime gives PyTorch's numbers. With --from, a VAE that was trained
     elsewhere is exported; examples/bring_your_own.py of the project's source is one. With --encoder and --decoder, it
     is one of which there are ONNX files.
+
+    \b
+    Examples:
+      vae-export runs/photos --out bundles/photos --precision auto
+      vae-export --from my_vae:described --out bundles/mine
     """
     paired = any(value is not None for value in pair.values())
     if (origin or paired) and (run_folder or best or model or dataset):

@@ -41,6 +41,12 @@ def cli(context: click.Context, bundle: Path | None, threads: int | None, memory
     MNIST's, tables, or - for standard input. What does not have the model's size or mode is fitted, and the command
     says so. Outputs: .png for a grid, .npy or .npz for an array, a name without suffix for a folder of PNGs. A model of
     rows of numbers, or of series, takes tables and arrays, and gives .csv, .npy or .npz, or a plot as .png.
+
+    \b
+    Examples:
+      vae-infer sample -n 64 -o samples.png
+      vae-infer elbo photo.png
+      vae-infer --bundle bundles/mine detect photos
     """
     context.obj = (bundle, threads, None if memory is None else memory << 20)
 
@@ -117,7 +123,7 @@ def reconstruct(
     click.echo(f"{output}: {terminal.count(len(found), 'reconstruction')}")
 
 
-@cli.command()
+@cli.command(short_help="Score observations: the ELBO, its two terms and its rank.")
 @terminal.with_sources
 @click.option(
     "--samples", "-K", type=click.IntRange(1, 1_000_000), default=16, show_default=True, help="Draws of z for each."
@@ -220,7 +226,7 @@ def encode(
     terminal.say_fitted(found)
 
 
-@cli.command()
+@cli.command(short_help="Decode latents to observations, E[x|z].")
 @click.argument("latents")
 @terminal.with_output("Grid, array or folder.  [default: decoded.png]")
 @click.pass_obj
@@ -241,7 +247,7 @@ def decode(options: Options, latents: str, output: Path | None) -> None:
     click.echo(f"{output}: {terminal.count(len(z), f'decoded {noun}')}")
 
 
-@cli.command()
+@cli.command(short_help="Walk through latent space from one to another.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @terminal.with_missing
@@ -269,7 +275,7 @@ def interpolate(options: Options, a: str, b: str, missing: str, steps: int, line
     click.echo(f"{output}: {steps} steps from {a} to {b}, {'linear' if linear else 'spherical'}")
 
 
-@cli.command()
+@cli.command(short_help="Vary one latent at a time, a row each.")
 @click.argument("sources", metavar="[SOURCES]...", nargs=-1)
 @terminal.with_missing
 @click.option("--steps", type=click.IntRange(2, 1000), default=11, show_default=True, help="How many for each latent.")
@@ -308,7 +314,7 @@ def traverse(
     click.echo(f"{output}: latents (KL in nats) {rows}, from {-span:g} to {span:g}{unit}")
 
 
-@cli.command()
+@cli.command(short_help="Say what the bundle holds, and how good it is.")
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 @click.pass_obj
 def info(options: Options, as_json: bool) -> None:
@@ -321,7 +327,7 @@ def info(options: Options, as_json: bool) -> None:
     click.echo(json.dumps(manifest.raw, indent=1) if as_json else format_info(manifest))
 
 
-@cli.command()
+@cli.command(short_help="Repeat the bundle's golden vectors on this device.")
 @click.pass_obj
 def verify(options: Options) -> None:
     """Run the bundle's golden vectors on this device and say how far it is off; exit code 3 past tolerance."""
@@ -336,7 +342,7 @@ def verify(options: Options) -> None:
         raise BundleError("golden vectors not reproduced", ", ".join(failed), "do not trust this device's numbers")
 
 
-@cli.command()
+@cli.command(short_help="Describe this machine, and say what it lacks.")
 def doctor() -> None:
     """Describe this machine, and say whether the runtime can work on it."""
     from vae_runtime import doctor as examination
@@ -347,7 +353,7 @@ def doctor() -> None:
     click.echo(f"{'verdict':12} fit: onnxruntime can be imported here")
 
 
-@cli.command()
+@cli.command(short_help="Measure start-up, latency, throughput and memory.")
 @click.option("--json", "as_json", is_flag=True, help="All figures as JSON: seconds, bytes, things per second.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=1.0, show_default=True, help="For each throughput.")
 @click.pass_obj

@@ -26,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-@click.command()
+@click.command(short_help="Learn from normal observations what is usual.")
 @terminal.with_sources
 @click.option(
     "-o", "--output", type=_PATH, default=Path("site.json"), show_default=True, help="The calibration, a .json file."
@@ -90,7 +90,7 @@ def calibrate(
     click.echo(f"{output}: {usual}, {share}")
 
 
-@click.command()
+@click.command(short_help="Tell odd observations from normal ones.")
 @terminal.with_sources
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
 @click.option("--format", "style", type=click.Choice(["table", "csv", "jsonl"]), help="How to print.  [default: table]")

@@ -9,7 +9,7 @@ from vae_runtime import extras, terminal
 _OWN = ("127.0.0.1", "localhost", "::1")
 
 
-@click.command()
+@click.command(short_help="Serve a page to try the model out, and JSON routes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen to; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any that is free.")
 @click.option(

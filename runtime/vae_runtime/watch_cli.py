@@ -59,7 +59,7 @@ def _broker(context: click.Context, option: click.Parameter, text: str | None) -
     return text
 
 
-@click.command()
+@click.command(short_help="Judge what comes, for as long as it comes.")
 @click.argument("source")
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
 @click.option("--debounce", metavar="N|SECONDSs", callback=_debounce,
@@ -110,23 +110,27 @@ def watch(
 
     \b
     SOURCE is
-      a folder that fills: its new images, each when it is whole, or for a model of rows or series its new tables,
-        each after two seconds without a change;
+      a folder that fills: its new images, each when it is whole, or for a
+        model of rows or series its new tables, each after two seconds
+        without a change;
       a table in a file that grows, followed through rotation and truncation;
-      - for standard input, or a named pipe, or a device such as a serial port: raw frames for a model of images, else
-        the lines of a table.
+      - for standard input, or a named pipe, or a device such as a serial
+        port: raw frames for a model of images, else the lines of a table.
     No window of a series goes from one file into the next.
 
     \b
     Each line has an "event" and its "time" (UTC):
-      observation: its name, number, score, p, whether it is odd, its oddest trait, by how many standard deviations that
-        deviates, and the state with it;
-      state: the state has changed to odd, which is an alarm, or back to normal, and how long the other one lasted;
-      heartbeat: how many were seen, odd, alarms and skipped since the start, the share of normal ones that is called
-      odd, the latency since the last heartbeat (median and highest, seconds), the memory of the process (bytes),
-      and of a drift what has moved, since about which number, and its evidence (log of an e-value, drift from 6.9 on).
+      observation: its name, number, score, p, whether it is odd, its oddest
+        trait, by how many standard deviations that deviates, and the state
+        with it;
+      state: the state has changed to odd, which is an alarm, or back to
+        normal, and how long the other one lasted;
+      heartbeat: how many were seen, odd, alarms and skipped since the start,
+        the share of normal ones that is called odd, the latency since the
+        last heartbeat (median and highest, seconds), the memory of the
+        process (bytes), and of a drift what has moved, since about which
+        number, and its evidence (log of an e-value, drift from 6.9 on).
 
-    \b
     What cannot be read is left out, counted and said on stderr; a folder or a file that vanishes is waited for, and a
     full disk too. The watch ends when a pipe ends, and with SIGTERM or SIGINT, after a last heartbeat: exit code 0.
     SIGHUP reads bundle and calibration anew; where one of them is bad, those from before stay in force.
@@ -136,8 +140,10 @@ def watch(
       rpicam-vid -t 0 --width 640 --height 480 --codec yuv420 -o - |
         vae-infer --bundle BUNDLE watch - --size 640x480 --pixels yuv420p
       (a width that is a multiple of 64: others are padded)
-      ffmpeg -i rtsp://camera/stream -vf scale=64:64 -pix_fmt rgb24 -f rawvideo - | vae-infer --bundle BUNDLE watch -
-      vae-infer --bundle BUNDLE watch readings.csv --calibration site.json --debounce 10s --keep odd/
+      ffmpeg -i rtsp://camera/stream -vf scale=64:64 -pix_fmt rgb24 \\
+        -f rawvideo - | vae-infer --bundle BUNDLE watch -
+      vae-infer --bundle BUNDLE watch readings.csv \\
+        --calibration site.json --debounce 10s --keep odd/
     """
     from vae_runtime import watching
     from vae_runtime.watch_clock import Clock

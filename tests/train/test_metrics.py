@@ -183,9 +183,9 @@ def test_the_best_epoch_is_the_first_with_the_highest_test_elbo() -> None:
 
 
 def test_an_epoch_in_one_line() -> None:
-    """Figures in nats to two places, seconds, and images a second."""
+    """Figures in nats to two places, seconds, and observations a second, in a line that fits a terminal."""
     line = metrics.describe(GOOD)
-    assert line == ("epoch   3  train ELBO   -90.00  test ELBO   -95.00 = -74.50 - 20.50 nats  2.0 s  30,000 images/s")
+    assert line == "epoch   3  ELBO: train -90.00, test -95.00 = -74.50 - 20.50 nats  2.0 s  30,000/s"
 
 
 @pytest.mark.parametrize(("variance", "active"), [(0.0099, 1), (0.0101, 2)])

@@ -233,6 +233,12 @@ def cli(
     """Train a variational autoencoder and write a run folder.
 
     Settings that are not given come from the preset. A run folder that exists is never overwritten.
+
+    \b
+    Examples:
+      vae-train --dataset digits --epochs 50
+      vae-train --dataset photos --image-size 64 --out runs/photos
+      vae-train --dataset readings.csv --preset series --window 64
     """
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if context.invoked_subcommand is not None:
@@ -261,7 +267,7 @@ def cli(
     train.train(config, out, place, as_typed("vae-train"), recorders, export, listener)
 
 
-@cli.command()
+@cli.command(short_help="Bound log p(x) of the test data, and add it to the run.")
 @click.argument("run_folder", metavar="RUN", type=_PATH)
 @click.option("--samples", "-K", type=_POSITIVE, default=500, show_default=True, help="Draws of z for each.")
 @click.option("--best", is_flag=True, help="The weights of the best epoch instead of the last.")
@@ -276,7 +282,7 @@ def evaluate(run_folder: Path, samples: int, best: bool, **places: Any) -> None:
     click.echo(evaluate(run_folder, samples, best=best, **_at(**places)))
 
 
-@cli.command()
+@cli.command(short_help="Write the pictures and report.html of a run again.")
 @click.argument("run_folder", metavar="RUN", type=_PATH)
 @_model
 @_data
@@ -289,7 +295,7 @@ def report(run_folder: Path, **places: Any) -> None:
     click.echo(draw_report(run_folder, **_at(**places)))
 
 
-@cli.command()
+@cli.command(short_help="Compare two runs on the same test data.")
 @click.argument("a", metavar="RUN", type=_PATH)
 @click.argument("b", metavar="RUN", type=_PATH)
 @click.option("--samples", "-K", type=_POSITIVE, default=1, show_default=True, help="Compare bounds of log p(x) too.")

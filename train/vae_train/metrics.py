@@ -170,11 +170,11 @@ def _kind(line: str) -> str:
     return line.partition(":")[0]
 
 
-def describe(row: Metrics, noun: str = "image") -> str:
-    """An epoch for people."""
+def describe(row: Metrics) -> str:
+    """An epoch for people, in the 80 columns of a terminal."""
     speed = row["observations_per_second"]
     return (
-        f"epoch {row['epoch']:3.0f}  train ELBO {row['train_elbo']:8.2f}  test ELBO {row['test_elbo']:8.2f} = "
+        f"epoch {row['epoch']:3.0f}  ELBO: train {row['train_elbo']:.2f}, test {row['test_elbo']:.2f} = "
         f"{row['test_reconstruction']:.2f} - {row['test_kl']:.2f} nats  {row['seconds']:.1f} s  "
-        f"{format(speed, ',.0f' if speed >= 10 else '.2g')} {noun}s/s"
+        f"{format(speed, ',.0f' if speed >= 10 else '.2g')}/s"
     )

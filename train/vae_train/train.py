@@ -228,7 +228,7 @@ def _run(
     with recording(recorders, out, training.config, past, listener.warn) as recorded:
         with signals.deferred() as received, memory_errors():
             noun, levels = observations.observation.noun, observations.train.to(where)
-            between = _Between(training, out, place, seen, recorded.epoch, noun, received, warned, listener)
+            between = _Between(training, out, place, seen, recorded.epoch, received, warned, listener)
             loop.fit(training, levels, between.epochs, between.steps, noun, quiet=not listener.bar)
             between.steps()  # a signal may have come while the last epoch was measured
         if first:
@@ -241,7 +241,7 @@ class _Between:
     """What is done between epochs and between steps: measuring, saving, and stopping at a signal.
 
     seen: what is trained and tested on, as the likelihood sees it. record: takes an epoch's metrics, the VAE and the
-    latter. noun: of an observation. received: the signals so far. listener: hears of each epoch.
+    latter. received: the signals so far. listener: hears of each epoch.
     """
 
     def __init__(
@@ -251,13 +251,12 @@ class _Between:
         place: Place,
         seen: list[Tensor],
         record: Callable[..., None],
-        noun: str,
         received: list[int],
         warned: bool,
         listener: Listener,
     ) -> None:
         self.training, self.out, self.place, self.warned, self.listener = training, out, place, warned, listener
-        self.seen, self.record, self.noun, self.received = seen, record, noun, received
+        self.seen, self.record, self.received = seen, record, received
         self.first = distributed.rank() == 0
         self.saved, self.parent = time.monotonic(), os.getppid()
 
@@ -273,7 +272,7 @@ class _Between:
         self.record(past[-1], training.vae, self.seen[1])
         self._save()
         run_folder.write_metrics(self.out, past)
-        self.listener.result(metrics.describe(past[-1], self.noun))
+        self.listener.result(metrics.describe(past[-1]))
         config = training.config
         few = bool(metrics.few_steps(config, training.num_observations))
         epochs, patient = None if training.over else training.most_epochs, config.optimiser.patient
