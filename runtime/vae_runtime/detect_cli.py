@@ -219,6 +219,7 @@ def _lines(verdict: "Verdict", names: Iterable[str], style: str, noun: str, by: 
         width = max([len(noun), *(len(row[0]) for row in listed)])
         yield f"{noun:{width}} {'score':>9} {'p':>8}  odd  oddest"
         for name, score, p, odd, oddest, deviation in listed:
-            judged = f"{name:{width}} {score:9.2f} {p:8.4f}  {'odd' if odd else '':3}"
+            shown = f"{score:9.2f}" if abs(score) < 1e6 else f"{score:9.3g}"  # of a spike it may have 40 digits
+            judged = f"{name:{width}} {shown} {p:8.4f}  {'odd' if odd else '':3}"
             yield f"{judged}  {printable(oddest)} {deviation:+.1f}"
         yield f"{int(verdict.odd.sum())} of {len(listed)} odd, {by}"

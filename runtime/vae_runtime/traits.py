@@ -125,7 +125,8 @@ def _of_images(x: Floats) -> Doubles:
 def _of_series(x: Floats) -> Doubles:
     """Of windows [rows, C, T], two of each channel: how far it spreads, and how far a step goes."""
     wide = x.astype(np.float64)
-    spread, steps = wide.std(axis=2), np.sqrt(np.square(np.diff(wide, axis=2)).mean(axis=2))
+    steps = np.diff(wide, axis=2)  # none in a window of one
+    spread, steps = wide.std(axis=2), np.sqrt(np.square(steps).sum(axis=2) / max(1, steps.shape[2]))
     return _flat(np.log(np.stack([spread, steps], axis=2) + 1e-3))
 
 

@@ -115,6 +115,7 @@ def test_a_threshold_by_hand_or_by_odd_ones(sets: Path, command: Command) -> Non
         (("detect", "odd.npy", "--calibration", "odd.npy"), 3, "calibration not understood"),
         (("calibrate", "normal.npy", "-o", "site.txt"), 2, "site.txt"),
         (("calibrate", "normal.npy", "--odd", "odd.npy", "--threshold", "1"), 2, "--threshold goes without --odd"),
+        (("calibrate", "normal.npy", "--threshold", "nan"), 2, "--threshold is a score, not nan"),
         (("calibrate", "normal.npy", "--false-alarms", "1"), 2, "--false-alarms"),
         (("calibrate", "absent.npy"), 4, "absent.npy"),
     ],

@@ -34,9 +34,10 @@ def normal(vae: VAE, count: int, seed: int = 0) -> np.ndarray:
 
 def test_normal_observations_alarm_as_often_as_was_asked(vae: VAE) -> None:
     """Of 1,000 others from the same source, at 1% and 20%, within four standard errors of both samples."""
+    fitted = Detector.fit(vae, normal(vae, 1500), 0.01)
+    traits = fitted.traits(normal(vae, 1000, seed=1))
     for asked in (0.01, 0.2):
-        detector = Detector.fit(vae, normal(vae, 1500), asked)
-        odd = detector.verdict(normal(vae, 1000, seed=1)).odd.mean()
+        odd = Detector(vae, replace(fitted.calibration, false_alarms=asked)).judged(traits).odd.mean()
         assert abs(odd - asked) < 4 * math.sqrt(asked * (1 - asked) * (1 / 1000 + 1 / 1500))
 
 
@@ -95,6 +96,14 @@ def test_traits_of_an_image_by_itself() -> None:
         edges = np.concatenate([np.diff(image, axis=1).ravel(), np.diff(image, axis=2).ravel()])
         expected = [entropy(image), entropy(edges), image.mean() / 255, math.log(image.std() / 255 + 1 / 256)]
         np.testing.assert_allclose(row, expected, rtol=1e-5)
+
+
+def test_traits_of_a_window_by_itself() -> None:
+    """How far each channel spreads and how far a step goes, also of a window of one step."""
+    x = np.array([[[0, 1, 0, 3]], [[2, 2, 2, 2]]], np.float32)
+    expected = np.log(np.array([[np.std([0, 1, 0, 3]), math.sqrt(11 / 3)], [0, 0]]) + 1e-3)
+    np.testing.assert_allclose(own(x, Observation("series", (1, 4), None)), expected, rtol=1e-12)
+    np.testing.assert_allclose(own(x[:, :, :1], Observation("series", (1, 1), None)), math.log(1e-3), rtol=1e-12)
 
 
 def test_a_rows_values_by_themselves_are_under_students_t() -> None:
@@ -252,6 +261,8 @@ def test_a_bundle_without_a_calibration_says_so(tiny: VAE) -> None:
         lambda site: site.update(false_alarms=2.0),
         lambda site: site.update(num_samples=0),
         lambda site: site.update(observations=-1),
+        lambda site: site.update(observations=10**400),
+        lambda site: site.update(threshold=float("inf")),
         lambda site: site.update(higher_or_equal=[0] * len(site["scores"])),
         lambda site: site.update(format=2),
         lambda site: site.pop("traits"),
