@@ -57,11 +57,14 @@ class Ranks:
         percentile: Nats = np.clip(interpolated, self.lowest, self.highest)
         return percentile
 
-    def describe(self, percentile: float, noun: str) -> str:
-        """A percentile for people: marked at the two ends, there with the number of `noun`s where that sets them."""
+    @property
+    def coarse(self) -> bool:
+        """Whether the number of observations, and not that of the quantiles, sets `lowest` and `highest`."""
+        return self.observations < _FINE
+
+    def describe(self, percentile: float) -> str:
+        """A percentile for people, marked at the two ends."""
         sign = "<" if percentile <= self.lowest else ">" if percentile >= self.highest else ""
-        if self.observations >= _FINE:
-            return f"{sign}{percentile:.1f}%"
         if sign:
-            return f"{sign}{percentile:.3g}%, of {self.observations} {noun}s"
+            return f"{sign}{percentile:.3g}%"
         return f"{percentile:.{0 if self.observations < _TENTHS else 1}f}%"

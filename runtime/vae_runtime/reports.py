@@ -55,13 +55,12 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int, noun: 
     width = max(len(noun), *map(len, names))
     several = num_samples > 1
     error = f" {'+-':>5}" if several else ""
-    ranks = scores.ranks and [scores.ranks.describe(rank, noun) for rank in scores.ranks.percentile(scores.elbo)]
-    rank_width = max(11, *map(len, ranks)) if ranks else 0
-    rank = f" {'percentile':>{rank_width}}" if ranks else ""
+    ranks = scores.ranks and [scores.ranks.describe(rank) for rank in scores.ranks.percentile(scores.elbo)]
+    rank = f" {'percentile':>11}" if ranks else ""
     yield f"{noun:{width}} {'ELBO':>10}{error} {'log p(x|z)':>11} {'KL':>8}{rank}"
     for i, name in enumerate(names):
         error = f" {scores.standard_error[i]:5.2f}" if several else ""
-        rank = f" {ranks[i]:>{rank_width}}" if ranks else ""
+        rank = f" {ranks[i]:>11}" if ranks else ""
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean = plus_minus(float(scores.elbo.mean()), scores.error_of_mean)
@@ -70,6 +69,8 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int, noun: 
         copies = ", all equal" if scores.different == 1 else f", {scores.different} distinct"
     of = f" of {len(scores.elbo)} {noun}s{copies}:" if len(scores.elbo) > 1 else ""
     draws = f"{num_samples} draw{'s' if several else ''} of z per {noun}, seed {seed}"
+    if scores.ranks and scores.ranks.coarse:  # how few they are sets the two ends
+        draws += f", percentiles of {scores.ranks.observations} test {noun}s"
     kind = "log density"  # unlike a probability, it may be above 0, and depends on the values' unit
     if scores.bits_per_dimension is not None:
         kind = f"{scores.bits_per_dimension.mean():.3f} bits per dimension"

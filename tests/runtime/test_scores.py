@@ -10,6 +10,7 @@ import pytest
 
 from vae_runtime import VAE, BundleError, InputError, noise, score
 from vae_runtime.ranks import Ranks
+from vae_runtime.reports import format_scores
 
 SEED = 23
 
@@ -132,19 +133,21 @@ def test_a_rank_is_no_finer_than_its_sample(ranked: Callable[[int], VAE], images
     """Of n test images no rank is below 100/n percent or above 100 - 100/n, in figures and in words."""
     vae = ranked(images)
     assert vae.percentile([-1e9, 1e9]).tolist() == pytest.approx(ends)
-    lowest, highest = (vae.ranks.describe(rank, "image") for rank in vae.percentile([-1e9, 1e9]))
+    lowest, highest = (vae.ranks.describe(rank) for rank in vae.percentile([-1e9, 1e9]))
     assert (lowest[0], highest[0]) == ("<", ">")
     assert float(lowest[1:].partition("%")[0]) == pytest.approx(ends[0], abs=0.05)
-    assert (f"of {images} images" in lowest) is (images < 1000)
+    assert vae.ranks.coarse is (images < 1000)
+    words = "\n".join(format_scores(vae.score(vae.sample(1)), ["a"], "table", 16, 0, "image"))
+    assert (f", percentiles of {images} test images\n" in words) is (images < 1000)
     middle = vae.percentile(vae.ranks.elbo[len(vae.ranks.elbo) // 2])
-    assert vae.ranks.describe(float(middle), "image").startswith("50")
+    assert vae.ranks.describe(float(middle)).startswith("50")
 
 
 def test_a_percentile_of_few_images_says_so():
     """The table's words at the ends, as people read them."""
     ranks = Ranks(20, np.array([0.1, 50, 99.9]), np.array([-120.0, -100, -80]))
-    shown = [ranks.describe(rank, "image") for rank in ranks.percentile([-121, -119.9, -100, -80])]
-    assert shown == ["<5%, of 20 images", "<5%, of 20 images", "50%", ">95%, of 20 images"]
+    shown = [ranks.describe(rank) for rank in ranks.percentile([-121, -119.9, -100, -80])]
+    assert shown == ["<5%", "<5%", "50%", ">95%"]
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])

@@ -159,7 +159,7 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
     shown = "\n".join(f"<div>{escape(name)}<b>{_mean(found)}</b>{_unit(run, found)}</div>" for name, found in cards)
     measured = (
         f"{evaluation['observations']:,} {evaluation['split']} {run.observation.noun}s of {evaluation['dataset']}; "
-        f"binarisation: {evaluation['binarisation']}; {evaluation['prior']} prior"
+        f"{evaluation['prior']} prior"
     )
     weights = sum(weight.numel() for weight in run.vae.parameters())
     latents = _number(run.vae.latent_dim, "latent dimension")
@@ -168,6 +168,8 @@ def _headline(run: Run, rows: list[Metrics]) -> str:
     return (
         f"<header>\n<h1>{escape(Path(config.data.dataset).name)}, {escape(config.made_by)}</h1>\n"
         f'<div class="headline">\n{shown}\n</div>\n'
+        f'<p class="soft">The ELBO is a lower bound on the log-probability that the model gives to an observation: the '
+        f"higher, the better. A nat is the unit of such logarithms to base e. What follows ± is a standard error.</p>\n"
         f'<p class="soft">{escape(measured)}. {escape(model)}; {trained}.</p>\n</header>'
     )
 
@@ -249,7 +251,11 @@ def _charts(curves: list[Picture], noun: str) -> str:
         f"variance of its mean mu over the {noun}s is above {metrics.ACTIVE}. A chart may leave out the first tenth "
         f"of the epochs."
     )
-    shown = "\n".join(_image(picture, "chart", "a curve over the epochs, whose table is below") for picture in curves)
+    names = ("ELBO", "reconstruction", "KL", "gradient norm", "active units", "speed")
+    shown = "\n".join(
+        _image(picture, "chart", f"{name} over the epochs, whose table is below")
+        for name, picture in zip(names, curves, strict=True)
+    )
     return _figure(caption, f'<div class="charts">\n{shown}\n</div>')
 
 
@@ -384,6 +390,7 @@ def _prepared(run: Run) -> dict[str, Any]:
 def _list(values: dict[str, Any]) -> str:
     def item(name: str, value: object) -> str:
         text = ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        text = text or "none"
         long = ' class="long"' if len(text) > 24 else ""
         return f"<div{long}><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}</dd></div>"
 
