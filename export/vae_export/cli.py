@@ -171,6 +171,7 @@ def _from_elsewhere(origin: Any, observations: Path | None, out: Path, how: dict
 def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], verbose: bool) -> None:
     """Export, and say what was compared, what it costs and what it replaces. how: `exporter.export_vae`'s options."""
     from vae_export import failing, gate, tradeoff
+    from vae_runtime.bundle import CALIBRATION
 
     before, keep_failing = _described(out), how["keep_failing"]
     try:
@@ -189,6 +190,9 @@ def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], v
         _print_verdict(verdict, verbose)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {how['opset']}, {exported.precision}, {size / 1e6:.1f} MB")
+    if CALIBRATION not in exported.manifest.files:
+        why = "too few held-out observations that differ, or one that the model gives no finite figure for"
+        click.echo(f"vae-export: note: it carries no calibration: {why}; vae-infer calibrate makes one", err=True)
     if before and before != _described(out):
         click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)
 
