@@ -199,6 +199,23 @@ def test_graphs_as_of_keras_by_the_command(tmp_path: Path, command: Command, mon
     assert parity is not None
     assert parity.reference == "the ONNX files in float64, as ONNX's own evaluator has them"
     np.testing.assert_allclose(VAE.load("bundles/mine").elbo(x[:20]), expected, rtol=0, atol=1e-3)
+    assert "calibration.json" in read(Path("bundles/mine")).manifest.files
+
+
+@pytest.mark.slow
+def test_a_bundle_without_a_calibration_is_told(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten observations that differ say little of what is usual."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(keras_like("encoder"), "e.onnx")
+    onnx.save(keras_like("decoder"), "d.onnx")
+    np.save("x.npy", np.repeat(elsewhere.digits()[:10].transpose(0, 2, 3, 1), 8, axis=0))
+    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
+    ran = command(vae_export_command, "--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--out", "few")
+    assert ran.code == 0
+    assert "note: it carries no calibration: too few held-out observations that differ" in ran.err
+    assert "calibration.json" not in read(Path("few")).manifest.files
 
 
 @pytest.mark.slow
