@@ -78,9 +78,9 @@ def test_long_work_shows_a_bar_on_a_terminal(many: Path, verb: list[str]):
 
 def test_short_work_shows_no_bar(many: Path):
     """Work that takes a few runs only shows no bar on a terminal either."""
-    np.save(many / "few.npy", np.zeros((40, 28, 28), np.uint8))
+    np.save(many / "few.npy", np.zeros((20, 28, 28), np.uint8))
     code, shown = on_terminal(many, *SMALL, "reconstruct", "few.npy", "-o", "out.npy")
-    assert (code, shown) == (0, "out.npy: 40 reconstructions\r\n")
+    assert (code, shown) == (0, "out.npy: 20 reconstructions\r\n")
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
