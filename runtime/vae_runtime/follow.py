@@ -21,6 +21,7 @@ from vae_runtime.watch_notes import Notes
 
 POLL = 0.2  # seconds between two looks at a folder or a file
 STDIN = "standard input"
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 
 
 class Came(NamedTuple):
@@ -169,8 +170,9 @@ def _descriptor(source: "str | os.PathLike[str] | Stream", path: Path | None) ->
     if str(path) == "-":
         return os.dup(sys.stdin.fileno())
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe that nobody has begun to write
+        descriptor = os.open(source, os.O_RDONLY | _NO_WAITING)  # a named pipe that nobody has begun to write
     except OSError as error:
         raise _unreadable(error, source) from None
-    os.set_blocking(descriptor, True)
+    if sys.platform != "win32":
+        os.set_blocking(descriptor, True)
     return descriptor

@@ -219,7 +219,9 @@ class _Signals:
 
     def __init__(self, clock: "Clock") -> None:
         self._clock, self._hung_up = clock, False
-        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._renew}
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop}
+        if sys.platform != "win32":
+            handlers[signal.SIGHUP] = self._renew
         self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def __enter__(self) -> "_Signals":

@@ -2,17 +2,23 @@
 
 import os
 import select
+import sys
 import time
+
+from vae_runtime.errors import EnvironmentUnfit
 
 
 class Clock:
     """What tells a watch the time and waits for it; a clock of one's own makes a test of hours short."""
 
     def __init__(self) -> None:
+        """Raises EnvironmentUnfit where the system does not wait for pipes."""
         self._read, self._write = os.pipe()
+        self.stopped = False
+        if sys.platform == "win32":
+            raise EnvironmentUnfit("a watch needs a POSIX system", sys.platform, "use Linux, or macOS")
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        self.stopped = False
 
     def now(self) -> float:
         """Seconds since 1970."""

@@ -7,6 +7,7 @@ Example:
 
 import os
 import statistics
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, nullcontext
@@ -263,6 +264,8 @@ def _keep(folder: Path, most: int, source: "str | os.PathLike[str] | Stream") ->
 
 def _resident() -> int | None:
     """Bytes of this process that are in memory; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
