@@ -165,7 +165,7 @@ def test_a_shown_command_prints_what_the_page_says(
 
 
 TIMINGS = re.compile(  # and rounding errors, and what a row of the numeric gate says of them: all machines differ
-    r"[\d.]+ s +[\d,]+ (?:images|rows)/s|\d\.\de-\d\d|\d+ threads?|(?<=^✓ .{28}).*"
+    r"[\d.]+ s +[\d,]+ (?:images|rows)/s|[\d.]+ s +[\d,]+/s|\d\.\de-\d\d|\d+ threads?|(?<=^✓ .{28}).*"
 )
 FIGURE = re.compile(r"-?\d+\.\d+")
 

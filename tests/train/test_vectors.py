@@ -130,7 +130,7 @@ def test_the_commands_work_on_rows(command: Command, readings: Path, tmp_path: P
     assert f"{rows:,} rows to train on in " in made.err
     assert f"{D} columns, each scaled to mean 0 and spread 1" in made.err
     assert "preset vector" in made.err
-    assert "rows/s" in made.out
+    assert "nats per row" in made.out
     assert "nats per row, columns in their units" in made.out
     for words in (("evaluate", out, "-K", 5), ("report", out), ("compare", out, out)):
         result = command(main, *words, *HERE)
