@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from vae_runtime.errors import ArgumentError
-from vae_train import checkpoints, data, loop, metrics, pixels, results, state, train
+from vae_train import checkpoints, data, loop, metrics, objectives, pixels, results, state, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place
 from vae_train.state import Metrics, TrainingState
@@ -320,6 +320,40 @@ def test_a_step_that_is_not_finite_is_skipped(
         assert a[name] == b[name] > 0
     (line,) = (line for line in metrics.trouble([b], 2) if "skipped" in line)
     assert line.startswith("steps skipped: 1,")
+
+
+def test_a_gradient_that_jumps_is_cut_to_ten_times_the_usual_one(
+    digits: data.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thirteenth gradient a million times as long: ten times the usual length is left of it."""
+    real = objectives.backward
+
+    def lengthened(factor: float) -> tuple[list[float], torch.Tensor]:
+        """The norms of vectors' gradients up to that step, and Adam's mean of gradients after it."""
+        training, norms = begin(SMALL.replace(batch_size=100), digits), []
+
+        def backward(*args: Any) -> None:
+            real(*args)
+            longer = factor if len(norms) == 12 else 1.0
+            for weight in training.weights:
+                assert weight.grad is not None
+                weight.grad *= longer
+            norms.append(math.sqrt(sum(norm2(weight) for weight in training.weights if weight.ndim < 2)))
+
+        monkeypatch.setattr(objectives, "backward", backward)
+        for batch in training.batches()[:13]:
+            loop.step(training, digits.train[batch])
+        return norms, torch.cat([state["exp_avg"].flatten() for state in training.optimizer.state.values()])
+
+    norms, plain = lengthened(1.0)
+    (_, twice), (_, thrice), (_, longer), (_, longest) = (lengthened(factor) for factor in (2.0, 3.0, 1e3, 1e6))
+    usual = norms[0]
+    for norm in norms[1:12]:
+        usual = 0.99 * usual + 0.01 * norm
+    once = twice - plain  # what the gradient itself brings to the mean
+    torch.testing.assert_close(thrice, plain + 2 * once, rtol=1e-4, atol=1e-6)  # long, but not ten times
+    torch.testing.assert_close(longest, plain + (10 * usual / norms[12] - 1) * once, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(longest, longer, rtol=1e-4, atol=1e-6)
 
 
 def command_line(out: Path, batch_size: int, epochs: int = 2) -> list[object]:

@@ -15,6 +15,8 @@ from vae_train.vae import VAE, Pass
 
 Metrics = dict[str, float]
 _NORM_EVERY = 10  # steps
+_LONGEST, _NEW = 10.0, 0.01  # of a gradient, in usual ones; the weight of a new one in what is usual
+_RUNNING = ("norms", "usual", "skipped", "skipped_in_a_row")  # measured on the way
 _MEASURE_EVERY = 100  # steps at least, where the number of passes is not given
 
 
@@ -61,6 +63,7 @@ class TrainingState:
         )
         self.progress = Progress()
         self.norms = torch.zeros(3, device=device)  # of gradients since the last metrics: sum, number, the largest
+        self.usual = torch.zeros((), device=device)  # running mean of the norm of vectors' gradients; 0: none yet
         self.skipped = torch.zeros((), device=device)  # steps since then
         self.skipped_in_a_row = torch.zeros((), device=device)
         self._epoch_start = self.generator.get_state()
@@ -88,11 +91,13 @@ class TrainingState:
         """Move the weights along their gradients, unless the pass `out` was not finite; nothing waits for the device.
 
         Every tenth step measures the norm of all gradients, which a small network notices; the others look at those of
-        vectors, such as biases, alone: what is not finite in a layer nearly always reaches its bias.
+        vectors, such as biases, alone: what is not finite in a layer, or jumps, nearly always reaches its bias.
+        A gradient ten times as long as usual is cut to that, or one bad batch would throw all weights off.
         """
         gradients = [w.grad for w in self.weights if w.grad is not None]
         finite = (out.parameters.sum() + out.z.sum()).isfinite()
-        finite &= torch.nn.utils.get_total_norm([g for g in gradients if g.ndim < 2]).isfinite()
+        of_vectors = torch.nn.utils.get_total_norm([g for g in gradients if g.ndim < 2])
+        finite &= of_vectors.isfinite()
         if self.progress.step % _NORM_EVERY == 0:
             norm = torch.nn.utils.get_total_norm(gradients)
             finite &= norm.isfinite()
@@ -100,7 +105,7 @@ class TrainingState:
             self.norms += torch.where(finite, measured, 0)
         bad = 1 - distributed.smallest(finite.float())
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets: 1 skips the step
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.optimizer.grad_scale = self._excess(of_vectors, bad)  # type: ignore[attr-defined]  # which it divides by
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -108,6 +113,13 @@ class TrainingState:
         self.skipped_in_a_row += 1
         self.skipped_in_a_row *= bad
         self.progress.step += 1
+
+    def _excess(self, norm: Tensor, bad: Tensor) -> Tensor:
+        """By how many times a gradient is too long whose vectors have this norm, or 1; takes it into what is usual."""
+        longest = torch.where(self.usual > 0, _LONGEST * self.usual, norm)
+        usual = torch.where(self.usual > 0, self.usual.lerp(norm.minimum(longest), _NEW), norm)
+        self.usual.copy_(torch.where(bad > 0, self.usual, usual))
+        return (norm / longest).nan_to_num(1.0).clamp(min=1.0)
 
     @property
     def measured(self) -> bool:
@@ -148,7 +160,7 @@ class TrainingState:
         tensors = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-        tensors |= {"norms": self.norms, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        tensors |= {name: getattr(self, name) for name in _RUNNING}
         tensors |= {"generator": self.generator.get_state(), "epoch_start": self._epoch_start}
         tensors["default_generator"] = self._default_generator().get_state()
         rest = {
@@ -179,7 +191,7 @@ class TrainingState:
         self.generator.set_state(tensors["generator"])
         self._default_generator().set_state(tensors["default_generator"])
         self._epoch_start = tensors["epoch_start"]
-        for name in ("norms", "skipped", "skipped_in_a_row"):
+        for name in _RUNNING:
             getattr(self, name).copy_(tensors[name])
         self.progress = Progress(**values["progress"])
 
