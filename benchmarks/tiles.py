@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vae_train import run_folder
+from vae_train import kept, run_folder
 from vae_train.bounds import bits_per_dimension
 from vae_train.data import in_test
 
@@ -45,14 +46,8 @@ def cut(image: Levels, seed: int = 0) -> Levels:
 
 def independent(train: Levels, test: Levels, pooled: bool) -> float:
     """Bits per dimension of the test tiles under a histogram for each pixel and channel, or for each channel."""
-    if pooled:
-        train, test = (tiles.transpose(0, 2, 3, 1).reshape(-1, tiles.shape[1]) for tiles in (train, test))
-    columns = [tiles.reshape(len(tiles), -1) for tiles in (train, test)]
-    bits = 0.0
-    for known, seen in zip(*(values.T for values in columns), strict=True):
-        counts = np.bincount(known, minlength=256) + 1.0
-        bits -= np.log2(counts[seen] / counts.sum()).sum()
-    return bits / columns[1].size
+    nats = kept.histograms(torch.from_numpy(train), torch.from_numpy(test), pooled)
+    return bits_per_dimension(float(nats.mean()), test[0].size)
 
 
 def main() -> None:
@@ -76,10 +71,10 @@ def main() -> None:
             Image.fromarray(np.squeeze(tile.transpose(1, 2, 0))).save(folder / f"{i:03d}.png")
         words = ["vae-train", "--dataset", folder, "--preset", "resnet-colour", *options, "--out", run]
         subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
-        kept = in_test(tiles)
-        models = [independent(tiles[~kept], tiles[kept], pooled) for pooled in (False, True)]
+        tested = in_test(tiles)
+        models = [independent(tiles[~tested], tiles[tested], pooled) for pooled in (False, True)]
         settings, rows = run_folder.read_settings(run), run_folder.read_metrics(run)
-        steps = rows[-1]["epoch"] * settings.config.optimiser.steps_per_epoch(int((~kept).sum()))
+        steps = rows[-1]["epoch"] * settings.config.optimiser.steps_per_epoch(int((~tested).sum()))
         minutes = sum(row["seconds"] for row in rows) / 60
         elbo = json.loads((run / run_folder.EVALUATION).read_text())["figures"]["elbo"]["mean"]
         bits = bits_per_dimension(elbo, tiles[0].size)

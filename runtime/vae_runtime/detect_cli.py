@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -134,17 +133,18 @@ def detect(
 
     detector = Detector.load(vae, calibration)
     found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(detector.calibration.num_samples))
-    parts = []
+    parts: list[NDArray[np.float64]] = []
 
-    def looked_at() -> "Iterator[NDArray[np.float32]]":
+    def mapped() -> "Iterator[map_files.Mapped]":
         for batch in batches:
-            parts.append(detector.traits(batch))
-            yield batch
+            rows, deviations = detector.traits_and_map(batch)
+            parts.append(rows)
+            yield map_files.Mapped(batch, detector.judged(rows).score, deviations)
 
     if maps is None:
-        deque(looked_at(), maxlen=0)
+        parts.extend(map(detector.traits, batches))
     else:
-        terminal.note(f"{maps}: {map_files.write(maps, detector, looked_at(), found.names(), len(found))}")
+        terminal.note(f"{maps}: {map_files.write(maps, detector, mapped(), found.names(), len(found))}")
     traits = np.concatenate(parts)
     verdict = detector.judged(traits)
     noun, odd = vae.observation.noun, int(verdict.odd.sum())

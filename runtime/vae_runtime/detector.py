@@ -107,15 +107,13 @@ class Detector:
 
     def __init__(self, vae: VAE, calibration: Calibration) -> None:
         """Raises BundleError where the calibration is another model's."""
+        todo = "calibrate it anew with vae-infer calibrate"
         if calibration.model != _model(vae):
-            todo = "calibrate it anew with vae-infer calibrate"
             raise BundleError("calibration of another model", f"{calibration.model[:16]}, not {_model(vae)[:16]}", todo)
         wanted = traits.names(vae.observation, vae.names)
         if list(calibration.traits) != wanted:
-            todo = "calibrate it anew with vae-infer calibrate"
             raise BundleError("calibration of other traits", ", ".join(calibration.traits)[:200], todo)
         if len(calibration.places.mean) != math.prod(maps.cells(vae.observation)):
-            todo = "calibrate it anew with vae-infer calibrate"
             raise BundleError("calibration of other places", len(calibration.places.mean), todo)
         self.vae, self.calibration = vae, calibration
         self._density = density.Density.of(np.array(calibration.rows))
@@ -218,13 +216,17 @@ class Detector:
         those around it (`maps.residuals`), and some pixels or steps of a large observation share a number. It shows
         what the model cannot fit given what it took the whole for, so that what lies beside a change may be odd.
         """
+        return self.traits_and_map(x)[1]
+
+    def traits_and_map(self, x: Given) -> tuple[Doubles, Doubles]:
+        """`traits` and `map` of x, in the time of the latter alone."""
         places, kind = self.calibration.places, self.vae.observation
-        found = [
-            maps.spread_out(places.deviations(residuals), kind)
-            for _, _, residuals in _looked_at(self.vae, x, self.calibration.num_samples, places=True)
-        ]
-        empty = maps.spread_out(np.zeros((0, *maps.cells(kind))), kind)
-        return np.concatenate(found) if found else empty
+        rows = [np.zeros((0, len(self.calibration.traits)))]
+        deviations = [maps.spread_out(np.zeros((0, *maps.cells(kind))), kind)]
+        for _, found, residuals in _looked_at(self.vae, x, self.calibration.num_samples, places=True):
+            rows.append(found)
+            deviations.append(maps.spread_out(places.deviations(residuals), kind))
+        return np.concatenate(rows), np.concatenate(deviations)
 
     def score(self, x: Given) -> Doubles:
         """How odd each of x [batch, *shape] is, nats but for a constant, float64 [batch]; x as in `traits`."""

@@ -1,13 +1,13 @@
 """A folder that fills, and the folders in it: its new files, each when it is whole, in the order in which they came."""
 
 import os
-import re
 import stat
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vae_runtime import images
 from vae_runtime.errors import InputError
 from vae_runtime.follow import POLL, Came, Following, Pending
 from vae_runtime.observation import IMAGE
@@ -19,7 +19,6 @@ _PATIENCE = 10.0  # seconds without a change, after which a file that cannot be 
 _SHARE = 10  # times as long as a look into the folders took is waited until the next one
 _TICK = 0.1  # seconds by which a new file's mtime may lie back
 _ROWS = 256  # of a table at a time
-_SIZE = re.compile(r"\d+x\d+")
 
 
 @dataclass
@@ -109,7 +108,9 @@ class Folder:
         for text in found.notes:
             self._how.notes.often("table", text)
         for name, change in found.fitted.items():
-            self._how.notes.once(f"fitted {_SIZE.sub('', change)}", f"{name} fitted {change}; others of its kind too")
+            self._how.notes.once(
+                f"fitted {images.SIZE.sub('', change)}", f"{name} fitted {change}; others of its kind too"
+            )
         names = found.names()
         return [Came([name for _, name in zip(x, names)], x, came) for x in batches]  # noqa: B905
 

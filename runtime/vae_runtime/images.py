@@ -1,5 +1,6 @@
 """From Pillow images to a model's images and back to levels, with the precision that the images came with."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ Floats = NDArray[np.float32]
 _DEEP = ("I;16", "I;16B", "I;16L", "I")  # Pillow's modes of 16-bit levels
 READ_AS_8_BITS = "of 16 bits, read as 8"  # Pillow has no colours of 16 bits
 FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
+SIZE = re.compile(r"\d+x\d+")  # in what `fit` says was changed
 MOST_PIXELS = 64_000_000  # of one image: more is a mistake, or an attack on the memory
 _USUAL = Preprocessing()
 

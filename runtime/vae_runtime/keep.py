@@ -5,8 +5,6 @@ import io
 import json
 import math
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,19 +113,12 @@ def _content(x: NDArray[Any], seen: Observed, names: Sequence[str]) -> bytes:
         "deviation": seen.deviation,
     }
     if x.ndim == 3:
-        return _with_text(png(levels(x[None])[0], scale=1), json.dumps(figures))
+        return png(levels(x[None])[0], scale=1, text=json.dumps(figures))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*names, *figures])
     writer.writerows([*row, *figures.values()] for row in np.atleast_2d(x.T).tolist())
     return text.getvalue().encode(errors="surrogateescape")
-
-
-def _with_text(picture: bytes, text: str) -> bytes:
-    """A PNG with a text "vae-edge", which is ASCII: as the chunk before its last one, of 12 bytes."""
-    data = b"tEXtvae-edge\0" + text.encode("ascii")
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    return picture[:-12] + chunk + picture[-12:]
 
 
 def _blocks(size: int) -> int:

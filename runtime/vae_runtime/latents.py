@@ -88,19 +88,23 @@ def traverse(
     mu, logsigma = vae.encode(vae.observation.clip(vae.sample(_SAMPLES, seed)) if x is None else x)
     if not len(mu):
         raise InputError(f"no {vae.observation.noun}s", "an empty array", "give one or more, or none at all")
-    centre, unit = _spread(vae, seed)
+    centre, unit = spread(vae, seed)
     of_each = StandardNormal(vae.latent_shape).kl((mu - centre) / unit, logsigma - np.log(unit))
     kl = of_each.mean(axis=0).ravel()
     latents = np.argsort(-kl, kind="stable")[:most]
-    rest = vae.prior.from_noise(np.zeros(vae.latent_shape, np.float32)) if x is None else mu[0]
-    z = np.tile(rest.ravel(), (len(latents), steps, 1))
+    z = np.tile((rest(vae) if x is None else mu[0]).ravel(), (len(latents), steps, 1))
     for row, latent in enumerate(latents):
         z[row, :, latent] = centre.flat[latent] + unit.flat[latent] * np.linspace(-span, span, steps)
     theta = vae.decode(z.reshape(-1, *vae.latent_shape)).reshape(len(latents), steps, *vae.observation.shape)
     return Traversal(theta, latents.tolist(), kl[latents])
 
 
-def _spread(vae: VAE, seed: int) -> tuple[Floats, Floats]:
+def rest(vae: VAE) -> Floats:
+    """Where latents rest, float32 [*latent_shape]: what the prior makes of noise of 0."""
+    return vae.prior.from_noise(np.zeros(vae.latent_shape, np.float32))
+
+
+def spread(vae: VAE, seed: int = 0) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each latent under the prior, float32 [*latent_shape]: of N(0, I) 0 and 1.
 
     Those of a learned one are measured on draws.

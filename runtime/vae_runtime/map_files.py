@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,16 @@ _TABLES = (".csv", ".jsonl", ".png", *_ARRAYS)
 _SIDE = 224  # pixels that an image of a folder has at least
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")  # in a file's name
 
-Batches = Iterator[NDArray[Any]]
+
+class Mapped(NamedTuple):
+    """Observations x [n, *shape], how odd each is, `Detector.score` [n], and where, `Detector.map`."""
+
+    x: NDArray[Any]
+    score: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+
+
+Batches = Iterator[Mapped]
 
 
 def check(path: Path, vae: VAE) -> None:
@@ -36,7 +45,7 @@ def check(path: Path, vae: VAE) -> None:
 
 
 def write(path: Path, detector: Detector, batches: Batches, names: Iterator[str], count: int) -> str:
-    """Write `Detector.map` of `count` observations with a name each, and say what it shows.
+    """Write the maps of `count` observations with a name each, and say what they show.
 
     Of images a .png has each beside its map, and a folder (no suffix) has one such file for each. Of rows a .csv and a
     .jsonl have a line for each, of windows for each step; a .png is a plot of the oddest ones. .npy and .npz hold the
@@ -46,7 +55,7 @@ def write(path: Path, detector: Detector, batches: Batches, names: Iterator[str]
     check(path, vae)
     if path.suffix in _ARRAYS:
         shape = detector.map(np.zeros((0, *vae.observation.shape))).shape[1:]
-        outputs.write(path, count, shape, (detector.map(x).astype(np.float32) for x in batches))
+        outputs.write(path, count, shape, (batch.deviations.astype(np.float32) for batch in batches))
         return "standard deviations from what is usual at each place"
     if vae.observation.kind == IMAGE:
         _write_pictures(path, detector, batches, names, count)
@@ -63,8 +72,8 @@ def _write_pictures(path: Path, detector: Detector, batches: Batches, names: Ite
     scale = 1 if path.suffix else -(-_SIDE // max(height, width))
 
     def pairs() -> Iterator[NDArray[np.float32]]:
-        for x in batches:
-            drawn = maps.overlay(x, detector.map(x), detector.calibration.places)
+        for x, _, deviations in batches:
+            drawn = maps.overlay(x, deviations, detector.calibration.places)
             shown = x if channels == 3 else np.repeat(x.mean(axis=1, keepdims=True), 3, axis=1)
             pair = np.stack([shown, drawn], axis=1).reshape(-1, 3, height, width)  # x, map, x, ...
             yield pair if path.suffix else _beside(pair).repeat(scale, axis=2).repeat(scale, axis=3)
@@ -89,22 +98,22 @@ def _beside(pairs: NDArray[np.float32]) -> NDArray[np.float32]:
 def _write_plot(path: Path, detector: Detector, batches: Batches, names: Iterator[str], count: int) -> str:
     from vae_runtime import plots
 
-    most = plots.mapped(detector.vae)
-    scores, shown, called = np.zeros(0), np.zeros((0, *detector.vae.observation.shape)), np.zeros(0, object)
-    for x in batches:
-        scores, shown = np.concatenate([scores, detector.score(x)]), np.concatenate([shown, x])
-        called = np.concatenate([called, np.array(list(islice(names, len(x))), object)])
-        oddest = np.argsort(-scores, kind="stable")[:most]
-        scores, shown, called = scores[oddest], shown[oddest], called[oddest]
-    plots.maps(path, detector.vae, shown, detector.map(shown), detector.calibration.places, called.tolist())
-    which = f"the {len(shown)} oddest of {count:,}, " if len(shown) < count else ""
+    shape, most = detector.vae.observation.shape, plots.mapped(detector.vae)
+    shown, called = Mapped(np.zeros((0, *shape)), np.zeros(0), np.zeros((0, *shape))), np.zeros(0, object)
+    for batch in batches:
+        both = Mapped(*map(np.concatenate, zip(shown, batch, strict=True)))
+        called = np.concatenate([called, np.array(list(islice(names, len(batch.x))), object)])
+        oddest = np.argsort(-both.score, kind="stable")[:most]
+        shown, called = Mapped(*(each[oddest] for each in both)), called[oddest]
+    plots.maps(path, detector.vae, shown.x, shown.deviations, detector.calibration.places, called.tolist())
+    which = f"the {len(called)} oddest of {count:,}, " if len(called) < count else ""
     return f"{which}red where a value fits the model less than is usual there, blue where it fits it more"
 
 
 def _rows(detector: Detector, batches: Batches, names: Iterator[str]) -> Iterator[tuple[list[Any], list[float]]]:
     """What a line begins with, and its numbers: of rows one for each, of windows one for each step."""
-    for found in map(detector.map, batches):
-        for one, name in zip(found, names, strict=False):
+    for batch in batches:
+        for one, name in zip(batch.deviations, names, strict=False):
             if detector.vae.observation.kind == SERIES:
                 yield from (([name, step], row) for step, row in enumerate(one.T.tolist()))
             else:

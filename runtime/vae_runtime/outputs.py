@@ -90,9 +90,10 @@ def grid(count: int, shape: Shape, batches: Iterable[Floats], columns: int | Non
     return canvas
 
 
-def png(levels: NDArray[np.uint8], scale: int = _SCALE) -> bytes:
+def png(levels: NDArray[np.uint8], scale: int = _SCALE, text: str = "") -> bytes:
     """Levels [height, width, C] as a PNG (ISO/IEC 15948), each pixel `scale` times as large; C is 1 or 3.
 
+    text: of ASCII, which the file holds under the keyword "vae-edge", where it is not empty.
     Pillow would do it too, but importing it takes longer than drawing the images.
     """
     height, width, channels = levels.shape
@@ -100,7 +101,9 @@ def png(levels: NDArray[np.uint8], scale: int = _SCALE) -> bytes:
         _enlarge(levels, scale).reshape(height * scale, -1), ((0, 0), (1, 0))
     )  # before each row its filter: none
     header = struct.pack(">IIBBBBB", width * scale, height * scale, 8, _PNG_COLOURS[channels], 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes()))]
+    chunks += [(b"tEXt", b"vae-edge\0" + text.encode("ascii"))] if text else []
+    chunks.append((b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks
     )

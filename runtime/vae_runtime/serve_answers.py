@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from vae_runtime.detector import Detector
 from vae_runtime.errors import BundleError
 from vae_runtime.images import levels
-from vae_runtime.latents import traverse
+from vae_runtime.latents import rest, spread, traverse
 from vae_runtime.maps import overlay
 from vae_runtime.observation import IMAGE
 from vae_runtime.outputs import png
-from vae_runtime.prior import StandardNormal
 from vae_runtime.scores import score
 from vae_runtime.serve_limits import Deadline, Limits
 from vae_runtime.serve_requests import Sent, most
@@ -28,7 +27,7 @@ UNITS = {
 }
 _LATENTS = 8  # that have a slider
 _USED = 0.01  # nats of KL: a latent with less does nothing
-_LOOKED_AT = 500  # samples that say how far columns and latents range
+_LOOKED_AT = 500  # samples that say how far columns range
 
 
 def shown(vae: VAE, x: NDArray[Any]) -> list[Any]:
@@ -52,11 +51,18 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
         columns |= {"observation": shown(vae, x), "reconstructed": shown(vae, np.concatenate(made))}
     if detector is not None:
         rows = vae.rows_per_run(detector.calibration.num_samples)
-        parts = [x[i : i + rows] for i in range(0, len(x), rows)]
-        verdict = detector.judged(np.concatenate([detector.traits(each) for each in until.within(parts)]))
+        traits, maps = [], []
+        for part in until.within(x[i : i + rows] for i in range(0, len(x), rows)):
+            if show:
+                found, deviations = detector.traits_and_map(part)
+                maps += _maps(detector, part, deviations)
+            else:
+                found = detector.traits(part)
+            traits.append(found)
+        verdict = detector.judged(np.concatenate(traits))
         told = {part.name: getattr(verdict, part.name).tolist() for part in fields(verdict)}
         if show:
-            columns["map"] = [each for part in until.within(parts) for each in _maps(detector, part)]
+            columns["map"] = maps
         columns["verdict"] = [dict(zip(told, each, strict=True)) for each in zip(*told.values(), strict=True)]
     notes = list(sent.notes)
     if scores.off_support:
@@ -67,9 +73,8 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
     return {"scores": named, "samples": draws, "seed": seed, "notes": notes}
 
 
-def _maps(detector: Detector, x: NDArray[Any]) -> list[Any]:
+def _maps(detector: Detector, x: NDArray[Any], deviations: NDArray[Any]) -> list[Any]:
     """Where each is odd: of images a picture, of others the standard deviations of each value from what is usual."""
-    deviations = detector.map(x)
     if detector.vae.observation.kind == IMAGE:
         return shown(detector.vae, overlay(x, deviations, detector.calibration.places))
     values: list[Any] = deviations.round(3).tolist()
@@ -117,7 +122,7 @@ def model(vae: VAE, detector: Detector | None, limits: Limits) -> JSON:
         "ranks": _ranks(vae),
         "columns": [asdict(each) for each in _ranges(vae)],
         "sliders": [asdict(each) for each in _sliders(vae)],
-        "rest": _rest(vae).tolist(),
+        "rest": rest(vae).ravel().tolist(),
         "detector": None
         if detector is None
         else {
@@ -138,19 +143,6 @@ def _ranks(vae: VAE) -> tuple[float, float] | None:
         return None
 
 
-def _rest(vae: VAE) -> NDArray[np.float32]:
-    """Where latents rest, flat, [latent_dim]: what the prior makes of no noise."""
-    return vae.prior.from_noise(np.zeros((1, *vae.latent_shape), np.float32)).reshape(vae.latent_dim)
-
-
-def _spread(vae: VAE) -> NDArray[Any]:
-    """How far latents lie apart, flat, [latent_dim]: the standard deviation of the prior's draws."""
-    if isinstance(vae.prior, StandardNormal):
-        return np.ones(vae.latent_dim)
-    spread: NDArray[Any] = vae.prior.sample(0, np.arange(_LOOKED_AT)).reshape(_LOOKED_AT, vae.latent_dim).std(axis=0)
-    return spread
-
-
 def _sliders(vae: VAE) -> list[Slider]:
     """The latents with the largest KL on test observations, or where it was not measured on the model's own samples."""
     evaluation = vae.manifest.evaluation
@@ -161,9 +153,9 @@ def _sliders(vae: VAE) -> list[Slider]:
     else:
         walked = traverse(vae, steps=2, most=_LATENTS)
         latents, kl = walked.latents, walked.kl
-    rest, spread = _rest(vae), _spread(vae)
+    at, (_, unit) = rest(vae).ravel(), spread(vae)
     return [
-        Slider(i, float(nats), *(float(rest[i] + far * spread[i]) for far in (0, -3, 3)))
+        Slider(i, float(nats), *(float(at[i] + far * unit.flat[i]) for far in (0, -3, 3)))
         for i, nats in zip(latents, kl, strict=True)
         if nats > _USED
     ]

@@ -1,7 +1,6 @@
 """What the verbs of `vae-infer` share: options, observations that are read with a word on each change, text written."""
 
 import gc
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ ROWS = (".csv", *ARRAYS, ".png")
 SCORED = (".csv", ".json", ".jsonl")
 PICTURES = (".png", *ARRAYS, "")
 SEED = click.IntRange(0, 2**64 - 1)
-_SIZE = re.compile(r"\d+x\d+")  # of an image, in what was changed about it
 
 with_seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the noise.")
 with_sources = click.argument("sources", metavar="SOURCES...", nargs=-1, required=True)
@@ -158,14 +156,16 @@ def say_observed(vae: "VAE", changed: int, samples: int) -> None:
 
 def say_fitted(*sources: "Observations") -> None:
     """Say which images were changed to fit the model, a line for each kind of change, and how tables were read."""
+    from vae_runtime import images
+
     for text in (text for found in sources for text in found.notes):
         note(text)
     kinds: dict[str, dict[str, str]] = {}
     for name, change in (pair for found in sources for pair in found.fitted.items()):
-        kinds.setdefault(_SIZE.sub("", change), {})[name] = change
+        kinds.setdefault(images.SIZE.sub("", change), {})[name] = change
     for changes in kinds.values():
         first, change = next(iter(changes.items()))
-        sizes = len({size[0] for each in changes.values() if (size := _SIZE.search(each))})
+        sizes = len({size[0] for each in changes.values() if (size := images.SIZE.search(each))})
         of = f" of {sizes} sizes" if sizes > 1 else ""
         which = first if len(changes) == 1 else f"{len(changes)} images{of}, {first} first,"
         note(f"{which} fitted {change}")

@@ -78,7 +78,7 @@ class VAE:
         self.likelihood = likelihoods.make(contract.likelihood, self.observation)
         self._parameter_shape = likelihoods.parameter_shape(self.likelihood, self.observation.shape)
         graphs = bundle.manifest.onnx
-        self._working_bytes = max([0, *graphs.working_bytes.values()] if graphs else [0])
+        self._working_bytes = max(graphs.working_bytes.values(), default=0) if graphs else 0
         self.rows = min(_MOST_ROWS, self._rows_of(_BYTES_TO_SAMPLE))
         self._sessions = Sessions(bundle, self.likelihood.output, self._parameter_shape)
         self.prior = priors.make(contract.prior, self.latent_shape, self._sessions)

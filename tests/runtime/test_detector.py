@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.bundles import Forge, linear
+from support.bundles import Forge, linear, normal
 from vae_runtime import VAE, noise
 from vae_runtime.density import Density, surprise_of_each
 from vae_runtime.detector import FEWEST, Detector
@@ -25,11 +25,6 @@ SHAPES: dict[str, tuple[int, ...]] = {"image": (1, 6, 5), "vector": (4,), "serie
 def vae(request: pytest.FixtureRequest, forge: Forge) -> VAE:
     """A linear model of each kind of observation, under a Gaussian."""
     return VAE.load(linear(forge, "gaussian", SHAPES[request.param]), threads=1)
-
-
-def normal(vae: VAE, count: int, seed: int = 0) -> np.ndarray:
-    """Samples of the model, in its range."""
-    return vae.observation.clip(vae.sample(count, seed))
 
 
 def test_normal_observations_alarm_as_often_as_was_asked(vae: VAE) -> None:

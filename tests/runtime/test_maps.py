@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.bundles import Forge, linear
+from support.bundles import Forge, linear, normal
 from support.commands import Command
 from vae_runtime import VAE, maps, noise
 from vae_runtime.cli import main
@@ -25,11 +25,6 @@ SHAPES: dict[str, tuple[int, ...]] = {"image": (2, 9, 7), "vector": (4,), "serie
 def vae(request: pytest.FixtureRequest, forge: Forge) -> VAE:
     """A linear model of each kind of observation, under a Gaussian."""
     return VAE.load(linear(forge, "gaussian", SHAPES[request.param]), threads=1)
-
-
-def normal(vae: VAE, count: int, seed: int = 0) -> np.ndarray:
-    """Samples of the model, in its range."""
-    return vae.observation.clip(vae.sample(count, seed))
 
 
 def around(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

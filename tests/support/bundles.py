@@ -67,6 +67,11 @@ def changed(folder: Path, **parts: object) -> Path:
     return folder
 
 
+def normal(vae: VAE, count: int, seed: int = 0) -> NDArray[Any]:
+    """Samples of the model, in its range."""
+    return vae.observation.clip(vae.sample(count, seed))
+
+
 def linear(
     forge: Forge,
     likelihood: str,

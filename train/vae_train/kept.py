@@ -74,7 +74,7 @@ def independent(likelihood: Likelihood, train: Tensor, levels: Tensor, mean: Ten
     one where that describes `levels` better.
     """
     if likelihood.name == "discretised-logistic":
-        return max((_histograms(train, levels, pooled) for pooled in (False, True)), key=lambda found: found.mean())
+        return max((histograms(train, levels, pooled) for pooled in (False, True)), key=lambda found: found.mean())
     constant = copy.deepcopy(likelihood)
     return constant.log_prob(pixels.unit(levels), constant.constant(mean, std)[None]).double()
 
@@ -100,8 +100,11 @@ def _means(vae: VAE, z: Tensor) -> Tensor:
     return torch.cat([vae.likelihood.mean(vae.decoder(some)) for some in z.split(64)])
 
 
-def _histograms(train: Tensor, levels: Tensor, pooled: bool) -> Tensor:
-    """log p of 8-bit levels [n, C, H, W], float64 [n], by histograms with add-one smoothing."""
+def histograms(train: Tensor, levels: Tensor, pooled: bool) -> Tensor:
+    """log p of 8-bit levels [n, C, H, W], float64 [n], nats, by histograms of those of `train`, with add-one smoothing.
+
+    There is one for each value, or with `pooled` one for all values of a channel.
+    """
     known, seen = ((some if some.dtype == torch.uint8 else (some * 255).round()).long() for some in (train, levels))
     known = known.transpose(0, 1).flatten(1).T if pooled else known.flatten(1)  # [n * H * W, C] or [n, C * H * W]
     cells = known + 256 * torch.arange(known.shape[1], device=known.device)
