@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 1000  # rows that kernels are kept of
-_CONSTANT = 1e-9  # of its mean, by which a column must spread to say anything
+_CONSTANT = 1e-9  # of its mean: a column that spreads by less is the same in all rows
+_TOLERANCE = 1e-3  # of its mean: the unit of such a column, beside which rounding is small
 _AT_ONCE = 16  # rows: their distances to all kernels stay in a processor's cache
 
 Doubles = NDArray[np.float64]
@@ -18,12 +19,12 @@ class Density:
 
     Columns are scaled, and their correlation is shrunk towards none (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)
     00096-4), so that a few dozen rows are enough for a sensible distance; kernels have the width of Silverman (1986,
-    eq. 4.14). A column that is the same in all rows is not looked at. They are whitened by the inverse root of the
+    eq. 4.14). Where a column is the same in all rows, another value is far from them. They are whitened by the inverse root of the
     correlation, so that each column keeps its name (Garthwaite and Koch 2016, doi:10.1111/anzs.12144).
     """
 
     mean: Doubles  # [d]
-    scale: Doubles  # [d]; infinite of a column that is not looked at
+    scale: Doubles  # [d]
     whiten: Doubles  # [d, d]
     kernels: Doubles  # [m, d], whitened
     width: float
@@ -34,13 +35,15 @@ class Density:
         if len(rows) < 3:
             raise ValueError(f"{len(rows)} rows")
         mean, spread = rows.mean(axis=0), rows.std(axis=0)
-        scale = np.where(spread > _CONSTANT * (1 + np.abs(mean)), spread, np.inf)
+        size = 1 + np.abs(mean)
+        same = spread <= _CONSTANT * size
+        scale = np.where(same, _TOLERANCE * size, spread)
         scaled = (rows - mean) / scale
         correlation = _shrunk(scaled)
-        correlation[np.isinf(scale), np.isinf(scale)] = 1
+        correlation[same, same] = 1
         variances, axes = np.linalg.eigh(correlation)
         whiten = axes / np.sqrt(variances) @ axes.T
-        d, n = int(np.isfinite(scale).sum()), min(len(rows), MOST)
+        d, n = int((~same).sum()), min(len(rows), MOST)
         width = (4 / (d + 2)) ** (1 / (d + 4)) * n ** (-1 / (d + 4))
         return cls(mean, scale, whiten, scaled[:MOST] @ whiten, float(width))
 

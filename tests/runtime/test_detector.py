@@ -320,12 +320,14 @@ def test_correlations_of_few_rows_are_shrunk_as_by_ledoit_and_wolf() -> None:
         np.testing.assert_allclose(density.whiten @ density.whiten.T, expected, rtol=1e-4)
 
 
-def test_a_column_that_is_always_the_same_is_not_looked_at() -> None:
-    """Nor do correlated ones break it."""
+def test_another_value_of_a_column_that_is_always_the_same_is_odd() -> None:
+    """What rounding makes of it is not, and a column that is there twice breaks nothing."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(30, 2))
     with_more = np.column_stack([rows, np.full(30, 7.0), rows[:, 0]])
     density = Density.of(with_more)
-    moved = with_more + np.array([0, 0, 100, 0])
-    np.testing.assert_array_equal(density.surprise(with_more), density.surprise(moved))
-    assert np.isfinite(density.surprise(with_more)).all()
+    usual, moved, rounded = (density.surprise(with_more + np.array([0, 0, by, 0])) for by in (0, 0.1, 1e-6))
+    assert np.isfinite(usual).all()
+    assert moved.min() > usual.max() + 50
+    np.testing.assert_allclose(rounded, usual, atol=1e-3)
+    assert set(np.abs(density.deviations(with_more + np.array([0, 0, 0.1, 0]))).argmax(axis=1)) == {2}
