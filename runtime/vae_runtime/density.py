@@ -19,8 +19,8 @@ class Density:
 
     Columns are scaled, and their correlation is shrunk towards none (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)
     00096-4), so that a few dozen rows are enough for a sensible distance; kernels have the width of Silverman (1986,
-    eq. 4.14). Where a column is the same in all rows, another value is far from them. They are whitened by the inverse root of the
-    correlation, so that each column keeps its name (Garthwaite and Koch 2016, doi:10.1111/anzs.12144).
+    eq. 4.14). Where a column is the same in all rows, another value is far from them. Rows are whitened by the inverse
+    root of the correlation, so that each column keeps its name (Garthwaite and Koch 2016, doi:10.1111/anzs.12144).
     """
 
     mean: Doubles  # [d]
@@ -64,9 +64,10 @@ class Density:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _surprise(self, rows: Doubles) -> Doubles:
-        squares = np.zeros((len(rows), len(self.kernels)))
+        squares, apart = np.zeros((2, len(rows), len(self.kernels)))
         for column, others in zip(self.deviations(rows).T, self.kernels.T, strict=True):
-            squares += np.square(column[:, None] - others)
+            np.subtract(column[:, None], others, out=apart)
+            squares += np.square(apart, out=apart)
         exponents = squares / (-2 * self.width**2)
         top = exponents.max(axis=1)
         surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).mean(axis=1))

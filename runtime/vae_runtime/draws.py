@@ -149,7 +149,7 @@ def _weigh(
         eps = eps.reshape(len(x), draws, *shape)
         z = (mu[:, None] + sigma * eps).astype(np.float32, copy=False)
         log_ratio[:, k] = model.prior.log_ratio(z, eps, logsigma[:, None])
-        for i, j in _blocks(len(x), draws, model.most_draws):
+        for i, j in blocks(len(x), draws, model.most_draws):
             threads.go_on()
             parameters = model.networks.decode(z[i, j].reshape(-1, *shape))
             parameters = parameters.reshape(*z[i, j].shape[:2], *parameters.shape[1:])
@@ -170,7 +170,7 @@ def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int, cont
     log_likelihood, kl = np.empty((2, len(x), num_samples))
     total_kl: Nats | None = np.zeros((len(x), latents))  # of each latent
     total = np.zeros(x.shape) if contributions else None
-    for i, k in _blocks(len(x), num_samples, model.most_observed):
+    for i, k in blocks(len(x), num_samples, model.most_observed):
         threads.go_on()
         draws = k.stop - k.start
         uniforms = noise.uniform(seed, noise.BINARISATION, index[i], draws * values, start=k.start * values)
@@ -210,7 +210,7 @@ def chunks(n: int, rows: int) -> Iterator[slice]:
     return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
 
 
-def _blocks(rows: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
+def blocks(rows: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
     """Slices of rows and of their draws that cover all, with at most `most` draws each."""
     for i in chunks(rows, max(1, most // draws)):
         for j in chunks(draws, most):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime import likelihoods, noise, threads
-from vae_runtime.draws import Block, Model
+from vae_runtime.draws import Block, Model, blocks
 from vae_runtime.observation import IMAGE, SERIES, Observation
 
 NUM_SAMPLES = 8  # draws of z, and of binary pixels, of each observation
@@ -65,20 +65,30 @@ def own(x: Floats, observation: Observation) -> Doubles:
 def _of_model(model: Model, block: Block, num_samples: int, seed: int, shortfall: Doubles | None) -> Doubles:
     x, latents = block.x, math.prod(model.prior.shape)
     index = noise.index(x)
-    total: Doubles | float = 0.0
+    total = np.zeros((len(x), len(_OF_MODEL) + len(_OF_POSTERIOR) * (model.observation.kind == IMAGE)))
     grey = model.likelihood.binary & likelihoods.outside(model.likelihood, x)
     encoded = None if grey.any() else model.networks.encode(x)
-    for k in range(num_samples):
+    for i, k in blocks(len(x), num_samples, model.most_observed):
         threads.go_on()
-        observed = _drawn(x, grey, index, seed, k) if encoded is None else x
-        mu, logsigma = model.networks.encode(observed) if encoded is None else encoded
-        eps = noise.normal(seed, noise.POSTERIOR, index, latents, start=k * latents).reshape(mu.shape)
+        draws = k.stop - k.start
+        again = np.repeat(x[i], draws, axis=0)  # [rows * draws, *shape]
+        observed = again if encoded else _drawn(x[i], grey[i], index[i], seed, k)
+        mu, logsigma = (np.repeat(e[i], draws, axis=0) for e in encoded) if encoded else model.networks.encode(observed)
+        eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latents, start=k.start * latents).reshape(mu.shape)
         z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
         parameters = model.networks.decode(z)
-        total = total + np.stack(list(_of_draw(model, x, observed, mu, logsigma, z, eps, parameters)), axis=1)
+        figures = np.stack(list(_of_draw(model, again, observed, mu, logsigma, z, eps, parameters)), axis=1)
+        _add(total[i], figures, draws)
         if shortfall is not None:
-            shortfall += model.likelihood.shortfall(x, parameters) / num_samples
-    return np.asarray(total / num_samples)
+            _add(shortfall[i], model.likelihood.shortfall(again, parameters) / num_samples, draws)
+    return total / num_samples
+
+
+def _add(total: Doubles, figures: Doubles, draws: int) -> None:
+    """Add figures [rows * draws, ...] to total [rows, ...], draw by draw, so that no bit depends on the blocks."""
+    of_each = figures.reshape(len(total), draws, *total.shape[1:])
+    for draw in range(draws):
+        total += of_each[:, draw]
 
 
 def _of_draw(
@@ -99,11 +109,13 @@ def _of_draw(
         yield _flat(logsigma).sum(axis=1, dtype=np.float64)
 
 
-def _drawn(x: Floats, grey: NDArray[np.bool_], index: NDArray[np.uint64], seed: int, draw: int) -> Floats:
-    """The binary draw of that number of x, of which some are `grey`; the others as they are."""
-    size = math.prod(x.shape[1:])
-    uniforms = noise.uniform(seed, noise.BINARISATION, index, size, start=draw * size).reshape(x.shape)
-    return np.where(grey.reshape(-1, *[1] * (x.ndim - 1)), uniforms < x, x).astype(np.float32)
+def _drawn(x: Floats, grey: NDArray[np.bool_], index: NDArray[np.uint64], seed: int, k: slice) -> Floats:
+    """Binary draws `k` of each of x, of which some are `grey`; the others as they are: [rows * draws, *shape]."""
+    size, draws = math.prod(x.shape[1:]), k.stop - k.start
+    uniforms = noise.uniform(seed, noise.BINARISATION, index, draws * size, start=k.start * size)
+    uniforms = uniforms.reshape(len(x), draws, *x.shape[1:])
+    drawn = np.where(grey.reshape(-1, *[1] * x.ndim), uniforms < x[:, None], x[:, None])
+    return drawn.astype(np.float32).reshape(-1, *x.shape[1:])
 
 
 def _of_images(x: Floats) -> Doubles:
