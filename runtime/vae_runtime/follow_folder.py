@@ -1,10 +1,13 @@
-"""A folder that fills, and the folders in it: its new files, each when it is whole, in the order in which they came."""
+"""A folder that fills, and the folders in it: its files, new or written anew, when they are whole, in order of time."""
 
 import os
 import stat
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from vae_runtime import images
@@ -17,33 +20,38 @@ from vae_runtime.vae import VAE
 _QUIET = 2.0  # seconds without a change, after which a table is whole, and a folder holds what was seen in it
 _PATIENCE = 10.0  # seconds without a change, after which a file that cannot be read never will be
 _SHARE = 10  # times as long as a look into the folders took is waited until the next one
-_TICK = 0.1  # seconds by which a new file's mtime may lie back
+_ASKED = 200  # files at a look, in turn, whether they were written anew
 _ROWS = 256  # of a table at a time
+
+
+_State = tuple[int, int]  # a file's size and mtime
+_NONE = (-1, 0)
 
 
 @dataclass
 class _Inside:
-    """What was in a folder: names of files, paths of folders, and its mtime if that shows later changes."""
+    """What is in a folder: names of files and how they were, paths of folders, and its mtime if that shows changes."""
 
-    files: set[str] = field(default_factory=set)
+    files: dict[str, _State] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     mtime: int | None = None
 
 
 @dataclass
 class _Growing:
-    """A file that may not be whole yet: its size and mtime, since when it has them, and whether it could be read."""
+    """A file that may not be whole yet, as it is since a time, and not whole since another; refused: it was read."""
 
-    size: int
-    mtime: int
+    state: _State
     since: float
+    begun: float
     refused: bool = False
 
 
 class Folder:
-    """Follows a folder. A file is new that has a new name: inodes tell no more on the disks of many cameras.
+    """Follows a folder: files of new names, and known ones that have another size or mtime than before.
 
-    A look costs little where nothing happens: a folder whose mtime is as it was is not looked into.
+    A look costs little where nothing happens: a folder whose mtime is as it was is not looked into, and of many files
+    some are asked at a time. What has left the folder is forgotten.
     """
 
     ended, single = False, True
@@ -51,6 +59,7 @@ class Folder:
     def __init__(self, path: Path, how: Following) -> None:
         self._path, self._how, self._vae = str(path), how, how.vae
         self._inside: dict[str, _Inside] = {}
+        self._asked: Iterator[str] = iter(())
         self._growing: dict[str, _Growing] = {}
         self._ready: deque[tuple[str, _Growing, float]] = deque()  # with the time when it was seen to be whole
         self._pending = Pending()
@@ -58,7 +67,7 @@ class Folder:
         # a part of an image cannot be read, and is waited for; a part of a table can
         self._quiet = 0.0 if how.vae.observation.kind == IMAGE else _QUIET
         self._device: int | None = None
-        self._gone, self._there = False, 0.0  # when it was there last, seconds since 1970
+        self._gone = False
         there = self._look()
         if how.from_start:
             self._wait_for(there)
@@ -73,6 +82,7 @@ class Folder:
             return
         self._wait_for(self._look())
         if not self._gone:
+            self._wait_for(self._written_anew())
             self._settle()
         if not self._ready:
             self._how.clock.wait(min(seconds, max(POLL, _SHARE * self._took)))
@@ -115,7 +125,8 @@ class Folder:
         return [Came([name for _, name in zip(x, names)], x, came) for x in batches]  # noqa: B905
 
     def _wait_for(self, paths: list[str]) -> None:
-        self._growing.update((path, _Growing(-1, 0, 0.0)) for path in paths)
+        now = self._how.clock.monotonic()
+        self._growing.update((path, _Growing(_NONE, now, now)) for path in paths)
 
     def _settle(self) -> None:
         """Move files to those that are whole, in order of their mtimes, which have not changed for long enough."""
@@ -131,16 +142,43 @@ class Folder:
                 del self._growing[path]
                 self._how.broken(InputError("no regular file", path, "put files into the folder"))
                 continue
-            if (status.st_size, status.st_mtime_ns) != (known.size, known.mtime):
-                known = self._growing[path] = _Growing(status.st_size, status.st_mtime_ns, now)
+            if (state := _state(status)) != known.state:
+                known = self._growing[path] = _Growing(state, now, known.begun)
                 if time.time() - status.st_mtime < _QUIET:  # else it was moved here
+                    if now - known.begun > _PATIENCE:
+                        what = f"{path} is written to without a pause, and is judged when there is one"
+                        self._how.notes.once("busy", what)
                     continue
-            wanted = _PATIENCE if known.refused or not known.size else self._quiet
+            wanted = _PATIENCE if known.refused or not status.st_size else self._quiet
             if now - known.since >= wanted:
-                whole.append((known.mtime, path, known))
+                whole.append((status.st_mtime_ns, path, known))
                 del self._growing[path]
+                folder, _, name = path.rpartition("/")
+                if folder in self._inside:
+                    self._inside[folder].files[name] = state
         whole.sort(key=lambda each: each[:2])
         self._ready.extend((path, known, now) for _, path, known in whole)
+
+    def _written_anew(self) -> list[str]:
+        """Those of the next known files, of few of all, that are not as they were."""
+        found, paths = [], list(islice(self._asked, _ASKED))
+        if len(paths) < _ASKED:
+            self._asked = (f"{path}/{name}" for path, inside in [*self._inside.items()] for name in [*inside.files])
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            known = self._inside[folder].files.get(name) if folder in self._inside else None
+            if known is None or path in self._growing:
+                continue
+            try:
+                status = Path(path).stat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and _state(status) != known:
+                found.append(path)
+        if found and self._vae.observation.kind != IMAGE:
+            what = f"{found[0]} was written to after it was judged, and all of it is judged again"
+            self._how.notes.once("anew", f"{what}; to judge rows as they come, watch the file itself")
+        return found
 
     def _look(self) -> list[str]:
         """The files that were not there at the last look."""
@@ -161,14 +199,11 @@ class Folder:
                     continue
                 visited.add(place)
                 inside = self._inside.get(path, _Inside())
-                if back is not None or inside.mtime != status.st_mtime_ns:
+                if back or inside.mtime != status.st_mtime_ns:
                     quiet = time.time() - status.st_mtime >= _QUIET  # else a change to come may have the same mtime
                     before, inside = inside, self._scanned(path, inside.files)
                     inside.mtime = status.st_mtime_ns if quiet else None
-                    found += [f"{path}/{name}" for name in inside.files - before.files]
-                    if back is not None:
-                        known = (f"{path}/{name}" for name in inside.files & before.files)
-                        found += [file for file in known if _changed(file, back)]
+                    found += [f"{path}/{name}" for name in inside.files if name not in before.files]
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and path != self._path:
                     continue
@@ -179,42 +214,40 @@ class Folder:
         self._inside, self._took = seen, time.thread_time() - begun
         return found
 
-    def _back(self) -> float | None:
-        """None, or where the folder is back, until when it was there. Raises OSError where it is gone."""
+    def _back(self) -> bool:
+        """Whether the folder was gone and is back. Raises OSError where it is gone."""
         device = Path(self._path).stat().st_dev
         if self._device not in (None, device):
-            inside = self._scanned(self._path, set())
+            inside = self._scanned(self._path, {})
             if not (inside.files or inside.folders):  # where a disk was mounted
                 raise OSError
-        back = self._there if self._gone else None
-        if self._gone:
+        back = self._gone
+        if back:
             self._how.notes.over("gone", f"{self._path} is back")
-        self._device, self._gone, self._there = device, False, time.time()
+        self._device, self._gone = device, False
         return back
 
-    def _scanned(self, path: str, known: set[str]) -> _Inside:
+    def _scanned(self, path: str, known: dict[str, _State]) -> _Inside:
         """What is in a folder; of names that are known nothing more is asked."""
         inside = _Inside()
         suffixes = tuple(SUFFIXES) if self._vae.observation.kind == IMAGE else TABLES
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name in known:
-                    inside.files.add(entry.name)
+                    inside.files[entry.name] = known[entry.name]
                 elif entry.name.startswith("."):
                     continue
                 elif entry.name.lower().endswith(suffixes) and not entry.is_dir():
-                    inside.files.add(entry.name)
+                    with suppress(OSError):  # a link to nothing, or gone already
+                        inside.files[entry.name] = _NONE
+                        inside.files[entry.name] = _state(entry.stat())
                 elif entry.is_dir():
                     inside.folders.append(entry.path)
         return inside
 
 
-def _changed(path: str, since: float) -> bool:
-    """Whether a file was changed since then, seconds since 1970."""
-    try:
-        return Path(path).stat().st_mtime > since - _TICK
-    except OSError:
-        return False
+def _state(status: os.stat_result) -> _State:
+    return status.st_size, status.st_mtime_ns
 
 
 def _joined(parts: list[Came]) -> list[Came]:

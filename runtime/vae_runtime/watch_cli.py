@@ -110,9 +110,9 @@ def watch(
 
     \b
     SOURCE is
-      a folder that fills: its new images, each when it is whole, or for a
-        model of rows or series its new tables, each after two seconds
-        without a change;
+      a folder that fills: its images, new or written anew, each when it is
+        whole, or for a model of rows or series its tables, each after two
+        seconds without a change;
       a table in a file that grows, followed through rotation and truncation;
       - for standard input, or a named pipe, or a device such as a serial
         port: raw frames for a model of images, else the lines of a table.

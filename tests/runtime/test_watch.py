@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from PIL import Image
 from support import bundles
 from support.bundles import Forge, changed, linear
 from support.commands import Command
-from vae_runtime import VAE, Clock, Detector, watch
+from vae_runtime import VAE, Clock, Detector, follow_folder, watch
 from vae_runtime.cli import main
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.follow import Frames
@@ -185,6 +186,12 @@ def put(folder: Path, name: str, levels: NDArray[np.uint8]) -> Path:
     return folder / name
 
 
+def aged(path: Path, mtime: float) -> Path:
+    """The file, with that time of change, seconds since 1970, however coarse the disk's clock is."""
+    os.utime(path, (mtime, mtime))
+    return path
+
+
 LEVELS = np.random.default_rng(3).integers(0, 2, (6, 28, 28)).astype(np.uint8) * 255
 
 
@@ -228,6 +235,57 @@ def test_a_file_that_is_written_is_waited_for(images: Detector, tmp_path: Path) 
     assert len(ran.notes) == 2
     assert ran.notes[0].startswith("left out: ")
     assert ran.notes[1].startswith("5 more such, the last: left out: ")
+
+
+def test_a_file_that_is_written_anew_is_judged_again(images: Detector, tmp_path: Path) -> None:
+    """In place or by another file of its name, as cameras write their latest picture; what stays as it is, is not."""
+    latest, other = (aged(put(tmp_path, name, LEVELS[0]), 8) for name in ("latest.png", "other.png"))
+    ran = watched(
+        images, tmp_path, 1, lambda: put(tmp_path, "latest.png", LEVELS[1]), 3,
+        lambda: aged(put(tmp_path, ".new.png", LEVELS[2]), 7).replace(latest), 3, lambda: aged(latest, 9), 3,
+    )  # fmt: skip
+    assert ran.names == ["latest.png"] * 3
+    expected = images.verdict(LEVELS[[1, 2, 2], None] / 255).score
+    assert np.allclose([seen.score for seen in ran.seen], expected, rtol=1e-9)
+
+    away = tmp_path / ".away.png"
+    ran = watched(images, tmp_path, lambda: other.rename(away), 3, lambda: away.rename(other), 3)
+    assert ran.names == ["other.png"], "what has left the folder is remembered"
+
+
+def test_of_many_files_each_is_asked_in_turn(images: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was written anew."""
+    monkeypatch.setattr(follow_folder, "_ASKED", 2)
+    for i in range(6):
+        aged(put(tmp_path, f"{i}.png", LEVELS[0]), 8)
+    ran = watched(images, tmp_path, lambda: [put(tmp_path, f"{i}.png", LEVELS[i]) for i in range(6)], 5)
+    assert sorted(ran.names) == [f"{i}.png" for i in range(6)]
+
+
+def test_a_file_that_never_rests_is_told(images: Detector, tmp_path: Path) -> None:
+    """Once, and judged when it rests."""
+
+    def write(seconds: float) -> None:
+        aged(put(tmp_path, "latest.png", LEVELS[0]), seconds)
+
+    ran = watched(images, tmp_path, *(partial(write, time.time() + i) for i in range(60)), 3)
+    assert ran.notes == [f"{tmp_path}/latest.png is written to without a pause, and is judged when there is one"]
+    assert ran.names == ["latest.png"]
+
+
+def test_a_table_that_is_written_to_after_it_was_judged_is_judged_again(rows: Detector, tmp_path: Path) -> None:
+    """As a whole, and a line says what follows its rows one by one."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    table = folder / "a.csv"
+    ran = watched(
+        rows, folder, lambda: table.write_text("a,b\n1,2\n"), 5, lambda: table.write_text("a,b\n1,2\n3,4\n"), 5
+    )
+    assert ran.names == ["a.csv[0]", "a.csv[0]", "a.csv[1]"]
+    assert ran.notes == [
+        f"{table} was written to after it was judged, and all of it is judged again; to judge rows as they come, "
+        "watch the file itself"
+    ]
 
 
 def test_a_table_in_a_folder_is_waited_for(rows: Detector, tmp_path: Path) -> None:
