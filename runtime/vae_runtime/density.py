@@ -58,29 +58,39 @@ class Density:
             deviations += column[:, None] * weights
         return deviations
 
-    def surprise(self, rows: Doubles) -> Doubles:
-        """-log of the mean of the kernels at each of the rows [n, d]: nats [n], the same for equal rows."""
-        parts = [self._surprise(rows[i : i + _AT_ONCE]) for i in range(0, len(rows), _AT_ONCE)]
+    def surprise(self, rows: Doubles, without: NDArray[np.bool_] | None = None) -> Doubles:
+        """-log of the mean of the kernels at each of the rows [n, d]: nats [n], the same for equal rows.
+
+        without: which kernels do not count for which of the rows, [n, m].
+        """
+        blocks = (slice(i, i + _AT_ONCE) for i in range(0, len(rows), _AT_ONCE))
+        parts = [self._surprise(rows[i], None if without is None else without[i]) for i in blocks]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def _surprise(self, rows: Doubles) -> Doubles:
+    def _surprise(self, rows: Doubles, without: NDArray[np.bool_] | None) -> Doubles:
         squares, apart = np.zeros((2, len(rows), len(self.kernels)))
         for column, others in zip(self.deviations(rows).T, self.kernels.T, strict=True):
             np.subtract(column[:, None], others, out=apart)
             squares += np.square(apart, out=apart)
         exponents = squares / (-2 * self.width**2)
+        if without is not None:
+            exponents[without] = -np.inf
         top = exponents.max(axis=1)
         surprise: Doubles = -top - np.log(np.exp(exponents - top[:, None]).mean(axis=1))
+        if without is not None:
+            surprise += np.log1p(-without.mean(axis=1))  # the mean is of the others
         return surprise
 
 
-def surprise_of_each(rows: Doubles) -> Doubles:
+def surprise_of_each(rows: Doubles, others: NDArray[np.bool_] | None = None) -> Doubles:
     """Of rows [n, d] the surprise of each under the density of the others, nats [n].
 
     Scale, correlation and kernels are those of the others: of few rows, one that took part in them looks less odd than
-    any other, and a share of them would promise fewer false alarms than there are.
+    any other, and a share of them would promise fewer false alarms than there are. others: which they are for each,
+    [n, n]. Raises ValueError where a row has fewer than three.
     """
-    surprises = [Density.of(np.delete(rows, i, axis=0)).surprise(rows[i : i + 1]) for i in range(len(rows))]
+    others = ~np.eye(len(rows), dtype=bool) if others is None else others
+    surprises = [Density.of(rows[others[i]]).surprise(rows[i : i + 1]) for i in range(len(rows))]
     return np.concatenate(surprises)
 
 

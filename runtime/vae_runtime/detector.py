@@ -23,13 +23,15 @@ from vae_runtime.draws import Block, Model
 from vae_runtime.errors import ArgumentError, BundleError, InputError
 from vae_runtime.files import replacing
 from vae_runtime.given import Given
-from vae_runtime.observation import VECTOR
+from vae_runtime.observation import SERIES, VECTOR
 from vae_runtime.vae import VAE
+from vae_runtime.windows import Starts, separate
 
 FALSE_ALARMS = 0.01
 FEWEST = 20  # normal observations
 MOST = 20_000  # that are looked at of more, chosen by what they are
 _KEPT = 1000  # scores in a calibration: the highest ones, and as many of the others
+_AT_ONCE = 256  # observations that are held against all kernels
 _DIGITS = 7
 
 Doubles = NDArray[np.float64]
@@ -41,7 +43,8 @@ class Calibration:
     """What is usual, as statistics: no observation is in it.
 
     model: the hash of the graphs that it is for. traits: what the figures are called. num_samples: draws of z for each
-    observation. observations: how many different normal ones were looked at. rows: the traits of some of them. scores:
+    observation. observations: how many different normal ones were looked at. separate: of windows, how many of them
+    share no row, and 0 of what are none. rows: the traits of some of them. scores:
     of all of them, or of enough, each by what the others say; higher_or_equal: how many are as high. places: what is
     usual where. false_alarms: the share of normal ones that may be called odd. threshold: a score that is, where it was
     set by hand.
@@ -57,6 +60,7 @@ class Calibration:
     places: maps.Places
     false_alarms: float = FALSE_ALARMS
     threshold: float | None = None
+    separate: int = 0
     format: int = 1
 
     def __post_init__(self) -> None:
@@ -137,25 +141,30 @@ class Detector:
         """Learn what is usual from `normal` observations of `vae`: [n, *shape], paths, or an iterator over batches.
 
         The memory is constant. They should be as those that will come, and not those that the model was trained on.
-        Equal ones count once; of more than 20,000, those are taken whose hashes are least. false_alarms: the share of
-        normal ones that may be called odd. num_samples: draws of z for each. Raises InputError for fewer than 20
-        different ones.
+        Equal ones count once; of more than 20,000, those are taken whose hashes are least. Windows come in order: what
+        is usual for one is told by those that share no row with it, since its neighbours would take it for ordinary.
+        false_alarms: the share of normal ones that may be called odd. num_samples: draws of z for each. Raises
+        InputError for fewer than 20 different ones, and for windows of which one shares rows with nearly all.
         """
         if not 0 < false_alarms < 1:
             raise ArgumentError("false alarms out of range", false_alarms, "give a share between 0 and 1, such as 0.01")
         figures, where = _Least(MOST), _Least(maps.KEPT)
-        for index, rows, residuals in _looked_at(vae, normal, num_samples, places=True):
-            figures.add(index, rows)
+        starts, windows = Starts(), vae.observation.kind == SERIES
+        for x, rows, residuals in _looked_at(vae, normal, num_samples, places=True):
+            index = noise.index(x)
+            figures.add(index, np.column_stack([rows, starts.of(x)]) if windows else rows)
             where.add(index, residuals)
         found = figures.rows
         if len(found) < FEWEST:
             noun = vae.observation.noun
             raise InputError(f"too few normal {noun}s that differ", len(found), f"give {FEWEST} or more")
+        begins, length = np.arange(len(found)), 1
+        if windows:
+            begins, length = found[:, -1].astype(np.int64), vae.observation.shape[-1]
+            found = found[:, :-1]
         found = rounded(found)
         kernels = found[: density.MOST]
-        usual = density.Density.of(kernels)
-        surprise = np.concatenate([density.surprise_of_each(kernels), usual.surprise(found[density.MOST :])])
-        scores = np.sort(_scores_of(vae, surprise, found))
+        scores = np.sort(_scores_of(vae, _surprises(found, begins, length), found))
         higher = len(scores) - np.searchsorted(scores, scores, side="left")
         kept = np.unique(np.linspace(0, len(scores) - 1, min(_KEPT, len(scores))).round().astype(int))
         kept = np.union1d(kept, np.arange(max(0, len(scores) - _KEPT), len(scores)))
@@ -163,6 +172,7 @@ class Detector:
             _model(vae), tuple(traits.names(vae.observation, vae.names)), num_samples, len(found),
             tuple(map(tuple, kernels.tolist())), tuple(rounded(scores[kept]).tolist()),
             tuple(higher[kept].tolist()), maps.Places.of(where.rows), false_alarms,
+            separate=separate(begins, length) if windows else 0,
         )  # fmt: skip
         return cls(vae, calibration)
 
@@ -293,14 +303,14 @@ class _Least:
 
 def _looked_at(
     vae: VAE, x: Given | Iterator[Given], num_samples: int, places: bool = False
-) -> Iterator[tuple[NDArray[np.uint64], Doubles, Floats]]:
-    """Index, traits and, with `places`, `maps.residuals`, of a few observations at a time.
+) -> Iterator[tuple[Floats, Doubles, Floats]]:
+    """As the networks take them a few observations at a time, their traits and, with `places`, `maps.residuals`.
 
     Raises InputError where a figure is not finite.
     """
     noun = vae.observation.noun
 
-    def work(model: Model, block: Block, draws: int, seed: int) -> tuple[NDArray[np.uint64], Doubles, Floats]:
+    def work(model: Model, block: Block, draws: int, seed: int) -> tuple[Floats, Doubles, Floats]:
         shortfall = np.zeros(block.x.shape) if places else None
         found = traits.traits(model, block, draws, seed, shortfall)
         residuals = np.zeros((len(found), 0), np.float32)
@@ -310,9 +320,30 @@ def _looked_at(
         if not finite.all():
             which = f"{noun} {block.numbers[np.argmin(finite)]}"
             raise InputError("the model gives no finite figure", which, f"check the {noun} and the model")
-        return noise.index(block.x), found, residuals
+        return block.x, found, residuals
 
     yield from vae._map_blocks(work, x, num_samples, observe=True)
+
+
+def _surprises(found: Doubles, begins: NDArray[np.int64], length: int) -> Doubles:
+    """The surprise of each row of traits under the density of those that share nothing with it, nats [n].
+
+    begins: where the observation of each begins, which is `length` long. Raises InputError where there are too few.
+    """
+
+    def apart(some: slice) -> NDArray[np.bool_]:
+        away: NDArray[np.bool_] = np.abs(begins[some, None] - begins[: density.MOST]) >= length
+        if (away.sum(axis=1) < 3).any():
+            raise InputError("normal windows that nearly all share rows", len(found), "give a longer recording")
+        return away
+
+    kernels = found[: density.MOST]
+    surprises = [density.surprise_of_each(kernels, apart(slice(density.MOST)))]
+    if len(found) > density.MOST:
+        usual = density.Density.of(kernels)
+        chunks = (slice(i, i + _AT_ONCE) for i in range(density.MOST, len(found), _AT_ONCE))
+        surprises += [usual.surprise(found[i], ~apart(i)) for i in chunks]
+    return np.concatenate(surprises)
 
 
 def _scores_of(vae: VAE, surprise: Doubles, found: Doubles) -> Doubles:

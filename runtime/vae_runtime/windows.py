@@ -147,6 +147,45 @@ def cut(blocks: Iterable[Block], cutter: Cutter) -> Iterator[Cut]:
         yield from cutter.feed(block)
 
 
+class Starts:
+    """Where windows that come in order begin, told by the rows that each one shares with the one before."""
+
+    def __init__(self) -> None:
+        self._last: NDArray[Any] | None = None
+        self._start = 0
+
+    def of(self, x: NDArray[Any]) -> NDArray[np.int64]:
+        """At which row of all that came each of the next windows [n, C, T] begins, [n]: the first one at 0."""
+        last = x[:1] if self._last is None else self._last
+        further = _further(np.concatenate([last, x[:-1]]), x)
+        if self._last is None:
+            further[:1] = 0
+        starts = self._start + np.cumsum(further)
+        if len(x):
+            self._last, self._start = x[-1:], int(starts[-1])
+        return starts
+
+
+def _further(before: NDArray[Any], x: NDArray[Any]) -> NDArray[np.int64]:
+    """By how many rows each window of x [n, C, T] begins after that of `before`; T where they share none."""
+    length = x.shape[2]
+    further = np.full(len(x), length)
+    for by in range(1, length):
+        some = np.flatnonzero((further == length) & (x[:, :, 0] == before[:, :, by]).all(axis=1))
+        some = some[(x[some][:, :, :-by] == before[some][:, :, by:]).all(axis=(1, 2))]
+        further[some] = by
+    return further
+
+
+def separate(starts: NDArray[np.int64], length: int) -> int:
+    """How many windows of so many rows that begin at these rows share none, if as many as can be are chosen."""
+    count, end = 0, None
+    for start in np.sort(starts).tolist():
+        if end is None or start >= end:
+            count, end = count + 1, start + length
+    return count
+
+
 def usual_interval(files: Iterable[Block]) -> tuple[float | None, float]:
     """The median of what lies between the times of rows that follow each other, and the share that is another.
 

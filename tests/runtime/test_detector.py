@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from support.bundles import Forge, linear, normal
 from vae_runtime import VAE, noise
@@ -42,6 +43,39 @@ def test_p_values_of_normal_observations_are_uniform(vae: VAE) -> None:
         p = np.sort(Detector.fit(vae, normal(vae, count)).verdict(normal(vae, 1000, seed=1)).p)
         distance = np.abs(p - (np.arange(1000) + 0.5) / 1000).max()
         assert distance < 1.95 * math.sqrt(1 / 1000 + 1 / count) + 1 / count
+
+
+def days(count: int, seed: int) -> np.ndarray:
+    """Rows of two channels in order, of so many days of 240 rows each: a wave, and a lag that wanders, [n, 2]."""
+    rng, n = np.random.default_rng(seed), 240 * count
+    lag = np.convolve(rng.normal(size=n + 20), np.full(20, 0.1), "same")[:n]
+    daily = np.sin(2 * np.pi * np.arange(n) / 240)
+    return np.column_stack([daily + 0.3 * lag, lag]) + 0.1 * rng.normal(size=(n, 2))
+
+
+def test_windows_that_share_rows_do_not_vouch_for_each_other(forge: Forge) -> None:
+    """Of other days of a recording as many windows are called odd as was asked, also where the windows to calibrate by
+    overlap, so that each has neighbours that are nearly as it is; a band of four standard errors of separate ones.
+    """
+    vae = VAE.load(linear(forge, "gaussian", SHAPES["series"]), threads=1)
+
+    def windows(rows: np.ndarray, stride: int) -> np.ndarray:
+        return sliding_window_view(rows, 12, axis=0)[::stride].astype(np.float32)
+
+    detector = Detector.fit(vae, iter(np.array_split(windows(days(6, 0), 1), 7)))
+    assert detector.calibration.separate == 240 * 6 // 12
+    p = detector.verdict(windows(days(40, 1), 12)).p
+    for asked in (0.02, 0.1):
+        error = math.sqrt(asked * (1 - asked) * (1 / len(p) + 1 / detector.calibration.separate))
+        assert abs((p <= asked).mean() - asked) < 4 * error
+
+
+def test_windows_of_one_short_stretch_cannot_calibrate(forge: Forge) -> None:
+    """Where all share rows, none says what is usual for another."""
+    vae = VAE.load(linear(forge, "gaussian", SHAPES["series"]), threads=1)
+    x = sliding_window_view(days(1, 0)[:40], 12, axis=0).astype(np.float32)
+    with pytest.raises(InputError, match="normal windows that nearly all share rows: 25; give a longer recording"):
+        Detector.fit(vae, x[:25])
 
 
 def test_what_differs_either_way_is_odd(vae: VAE) -> None:
@@ -287,6 +321,9 @@ def test_a_density_is_that_of_its_kernels() -> None:
     squares = np.einsum("ijk,kl,ijl->ij", distances, inverse, distances)
     expected = -np.log(np.exp(-squares / (2 * density.width**2)).mean(axis=1))
     np.testing.assert_allclose(density.surprise(points), expected, rtol=1e-9)
+    without = rng.random((8, 60)) < 0.4
+    kernels = np.where(without, 0, np.exp(-squares / (2 * density.width**2))).sum(axis=1) / (~without).sum(axis=1)
+    np.testing.assert_allclose(density.surprise(points, without), -np.log(kernels), rtol=1e-9)
 
 
 def test_equal_rows_surprise_alike_in_any_company() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_runtime.tables import Block
-from vae_runtime.windows import Cut, Cutter, Gap, cut, usual_interval
+from vae_runtime.windows import Cut, Cutter, Gap, Starts, cut, separate, usual_interval
 
 VALUES = np.random.default_rng(0).normal(size=(100, 3))
 
@@ -87,3 +87,16 @@ def test_the_usual_interval_is_the_median():
     assert usual_interval(blocks([3], times=np.array([3.0, 2, 1]))) == (None, 0.0)
     dropped = blocks([4], np.array([0, 1, 5, 6]), np.array([0.0, 1, 5, 6]))
     assert usual_interval(dropped) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("sizes", [[12], [1] * 12, [0, 7, 5]])
+def test_windows_tell_where_they_begin(sizes: list[int]) -> None:
+    """By the rows that they share with the one before, however they come; those that share none lie side by side."""
+    begin = np.array([3, 4, 5, 9, 10, 16, 17, 40, 44, 46, 47, 80])  # of windows of five rows
+    x = np.stack([VALUES[start : start + 5].T for start in begin])
+    starts, ends = Starts(), np.cumsum(sizes)[:-1]
+    found = np.concatenate([starts.of(part) for part in np.split(x, ends)])
+    assert np.diff(found).tolist() == np.minimum(np.diff(begin), 5).tolist()
+    assert found[0] == 0
+    assert separate(np.random.default_rng(0).permutation(found), 5) == 6  # those that begin at 3, 9, 16, 40, 46 and 80
+    assert separate(found[:0], 5) == 0
