@@ -10,6 +10,7 @@ import stat
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +36,7 @@ _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 RUN_CONFIG = "config.json"  # which vae-train writes into a run
 _NAME_ANOTHER = "name a folder that vae-export wrote"
+_LISTED = 4  # of the bundles that lie where one was looked for
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def _content(file: IO[bytes], path: Path, limit: int) -> bytes:
 def _unreadable(error: OSError, path: Path) -> BundleError:
     """The error for a file of a bundle that cannot be opened or read, with a word on what the folder is instead."""
     folder = path.parent
+    if isinstance(error, NotADirectoryError):
+        return BundleError("a file, not a bundle", folder, _NAME_ANOTHER)
     if not isinstance(error, FileNotFoundError):
         return BundleError(f"bundle unreadable ({error.strerror})", path, _NAME_ANOTHER)
     if path.name != MANIFEST:
@@ -206,11 +210,23 @@ def _unreadable(error: OSError, path: Path) -> BundleError:
         return BundleError(
             "a training run, not a bundle", folder, f"export it: {shlex.join(['vae-export', str(folder)])}"
         )
-    if len(folder.parts) == 1 and not folder.exists():
-        return BundleError("bundle not found", path, f"{_NAME_ANOTHER}, or {' or '.join(_shipped_names())}")
-    return BundleError("bundle not found", path, _NAME_ANOTHER)
+    return _not_found(folder)
+
+
+def _not_found(folder: Path) -> BundleError:
+    """The error for a folder that is none, or has no manifest: where it was looked for, and which bundles there are."""
+    there = folder.is_dir()
+    where = f"no {MANIFEST} in it" if there else f"not in {folder.absolute().parent}"
+    beside = folder if there else folder.parent
+    found = [file.parent for way in ("*", "bundles/*") for file in islice(beside.glob(f"{way}/{MANIFEST}"), _LISTED)]
+    listed = f", such as {' or '.join(map(str, sorted(found)[:_LISTED]))}" if found else ""
+    ship = f", or {' or '.join(names)}" if (names := _shipped_names()) else ""
+    return BundleError("bundle not found", f"{folder} ({where})", f"{_NAME_ANOTHER}{listed}{ship}")
 
 
 def _shipped_names() -> list[str]:
-    """Of the bundles that ship with the package."""
-    return sorted(file.parent.name for file in shipped().parent.glob(f"*/{MANIFEST}"))
+    """Of the bundles that ship with the package, where any do."""
+    try:
+        return sorted(file.parent.name for file in shipped().parent.glob(f"*/{MANIFEST}"))
+    except BundleError:
+        return []

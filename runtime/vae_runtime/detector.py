@@ -8,6 +8,7 @@ Example:
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -111,9 +112,9 @@ class Detector:
 
     def __init__(self, vae: VAE, calibration: Calibration) -> None:
         """Raises BundleError where the calibration is another model's."""
-        todo = "calibrate it anew with vae-infer calibrate"
+        todo = f"learn what is usual of this one: {_command(vae)}"
         if calibration.model != _model(vae):
-            raise BundleError("calibration of another model", f"{calibration.model[:16]}, not {_model(vae)[:16]}", todo)
+            raise BundleError("calibration of another model", f"not of {vae.path}", todo)
         wanted = traits.names(vae.observation, vae.names)
         if list(calibration.traits) != wanted:
             raise BundleError("calibration of other traits", ", ".join(calibration.traits)[:200], todo)
@@ -185,13 +186,15 @@ class Detector:
         where = vae.path / CALIBRATION if path is None else Path(path)
         raw = bundle.carried(vae.path, vae.manifest, CALIBRATION) if path is None else _read(where)
         if raw is None:
-            todo = "calibrate it with vae-infer calibrate NORMAL... -o FILE"
+            todo = f"make one, and name it with --calibration: {_command(vae)}"
             raise BundleError("bundle carries no calibration", vae.path, todo)
         try:
-            return cls(vae, records.parse(Calibration, json.loads(raw)))
-        except (ValueError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"[:120]
-            raise BundleError("calibration not understood", f"{where} ({reason})", "calibrate anew") from None
+            return cls(vae, records.parse(Calibration, _document(raw)))
+        except ValueError as error:
+            todo = f"make one: {_command(vae)}"
+            raise BundleError("not a calibration", f"{where} ({str(error)[:120]})", todo) from None
+        except BundleError as error:
+            raise BundleError(error.what, f"{where} ({error.which})", error.todo) from None
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the calibration to `path` as JSON, in one step."""
@@ -209,7 +212,12 @@ class Detector:
 
     @property
     def false_alarms(self) -> float:
-        """The share of normal observations that are called odd: what was asked for, or `least` where that is more."""
+        """The share of normal observations that are called odd: what was asked for, or `least` where that is more.
+
+        Of a threshold that was set by hand, the share of those of the calibration that reach it, and `least` at least.
+        """
+        if (threshold := self.calibration.threshold) is not None:
+            return float(self.p(np.array([threshold]))[0])
         return max(self.calibration.false_alarms, self.least)
 
     def traits(self, x: Given) -> Doubles:
@@ -366,8 +374,22 @@ def _model(vae: VAE) -> str:
     return hashlib.sha256("".join(vae.manifest.files[name].sha256 for name in graphs).encode()).hexdigest()
 
 
+def _command(vae: VAE) -> str:
+    """What makes a calibration for a model."""
+    return f"vae-infer --bundle {shlex.quote(str(vae.path))} calibrate NORMAL... -o FILE.json"
+
+
+def _document(raw: bytes) -> Any:
+    """The JSON that these bytes are. Raises ValueError, in words of ours, where they are none."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON") from None
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BundleError("calibration not read", f"{path} ({error.strerror})", "check the path") from None
+        todo = "check the path, or make one with vae-infer calibrate"
+        raise BundleError("calibration not read", f"{path} ({error.strerror})", todo) from None

@@ -62,11 +62,23 @@ def fit(
         before += " with transparency" if image.mode not in ("LA", "PA", "RGBA") else ""
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
     if preprocessing.grey and mode == "RGB" and image.mode != "L":
-        image, after = image.convert("L"), f"{after} without colour"
+        image, after = image.convert("L"), f"{after}, colours dropped"
+    elif mode == "L" and _has_colours(image):
+        after += ", colours dropped"
     image = image.convert(mode)
     sized = _sized(image, (height, width), preprocessing.steps, name)
     pixels = np.asarray(sized, np.float32).reshape(height, width, channels).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels), "" if before == after and sized is image else f"from {before} to {after}"
+
+
+def _has_colours(image: "Image.Image") -> bool:
+    """Whether any pixel is not grey."""
+    from PIL import Image, ImageChops
+
+    if Image.getmodebase(image.mode) == "L":
+        return False
+    red, *others = image.convert("RGB").split()
+    return any(ImageChops.difference(red, other).getbbox() for other in others)
 
 
 def _sized(image: "Image.Image", size: tuple[int, int], steps: tuple[Step, ...], name: str) -> "Image.Image":

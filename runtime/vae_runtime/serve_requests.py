@@ -64,11 +64,11 @@ def observations(vae: VAE, request: "Request", limits: Limits) -> Sent:
         return _of_files(vae, files, limits)
     body = request.get_data()
     if not body.strip():
-        raise InputError(f"no {vae.observation.noun}s", "an empty body", _SEND)
+        raise InputError(f"no {vae.observation.noun}s", "the request is empty", _SEND)
     if body.lstrip()[:1] in (b"[", b"{"):
         found = document(body, limits)
         return _of_json(vae, found.get("observations") if isinstance(found, dict) else found, limits)
-    return _of_files(vae, [("body", body)], limits)
+    return _of_files(vae, [("request", body)], limits)
 
 
 def latents(vae: VAE, request: "Request", limits: Limits) -> Floats:
@@ -89,7 +89,7 @@ def document(body: bytes, limits: Limits) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"JSON not understood ({str(error)[:80]})", "body", "send a JSON object or list") from None
+        raise InputError(f"JSON not understood ({str(error)[:80]})", "request", "send a JSON object or list") from None
 
 
 def integer(request: "Request", name: str, default: int, least: int = 0, most: int = 2**64 - 1) -> int:

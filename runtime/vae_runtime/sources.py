@@ -433,7 +433,8 @@ def columns_of(table: Table, known: Sequence[Column], count: int) -> list[str | 
         if not table.layout.header:
             raise InputError("table without a header", table.name, f"name its columns: {called}")
         missing = known[found.index(None)]
-        raise InputError(f"no column {missing.of or missing.name}", table.name, f"it has {', '.join(names)[:200]}")
+        todo = f"it has {', '.join(names)[:200]}, and the model takes {called}"
+        raise InputError(f"no column {missing.of or missing.name}", table.name, todo)
     if len(names) != count:
         raise InputError(f"table of {len(names)} columns", table.name, f"this model takes {count}, which have no names")
     return [*names]

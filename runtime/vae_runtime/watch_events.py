@@ -62,12 +62,11 @@ class Heartbeat:
 
     time: seconds since 1970. state: "normal" or "odd". uptime: seconds since the watch began. seen, odd, alarms,
     skipped: since then, observations that were judged, those that were odd, changes to "odd", and inputs that could
-    not be read. false_alarms: the share of normal observations that are called odd, as calibrated; None where a
-    threshold was set by hand. latency_median, latency_highest: seconds from an observation's coming to its event, since
-    the last heartbeat; the median is of the last 1,000; None where there were none. memory: resident bytes of this
-    process; None where the system does not tell. drift: what has moved, in words, None where no drift was noticed since
-    the calibration was read; drift_began: about with which number. drift_evidence: log of the test's e-value, nats; one
-    is noticed at 6.9 (`Drift`).
+    not be read. false_alarms: the share of normal observations that are called odd, as calibrated. latency_median,
+    latency_highest: seconds from an observation's coming to its event, since the last heartbeat; the median is of the
+    last 1,000; None where there were none. memory: resident bytes of this process; None where the system does not tell.
+    drift: what has moved, in words, None where no drift was noticed since the calibration was read; drift_began: about
+    with which number. drift_evidence: log of the test's e-value, nats; one is noticed at 6.9 (`Drift`).
     """
 
     time: float
@@ -77,7 +76,7 @@ class Heartbeat:
     odd: int
     alarms: int
     skipped: int
-    false_alarms: float | None
+    false_alarms: float
     latency_median: float | None
     latency_highest: float | None
     memory: int | None

@@ -158,6 +158,9 @@ class _Watching:
                     yield self._heartbeat()
                     due = self.clock.monotonic() + every
             self.notes.catch_up(ended=True)
+            if follower.ended and not self._seen + self._skipped:
+                noun = self.detector.vae.observation.noun
+                self.notes.say(f"nothing came: the source ended before a whole {noun}; check what writes into it")
             yield self._heartbeat(last=True)
 
     def _most(self) -> int:
@@ -240,12 +243,11 @@ class _Watching:
     def _heartbeat(self, last: bool = False) -> Heartbeat:
         """How it stands; latencies are counted anew from here."""
         median = statistics.median(self._latencies) if self._latencies else None
-        by_hand = self.detector.calibration.threshold is not None
         moved = self._drift.moved
         beat = Heartbeat(
             self.clock.now(), self.alarm.state, self.clock.monotonic() - self._begun,
             self._seen, self._odd, self._alarms, self._skipped,
-            None if by_hand else self.detector.false_alarms,
+            self.detector.false_alarms,
             median, None if median is None else self._highest, _resident(), last,
             None if moved is None else str(moved), None if moved is None else self._before + moved.began,
             self._drift.evidence,

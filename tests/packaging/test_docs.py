@@ -11,9 +11,10 @@ import pytest
 
 from vae_export import cli as export_cli
 from vae_export import exporter, gate, requirements, tradeoff, trained
-from vae_runtime import VAE, Detector, bundle, errors, manifest, sources
+from vae_runtime import VAE, Detector, bundle, errors, manifest, sources, traits
 from vae_runtime import cli as runtime_cli
 from vae_runtime.likelihoods import LOG_SCALE_BOUND, LOGSIGMA_BOUNDS
+from vae_runtime.observation import Observation
 from vae_train import checkpoints, loop, mlp, state, train
 from vae_train import cli as train_cli
 
@@ -139,7 +140,7 @@ def test_targets_exist() -> None:
 def rows(page: str, first: str) -> list[list[str]]:
     """The rows of the table of a page whose first heading is this, without the headings."""
     table = PAGES[page].partition(f"\n| {first} |")[2].partition("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in table]
 
 
 def test_every_verb_is_on_the_runtimes_page_with_what_it_calls() -> None:
@@ -151,6 +152,21 @@ def test_every_verb_is_on_the_runtimes_page_with_what_it_calls() -> None:
             holder = {"VAE": VAE, "Detector": Detector}.get(owner) or importlib.import_module(f"vae_runtime.{owner}")
             assert hasattr(holder, function), behind
     assert verbs == set(runtime_cli.cli.commands)
+
+
+def test_the_traits_of_a_detector() -> None:
+    """The table of what `oddest` says has the traits of each kind of data, in the code's order, and no others."""
+    shown = [(name.strip("`").replace("\\|", "|"), of) for name, of, *_ in rows("detect.md", "trait")]
+    kinds = {
+        "images": Observation.image((1, 8, 8)),
+        "windows": Observation("series", (1, 8), None),
+        "rows of numbers": Observation("vector", (3,), None),
+    }
+    for kind, observation in kinds.items():
+        assert [name for name, of in shown if of in ("all", kind)] == traits.names(observation, ["CHANNEL"])
+    binary = Observation("vector", (3,), (0, 1))
+    assert [name for name, of in shown if of == "all"] == traits.names(binary, [])
+    assert {of for _, of in shown} == {"all", *kinds}
 
 
 def test_the_errors_and_their_exit_codes() -> None:

@@ -48,16 +48,26 @@ def test_a_bundle_is_read_as_it_is(tiny_bundle: Path):
 
 def test_a_missing_bundle_is_named(tmp_path: Path):
     """A missing folder, an empty folder and a file in its place raise BundleError with the path and what to do."""
-    refuses(tmp_path / "missing", f"bundle not found: {tmp_path}/missing/manifest.json; name a folder")
-    refuses(tmp_path, f"bundle not found: {tmp_path}/manifest.json; name a folder")
+    refuses(tmp_path / "missing", f"bundle not found: {tmp_path}/missing (not in {tmp_path}); name a folder")
+    refuses(tmp_path, f"bundle not found: {tmp_path} (no manifest.json in it); name a folder")
     (tmp_path / "file").write_bytes(b"")
-    refuses(tmp_path / "file", f"bundle unreadable (Not a directory): {tmp_path}/file/manifest.json")
+    refuses(tmp_path / "file", f"a file, not a bundle: {tmp_path}/file; name a folder")
+
+
+def test_the_bundles_that_there_are_are_named(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Beside the folder that was asked for, in `bundles` there, and inside of it."""
+    home = copy.parent / "home"
+    shutil.copytree(copy, home / "bundles" / "clothes")
+    monkeypatch.chdir(home)
+    for asked in ("cloths", "bundles/cloths", "bundles"):
+        with pytest.raises(BundleError, match=r"; name a folder that vae-export wrote, such as bundles/clothes, or fa"):
+            bundle.read(Path(asked))
 
 
 def test_a_mistyped_name_and_a_run_get_their_own_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A name that does not ship: the error lists those that do. A run's folder: the command that exports it."""
     monkeypatch.chdir(tmp_path)
-    refuses(Path("minst"), "bundle not found: minst/manifest.json;")
+    refuses(Path("minst"), f"bundle not found: minst (not in {tmp_path});")
     with pytest.raises(BundleError, match=r"; name a folder that vae-export wrote, or fashion-mnist or mnist$"):
         bundle.read(Path("minst"))
     Path("run").mkdir()
@@ -70,8 +80,8 @@ def test_a_mistyped_name_and_a_run_get_their_own_advice(tmp_path: Path, monkeypa
 def test_a_missing_file_is_named(copy: Path, name: str):
     """A bundle without one of its files, or with a folder in its place, raises BundleError with that file."""
     (copy / name).unlink()
-    what = "bundle not found" if name == "manifest.json" else "bundle incomplete, no such file"
-    refuses(copy, f"{what}: {copy / name};")
+    incomplete = f"bundle incomplete, no such file: {copy / name};"
+    refuses(copy, f"bundle not found: {copy} (no {name} in it);" if name == "manifest.json" else incomplete)
     (copy / name).mkdir()
     refuses(copy, f"bundle unreadable (Is a directory): {copy / name};")
 
@@ -90,12 +100,12 @@ def test_a_bundle_away_for_an_instant_is_awaited(copy: Path, monkeypatch: pytest
     monkeypatch.setattr(bundle.time, "sleep", pause)
     assert bundle.read(copy).path == copy
     copy.rename(away)
-    refuses(copy, f"bundle not found: {copy}/manifest.json")
+    refuses(copy, f"bundle not found: {copy} (not in {copy.parent})")
     assert len(pauses) < 100
     assert sum(pauses) < 1
     away.rename(copy.with_name("elsewhere"))
     del pauses[:]
-    refuses(copy, f"bundle not found: {copy}/manifest.json")
+    refuses(copy, f"bundle not found: {copy} (not in {copy.parent})")
     assert pauses == []
 
 

@@ -711,11 +711,11 @@ def suffix(verb: str) -> str:
         (["traverse", "-o", "out.txt"], 2, "end its name in .png or .npy or .npz or no suffix (a folder) or .gif"),
         (["elbo", "good.png", "-o", "out"], 2, "unknown kind: out; end its name in .csv or .json or .jsonl"),
         (["encode", "good.png", "-o", "out.png"], 2, "out.png; end its name in .npz or .csv or .jsonl"),
-        *[(["--bundle", "missing", *call], 3, "bundle not found: missing/manifest.json; name a folder")
+        *[(["--bundle", "missing", *call], 3, "bundle not found: missing (not in ")
           for call in CALLS.values()],
         *[(["--bundle", "damaged", *call], 3, "bundle damaged (size or sha256 differs): damaged/decoder.onnx")
           for call in CALLS.values()],
-        (["--bundle", "file", "sample"], 3, "bundle unreadable (Not a directory): file/manifest.json"),
+        (["--bundle", "file", "sample"], 3, "a file, not a bundle: file; name a folder"),
         (["--bundle", "half", "encode", "good.png"], 3, "bundle incomplete, no such file: half/encoder.onnx"),
         (["--bundle", "text", "elbo", "good.png"], 3, "manifest not understood: text/manifest.json"),
         *[([verb, name], 4, words) for verb in ("reconstruct", "elbo", "encode", "traverse")

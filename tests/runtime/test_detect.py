@@ -112,7 +112,11 @@ def test_a_threshold_by_hand_or_by_odd_ones(sets: Path, command: Command) -> Non
     [
         (("detect", "odd.npy"), 3, "bundle carries no calibration"),
         (("detect", "odd.npy", "--calibration", "absent.json"), 3, "calibration not read: absent.json"),
-        (("detect", "odd.npy", "--calibration", "odd.npy"), 3, "calibration not understood"),
+        (
+            ("detect", "odd.npy", "--calibration", "odd.npy"),
+            3,
+            "not a calibration: odd.npy (it is no JSON); make one: vae-infer --bundle",
+        ),
         (("calibrate", "normal.npy", "-o", "site.txt"), 2, "site.txt"),
         (("calibrate", "normal.npy", "--odd", "odd.npy", "--threshold", "1"), 2, "--threshold goes without --odd"),
         (("calibrate", "normal.npy", "--threshold", "nan"), 2, "--threshold is a score, not nan"),

@@ -267,17 +267,32 @@ def test_false_alarms_are_a_share(tiny: VAE) -> None:
             Detector.fit(tiny, tiny.sample(30), share)
 
 
-def test_another_models_calibration_is_refused(tiny: VAE, forge: Forge) -> None:
-    """By the hash of the graphs."""
+def test_another_models_calibration_is_refused(tiny: VAE, forge: Forge, tmp_path: Path) -> None:
+    """By the hash of the graphs; the error names the file, the model, and the command that makes one."""
     detector = Detector.fit(tiny, tiny.sample(40))
     other = VAE.load(linear(forge, "bernoulli", tiny.observation.shape))
     with pytest.raises(BundleError, match="calibration of another model"):
         Detector(other, detector.calibration)
+    detector.save(tmp_path / "site.json")
+    with pytest.raises(BundleError) as refused:
+        Detector.load(other, tmp_path / "site.json")
+    assert str(refused.value) == (
+        f"calibration of another model: {tmp_path}/site.json (not of {other.path}); "
+        f"learn what is usual of this one: vae-infer --bundle {other.path} calibrate NORMAL... -o FILE.json"
+    )
+
+
+def test_false_alarms_of_a_threshold_are_those_of_the_calibration(tiny: VAE) -> None:
+    """The share of its scores that reach it, as p counts them, and 1 / (n + 1) at the least."""
+    detector = Detector.fit(tiny, tiny.sample(40))
+    calibration = detector.calibration
+    for threshold, share in ((-1e9, 1.0), (calibration.scores[30], 11 / 41), (1e9, 1 / 41)):
+        assert Detector(tiny, replace(calibration, threshold=threshold)).false_alarms == pytest.approx(share)
 
 
 def test_a_bundle_without_a_calibration_says_so(tiny: VAE) -> None:
     """And what to do."""
-    with pytest.raises(BundleError, match=r"bundle carries no calibration: .*vae-infer calibrate"):
+    with pytest.raises(BundleError, match=r"bundle carries no calibration: .*vae-infer --bundle .* calibrate NORMAL"):
         Detector.load(tiny)
 
 
@@ -305,7 +320,7 @@ def test_a_damaged_calibration_is_not_understood(
     site = json.loads((tmp_path / "site.json").read_text())
     change(site)
     (tmp_path / "site.json").write_text(json.dumps(site))
-    with pytest.raises(BundleError, match="calibration not understood"):
+    with pytest.raises(BundleError, match=r"not a calibration: .*site\.json.*; make one: vae-infer --bundle"):
         Detector.load(tiny, tmp_path / "site.json")
     with pytest.raises(BundleError, match="calibration not read"):
         Detector.load(tiny, tmp_path / "absent.json")

@@ -55,6 +55,16 @@ def test_all_256_levels_are_distinct_and_span_the_unit_interval():
     assert (x.min(), x.max()) == (0, 1)
 
 
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_a_grey_model_says_that_colours_are_dropped(mode: str):
+    """Of one red pixel too; a colour file in which all is grey loses nothing."""
+    image = Image.new("RGB", (28, 28), (90, 90, 90))
+    for colours in ("", ", colours dropped"):
+        given = image.quantize(4) if mode == "P" else image.convert(mode)
+        assert images.fit(given, GREY)[1] == f"from 28x28 {mode} to 28x28 L{colours}"
+        image.putpixel((3, 5), (255, 0, 0))
+
+
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I;16", "I"]
 )
@@ -539,7 +549,7 @@ def test_colours_become_grey_for_a_model_of_three_channels():
     x, note = images.fit(Image.fromarray(NOISE), size, Preprocessing(grey=True))
     np.testing.assert_array_equal(images.levels(x[None])[0, ..., 2], np.asarray(Image.fromarray(NOISE).convert("L")))
     assert (x == x[0]).all()
-    assert note == "from 45x60 RGB to 45x60 RGB without colour"
+    assert note == "from 45x60 RGB to 45x60 RGB, colours dropped"
     _, of_grey = images.fit(Image.fromarray(NOISE[..., 0]), size, Preprocessing(grey=True))
     assert of_grey == "from 45x60 L to 45x60 RGB"
 

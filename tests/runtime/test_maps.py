@@ -140,7 +140,7 @@ def test_places_of_another_shape_are_refused(vae: VAE, tmp_path: Path) -> None:
         Detector.load(vae, tmp_path / "site.json")
     site["places"]["spread"][0] = 0.0
     (tmp_path / "site.json").write_text(json.dumps(site))
-    with pytest.raises(BundleError, match=r"calibration not understood.*spread"):
+    with pytest.raises(BundleError, match=r"not a calibration.*spread"):
         Detector.load(vae, tmp_path / "site.json")
 
 

@@ -347,6 +347,14 @@ def piped() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         yield reader, writer
 
 
+def test_a_pipe_that_ends_with_nothing_is_told(images: Detector, rows: Detector) -> None:
+    """A camera that did not start, say."""
+    for detector, noun in ((images, "image"), (rows, "row")):
+        with piped() as (reader, writer):
+            ran = watched(detector, reader, writer.close)
+        assert ran.notes == [f"nothing came: the source ended before a whole {noun}; check what writes into it"]
+
+
 @pytest.mark.parametrize("pixels", ["gray", "rgb24", "yuv420p"])
 def test_frames_of_a_pipe(images: Detector, pixels: str) -> None:
     """Each is judged when it is whole, in whatever pieces it comes; the rest at the end is told."""
@@ -506,7 +514,7 @@ def test_another_detector_takes_over_whole_or_not_at_all(rows: Detector, series:
     assert [seen.odd for seen in ran.seen] == [False, False, True]
     assert "stay in force: bundle for other observations: a model of windows, not rows" in ran.notes[0]
     assert ran.notes[1:] == ["calibration and bundle are read anew"]
-    assert (ran.beats[0].false_alarms, ran.beats[-1].false_alarms) == (rows.false_alarms, None)
+    assert (ran.beats[0].false_alarms, ran.beats[-1].false_alarms) == (rows.false_alarms, 1.0)
 
 
 def test_heartbeats_tell_of_a_drift(rows: Detector) -> None:
@@ -673,7 +681,7 @@ def test_a_resident_process(images: Detector, tmp_path: Path) -> None:
         assert json.loads(process.stdout.readline())["event"] == "state"
         site.write_text("{}")
         process.send_signal(signal.SIGHUP)
-        assert "from before stay in force: calibration not understood" in process.stderr.readline()
+        assert "from before stay in force: not a calibration" in process.stderr.readline()
         Detector(images.vae, replace(images.calibration, threshold=1e9)).save(site)
         process.send_signal(signal.SIGHUP)
         assert "read anew" in process.stderr.readline()

@@ -90,7 +90,7 @@ def test_scores_and_verdicts_are_those_of_the_commands(
     (score,) = answer["scores"]
     assert (answer["samples"], answer["seed"]) == (samples, seed)
     assert figures(score) == named(printed)
-    assert "body fitted from 112x112 L to 28x28 L" in answer["notes"]
+    assert "request fitted from 112x112 L to 28x28 L" in answer["notes"]
     told = json.loads(command(main, "detect", file, "--format", "jsonl").out)
     assert score["verdict"] == {key: told[key] for key in score["verdict"]}
     assert score["verdict"]["odd"] == (name == "not-a-digit")
@@ -175,7 +175,8 @@ def test_rows_by_column_are_those_of_a_table(forge: Forge):
     in_order = client.post("/score", json=[[21, 17.5]]).get_json()["scores"]
     assert figures(table[0]) == figures(by_name[0]) == figures(in_order[0])
     lacking = client.post("/score", json=[{"flow": 17.5}])
-    assert (lacking.status_code, lacking.get_json()["error"]) == (400, "no column heat: row; it has flow")
+    words = "no column heat: row; it has flow, and the model takes heat, flow"
+    assert (lacking.status_code, lacking.get_json()["error"]) == (400, words)
 
 
 @pytest.mark.parametrize(
@@ -192,13 +193,23 @@ def test_rows_by_column_are_those_of_a_table(forge: Forge):
         ("/score?samples=0", picture(28, 28), 400, "samples out of range: 0; give an integer from 1 to 1,000"),
         ("/score?samples=1001", picture(28, 28), 400, "samples out of range: 1001;"),
         ("/score", array(257), 400, "too many images: 257; send at most 256 at a time"),
-        ("/score", b"", 400, "no images: an empty body; send a file, curl --data-binary @FILE or curl -F file=@FILE"),
+        (
+            "/score",
+            b"",
+            400,
+            "no images: the request is empty; send a file, curl --data-binary @FILE or curl -F file=@FILE",
+        ),
         ("/score", b"P4 this is no image", 400, "file cannot be read"),
         ("/score", picture(280, 280)[:100], 400, "file cannot be read"),
-        ("/score", b"%!PS-Adobe-3.0 EPSF-3.0", 400, "not an image or array: body; give a PNG, JPEG"),
-        ("/score", picture(5001, 5000), 400, "pictures too large: body; send 25,000,000 pixels at most"),
-        ("/score", gzip.compress(bytes(17 << 20)), 400, "file too large once unpacked: body; send at most 16,777,216"),
-        ("/score", gzip.compress(gzip.compress(array(1))), 400, "file is packed twice: body; send it unpacked"),
+        ("/score", b"%!PS-Adobe-3.0 EPSF-3.0", 400, "not an image or array: request; give a PNG, JPEG"),
+        ("/score", picture(5001, 5000), 400, "pictures too large: request; send 25,000,000 pixels at most"),
+        (
+            "/score",
+            gzip.compress(bytes(17 << 20)),
+            400,
+            "file too large once unpacked: request; send at most 16,777,216",
+        ),
+        ("/score", gzip.compress(gzip.compress(array(1))), 400, "file is packed twice: request; send it unpacked"),
         ("/score", b"\x1f\x8b and no more", 400, "file cannot be read"),
         ("/score", b"[1, 2", 400, "JSON not understood"),
         ("/score", b"[" * 100_000, 400, "JSON not understood"),
