@@ -52,8 +52,9 @@ def calibrate(
 ) -> None:
     """Learn from normal observations, which the model was not trained on, what is usual where it works.
 
-    20 different ones are enough to begin with, and some hundreds tell odd ones at 1% of false alarms. The calibration
-    holds statistics, and no observation.
+    It knows those that it was trained on, so that others would seem odder than they are; put some aside before the
+    training, since nothing here can tell. 20 different ones are enough to begin with, and 100 or more tell odd ones at
+    1% of false alarms. The calibration holds statistics, and no observation.
     """
     if odd and threshold is not None:
         raise click.UsageError("--threshold goes without --odd, which sets it")
@@ -96,7 +97,8 @@ def calibrate(
 @click.option(
     "--maps",
     type=_PATH,
-    help="Where each is odd: of images a .png or a folder of them, of rows and series a .csv, .jsonl or .png; or .npy.",
+    help="Where each is unusual, which is no verdict, since normal ones have such places too: of images a .png or a"
+    " folder of them, of rows and series a .csv, .jsonl or .png; or .npy.",
 )
 @click.option("--fail-on-odd", is_flag=True, help=f"Leave with exit code {_ODD} where one is odd.")
 @click.option("--drift", is_flag=True, help="Say whether all of them together, in their order, are as usual.")
@@ -144,7 +146,8 @@ def detect(
     if maps is None:
         parts.extend(map(detector.traits, batches))
     else:
-        terminal.note(f"{maps}: {map_files.write(maps, detector, mapped(), found.names(), len(found))}")
+        shown = map_files.write(maps, detector, mapped(), found.names(), len(found))
+        terminal.note(f"{maps}: {shown}; that is no verdict, which is in the column odd")
     traits = np.concatenate(parts)
     verdict = detector.judged(traits)
     noun, odd = vae.observation.noun, int(verdict.odd.sum())

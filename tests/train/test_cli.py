@@ -203,24 +203,38 @@ def test_photos_that_do_not_halve_are_fitted_to_another_size(command: Command, p
     assert not (tmp_path / "run").exists()
 
 
+DRAWN = "grey levels are drawn as binary, P(1) = level / 255"
+NOISE = "which is mostly noise for images as grey as these"
+
+
 @pytest.mark.parametrize(
-    ("likelihood", "grey", "told"), [("bernoulli", True, True), ("bernoulli", False, False), ("gaussian", True, False)]
+    ("likelihood", "grey", "told"),
+    [
+        ("bernoulli", 0, ""),
+        ("bernoulli", 30, f"vae-train: note: {DRAWN}; --likelihood discretised-logistic keeps them\n"),
+        (
+            "bernoulli",
+            255,
+            f"vae-train: warning: {DRAWN}, {NOISE}; --preset resnet-colour, made for photos, keeps them\n",
+        ),
+        ("gaussian", 255, ""),
+    ],
 )
 @pytest.mark.usefixtures("unmeasured")
-def test_grey_images_of_ones_own_become_binary_with_a_note(
-    command: Command, tmp_path: Path, likelihood: str, grey: bool, told: bool
+def test_grey_images_of_ones_own_become_binary_with_a_word(
+    command: Command, tmp_path: Path, likelihood: str, grey: int, told: str
 ) -> None:
-    """Where a likelihood of binary pixels gets grey levels, one line says so and names what keeps them."""
-    levels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
-    np.save(tmp_path / "own.npy", levels if grey else levels // 128 * 255)
+    """Where a likelihood of binary pixels gets grey levels, up to `grey`, one line names what keeps them.
+
+    It is a warning where they are as grey as photos, and names the preset for these.
+    """
+    levels = np.random.default_rng(0).integers(0, 256, (60, 8, 8)) * max(grey, 1) // 255
+    np.save(tmp_path / "own.npy", (levels * 255 if not grey else levels).astype(np.uint8))
     words = ("--likelihood", likelihood, "--epochs", 1, "--device", "cpu", "--out", tmp_path / "run")
     result = command(main, "--dataset", tmp_path / "own.npy", *words)
     assert result.code == 0, result.err
-    note = (
-        "vae-train: note: grey levels are drawn as binary, P(1) = level / 255; "
-        "--likelihood discretised-logistic keeps them\n"
-    )
-    assert (note in result.err) is told
+    assert told in result.err
+    assert (DRAWN in result.err) is bool(told)
 
 
 @pytest.mark.parametrize(("channels", "preset"), [(1, "tutorial"), (3, "resnet-colour")])

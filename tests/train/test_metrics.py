@@ -57,7 +57,10 @@ def rows(*changes: dict[str, float]) -> list[Metrics]:
 
 
 HELP = "a --warm-up, --free-bits or a lower --lr may help"
-COLLAPSE = "posterior collapse: {} of {} latent dimensions are active; " + HELP
+COLLAPSE = (
+    "posterior collapse: {} of {} latent dimensions are active, so that the model sees little of what it is given, and "
+    "draws much the same for all; " + HELP
+)
 TROUBLE: dict[str, tuple[list[Metrics], list[str]]] = {
     "none": (rows({}), []),
     "still rising": (rows({"test_elbo": -120.0, "train_elbo": -119.0}, {}), []),
@@ -134,6 +137,13 @@ def test_a_collapse_points_to_what_was_said_of_the_networks() -> None:
 def test_a_run_of_few_steps_is_warned_of(images: int, epochs: int, batch: int, line: str) -> None:
     """Less than 300 steps, and the epochs that make as many."""
     assert metrics.few_steps(SMALL.replace(epochs=epochs, batch_size=batch), images) == line
+
+
+def test_few_observations_are_warned_of() -> None:
+    """With their number and how many it takes."""
+    assert metrics.few_observations("image", metrics.FEW) == ""
+    line = metrics.few_observations("image", 4)
+    assert line == "few images: 4 to train on, which are learned by heart; give 100 or more, better some hundreds"
 
 
 @pytest.mark.parametrize(

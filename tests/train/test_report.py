@@ -256,7 +256,7 @@ def test_trouble_is_told_in_words(copied: Path, digits_root: Path, monkeypatch: 
 
 
 def test_what_a_training_said_of_its_images_is_in_the_report(tmp_path: Path) -> None:
-    """The warning of too few steps, word for word, and how many files could not be read."""
+    """The warnings of too few images and steps, word for word, and how many files could not be read."""
     (tmp_path / "photos").mkdir()
     for i, levels in enumerate(noise(60, 8, 8)):
         Image.fromarray(levels).save(tmp_path / "photos" / f"{i}.png")
@@ -266,9 +266,10 @@ def test_what_a_training_said_of_its_images_is_in_the_report(tmp_path: Path) -> 
     listener = Listener(warn=said.append)
     train.train(config.replace(epochs=5), tmp_path / "run", Place(tmp_path), "vae-train", listener=listener)
     line = "few steps: 5 in the whole run; give more --epochs, 300 at least"
-    assert line in said
+    few = said[said.index(line) - 1]
+    assert few.startswith("few images: ")
     shown = Page(tmp_path / "run" / report.PAGE).texts["li"]
-    assert shown[:2] == [line, "1 image file could not be read; left out"]
+    assert shown[:3] == [few, line, "1 image file could not be read; left out"]
 
 
 def test_a_long_training_has_a_short_table(copied: Path, digits_root: Path) -> None:

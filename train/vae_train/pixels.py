@@ -73,6 +73,12 @@ def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), (squares / len(levels) - mean.square()).clamp(min=0).sqrt().float()
 
 
+def coin(pixels: Tensor) -> float:
+    """The mean variance of binary draws of pixels, in that of a coin: from 0, black and white, to 1, half-way grey."""
+    total = sum(float((4 * x * (1 - x)).sum(dtype=torch.float64)) for x in map(unit, pixels.split(1000)))
+    return total / pixels.numel()
+
+
 def _probabilities(pixels: Tensor) -> NDArray[np.float64]:
     """P(1) of each pixel."""
     values = pixels.numpy()

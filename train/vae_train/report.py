@@ -216,7 +216,11 @@ def _duration(seconds: int) -> str:
 def _trouble(run: Run, rows: list[Metrics], observations: int) -> str:
     """All that the training warned of; `observations` is the number that it was trained on."""
     few, unreadable = metrics.few_steps(run.config, observations), run.settings.preprocessing.get("unreadable")
-    found = [few, f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else ""]
+    found = [
+        metrics.few_observations(run.observation.noun, observations),
+        few,
+        f"{_number(unreadable, 'image file')} could not be read; left out" if unreadable else "",
+    ]
     said = run.settings.warnings
     optimiser = run.config.optimiser
     most, patient = optimiser.most_epochs(observations), optimiser.patient
