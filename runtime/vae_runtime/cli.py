@@ -35,7 +35,7 @@ _TRAVERSED = 1000  # observations at most, which say how large each latent's KL 
 @click.version_option(package_name="vae-edge")
 @click.pass_context
 def cli(context: click.Context, bundle: Path | None, threads: int | None, memory: int | None) -> None:
-    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per image or row.
+    """Run an exported VAE with NumPy and onnxruntime. All figures are in nats per observation.
 
     SOURCES are image files, folders of them, patterns such as 'a/*.png', .npy and .npz arrays, IDX files such as
     MNIST's, tables, or - for standard input. What does not have the model's size or mode is fitted, and the command
@@ -182,6 +182,7 @@ def elbo(
         found, batches = terminal.read(sources, vae, missing, stride, vae.rows_per_run(samples))
         scores = score(vae, batches, samples, seed, by_column=by_column)
         written = format_scores(scores, found.names(), style, samples, seed, noun)
+        written = terminal.folded(written) if style == "table" else written
         terminal.write(written, output, f"scores of {terminal.count(len(found), noun)}, {draws}")
         terminal.say_fitted(found)
         changed, ranked = scores.off_support, scores.ranks is not None
@@ -321,10 +322,13 @@ def info(options: Options, as_json: bool) -> None:
     """Say what the bundle holds, how it was made, and how good it is."""
     import json
 
-    from vae_runtime.reports import format_info
+    from vae_runtime.reports import INDENT, format_info
 
     manifest = terminal.load(options).manifest
-    click.echo(json.dumps(manifest.raw, indent=1) if as_json else format_info(manifest))
+    if as_json:
+        click.echo(json.dumps(manifest.raw, indent=1))
+    else:
+        terminal.write(terminal.folded(format_info(manifest).splitlines(), INDENT), None, "")
 
 
 @cli.command(short_help="Repeat the bundle's golden vectors on this device.")

@@ -3,15 +3,22 @@
 import errno
 import io
 import os
+import re
 import shlex
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from vae_runtime.errors import VaeError
+
+_NAMES = {"INTEGER RANGE": "N", "INTEGER": "N", "FLOAT RANGE": "NUMBER", "FLOAT": "NUMBER"}  # for click's types
+_TYPES = re.compile(rf"\b({'|'.join(_NAMES)})$")
+_RANGE = re.compile(r"\b([\d.]+)(<=?)x<=?([\d.]+)|\bx(>=?)([\d.]+)")
+_NO_LIMIT = 2**30  # what is higher is there for the machine
 
 
 class Terminated(BaseException):
@@ -24,6 +31,7 @@ def run(command: click.Command, prog: str) -> None:
     0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment, 130 and 143 interrupted by SIGINT and SIGTERM.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    click.Context.formatter_class = _Help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
     code = _guarded(command, prog)
@@ -91,6 +99,27 @@ def _without_folders(word: str) -> str:
     """The word, or `--option=word`, with only the name of an absolute path."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return option + equals + (Path(value).name if Path(value).is_absolute() else value)
+
+
+class _Help(click.HelpFormatter):
+    """Help that calls an integer N, and says ranges in words."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write options, or commands, and what they are, in two columns."""
+        written = [
+            (_TYPES.sub(lambda kind: _NAMES[kind[0]], option), _RANGE.sub(_in_words, told)) for option, told in rows
+        ]
+        super().write_dl(written, col_max, col_spacing)
+
+
+def _in_words(found: re.Match[str]) -> str:
+    """A range as click writes it, such as 0<x<1 or x>=1, in words."""
+    least, _, most, beyond, only = found.groups()
+    if only is not None:
+        return f"above {only}" if beyond == ">" else f"{only} or more"
+    if float(most) >= _NO_LIMIT:
+        return f"{least} or more"
+    return f"between {least} and {most}" if "=" not in found[0] else f"{least} to {most}"
 
 
 def line(prog: str, message: str, code: int) -> str:

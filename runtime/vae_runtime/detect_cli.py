@@ -153,6 +153,7 @@ def detect(
     noun, odd = vae.observation.noun, int(verdict.odd.sum())
     by = _by(detector)
     lines = _lines(verdict, found.names(), style, noun, by)
+    lines = terminal.folded(lines) if style == "table" else lines
     terminal.write(lines, output, f"{odd} of {terminal.count(len(found), noun)} odd, {by}")
     if drift:
         from vae_runtime import drift as drifting

@@ -19,6 +19,7 @@ from vae_runtime.scores import Scores
 
 _AT_ONCE = 1024  # rows
 _SHOWN = 8  # latents in the table's last line
+INDENT = 23  # characters before what a line of `format_info` says
 
 
 def format_scores(
@@ -56,11 +57,11 @@ def _table(scores: Scores, names: list[str], num_samples: int, seed: int, noun: 
     several = num_samples > 1
     error = f" {'+-':>5}" if several else ""
     ranks = scores.ranks and [scores.ranks.describe(rank) for rank in scores.ranks.percentile(scores.elbo)]
-    rank = f" {'percentile':>11}" if ranks else ""
+    rank = f" {'percentile':>10}" if ranks else ""
     yield f"{noun:{width}} {'ELBO':>10}{error} {'log p(x|z)':>11} {'KL':>8}{rank}"
     for i, name in enumerate(names):
         error = f" {scores.standard_error[i]:5.2f}" if several else ""
-        rank = f" {ranks[i]:>11}" if ranks else ""
+        rank = f" {ranks[i]:>10}" if ranks else ""
         figures = f"{scores.reconstruction[i]:11.2f} {scores.kl[i]:8.2f}{rank}"
         yield f"{printable(name):{width}} {scores.elbo[i]:10.2f}{error} {figures}"
     mean = plus_minus(float(scores.elbo.mean()), scores.error_of_mean)
@@ -135,7 +136,7 @@ def format_info(manifest: Manifest) -> str:
         nats = [row.nats for row in parity.rows if row.tensor == "ELBO" and row.is_real]
         worst = f"; ELBO of real {observation.noun}s within {max(nats):.1e} nats" if nats else ""
         lines["gate"] = passed + worst
-    return "\n".join(printable(f"{name:22} {text}") for name, text in lines.items())
+    return "\n".join(printable(f"{name:{INDENT - 1}} {text}") for name, text in lines.items())
 
 
 def _measured(evaluation: Evaluation, noun: str) -> dict[str, str]:

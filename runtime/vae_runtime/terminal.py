@@ -186,6 +186,20 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
+def folded(lines: Iterable[str], indent: int = 2) -> Iterator[str]:
+    """Lines for people: on a terminal, what is longer than it is wide goes on below, between words."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines:
+        if width is None or len(line) <= width:
+            yield line
+        else:
+            below = " " * indent
+            yield textwrap.fill(line, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+
+
 def write(lines: Iterable[str], output: Path | None, what: str) -> None:
     """Print lines, or write them to a file and print what they are."""
     if output is None:

@@ -62,7 +62,7 @@ def _broker(context: click.Context, option: click.Parameter, text: str | None) -
 @click.command(short_help="Judge what comes, for as long as it comes.")
 @click.argument("source")
 @click.option("--calibration", type=_PATH, help="What `calibrate` wrote.  [default: what the bundle carries]")
-@click.option("--debounce", metavar="N|SECONDSs", callback=_debounce,
+@click.option("--debounce", metavar="N|TIME", callback=_debounce,
     help="How many odd ones in a row, such as 3, or for how long nothing but odd ones, such as 10s, make the state odd;"
     " as many normal ones make it normal again.  [default: 3; 1 for a folder, whose files stand for themselves]",
 )  # fmt: skip

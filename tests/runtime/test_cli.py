@@ -812,6 +812,33 @@ def test_help_goes_to_stdout(command, verb: str):
     result = command(main, *verb.split(), "--help")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith(f"Usage: vae-infer {verb}".rstrip())
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert not re.search(r"RANGE|\dx|<=|\b(INTEGER|FLOAT)\b", result.out.replace("640x480", ""))
+
+
+def test_help_says_ranges_in_words(command):
+    """As many or more, between two, above one; no limit that is the machine's own."""
+    words = " ".join(command(main, "calibrate", "--help").out.split())
+    assert (
+        "--false-alarms NUMBER Share of normal ones that may be called odd. [default: 0.01; between 0 and 1]" in words
+    )
+    words = " ".join(command(main, "traverse", "--help").out.split())
+    assert "--steps N How many for each latent. [default: 11; 2 to 1000]" in words
+    assert "--span NUMBER From -span to span. [default: 3.0; above 0]" in words
+    assert "-n N How many. [default: 16; 1 or more]" in " ".join(command(main, "sample", "--help").out.split())
+
+
+def test_lines_are_folded_between_words_on_a_terminal_alone(command, monkeypatch: pytest.MonkeyPatch):
+    """What follows is indented as what it belongs to, and joined it is what a pipe gets."""
+    from vae_runtime import terminal
+
+    plain = command(main, "info").out
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = list(terminal.folded(plain.splitlines(), 23))
+    assert max(len(line) for text in shown for line in text.splitlines()) <= 60
+    assert [" ".join(text.split()) for text in shown] == [" ".join(line.split()) for line in plain.splitlines()]
+    assert all(line.startswith(" " * 23) for text in shown for line in text.splitlines()[1:])
 
 
 def test_version(command):

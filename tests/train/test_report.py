@@ -398,6 +398,30 @@ def test_pictures_show_the_models_images_with_hard_pixels(likelihood: str, chann
     assert all(grid.shape[1] <= pictures.WIDTH for grid in (pictures.samples(vae, 8), grid))
 
 
+@torch.no_grad()
+def test_traversals_go_where_a_learned_priors_latents_lie() -> None:
+    """Three standard deviations to either side of each latent's mean under the prior, and not about 0."""
+    from vae_train import networks
+
+    vae = networks.build(PRESETS["tutorial"].replace(latent_dim=3, prior="flow"), (1, 8, 8))
+    for coupling in vae.prior.couplings:
+        coupling.body[-1].bias[:3] = torch.tensor([2.0, 0.0, -1.0])
+    torch.manual_seed(3)
+    z = vae.sample_prior(20_000)
+    rest = z[0]
+    grid, _ = pictures.traversals(vae, [3.0, 2.0, 1.0], rest)
+    for row in range(3):
+        ends = rest.repeat(2, 1)
+        ends[:, row] = z[:, row].mean() + z[:, row].std() * torch.tensor([-3.0, 3.0])
+        expected = as_levels(vae.likelihood.mean(vae.decoder(ends))).astype(int)
+        found = np.stack([crop(grid, 2 + row * 66, 2 + column * 66, 8, 8) for column in (0, 10)])
+        assert np.abs(found - expected).max() <= 6  # levels: of 500 draws, mean and deviation are known to 5%
+        about_zero = rest.repeat(2, 1)
+        about_zero[:, row] = torch.tensor([-3.0, 3.0])
+        elsewhere = as_levels(vae.likelihood.mean(vae.decoder(about_zero))).astype(int)
+        assert row == 1 or np.abs(found - elsewhere).max() > 12
+
+
 def test_traversals_name_their_rows(tiny_run: Path, page: Page) -> None:
     """Each latent dimension with its KL, the largest first."""
     kl = read(tiny_run / "evaluation.json")["kl_per_dimension"]

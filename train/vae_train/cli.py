@@ -87,7 +87,7 @@ _machine = section(
     click.option("--no-download", is_flag=True, help="Never use the network, even where data is missing."),
 )
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
-_data = click.option("--dataset", type=_PATH, help="Where the run's own data is now.  [default: where they were]")
+_data = click.option("--dataset", type=_PATH, help="Where the run's own data is now.  [default: where it was]")
 
 
 @click.group(cls=Sections, invoke_without_command=True)
@@ -176,7 +176,8 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
     _setting(
         "--likelihood",
         type=click.Choice((*LIKELIHOODS, AUTO)),
-        help="Distribution of the values, p(x|z); auto: by what the columns of rows hold.",
+        metavar="NAME",
+        help=f"Distribution of the values, p(x|z): {', '.join(LIKELIHOODS)}; auto: by what the columns of rows hold.",
     ),
     _setting(
         "--sigma",

@@ -17,6 +17,7 @@ from vae_runtime.files import replacing
 from vae_runtime.observation import IMAGE, SERIES
 from vae_train import pixels
 from vae_train.data import Data
+from vae_train.prior import StandardNormal
 from vae_train.run import Run
 from vae_train.run_folder import read_metrics
 from vae_train.state import Metrics
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vae_train.lines import Lines
 
 WIDTH = 800  # pixels of a grid, at most: a page shows it as it is
+_DRAWN = 500  # draws from a learned prior, which say where its latents lie
 TRAVERSED, SPAN = 10, 3.0  # latent dimensions that are traversed, at most, and from minus to plus where
 _STEPS = 11
 FEWEST_MAPPED = 16  # test means: t-SNE takes three times its perplexity as neighbours, and 5 is the least usual
@@ -130,14 +132,26 @@ def reconstructions(vae: VAE, x: Tensor) -> Picture:
 def traversals(vae: VAE, kl: list[float], rest: Tensor) -> tuple[Picture, list[int]]:
     """E[x|z] with one z_i from -3 to 3 and the others at `rest`, a row each: those of the largest `kl` first.
 
-    kl: [latent_dim]. rest: [*latent_shape].
+    kl: [latent_dim]. rest: [*latent_shape]. Under a learned prior, 3 standard deviations to either side of the mean.
     """
+    centre, unit = _spread(vae)
     chosen = np.argsort(-np.array(kl), kind="stable")[:TRAVERSED].tolist()
     z = rest.flatten().repeat(len(chosen), _STEPS, 1)
     for row, latent in enumerate(chosen):
-        z[row, :, latent] = torch.linspace(-SPAN, SPAN, _STEPS)
+        z[row, :, latent] = centre[latent] + unit[latent] * torch.linspace(-SPAN, SPAN, _STEPS)
     means = vae.likelihood.mean(vae.decoder(z.reshape(-1, *rest.shape)))
     return _grid(_enlarged(means, _STEPS), _STEPS), chosen
+
+
+def _spread(vae: VAE) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each latent under the prior, [latent_dim]: of a learned one those of draws."""
+    if isinstance(vae.prior, StandardNormal):
+        return torch.zeros(vae.latent_dim), torch.ones(vae.latent_dim)
+    weight = next(vae.parameters())
+    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
+        torch.manual_seed(0)
+        z = vae.sample_prior(_DRAWN).flatten(1)
+    return z.mean(dim=0), z.std(dim=0)
 
 
 def _pairs(a: Tensor, b: Tensor) -> Picture:

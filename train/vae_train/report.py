@@ -266,7 +266,9 @@ def _charts(curves: list[Picture], noun: str) -> str:
 def _traversals(run: Run, grids: pictures.Grids) -> str:
     kl, span = run.evaluation["kl_per_dimension"], pictures.SPAN
     rest = "the others as of the first test image"
-    caption = f"E[x|z] with one latent dimension from -{span:g} to {span:g} and {rest}; the largest KL first."
+    learned = not isinstance(run.vae.prior, StandardNormal)
+    about = " standard deviations about its mean under the prior" if learned else ""
+    caption = f"E[x|z] with one latent dimension from -{span:g} to {span:g}{about} and {rest}; the largest KL first."
     names = "".join(f"<li>z<sub>{i}</sub> {kl[i]:.2f} nats</li>" for i in grids.traversed)
     image = _image(grids.traversals, "hard", caption)
     return _figure(caption, f'<div class="rows"><ol>{names}</ol>{image}</div>')
