@@ -52,7 +52,7 @@ def calibrate(
 ) -> None:
     """Learn from normal observations, which the model was not trained on, what is usual where it works.
 
-    It knows those that it was trained on, so that others would seem odder than they are; put some aside before the
+    It knows those that it was trained on, so that others may seem odder than they are: put some aside before the
     training, since nothing here can tell. 20 different ones are enough to begin with, and 100 or more tell odd ones at
     1% of false alarms. The calibration holds statistics, and no observation.
     """
