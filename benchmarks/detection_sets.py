@@ -229,7 +229,7 @@ def readings(path: Path, channels: Sequence[str], label: str = "") -> tuple[Arra
 
 
 TEXTURES = {"preset": "resnet-colour", "augment": ("flips", "upside-down", "shifts"), "epochs": 200}
-SERIES = {"preset": "series", "window": WINDOW}
+SERIES = {"preset": "series", "window": WINDOW, "held_out": "last"}
 SMALL = {"breast cancer": (load_breast_cancer, 1, 0.5), **{f"wine {i}": (load_wine, i, 0.6) for i in range(3)}}
 SETS = [
     Set("Clothes", "fashion", fashion, ships="fashion-mnist"),

@@ -81,7 +81,8 @@ def main() -> None:
 def settings(usual: str, window: int, seed: int) -> Config:
     """The preset of series for these windows."""
     config = DataConfig(usual, window=window)
-    return preset("series", *data.look(config)).replace(dataset=usual, window=window, seed=seed)
+    chosen = preset("series", *data.look(config))
+    return chosen.replace(dataset=usual, window=window, held_out="last", seed=seed)
 
 
 def labels_of(path: str, column: str) -> NDArray[np.str_]:

@@ -14,6 +14,7 @@ from vae_runtime.errors import ArgumentError, InputError
 from vae_train import bounds, data, networks, report, run_folder, train
 from vae_train.cli import main
 from vae_train.config import PRESETS, Config, Place, preset, series
+from vae_train.series import blocks
 
 WINDOW = 10
 
@@ -35,9 +36,9 @@ def written(path: Path, values: np.ndarray, first: int = 0, step: int = 30, odd:
 
 
 def load(path: Path, window: int = WINDOW, **settings: Any) -> tuple[data.Data, list[str]]:
-    """The windows, and what is said of them."""
+    """The windows, and what is said of them; where nothing else is asked for, the last tenth of the rows is kept."""
     said: list[str] = []
-    config = PRESETS["series"].replace(dataset=str(path), window=window, **settings)
+    config = PRESETS["series"].replace(dataset=str(path), window=window, **{"held_out": "last"} | settings)
     return data.load(config, Path("absent"), False, pytest.fail, said.append), said
 
 
@@ -71,6 +72,29 @@ def test_rows_of_a_table_become_windows(tmp_path: Path, stride: int | None) -> N
     few = ["a window of 10 rows begins every 3 rows", "4 rows are in no window, since no whole one begins there"]
     few += ["177 windows to train on are few: some hundreds make figures that mean something"]
     assert said == ["column time has the rows' times, which are usually 30 apart", *([] if stride is None else few)]
+
+
+def test_blocks_from_all_over_are_kept_for_testing(tmp_path: Path) -> None:
+    """No window shares a row with one on the other side, whatever files there are."""
+    (tmp_path / "days").mkdir()
+    values = np.column_stack([np.arange(2000.0), rows(2000)[:, 1]])
+    for first, last in ((0, 700), (700, 2000)):
+        written(tmp_path / f"days/{first:04}.csv", values[first:last])
+    found, _ = load(tmp_path / "days", columns=("flow", "heat"), held_out="blocks")
+    trained, kept = (
+        set(restored(found, part)[:, 0].round().astype(int).ravel().tolist()) for part in ("train", "test")
+    )
+    assert not trained & kept
+    assert 200 - WINDOW < len(kept) <= 200  # a block may lie across two files
+    assert set(range(2000)) - trained - kept <= {*range(690, 710)}
+    assert max(np.diff([0, *sorted(kept), 2000])) < 2 * 200
+
+
+@pytest.mark.parametrize("day", [200, 400, 1000, 1440, 86400 / 64])
+def test_blocks_lie_at_all_hours_of_a_day(day: float) -> None:
+    """However long it is: also where each stretch that has a block is a day, or a part of one."""
+    phase = np.flatnonzero(blocks(40_000, 20)) % day / day
+    assert np.histogram(phase, 12, (0, 1))[0].min() > 0.3 * len(phase) / 12
 
 
 def test_arrays_are_rows_or_windows(tmp_path: Path) -> None:
@@ -161,7 +185,7 @@ def small(path: Path, **settings: Any) -> Config:
 def test_a_window_has_on_the_device_the_score_that_training_gave_it(tmp_path: Path) -> None:
     """The ELBO of raw rows from the file, cut, scaled and scored by the bundle: the trainer's, with the same noise."""
     path = written(tmp_path / "t.csv", rows())
-    train.train(small(path, stride=2), tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
+    train.train(small(path, stride=2, held_out="last"), tmp_path / "run", Place(Path(), False, "cpu", 1), "vae-train")
     run = run_folder.load(tmp_path / "run")
     vae = VAE.load(vae_export.export_run(run, tmp_path / "bundle").path)
     found, _ = load(path, columns=("flow", "heat"), stride=2)
@@ -193,7 +217,9 @@ def test_the_command_trains_on_windows(command: Command, tmp_path: Path, monkeyp
     page = (tmp_path / "runs/t-series/report.html").read_text()
     assert page.count("<img") > 4
     assert "windows begin every 4 rows, rows are 30 apart in time (column time)" in page
-    assert f"flow ({rows()[:540, 0].mean():.4g} +- {rows()[:540, 0].std():.4g})" in page
+    trained = rows()[~blocks(600, 2 * WINDOW), 0]
+    assert f"flow ({trained.mean():.4g} +- {trained.std():.4g})" in page
+    assert "a tenth of the rows, in blocks of 20 from all over" in page
     assert "stride&#x27;" not in page
     np.save("x.npy", windows(rows(), list(range(0, 591, 2))))
     monkeypatch.setattr(report, "draw", lambda *given: None)  # that of the first has been looked at

@@ -35,9 +35,11 @@ def configured(
         say(f"{settings['window']} rows are a window; --window says otherwise")
     if "window" in settings:
         if settings.get("held_out") == "hash":
-            todo = "leave out --split: windows overlap, and their last tenth is kept"
+            todo = "leave out --split: windows overlap, and those of some blocks of rows are kept"
             raise ArgumentError("--split hash is for rows", f"--window {settings['window']}", todo)
-        settings["held_out"] = "last"
+        settings.setdefault("held_out", "blocks")
+    elif settings.get("held_out") == "blocks":
+        raise ArgumentError("--split blocks is for windows", dataset, "add --window, or leave it out")
     observation, count = _looked_at(dataset, settings, given)
     chosen = preset_for(preset or default_preset(observation), observation, count)
     config = chosen.replace(dataset=dataset, **settings)

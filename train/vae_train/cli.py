@@ -163,7 +163,7 @@ _data = click.option("--dataset", type=_PATH, help="Where the run's own data is 
         "--split",
         "held_out",
         type=click.Choice(SPLITS),
-        help="Keep for testing a tenth by its hash, or the last one.  [default: hash]",
+        help="Keep for testing a tenth by its hash, the last one, or of windows blocks.  [default: hash; blocks]",
     ),
 )
 @section(
@@ -260,7 +260,7 @@ def cli(
         train.resume(resume, replace(place, dataset=Path(dataset) if "dataset" in given else None), recorders, listener)
         return
     if settings["window"] and settings["held_out"] == "hash":
-        raise click.UsageError("--split hash is for rows: windows overlap, and their last tenth is kept")
+        raise click.UsageError("--split hash is for rows: windows overlap, and those of some blocks of rows are kept")
     known = {**checked({**settings, "hidden": _widths(hidden)}), "test": test}
     config = asked.configured(dataset, preset, known, say=listener.note)
     out = out or Path("runs") / f"{Path(dataset).absolute().stem}-{config.preset}"

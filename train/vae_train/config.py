@@ -20,7 +20,7 @@ PRIORS = ("standard-normal", "flow")
 AUTO = "auto"
 SIGMAS = ("one", "column", "value")
 MISSING = ("refuse", "drop")
-SPLITS = ("hash", "last")
+SPLITS = ("hash", "last", "blocks")
 AUGMENTS = ("flips", "upside-down", "shifts")
 GRADIENTS = ("path", "total")
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -51,10 +51,10 @@ class DataConfig:
     one. stride: from how many rows on the next window begins; None for what suits the number of rows. columns: of a
     table, those to train on, and None for all of numbers; encode: those of which columns of 0 and 1 are made, one for
     each value; label: its column of classes. normal: the label of the rows to train on, half of them, or of series all
-    but the last tenth. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: how rows are
-    kept for testing, by their "hash", or the "last" tenth; of series it is the last one. augment: how images that are
-    trained on are changed anew in every batch, ways out of AUGMENTS. test: the path of what to test on, of the same
-    kind, where all of `dataset` is trained on; None for a part of that.
+    but a tenth. missing: whether to "refuse" rows with a missing value or to "drop" them. held_out: which tenth of the
+    rows is kept for testing, by their "hash", or the "last" one, or of series in "blocks" of two windows' length from
+    all over. augment: how images that are trained on are changed anew in every batch, ways out of AUGMENTS. test: the
+    path of what to test on, of the same kind, where all of `dataset` is trained on; None for a part of that.
     """
 
     dataset: str = "mnist"

@@ -22,6 +22,8 @@ from vae_train.data import TEST_SHARE, Data, too_few
 
 _MANY = 20_000  # windows: where there are more, fewer overlap
 _FEW = 200  # windows, below which figures mean little
+_BLOCK = 2  # windows' lengths, of the blocks of rows that are kept for testing
+_GOLDEN = (5**0.5 - 1) / 2
 _IRREGULAR = 0.1  # share of the intervals between rows, above which their times are no clock
 
 Doubles = NDArray[np.float64]
@@ -50,15 +52,16 @@ def prepared(
 ) -> Data:
     """The data of a training from the rows of files, in order of time; windows cross neither files nor gaps.
 
-    The last tenth of all rows is kept for testing, or the files `chosen`. Channels that are constant in the others are
-    left out, and each one is scaled to mean 0 and spread 1 by these. name: of the source, for errors. files: by their
-    names. time: the column of times.
+    A tenth of all rows is kept for testing, in blocks from all over or the last one, or the files `chosen`. Channels
+    that are constant in the others are left out, and each one is scaled to mean 0 and spread 1 by these. name: of the
+    source, for errors. files: by their names. time: the column of times.
 
     Raises InputError where there are too few rows for windows; ArgumentError for a likelihood of other observations.
     """
     window, likelihood = config.data.window, config.network.likelihood
     assert window is not None
-    train, test = _split(files, window) if chosen is None else (list(files.items()), list(chosen.items()))
+    last = config.data.held_out == "last"
+    train, test = _split(files, window, last) if chosen is None else (list(files.items()), list(chosen.items()))
     files = {**files, **(chosen or {})}
     for file in files.values():
         rows.refuse_likelihood(likelihood, channels, file.values, name)
@@ -86,7 +89,7 @@ def prepared(
     how = {
         "columns": [rows.written(column) for column in known],
         "windows": asdict(on_device),
-        "split": "the last tenth of the rows" if chosen is None else "given",
+        "split": _how(window, last) if chosen is None else "given",
         "overlap": max(1.0, window / stride),
     }
     labels = torch.zeros(len(kept), dtype=torch.int64)
@@ -136,20 +139,41 @@ def _columns(
     return [rows.column(channels[i], values[:, i], not flag) for i, flag in zip(alive, binary, strict=True)]
 
 
-def _split(files: Mapping[str, Block], window: int) -> tuple[list[_Named], list[_Named]]:
-    """What is trained on, and the last tenth of all rows, but two windows at least where there are so many."""
+def _how(window: int, last: bool) -> str:
+    """How rows were split, in words."""
+    return (
+        "the last tenth of the rows" if last else f"a tenth of the rows, in blocks of {_BLOCK * window} from all over"
+    )
+
+
+def _split(files: Mapping[str, Block], window: int, last: bool) -> tuple[list[_Named], list[_Named]]:
+    """What is trained on, and a tenth of all rows, but two windows at least where there are so many."""
     total = sum(len(file.rows) for file in files.values())
-    border = total - max(round(TEST_SHARE * total), min(2 * window, total // 3))
+    least = min(_BLOCK * window, total // 3)
+    kept = np.arange(total) >= total - max(round(TEST_SHARE * total), least) if last else blocks(total, least)
     train, test, before = [], [], 0
     for name, file in files.items():
-        here = min(max(border - before, 0), len(file.rows))
+        here = kept[before : before + len(file.rows)]
         before += len(file.rows)
-        train += [(name, _part(file, slice(0, here)))] if here else []
-        test += [(name, _part(file, slice(here, None)))] if here < len(file.rows) else []
+        train += [(name, _part(file, ~here))] if not here.all() else []
+        test += [(name, _part(file, here))] if here.any() else []
     return train, test
 
 
-def _part(file: Block, some: slice) -> Block:
+def blocks(total: int, length: int) -> NDArray[np.bool_]:
+    """Which of so many rows are kept for testing: a tenth of them, bool [total], in blocks of `length` rows or one.
+
+    Each lies in a stretch of its own, of which all are equally long, at a place that the golden ratio gives: however
+    long a day or a week is, blocks lie at all of its hours, and do not meet the same one again and again.
+    """
+    count = max(1, round(TEST_SHARE * total / max(1, length)))
+    places = (np.arange(count) + np.arange(1, count + 1) * _GOLDEN % 1 * (1 - length * count / total)) * total / count
+    kept = np.zeros(total, bool)
+    kept[(places.astype(np.int64)[:, None] + np.arange(length)).ravel()] = True
+    return kept
+
+
+def _part(file: Block, some: NDArray[np.bool_]) -> Block:
     return Block(file.rows[some], file.values[some], None if file.times is None else file.times[some])
 
 

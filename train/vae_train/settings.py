@@ -20,7 +20,7 @@ class Settings(TypedDict, total=False):
     label: str
     normal: str
     missing: Literal["refuse", "drop"]
-    held_out: Literal["hash", "last"]
+    held_out: Literal["hash", "last", "blocks"]
     augment: Sequence[str]
     architecture: Literal["mlp", "resnet", "conv1d"]
     hidden: int | Sequence[int]
