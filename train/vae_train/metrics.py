@@ -12,8 +12,8 @@ ACTIVE = 0.01  # variance of mu over the data, above which a latent dimension is
 # Steps of a run. With so many, scikit-learn's digits have 81 percent (preset tutorial) and 59 percent (gated) of what
 # 1,600 gain over the best constant image; with 100 steps 51 and 29 percent.
 FEW_STEPS = 300
-# Observations to train on. The test ELBO of tiles of brick, with --preset resnet-colour, flips and shifts, lies 712 nats
-# below that of 10 that were trained on for 400 steps, and 40 below that of 270 after 540.
+# Observations to train on. The test ELBO of tiles of brick, with --preset resnet-colour, flips and shifts, is 711 nats
+# below that of the 10 that were trained on in 400 steps, and 40 below that of 270 in 540 steps.
 FEW = 100
 _JUMP = 10  # times the mean norm of an epoch's gradients; a calm training's largest is about twice the mean
 _FALLS = ("over-fitting", "the ELBO falls")
