@@ -85,7 +85,8 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 
         width = shutil.get_terminal_size().columns
         click.echo(blocks(vae.sample(min(number, width), seed, mean, start), width))
-    click.echo(f"{output}: {terminal.count(number, 'mean' if mean else 'sample')}, seed {seed}")
+    what = f"{terminal.count(number, 'mean')} E[x|z]" if mean else terminal.count(number, "sample")
+    click.echo(f"{output}: {what}, seed {seed}")
 
 
 @cli.command()
@@ -99,7 +100,7 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
 def reconstruct(
     options: Options, sources: tuple[str, ...], output: Path | None, missing: str, stride: int | None
 ) -> None:
-    """Encode observations and decode their means."""
+    """Encode observations and decode the means mu of their latents, to E[x|z]."""
     vae, output = terminal.load_to_write(options, output, "reconstructions", *terminal.PICTURES)
     from vae_runtime import outputs
 

@@ -74,7 +74,7 @@ def test_sample_writes_what_the_api_gives(command, folder: Path, tiny_bundle: Pa
     out = folder / f"out{suffix}"
     result = command(main, "--bundle", tiny_bundle, "sample", "-n", 5, "--seed", 3, "-o", out, *["--mean"] * mean)
     assert (result.code, result.err) == (0, "")
-    assert result.out == f"{out}: 5 {'means' if mean else 'samples'}, seed 3\n"
+    assert result.out == f"{out}: 5 {'means E[x|z]' if mean else 'samples'}, seed 3\n"
     x = VAE.load(tiny_bundle).sample(5, seed=3, mean=mean)
     if suffix == ".npy":
         np.testing.assert_array_equal(np.load(out), x)
