@@ -38,17 +38,21 @@ def describe(models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
 def working_bytes(model: onnx.ModelProto) -> int:
     """What the values between a graph's layers take for each observation, at the most at a time, in bytes.
 
-    By the shapes that ONNX infers, each value from the node that makes it to the last one that takes it. A runtime that
-    computes in place, or copies into another layout, has less or more.
+    By the shapes that ONNX infers, each value from the node that makes it to the last one that takes it. What is made of
+    weights alone, such as those of float16 in float32, is there once and not counted. A runtime that computes in place,
+    or copies into another layout, has less or more.
     """
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
     sizes = {value.name: _bytes(value.type.tensor_type) for value in (*graph.value_info, *graph.input, *graph.output)}
     weights = {weight.name for weight in graph.initializer}
     last = {name: i for i, node in enumerate(graph.node) for name in node.input}
     alive = {value.name for value in graph.input if value.name not in weights}
-    most = 0
+    of_observations, most = set(alive), 0
     for i, node in enumerate(graph.node):
+        if of_observations.isdisjoint(node.input):
+            continue
         alive.update(node.output)
+        of_observations.update(node.output)
         most = max(most, sum(sizes.get(name, 0) for name in alive))
         alive -= {name for name in node.input if last[name] == i}
     return most

@@ -57,6 +57,7 @@ class Sessions:
 
     def from_noise(self, noise: Floats) -> Floats:
         """z of standard normal noise under a learned prior, both [rows, *latent shape], in one run."""
+        self._session(bundles.DECODER)  # it is needed next, and opened before this one its peak of memory is lower
         return self._session(bundles.PRIOR).run(("z_of_noise",), noise, "noise")[0]
 
     def to_noise(self, z: Floats) -> tuple[Floats, Floats]:

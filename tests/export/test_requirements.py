@@ -49,17 +49,18 @@ def test_manifest_says_what_the_graphs_need(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8])
 def test_memory_between_layers_is_of_what_lives_at_a_time(kind: type) -> None:
-    """A value lives from the node that makes it to the last that takes it; weights are not counted."""
+    """A value lives from the node that makes it to the last that takes it; weights, cast ones too, are not counted."""
     type_ = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     value = lambda name, *shape: helper.make_tensor_value_info(name, type_, ["batch", *shape])  # noqa: E731
-    wide = numpy_helper.from_array(np.ones((1, 50), kind), "wide")
+    stored = numpy_helper.from_array(np.ones((1, 50), np.float16), "stored")
     nodes = [
+        helper.make_node("Cast", ["stored"], ["wide"], to=type_),
         helper.make_node("Add", ["x", "wide"], ["a"]),  # [batch, 50]
         helper.make_node("Concat", ["a", "a"], ["b"], axis=1),  # [batch, 100], beside a and x
         helper.make_node("Concat", ["b", "b"], ["c"], axis=1),  # [batch, 200], beside b alone, and x
         helper.make_node("Concat", ["c", "x"], ["y"], axis=1),  # [batch, 201], beside c and x
     ]
-    graph = helper.make_graph(nodes, "g", [value("x", 1)], [value("y", 201)], [wide])
+    graph = helper.make_graph(nodes, "g", [value("x", 1)], [value("y", 201)], [stored])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     assert requirements.working_bytes(model) == (201 + 200 + 1) * np.dtype(kind).itemsize
 
