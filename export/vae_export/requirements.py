@@ -38,9 +38,9 @@ def describe(models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
 def working_bytes(model: onnx.ModelProto) -> int:
     """What the values between a graph's layers take for each observation, at the most at a time, in bytes.
 
-    By the shapes that ONNX infers, each value from the node that makes it to the last one that takes it. What is made of
-    weights alone, such as those of float16 in float32, is there once and not counted. A runtime that computes in place,
-    or copies into another layout, has less or more.
+    By the shapes that ONNX infers, each value from the node that makes it to the last one that takes it. What is made
+    of weights alone, such as those of float16 in float32, is there once and not counted. A runtime that computes in
+    place, or copies into another layout, has less or more.
     """
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
     sizes = {value.name: _bytes(value.type.tensor_type) for value in (*graph.value_info, *graph.input, *graph.output)}
