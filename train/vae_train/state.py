@@ -96,7 +96,7 @@ class TrainingState:
         """
         gradients = [w.grad for w in self.weights if w.grad is not None]
         finite = (out.parameters.sum() + out.z.sum()).isfinite()
-        of_vectors = torch.nn.utils.get_total_norm([g for g in gradients if g.ndim < 2])
+        of_vectors = torch.nn.utils.get_total_norm([g for g in gradients if g.ndim < 2]).float()
         finite &= of_vectors.isfinite()
         if self.progress.step % _NORM_EVERY == 0:
             norm = torch.nn.utils.get_total_norm(gradients)
