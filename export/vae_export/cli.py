@@ -191,7 +191,7 @@ def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], v
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {how['opset']}, {exported.precision}, {size / 1e6:.1f} MB")
     if CALIBRATION not in exported.manifest.files:
-        why = "too few held-out observations that differ, or one that the model gives no finite figure for"
+        why = "too few held-out observations that differ, or windows that share no row, or one without a finite figure"
         click.echo(f"vae-export: note: it carries no calibration: {why}; vae-infer calibrate makes one", err=True)
     if before and before != _described(out):
         click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)

@@ -186,8 +186,8 @@ def _say_resolution(detector: "Detector") -> None:
         share = f"that is the share of false alarms, on average over calibrations of so few, and not {asked:.2%}"
         terminal.note(f"{which}: {share}; calibrate with more")
     elif detector.calibration.threshold is None and 0 < (known := detector.calibration.separate) < 1 / asked:
-        which = f"{count:,} windows, of which {known:,} share no row, are few for {asked:.2%} of false alarms"
-        terminal.note(f"calibrated on {which}, and there may be more; calibrate with a longer recording")
+        which = f"calibrated on {count:,} windows, of which {known:,} share no row"
+        terminal.note(f"{which}: false alarms may be more than {asked:.2%}; calibrate with a longer recording")
 
 
 def _drift(test: "Drift", names: list[str], noun: str) -> str:

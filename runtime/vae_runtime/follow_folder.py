@@ -106,6 +106,8 @@ class Folder:
 
     def _opened(self, path: str, known: _Growing, came: float) -> list[Came]:
         """What a file holds; where it cannot be read it is waited for, once, and then told."""
+        with suppress(OSError):  # what has changed since it was whole is read now, and not once more
+            self._remember(path, _state(Path(path).stat()))
         try:
             found = self._vae.read([path], self._how.stride)
             batches = list(found.batches(_ROWS))
@@ -153,11 +155,14 @@ class Folder:
             if now - known.since >= wanted:
                 whole.append((status.st_mtime_ns, path, known))
                 del self._growing[path]
-                folder, _, name = path.rpartition("/")
-                if folder in self._inside:
-                    self._inside[folder].files[name] = state
+                self._remember(path, state)
         whole.sort(key=lambda each: each[:2])
         self._ready.extend((path, known, now) for _, path, known in whole)
+
+    def _remember(self, path: str, state: _State) -> None:
+        folder, _, name = path.rpartition("/")
+        if folder in self._inside:
+            self._inside[folder].files[name] = state
 
     def _written_anew(self) -> list[str]:
         """Those of the next known files, of few of all, that are not as they were."""
@@ -176,7 +181,7 @@ class Folder:
             if stat.S_ISREG(status.st_mode) and _state(status) != known:
                 found.append(path)
         if found and self._vae.observation.kind != IMAGE:
-            what = f"{found[0]} was written to after it was judged, and all of it is judged again"
+            what = f"{found[0]} was written to, and all of it is judged, rows that were there before too"
             self._how.notes.once("anew", f"{what}; to judge rows as they come, watch the file itself")
         return found
 

@@ -366,6 +366,20 @@ def test_a_gradient_that_jumps_is_cut_to_ten_times_the_usual_one(
     torch.testing.assert_close(longest, longer, rtol=1e-4, atol=1e-6)
 
 
+def test_a_checkpoint_without_the_usual_gradient_goes_on(digits: data.Data) -> None:
+    """Those of earlier releases have none; what is usual is then measured from there on."""
+    training = begin(SMALL, digits)
+    loop.step(training, digits.train[:9])
+    tensors, rest = training.state()
+    del tensors["usual"]
+    later = begin(SMALL, digits)
+    later.restore(tensors, rest)
+    assert later.progress.step == 1
+    assert later.usual == 0
+    loop.step(later, digits.train[:9])
+    assert later.usual > 0
+
+
 def command_line(out: Path, batch_size: int, epochs: int = 2) -> list[object]:
     """A training of the digits."""
     words = f"--dataset digits --hidden 16 --latent-dim 2 --device cpu --batch-size {batch_size} --epochs {epochs}"

@@ -97,6 +97,12 @@ def test_blocks_lie_at_all_hours_of_a_day(day: float) -> None:
     assert np.histogram(phase, 12, (0, 1))[0].min() > 0.3 * len(phase) / 12
 
 
+def test_a_short_recording_has_two_blocks_where_a_quarter_of_it_is_enough() -> None:
+    """So that what is usual for a window can be told by those of the other block."""
+    begun = [int(np.count_nonzero(np.diff([0, *blocks(total, 64)]) == 1)) for total in (500, 512, 600, 2000)]
+    assert begun == [1, 2, 2, 3]
+
+
 def test_arrays_are_rows_or_windows(tmp_path: Path) -> None:
     """Rows in order [n, C], one channel [n], or windows [n, C, T] that are cut already."""
     np.save(tmp_path / "rows.npy", rows())

@@ -39,7 +39,9 @@ def configured(
             raise ArgumentError("--split hash is for rows", f"--window {settings['window']}", todo)
         settings.setdefault("held_out", "blocks")
     elif settings.get("held_out") == "blocks":
-        raise ArgumentError("--split blocks is for windows", dataset, "add --window, or leave it out")
+        raise ArgumentError(
+            "--split blocks is for rows that are cut into windows", dataset, "add --window, or leave it out"
+        )
     observation, count = _looked_at(dataset, settings, given)
     chosen = preset_for(preset or default_preset(observation), observation, count)
     config = chosen.replace(dataset=dataset, **settings)

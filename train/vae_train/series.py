@@ -161,12 +161,15 @@ def _split(files: Mapping[str, Block], window: int, last: bool) -> tuple[list[_N
 
 
 def blocks(total: int, length: int) -> NDArray[np.bool_]:
-    """Which of so many rows are kept for testing: a tenth of them, bool [total], in blocks of `length` rows or one.
+    """Which of so many rows are kept for testing: a tenth of them, bool [total], in blocks of `length` rows.
+
+    They are two at least where a quarter of the rows is enough for that, and else one.
 
     Each lies in a stretch of its own, of which all are equally long, at a place that the golden ratio gives: however
     long a day or a week is, blocks lie at all of its hours, and do not meet the same one again and again.
     """
-    count = max(1, round(TEST_SHARE * total / max(1, length)))
+    fewest = 2 if 8 * length <= total else 1
+    count = max(fewest, round(TEST_SHARE * total / max(1, length)))
     places = (np.arange(count) + np.arange(1, count + 1) * _GOLDEN % 1 * (1 - length * count / total)) * total / count
     kept = np.zeros(total, bool)
     kept[(places.astype(np.int64)[:, None] + np.arange(length)).ravel()] = True

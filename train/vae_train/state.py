@@ -192,7 +192,8 @@ class TrainingState:
         self._default_generator().set_state(tensors["default_generator"])
         self._epoch_start = tensors["epoch_start"]
         for name in _RUNNING:
-            getattr(self, name).copy_(tensors[name])
+            if name in tensors:  # an older checkpoint has no `usual`
+                getattr(self, name).copy_(tensors[name])
         self.progress = Progress(**values["progress"])
 
     def _default_generator(self) -> torch.Generator:
