@@ -283,8 +283,8 @@ def test_a_table_that_is_written_to_after_it_was_judged_is_judged_again(rows: De
     )
     assert ran.names == ["a.csv[0]", "a.csv[0]", "a.csv[1]"]
     assert ran.notes == [
-        f"{table} was written to, and all of it is judged, rows that were there before too; to judge rows as they come, watch "
-        "the file itself"
+        f"{table} was written to, and all of it is judged, rows that were there before too; "
+        "to judge rows as they come, watch the file itself"
     ]
 
 
