@@ -336,7 +336,8 @@ def _looked_at(
 def _surprises(found: Doubles, begins: NDArray[np.int64], length: int) -> Doubles:
     """The surprise of each row of traits under the density of those that share nothing with it, nats [n].
 
-    begins: where the observation of each begins, which is `length` long. Raises InputError where there are too few.
+    Beyond the first ones, of which kernels are kept, scale and correlation are those of all of these. begins: where the
+    observation of each begins, which is `length` long. Raises InputError where there are too few.
     """
 
     def apart(some: slice) -> NDArray[np.bool_]:

@@ -166,16 +166,14 @@ def _weigh(
 def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int, contributions: bool) -> Terms:
     """Means over k of the terms of x_k ~ Bernoulli(x) with z_k ~ q(z|x_k)."""
     x, shape = block.x, model.observation.shape
-    index, values, latents = noise.index(x), model.observation.size, math.prod(model.prior.shape)
+    index, latents = noise.index(x), math.prod(model.prior.shape)
     log_likelihood, kl = np.empty((2, len(x), num_samples))
     total_kl: Nats | None = np.zeros((len(x), latents))  # of each latent
     total = np.zeros(x.shape) if contributions else None
     for i, k in blocks(len(x), num_samples, model.most_observed):
         threads.go_on()
         draws = k.stop - k.start
-        uniforms = noise.uniform(seed, noise.BINARISATION, index[i], draws * values, start=k.start * values)
-        observed = (uniforms.reshape(-1, draws, *shape) < x[i, None]).astype(np.float32)
-        observed = observed.reshape(-1, *shape)  # [rows * draws, *shape]
+        observed = binary(x[i], index[i], seed, k).astype(np.float32).reshape(-1, *shape)  # [rows * draws, *shape]
         mu, logsigma = model.networks.encode(observed)
         eps = noise.normal(seed, noise.POSTERIOR, index[i], draws * latents, start=k.start * latents)
         eps = eps.reshape(mu.shape)
@@ -188,12 +186,26 @@ def _terms_of_grey(model: Model, block: Block, num_samples: int, seed: int, cont
         if of_each is None or total_kl is None:
             kl[i, k], total_kl = -model.prior.log_ratio(z, eps, logsigma).reshape(-1, draws), None
             continue
-        of_each = of_each.reshape(-1, draws, latents)
-        kl[i, k] = of_each.sum(axis=2)
-        for draw in range(draws):  # one after the other, so that no bit depends on the blocks
-            total_kl[i] += of_each[:, draw]
+        of_each = of_each.reshape(-1, latents)
+        kl[i, k] = of_each.sum(axis=1).reshape(-1, draws)
+        add(total_kl[i], of_each)
     _refuse_infinite(model, block, log_likelihood, kl)
     return Terms.mean(log_likelihood, kl, None if total_kl is None else total_kl / num_samples, total)
+
+
+def binary(x: Floats, index: NDArray[np.uint64], seed: int, k: slice) -> NDArray[np.bool_]:
+    """Binary draws number `k` of each of x [rows, *shape], P(1) = x, by its noise's index: [rows, draws, *shape]."""
+    size, draws = math.prod(x.shape[1:]), k.stop - k.start
+    uniforms = noise.uniform(seed, noise.BINARISATION, index, draws * size, start=k.start * size)
+    drawn: NDArray[np.bool_] = uniforms.reshape(len(x), draws, *x.shape[1:]) < x[:, None]
+    return drawn
+
+
+def add(total: Nats, figures: Nats) -> None:
+    """Add figures [rows * draws, ...] to total [rows, ...], draw by draw, so that no bit depends on the blocks."""
+    of_each = figures.reshape(len(total), -1, *total.shape[1:])
+    for draw in range(of_each.shape[1]):
+        total += of_each[:, draw]
 
 
 def _refuse_infinite(model: Model, block: Block, *figures: Nats) -> None:

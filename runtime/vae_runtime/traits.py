@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime import likelihoods, noise, threads
-from vae_runtime.draws import Block, Model, blocks
+from vae_runtime.draws import Block, Model, add, binary, blocks
 from vae_runtime.observation import IMAGE, SERIES, Observation
 
 NUM_SAMPLES = 8  # draws of z, and of binary pixels, of each observation
@@ -78,17 +78,10 @@ def _of_model(model: Model, block: Block, num_samples: int, seed: int, shortfall
         z = (mu + np.exp(logsigma) * eps).astype(np.float32, copy=False)
         parameters = model.networks.decode(z)
         figures = np.stack(list(_of_draw(model, again, observed, mu, logsigma, z, eps, parameters)), axis=1)
-        _add(total[i], figures, draws)
+        add(total[i], figures)
         if shortfall is not None:
-            _add(shortfall[i], model.likelihood.shortfall(again, parameters) / num_samples, draws)
+            add(shortfall[i], model.likelihood.shortfall(again, parameters) / num_samples)
     return total / num_samples
-
-
-def _add(total: Doubles, figures: Doubles, draws: int) -> None:
-    """Add figures [rows * draws, ...] to total [rows, ...], draw by draw, so that no bit depends on the blocks."""
-    of_each = figures.reshape(len(total), draws, *total.shape[1:])
-    for draw in range(draws):
-        total += of_each[:, draw]
 
 
 def _of_draw(
@@ -111,10 +104,7 @@ def _of_draw(
 
 def _drawn(x: Floats, grey: NDArray[np.bool_], index: NDArray[np.uint64], seed: int, k: slice) -> Floats:
     """Binary draws `k` of each of x, of which some are `grey`; the others as they are: [rows * draws, *shape]."""
-    size, draws = math.prod(x.shape[1:]), k.stop - k.start
-    uniforms = noise.uniform(seed, noise.BINARISATION, index, draws * size, start=k.start * size)
-    uniforms = uniforms.reshape(len(x), draws, *x.shape[1:])
-    drawn = np.where(grey.reshape(-1, *[1] * x.ndim), uniforms < x[:, None], x[:, None])
+    drawn = np.where(grey.reshape(-1, *[1] * x.ndim), binary(x, index, seed, k), x[:, None])
     return drawn.astype(np.float32).reshape(-1, *x.shape[1:])
 
 

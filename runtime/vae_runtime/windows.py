@@ -148,7 +148,10 @@ def cut(blocks: Iterable[Block], cutter: Cutter) -> Iterator[Cut]:
 
 
 class Starts:
-    """Where windows that come in order begin, told by the rows that each one shares with the one before."""
+    """Where windows that come in order begin, told by the rows that each one shares with the one before.
+
+    Rows of few different values, as of one binary channel, may be equal by chance, and then seem shared.
+    """
 
     def __init__(self) -> None:
         self._last: NDArray[Any] | None = None

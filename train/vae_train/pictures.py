@@ -147,10 +147,8 @@ def _spread(vae: VAE) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each latent under the prior, [latent_dim]: of a learned one those of draws."""
     if isinstance(vae.prior, StandardNormal):
         return torch.zeros(vae.latent_dim), torch.ones(vae.latent_dim)
-    weight = next(vae.parameters())
-    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
-        torch.manual_seed(0)
-        z = vae.sample_prior(_DRAWN).flatten(1)
+    noise = torch.randn(_DRAWN, *vae.latent_shape, generator=torch.Generator().manual_seed(0))
+    z = vae.prior.from_noise(noise).flatten(1)
     return z.mean(dim=0), z.std(dim=0)
 
 

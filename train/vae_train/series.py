@@ -141,9 +141,9 @@ def _columns(
 
 def _how(window: int, last: bool) -> str:
     """How rows were split, in words."""
-    return (
-        "the last tenth of the rows" if last else f"a tenth of the rows, in blocks of {_BLOCK * window} from all over"
-    )
+    if last:
+        return "the last tenth of the rows"
+    return f"a tenth of the rows, in blocks of {_BLOCK * window} from all over"
 
 
 def _split(files: Mapping[str, Block], window: int, last: bool) -> tuple[list[_Named], list[_Named]]:
@@ -163,10 +163,9 @@ def _split(files: Mapping[str, Block], window: int, last: bool) -> tuple[list[_N
 def blocks(total: int, length: int) -> NDArray[np.bool_]:
     """Which of so many rows are kept for testing: a tenth of them, bool [total], in blocks of `length` rows.
 
-    They are two at least where a quarter of the rows is enough for that, and else one.
-
-    Each lies in a stretch of its own, of which all are equally long, at a place that the golden ratio gives: however
-    long a day or a week is, blocks lie at all of its hours, and do not meet the same one again and again.
+    They are two at least where a quarter of the rows is enough for that, and else one. Each lies in a stretch of its
+    own, of which all are equally long, at a place that the golden ratio gives: however long a day or a week is, blocks
+    lie at all of its hours, and do not meet the same one again and again.
     """
     fewest = 2 if 8 * length <= total else 1
     count = max(fewest, round(TEST_SHARE * total / max(1, length)))
