@@ -171,7 +171,6 @@ def _from_elsewhere(origin: Any, observations: Path | None, out: Path, how: dict
 def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], verbose: bool) -> None:
     """Export, and say what was compared, what it costs and what it replaces. how: `exporter.export_vae`'s options."""
     from vae_export import failing, gate, tradeoff
-    from vae_runtime.bundle import CALIBRATION
 
     before, keep_failing = _described(out), how["keep_failing"]
     try:
@@ -190,9 +189,9 @@ def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], v
         _print_verdict(verdict, verbose)
     size = sum(file.stat().st_size for file in out.iterdir())
     click.echo(f"published {out}: opset {how['opset']}, {exported.precision}, {size / 1e6:.1f} MB")
-    if CALIBRATION not in exported.manifest.files:
-        why = "too few held-out observations that differ, or windows that share no row, or one without a finite figure"
-        click.echo(f"vae-export: note: it carries no calibration: {why}; vae-infer calibrate makes one", err=True)
+    if (why := exported.uncalibrated) is not None:
+        told = f"{why.what}, {why.which}; vae-infer calibrate makes one"
+        click.echo(f"vae-export: note: it carries no calibration: {told}", err=True)
     if before and before != _described(out):
         click.echo(f"vae-export: note: it replaces what was there: {before}", err=True)
 

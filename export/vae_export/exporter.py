@@ -59,7 +59,8 @@ class Exported:
 
     path: its folder. verdicts: the gate's on the float32 graphs and, where smaller ones took their place, on those.
     tried: the smaller precisions that were weighed against float32; cost: of the published one, None of float32.
-    manifest: what the bundle says of itself.
+    manifest: what the bundle says of itself. uncalibrated: why it carries no calibration, where the observations that
+    were kept for one did not do; else None.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Exported:
     tried: list[Tried]
     cost: Tradeoff | None
     manifest: Manifest
+    uncalibrated: InputError | None
 
     @property
     def precision(self) -> str:
@@ -142,17 +144,19 @@ def export_vae(
         if fingerprint is not None:
             trained.check(vae, probe, fingerprint, observation.noun)
         with publish.staging(out) as staging:
-            verdicts = [_stage(staging, made, about, probe, measure, kept, keep_failing)]
+            verdict, uncalibrated = _stage(staging, made, about, probe, measure, kept, keep_failing)
+            verdicts = [verdict]
             smaller, cost, tried = None, None, list[Tried]()
             if precision != "fp32":
                 samples = samples or tradeoff.samples_of(vae, x)
                 smaller, cost, tried = tradeoff.pick(precision, made, samples, max_nats)
             if smaller and cost:
                 about["precision"] = cost.report()
-                verdicts.append(_stage(staging, smaller, about, probe, measure, kept, keep_failing))
+                verdict, uncalibrated = _stage(staging, smaller, about, probe, measure, kept, keep_failing)
+                verdicts.append(verdict)
             publish.swap(staging, out)
     publish.remove_leftovers(out)
-    return Exported(out, verdicts, tried, cost, bundle.read(out).manifest)
+    return Exported(out, verdicts, tried, cost, bundle.read(out).manifest, uncalibrated)
 
 
 def export_run(
@@ -248,10 +252,11 @@ def _stage(
     measure: Measure | None,
     normal: NDArray[Any] | None,
     keep_failing: Path | None,
-) -> Verdict:
+) -> tuple[Verdict, InputError | None]:
     """Write the candidate's bundle into the folder `staging`, let it pass the gate there, and keep the gate's report.
 
-    measure: what gives its figures, where they are not known. normal: observations of which it keeps what is usual.
+    measure: what gives its figures, where they are not known. normal: observations of which it keeps what is usual, and
+    with the verdict comes why it cannot.
 
     Raises GateFailed where it does not pass.
     """
@@ -270,11 +275,17 @@ def _stage(
             failing.keep(keep_failing, staging, comparisons)
         raise GateFailed(verdict)
     manifest |= {"evaluation": measure(made.vae, runtime)} if measure else {}
-    if normal is not None and (calibration := measured.usual(runtime, normal)):
-        manifest["files"] |= {CALIBRATION: _file(calibration)}
-        publish.write(staging, {CALIBRATION: calibration})
+    uncalibrated = None
+    if normal is not None:
+        try:
+            calibration = measured.usual(runtime, normal)
+        except InputError as error:
+            uncalibrated = error
+        else:
+            manifest["files"] |= {CALIBRATION: _file(calibration)}
+            publish.write(staging, {CALIBRATION: calibration})
     publish.write(staging, {MANIFEST: manifests.dump({**manifest, "parity": gate.report(comparisons, made.reference)})})
-    return verdict
+    return verdict, uncalibrated
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from vae_runtime.detector import Detector
-from vae_runtime.errors import InputError
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, pixels, results
 from vae_train.vae import VAE, Terms
@@ -48,13 +47,10 @@ def on(observations: NDArray[Any], name: str, num_samples: int) -> Measure:
     return measure
 
 
-def usual(runtime: RuntimeVAE, normal: NDArray[Any]) -> bytes | None:
-    """The calibration of a bundle by normal observations [n, *shape], levels or float32; None of too few that differ.
+def usual(runtime: RuntimeVAE, normal: NDArray[Any]) -> bytes:
+    """The calibration of a bundle by normal observations [n, *shape], levels or float32.
 
-    At most CALIBRATED of them are taken, from all over.
+    At most CALIBRATED of them are taken, from all over. Raises InputError where they say too little of what is usual.
     """
     some = pixels.unit(torch.tensor(normal[:: -(-len(normal) // CALIBRATED)])).numpy()
-    try:
-        return Detector.fit(runtime, some).dump()
-    except InputError:
-        return None
+    return Detector.fit(runtime, some).dump()

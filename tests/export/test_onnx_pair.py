@@ -214,7 +214,7 @@ def test_a_bundle_without_a_calibration_is_told(
     words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
     ran = command(vae_export_command, "--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--out", "few")
     assert ran.code == 0
-    assert "note: it carries no calibration: too few held-out observations that differ" in ran.err
+    assert "note: it carries no calibration: too few normal images that differ, 10; vae-infer calibrate" in ran.err
     assert "calibration.json" not in read(Path("few")).manifest.files
 
 
