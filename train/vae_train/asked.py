@@ -37,7 +37,6 @@ def configured(
         if settings.get("held_out") == "hash":
             todo = "leave out --split: windows overlap, and those of some blocks of rows are kept"
             raise ArgumentError("--split hash is for rows", f"--window {settings['window']}", todo)
-        settings.setdefault("held_out", "blocks")
     elif settings.get("held_out") == "blocks":
         raise ArgumentError(
             "--split blocks is for rows that are cut into windows", dataset, "add --window, or leave it out"

@@ -88,6 +88,8 @@ class DataConfig:
         if self.window is not None and self.dataset in DATASETS:
             raise ArgumentError("a window of images", self.dataset, "leave out --window, or name a table or an array")
         _check_choices(self, missing=MISSING, held_out=SPLITS)
+        if self.window is not None and self.held_out == "hash":  # overlapping windows of both sides would share rows
+            object.__setattr__(self, "held_out", "blocks")
         if unknown := sorted(set(self.augment) - set(AUGMENTS)):
             raise ArgumentError("augment not known", unknown[0], f"give some of {','.join(AUGMENTS)}")
 
