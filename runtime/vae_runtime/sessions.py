@@ -122,6 +122,7 @@ class Session:
             if _of_memory(error):
                 raise ResourceError("out of memory", f"loading {name}", "free memory and try again") from None
             raise BundleError("onnxruntime refuses the graph", f"{name} ({_short(error)})", "export it again") from None
+        self._session._model_bytes = None  # which it would keep for other providers
         _trim()
         if {node.type for node in (*self._session.get_inputs(), *self._session.get_outputs())} != {"tensor(float)"}:
             raise BundleError("graph of other types than float32", name, "export it again")
