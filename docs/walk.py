@@ -21,8 +21,8 @@ def frames(name: str, seed: int) -> np.ndarray:
     """A row of images on their way around a ring of samples: float32 [frames, COLUMNS, C, H, W]."""
     vae = VAE.load(name)
     mu, _ = vae.encode(vae.sample(COLUMNS * STOPS, seed))
-    rings = mu.reshape(COLUMNS, STOPS, *mu.shape[1:])
-    z = [
+    rings = vae.prior.to_noise(mu).reshape(COLUMNS, STOPS, *mu.shape[1:])
+    noise = [
         [
             point
             for i in range(STOPS)
@@ -30,8 +30,8 @@ def frames(name: str, seed: int) -> np.ndarray:
         ]
         for ring in rings
     ]
-    z = np.array(z, np.float32).swapaxes(0, 1)  # [frames, COLUMNS, latents]
-    return np.stack([vae.decode(row) for row in z])
+    rows = np.array(noise, np.float32).swapaxes(0, 1)  # [frames, COLUMNS, latents]
+    return np.stack([vae.decode(vae.prior.from_noise(row)) for row in rows])
 
 
 def main() -> None:
