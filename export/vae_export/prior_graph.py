@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_export import onnx_graph
+from vae_train.flow import Flow
 from vae_train.prior import Prior
 
 _WEIGHTS = "prior."  # before their names, in both modules below
@@ -36,6 +37,7 @@ def to_onnx(prior: Prior, opset: int) -> onnx.ModelProto:
 
     No output depends on both, so that either may have no rows. Raises BundleError where that cannot be exported.
     """
+    prior = prior.folded() if isinstance(prior, Flow) else prior
     example = torch.zeros(2, *prior.shape)
     from_noise = onnx_graph.to_onnx(_FromNoise(prior), example, "noise", ["z_of_noise"], opset)
     to_noise = onnx_graph.to_onnx(_ToNoise(prior), example, "z", ["noise_of_z", "log_prob"], opset)

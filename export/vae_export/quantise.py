@@ -41,7 +41,9 @@ Nodes = tuple[list[str], list[str]]  # of the encoder, of the decoder
 
 
 def fp16(plain: Candidate) -> Candidate:
-    """The VAE with its weights rounded to float16 and stored so; products stay float32. plain: its float32 graphs.
+    """The VAE with its weights rounded to float16 and stored so; products stay float32, and so do biases, which are few.
+
+    plain: its float32 graphs.
 
     Raises BundleError where a weight is too large for float16.
     """
@@ -161,7 +163,7 @@ class Evaluated(nn.Module):
 
 
 def rounded(vae: VAE) -> VAE:
-    """A copy whose weights are float16 values, still stored and computed with as float32.
+    """A copy whose weights, but for biases and other vectors, are float16 values, still stored and computed as float32.
 
     Raises BundleError where a weight is too large for float16.
     """
@@ -176,7 +178,7 @@ def rounded(vae: VAE) -> VAE:
 
 def _weights(module: nn.Module, role: str) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.ndim > 1:
             yield f"{role}.{name}", tensor
 
 
@@ -193,7 +195,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
         values = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        if values.size < _FEWEST or not np.array_equal(half.astype(np.float32), values):
+        if values.ndim < 2 or values.size < _FEWEST or not np.array_equal(half.astype(np.float32), values):
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))

@@ -73,8 +73,8 @@ def _findings(data: memoryview, message: str) -> Iterator[str]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and undecoded value, not copied, of each field of a message. Raises ValueError where it is no protobuf."""
-    i = 0
-    while i < len(data):
+    i, end = 0, len(data)
+    while i < end:
         key, i = _varint(data, i)
         number, wire = key >> 3, key & 7
         if not 0 < number < 1 << 29 or wire not in (0, 1, 2, 5):
@@ -87,13 +87,15 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             i = start + size
         else:
             i += 8 if wire == 1 else 4
-        if i > len(data):
+        if i > end:
             raise ValueError("no protobuf: a field is longer than what holds it")
         yield number, data[start:i]
 
 
 def _varint(data: memoryview, i: int) -> tuple[int, int]:
     """The base-128 number at index i, and the index after it."""
+    if i < len(data) and data[i] < 128:  # nearly all have one byte
+        return data[i], i + 1
     number = 0
     for k, byte in enumerate(data[i : i + 10]):
         number |= (byte & 127) << 7 * k

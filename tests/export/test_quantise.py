@@ -83,11 +83,11 @@ def random_latents(n: int) -> Floats:
 
 
 def test_float16_weights_are_the_runs_rounded(run: Run, half: Candidate) -> None:
-    """Every weight of the network is stored as its nearest float16, and nothing else about the graphs changes."""
+    """Every weight of the network but biases is stored as its nearest float16, and nothing else about graphs changes."""
     for module, model in ((run.vae.encoder, half.graphs["encoder"]), (run.vae.decoder, half.graphs["decoder"])):
         stored = tensors(model)
         for name, weight in module.state_dict().items():
-            if weight.numel() >= 64:
+            if weight.numel() >= 64 and weight.ndim > 1:
                 got = stored[f"{name}.fp16"]
                 assert got.dtype == np.float16
                 np.testing.assert_array_equal(got, weight.numpy().astype(np.float16))

@@ -1,5 +1,6 @@
 """A learned prior p(z): a normalising flow of affine couplings between z and standard normal noise."""
 
+import copy
 import math
 
 import torch
@@ -9,8 +10,8 @@ from vae_runtime.observation import Shape
 from vae_train.prior import Prior
 
 # Of a coupling's log scale, and of the latents that decide, which are seldom beyond 6: what is done to far latents is
-# affine, and eight couplings scale none of them by more than exp(4).
-LOG_SCALE_BOUND, SEEN_BOUND = 1.0, 10.0
+# affine, and sixteen couplings scale none of them by more than exp(4).
+LOG_SCALE_BOUND, SEEN_BOUND = 0.5, 10.0
 
 
 class Coupling(nn.Module):
@@ -25,6 +26,7 @@ class Coupling(nn.Module):
     def __init__(self, kept: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("kept", kept.float(), persistent=False)  # its place in the flow says it
+        self.folded = False
         last = nn.Linear(width, 2 * len(kept))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -32,10 +34,24 @@ class Coupling(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """shift and log_scale, both [..., size], and 0 where z is kept, of z [..., size] or of what it becomes."""
-        seen = z.clamp(-SEEN_BOUND, SEEN_BOUND) * self.kept
-        shift, log_scale = self.body(seen).chunk(2, dim=-1)
+        seen = z.clamp(-SEEN_BOUND, SEEN_BOUND)
+        if self.folded:
+            shift, log_scale = self.body(seen).chunk(2, dim=-1)
+            return shift, LOG_SCALE_BOUND * torch.tanh(log_scale)
+        shift, log_scale = self.body(seen * self.kept).chunk(2, dim=-1)
         moved = 1 - self.kept
         return shift * moved, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND) * moved
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the masks and the division into the weights: 0 in their place, and twice as much, are exact."""
+        first, last = self.body[0], self.body[-1]
+        shift_and_log_scale = (1 - self.kept).repeat(2)
+        shift_and_log_scale[len(self.kept) :] /= LOG_SCALE_BOUND
+        first.weight.mul_(self.kept)
+        last.weight.mul_(shift_and_log_scale[:, None])
+        last.bias.mul_(shift_and_log_scale)
+        self.folded = True
 
 
 class Flow(Prior):
@@ -47,7 +63,7 @@ class Flow(Prior):
 
     name = "flow"
 
-    def __init__(self, shape: Shape, couplings: int = 8, width: int = 128) -> None:
+    def __init__(self, shape: Shape, couplings: int = 16, width: int = 128) -> None:
         super().__init__(shape)
         place = torch.arange(math.prod(shape))
         bits = max(1, (len(place) - 1).bit_length())
@@ -71,6 +87,13 @@ class Flow(Prior):
             shift, log_scale = coupling(z)
             z = (z - shift) * torch.exp(-log_scale)
         return z.reshape(*z.shape[:-1], *self.shape)
+
+    def folded(self) -> "Flow":
+        """The same flow without its masks, for a graph with fewer nodes: it computes the same, and cannot be trained."""
+        flow = copy.deepcopy(self)
+        for coupling in flow.couplings:
+            coupling.fold()
+        return flow
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log N(noise; 0, I) + log |d noise / d z|, nats, [..., batch] (eq. 2 and 3 of the paper)."""
