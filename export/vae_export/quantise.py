@@ -41,7 +41,7 @@ Nodes = tuple[list[str], list[str]]  # of the encoder, of the decoder
 
 
 def fp16(plain: Candidate) -> Candidate:
-    """The VAE with its weights rounded to float16 and stored so; products stay float32, and so do biases, which are few.
+    """The VAE with its weights, but for biases, rounded to float16 and stored so; products stay float32.
 
     plain: its float32 graphs.
 

@@ -83,7 +83,7 @@ def random_latents(n: int) -> Floats:
 
 
 def test_float16_weights_are_the_runs_rounded(run: Run, half: Candidate) -> None:
-    """Every weight of the network but biases is stored as its nearest float16, and nothing else about graphs changes."""
+    """Every weight but biases is stored as its nearest float16, and nothing else about the graphs changes."""
     for module, model in ((run.vae.encoder, half.graphs["encoder"]), (run.vae.decoder, half.graphs["decoder"])):
         stored = tensors(model)
         for name, weight in module.state_dict().items():

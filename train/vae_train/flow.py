@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Coupling(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Put the masks and the division into the weights: 0 in their place, and twice as much, are exact."""
-        first, last = self.body[0], self.body[-1]
+        first, last = (cast(nn.Linear, self.body[i]) for i in (0, -1))
         shift_and_log_scale = (1 - self.kept).repeat(2)
         shift_and_log_scale[len(self.kept) :] /= LOG_SCALE_BOUND
         first.weight.mul_(self.kept)
@@ -92,7 +93,7 @@ class Flow(Prior):
         """The same flow without its masks, for a graph with fewer nodes: it computes the same, and cannot be trained."""
         flow = copy.deepcopy(self)
         for coupling in flow.couplings:
-            coupling.fold()
+            cast(Coupling, coupling).fold()
         return flow
 
     def log_prob(self, z: Tensor) -> Tensor:
