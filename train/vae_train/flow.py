@@ -90,7 +90,7 @@ class Flow(Prior):
         return z.reshape(*z.shape[:-1], *self.shape)
 
     def folded(self) -> "Flow":
-        """The same flow without its masks, for a graph with fewer nodes: it computes the same, and cannot be trained."""
+        """The same flow without masks, for a graph with fewer nodes: it computes the same, and cannot be trained."""
         flow = copy.deepcopy(self)
         for coupling in flow.couplings:
             cast(Coupling, coupling).fold()
