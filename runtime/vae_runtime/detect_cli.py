@@ -84,7 +84,8 @@ def calibrate(
     if threshold is not None:
         detector = Detector(vae, replace(detector.calibration, threshold=threshold))
     detector.save(output)
-    _say_resolution(detector)
+    if detector.coarse:
+        terminal.note(detector.coarse)
     usual = terminal.count(detector.calibration.observations, f"different normal {vae.observation.noun}")
     share = f"threshold {threshold:.4g}" if threshold is not None else f"false alarms {detector.false_alarms:.2%}"
     click.echo(f"{output}: {usual}, {share}")
@@ -162,7 +163,8 @@ def detect(
         test.add(verdict.score, traits)
         (click.echo if style == "table" else terminal.note)(_drift(test, list(found.names()), noun))
     terminal.say_fitted(found)
-    _say_resolution(detector)
+    if detector.coarse:
+        terminal.note(detector.coarse)
     if fail_on_odd and odd:
         context.exit(_ODD)
 
@@ -176,18 +178,6 @@ def _indexed(
     for batch in batches:
         numbers.append(noise.index(vae.standardise(batch)))
         yield batch
-
-
-def _say_resolution(detector: "Detector") -> None:
-    """Say where a calibration cannot tell as finely as it was asked to."""
-    asked, count = detector.calibration.false_alarms, detector.calibration.observations
-    if detector.calibration.threshold is None and detector.least > asked:
-        which = f"of {count} normal ones no p is below {detector.least:.2%}"
-        share = f"that is the share of false alarms, on average over calibrations of so few, and not {asked:.2%}"
-        terminal.note(f"{which}: {share}; calibrate with more")
-    elif detector.calibration.threshold is None and 0 < (known := detector.calibration.separate) < 1 / asked:
-        which = f"calibrated on {count:,} windows, of which {known:,} share no row"
-        terminal.note(f"{which}: false alarms may be more than {asked:.2%}; calibrate with a longer recording")
 
 
 def _drift(test: "Drift", names: list[str], noun: str) -> str:

@@ -211,6 +211,20 @@ class Detector:
         return 1 / (self.calibration.observations + 1)
 
     @property
+    def coarse(self) -> str | None:
+        """Why normal observations may be called odd more often than was asked for, and what to do; None if not."""
+        asked, count, known = self.calibration.false_alarms, self.calibration.observations, self.calibration.separate
+        if self.calibration.threshold is not None:
+            return None
+        if self.least > asked:
+            share = f"that is the share of false alarms, on average over calibrations of so few, and not {asked:.2%}"
+            return f"of {count} normal ones no p is below {self.least:.2%}: {share}; calibrate with more"
+        if 0 < known < 1 / asked:
+            more = f"false alarms may be more than {asked:.2%}; calibrate with a longer recording"
+            return f"calibrated on {count:,} windows, of which {known:,} share no row: {more}"
+        return None
+
+    @property
     def false_alarms(self) -> float:
         """The share of normal observations that are called odd: what was asked for, or `least` where that is more.
 

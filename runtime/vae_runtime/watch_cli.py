@@ -177,12 +177,17 @@ def _mqtt(broker: str | None, name: str | None, source: str) -> "Iterator[Callab
 
 
 def _load(options: terminal.Options, calibration: Path | None) -> "Detector":
-    """The detector, which has judged an observation of the model's own: what cannot be run is found out here."""
+    """The detector, which has judged an observation of the model's own: what cannot be run is found out here.
+
+    Where it cannot tell as finely as it was asked to, it is said.
+    """
     from vae_runtime.detector import Detector
 
     vae = terminal.load(options)
     detector = Detector.load(vae, calibration)
     detector.score(vae.sample(1))
+    if detector.coarse:
+        _note(detector.coarse)
     return detector
 
 

@@ -695,6 +695,16 @@ def test_a_resident_process(images: Detector, tmp_path: Path) -> None:
     assert (beat["event"], beat["last"], beat["seen"], beat["odd"]) == ("heartbeat", True, 2, 1)
 
 
+def test_few_normal_ones_are_said_to_be_few(images: Detector, tmp_path: Path) -> None:
+    """A watch says at its start where its calibration cannot tell as finely as it was asked to, as `detect` does."""
+    Detector.fit(images.vae, images.vae.sample(30, 1), num_samples=1).save(tmp_path / "site.json")
+    words = ("--bundle", images.vae.path, "watch", "-", "--calibration", tmp_path / "site.json")
+    with running(*words) as process:
+        _, said = process.communicate("\0" * 28 * 28)
+    assert process.returncode == 0
+    assert "of 30 normal ones no p is below 3.23%: " in said
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_behind_the_output(images: Detector, tmp_path: Path) -> None:
     """Is said once, and the watch goes on to its end."""
