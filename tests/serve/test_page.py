@@ -15,7 +15,7 @@ from PIL import Image
 from support import bundles
 from support.bundles import Forge
 from support.programs import Program, Start
-from vae_runtime import VAE, Detector
+from vae_runtime import VAE, Detector, latents
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -166,27 +166,29 @@ def test_the_figures_are_those_of_the_last_stroke(opened, service: str):
 
 
 def test_a_slider_changes_the_picture(opened, service: str):
-    """By the keyboard: End takes the first latent to 3, and the picture is the decoder's of just that.
+    """By the keyboard: End takes the first latent to 3 standard deviations, and the picture is the decoder's of that.
 
     A sample that is tapped brings its own latents.
     """
-    page = opened(service)
+    page, vae = opened(service), VAE.load()
     before = page.picture("#latents-shown img")
-    first = page.page.get_by_role("slider", name="z21")
+    latent = int(np.argmax(vae.manifest.evaluation.kl_per_dimension))
+    first = page.page.get_by_role("slider", name=f"z{latent}", exact=True)
     first.focus()
     page.page.keyboard.press("End")
     page.settle()
-    z = np.zeros((1, 40), np.float32)
-    z[0, 21] = 3
+    (_, unit), z = latents.spread(vae), latents.rest(vae)[None].copy()
+    far, z[0, latent] = z[0, latent] + 3 * unit[latent], float(first.input_value())
+    assert z[0, latent] == pytest.approx(far, abs=0.02)
     after = page.picture("#latents-shown img")
-    np.testing.assert_allclose(after, 255 * VAE.load().decode(z)[0, 0], atol=0.51)
+    np.testing.assert_allclose(after, 255 * vae.decode(z)[0, 0], atol=0.51)
     assert np.abs(after - before).max() > 50
     page.page.locator("#samples-tiles button").nth(2).click()
     page.settle()
     sample = np.asarray(page.picture("#samples-tiles button:nth-child(3) img"))[None, None] / 255
-    z = VAE.load().encode(sample)[0]
-    assert float(first.input_value()) == pytest.approx(float(z[0, 21]), abs=0.02)
-    np.testing.assert_allclose(page.picture("#latents-shown img"), 255 * VAE.load().decode(z)[0, 0], atol=0.51)
+    z = vae.encode(sample)[0]
+    assert float(first.input_value()) == pytest.approx(float(z[0, latent]), abs=0.02)
+    np.testing.assert_allclose(page.picture("#latents-shown img"), 255 * vae.decode(z)[0, 0], atol=0.51)
     page.page.get_by_role("button", name="Reset").click()
     page.settle()
     np.testing.assert_array_equal(page.picture("#latents-shown img"), before)
