@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def test_a_slider_changes_the_picture(opened, service: str):
     page, vae = opened(service), VAE.load()
     before = page.picture("#latents-shown img")
     latent = int(np.argmax(vae.manifest.evaluation.kl_per_dimension))
-    first = page.page.get_by_role("slider", name=f"z{latent}", exact=True)
+    first = page.page.get_by_role("slider", name=re.compile(rf"^z{latent}\b"))
     first.focus()
     page.page.keyboard.press("End")
     page.settle()
