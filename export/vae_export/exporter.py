@@ -68,7 +68,7 @@ class Exported:
     tried: list[Tried]
     cost: Tradeoff | None
     manifest: Manifest
-    uncalibrated: InputError | None
+    uncalibrated: InputError | None = None
 
     @property
     def precision(self) -> str:

@@ -413,7 +413,7 @@ def distances_to_tie() -> tuple[np.ndarray, np.ndarray]:
     """|uniform - theta| of every pixel of the samples, and the pixels that follow, as this machine computes both."""
     vae = VAE.load()
     rows = np.arange(NUMBER)
-    theta = vae.decode(noise.normal(SEED, noise.PRIOR, rows, vae.latent_dim))
+    theta = vae.decode(vae.prior.sample(SEED, rows))
     uniform = noise.uniform(SEED, noise.PIXELS, rows, math.prod(vae.observation.shape)).reshape(theta.shape)
     return np.abs(uniform.astype(np.float64) - theta), (uniform < theta).astype(np.float32)
 
