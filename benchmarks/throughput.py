@@ -19,17 +19,17 @@ from vae_runtime import VAE, noise
 from vae_runtime.bundle import DECODER
 from vae_train.mlp import LOGSIGMA_RANGE
 
-_ROWS = 512  # of the decoder's runs alone: its best size
+_ROWS, _ROWS_OF_RESNET = 512, 64  # of the decoder's runs alone: its best size
 
 
-def decoder_alone(vae: VAE, draws: int) -> Callable[[], None]:
+def decoder_alone(vae: VAE, draws: int, rows: int = _ROWS) -> Callable[[], None]:
     """The decoder's onnxruntime runs for so many draws of z, on all cores, and nothing else."""
-    session, output = vae._session(DECODER), vae.likelihood.output
-    z = np.random.default_rng(0).standard_normal((_ROWS, vae.latent_dim)).astype(np.float32)
+    session, output = vae._sessions._session(DECODER), vae.likelihood.output
+    z = np.random.default_rng(0).standard_normal((rows, vae.latent_dim)).astype(np.float32)
 
     def run() -> None:
         with ThreadPoolExecutor(vae.threads) as pool:
-            list(pool.map(lambda _: session.run((output,), z), range(draws // _ROWS)))
+            list(pool.map(lambda _: session.run((output,), z), range(draws // rows)))
 
     return run
 
@@ -124,6 +124,19 @@ def main() -> None:
         some = x[:50]
         off = np.abs(vae.log_likelihood(some, num_samples) - float64_bound(some, num_samples)).max()
         print(f"  largest difference from float64, {len(some)} images: {off:.1e} nats per image")
+    shipped(arguments.rounds)
+
+
+def shipped(rounds: int, images: int = 100, num_samples: int = 64) -> None:
+    """The same table of the model that ships, a ResNet with a learned prior, of the runtime alone."""
+    vae = VAE.load("mnist")
+    x, draws = vae.sample(images, seed=1), images * num_samples
+    sides: dict[str, Callable[[], object]] = {
+        "decoder's onnxruntime runs alone": decoder_alone(vae, draws, _ROWS_OF_RESNET),
+        "vae.log_likelihood": lambda: vae.log_likelihood(x, num_samples),
+    }
+    title = f"the shipped mnist, K = {num_samples}, {images} images, {vae.threads} threads"
+    table(title, measure(sides, rounds), 1e6 / draws, "us a draw")
 
 
 if __name__ == "__main__":
