@@ -13,6 +13,7 @@ from vae_runtime.bundle import Bundle, graphs_of
 from vae_runtime.manifest import Contract, Manifest
 from vae_runtime.observation import Observation, Shape
 from vae_runtime.vae import VAE as RuntimeVAE
+from vae_train.flow import Flow
 from vae_train.vae import VAE
 
 GOLDEN = "golden.npz"
@@ -61,6 +62,7 @@ def export(vae: VAE, shape: Shape, opset: int) -> Graphs:
         "decoder": onnx_graph.to_onnx(vae.decoder, z, "z", [vae.likelihood.output], opset),
     }
     if contracts.learned_prior(vae):
+        assert isinstance(vae.prior, Flow)  # which is the one that is learned
         graphs["prior"] = prior_graph.to_onnx(vae.prior, opset)
     return graphs
 

@@ -116,8 +116,11 @@ def stamp(model: onnx.ModelProto, contract: dict[str, Any], role: str) -> bytes:
     return serialised
 
 
-def check(model: onnx.ModelProto, opset: int) -> None:
-    """Raise BundleError unless the graph is valid, deterministic, self-contained and of the opset asked for."""
+def check(model: onnx.ModelProto, opset: int, scans: bool = False) -> None:
+    """Raise BundleError unless the graph is valid, deterministic, self-contained and of the opset asked for.
+
+    scans: whether it may hold a Scan.
+    """
     found = {entry.domain: entry.version for entry in model.opset_import}
     if found != {"": opset}:
         versions = ", ".join(f"{domain or 'opset'} {version}" for domain, version in found.items())
@@ -128,7 +131,7 @@ def check(model: onnx.ModelProto, opset: int) -> None:
         reason = str(error).strip().splitlines()[0]
         raise BundleError("exported graph is not valid", f"opset {opset} ({reason})", NEWER) from None
     names = " to ".join(", ".join(v.name for v in values) for values in (model.graph.input, model.graph.output))
-    safety.check(model.SerializeToString(), names)  # what the runtime refuses: random operators, other files
+    safety.check(model.SerializeToString(), names, scans)  # what the runtime refuses: random operators, other files
     for value in (*model.graph.input, *model.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise BundleError("batch size fixed in the graph", value.name, "keep the first axis free in the network")

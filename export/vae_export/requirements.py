@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,23 @@ def describe(models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
         "ir_version": ir_version,
         "min_onnxruntime": ".".join(map(str, (*oldest, 0))),
         "operators": {
-            role: dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+            role: dict(sorted(Counter(node.op_type for node in _nodes(model.graph)).items()))
             for role, model in models.items()
         },
         "working_bytes": {role: working_bytes(model) for role, model in models.items()},
     }
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph, and of the bodies of its Scans."""
+    for node in graph.node:
+        yield node
+        for body in _bodies(node):
+            yield from _nodes(body)
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
 
 
 def working_bytes(model: onnx.ModelProto) -> int:
@@ -43,17 +55,24 @@ def working_bytes(model: onnx.ModelProto) -> int:
     place, or copies into another layout, has less or more.
     """
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    return _most(graph, {value.name for value in graph.input} - {weight.name for weight in graph.initializer})
+
+
+def _most(graph: onnx.GraphProto, given: set[str]) -> int:
+    """The same of a graph with the shapes of its values, of which the inputs `given` are of observations."""
     sizes = {value.name: _bytes(value.type.tensor_type) for value in (*graph.value_info, *graph.input, *graph.output)}
-    weights = {weight.name for weight in graph.initializer}
     last = {name: i for i, node in enumerate(graph.node) for name in node.input}
-    alive = {value.name for value in graph.input if value.name not in weights}
-    of_observations, most = set(alive), 0
+    alive, of_observations, most = set(given), set(given), 0
     for i, node in enumerate(graph.node):
         if of_observations.isdisjoint(node.input):
             continue
         alive.update(node.output)
         of_observations.update(node.output)
-        most = max(most, sum(sizes.get(name, 0) for name in alive))
+        within = 0
+        for body in _bodies(node):
+            taken = zip(body.input, node.input, strict=True)
+            within += _most(body, {inner.name for inner, outer in taken if outer in of_observations})
+        most = max(most, within + sum(sizes.get(name, 0) for name in alive))
         alive -= {name for name in node.input if last[name] == i}
     return most
 

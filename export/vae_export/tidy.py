@@ -121,9 +121,12 @@ def _flush(value: ir.Value) -> None:
     """Replace the denormals of a float32 weight by 0."""
     assert value.const_value is not None
     if value.const_value.dtype == ir.DataType.FLOAT:
-        weight = value.const_value.numpy()
-        if (denormal := (weight != 0) & (np.abs(weight) < _SMALLEST)).any():
-            value.const_value = ir.tensor(np.where(denormal, np.float32(0), weight), name=value.name)
+        value.const_value = ir.tensor(flushed(value.const_value.numpy()), name=value.name)
+
+
+def flushed(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weight, with 0 in the place of denormals."""
+    return np.where(np.abs(weight) < _SMALLEST, np.float32(0), weight)
 
 
 def strip(proto: onnx.ModelProto) -> onnx.ModelProto:

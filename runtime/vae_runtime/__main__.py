@@ -1,5 +1,5 @@
 """`python -m vae_runtime` is `vae-infer`."""
 
-from vae_runtime.cli import main
+from vae_runtime.cli import program
 
-main()
+program()

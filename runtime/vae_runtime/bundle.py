@@ -1,19 +1,23 @@
 """Read a bundle (its graphs, a manifest, golden vectors) and trust nothing in it before its hash matches."""
 
-import glob
 import hashlib
 import io
 import json
+import mmap
 import os
 import shlex
 import stat
+import sys
 import time
-from contextlib import ExitStack
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 from vae_runtime import manifest as manifests
 from vae_runtime import safety
 from vae_runtime.errors import BundleError
-from vae_runtime.manifest import Contract, Manifest
+from vae_runtime.manifest import Contract, File, Manifest
 
 DEFAULT = "default"
 ALIASES = {DEFAULT: "mnist"}  # of the bundles that ship with the package
@@ -36,16 +40,54 @@ _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 RUN_CONFIG = "config.json"  # which vae-train writes into a run
 _NAME_ANOTHER = "name a folder that vae-export wrote"
+_LARGE = 1 << 19  # bytes; of smaller files, memory holds more than a process may have open
 _LISTED = 4  # of the bundles that lie where one was looked for
+
+
+class Files(Mapping[str, bytes]):
+    """The bytes of a bundle's files by name, as they were verified, also after another bundle has taken its place.
+
+    Large ones are not held but stay open, and are read and verified again whenever they are asked for: a graph that
+    nobody runs takes no memory. That raises BundleError where one was changed in its place.
+    """
+
+    def __init__(self, path: Path, known: Mapping[str, File]) -> None:
+        self._path, self._known = path, known
+        self._held: dict[str, bytes] = {}
+        self._open: dict[str, int] = {}
+
+    def add(self, name: str, data: memoryview, file: BufferedReader) -> None:
+        """Keep what was read and verified, or the file that it is from."""
+        if sys.platform != "win32" and len(data) >= _LARGE:  # Windows replaces no file that is open
+            with suppress(OSError):  # too many are open
+                self._open[name] = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._open[name])
+                return
+        self._held[name] = bytes(data)
+
+    def __getitem__(self, name: str) -> bytes:
+        if sys.platform == "win32" or name in self._held:
+            return self._held[name]
+        try:
+            data = os.pread(self._open[name], self._known[name].size + 1, 0)
+        except OSError as error:
+            raise _unreadable(error, self._path / name) from None
+        return _unchanged(data, self._path / name, self._known[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._held, *self._open))
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._open)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: the manifest and the bytes of every other file, read once."""
+    """A verified bundle: the manifest and the bytes of every other file."""
 
     path: Path
     manifest: Manifest
-    files: dict[str, bytes]
+    files: Mapping[str, bytes]
 
     def golden(self) -> dict[str, NDArray[np.float32]]:
         """The golden vectors by name; docs/bundle.md lists them. Raises BundleError where they cannot be read."""
@@ -99,7 +141,7 @@ def read(path: Path) -> Bundle:
     """
     tries = _TRIES
     while True:
-        files: dict[str, IO[bytes]] = {}
+        files: dict[str, BufferedReader] = {}
         with ExitStack() as stack:
             try:
                 for name in (MANIFEST, *FILES):  # all are open before one is read: those of a replaced bundle vanish
@@ -129,32 +171,43 @@ def carried(path: Path, manifest: Manifest, name: str) -> bytes | None:
     if (known := manifest.files.get(name)) is None:
         return None
     with _open(path / name) as file:
-        data = _content(file, path / name, known.size)
-    if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
+        return _unchanged(bytes(_content(file, path / name, known.size)), path / name, known)
+
+
+def _unchanged(data: bytes, file: Path, known: File) -> bytes:
+    """What a file holds, if the manifest says so."""
+    if not _is(data, known):
         todo = "load it again; where that does not help, copy or export it again"
-        raise BundleError("bundle changed or damaged (size or sha256 differs)", path / name, todo)
+        raise BundleError("bundle changed or damaged (size or sha256 differs)", file, todo)
     return data
 
 
-def _verify(path: Path, files: dict[str, IO[bytes]]) -> Bundle:
+def _is(data: bytes | memoryview, known: File) -> bool:
+    return len(data) == known.size and hashlib.sha256(data).hexdigest() == known.sha256
+
+
+def _verify(path: Path, files: dict[str, BufferedReader]) -> Bundle:
     """The bundle that these open files are. Raises BundleError unless they belong together and are as they were."""
-    manifest = manifests.parse(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT), path / MANIFEST, FILES)
-    contents = {}
+    written = bytes(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT))
+    manifest = manifests.parse(written, path / MANIFEST, FILES)
+    kept = Files(path, manifest.files)
     for name in files_of(manifest.contract):
         if name not in files or name not in manifest.files:
             raise _unreadable(FileNotFoundError(), path / name)
-        known = manifest.files[name]
-        data = contents[name] = _content(files[name], path / name, known.size)
-        if len(data) != known.size or hashlib.sha256(data).hexdigest() != known.sha256:
+        data = _content(files[name], path / name, manifest.files[name].size)
+        if not _is(data, manifest.files[name]):
             raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
-    for name in graphs_of(manifest.contract):
-        safety.check(contents[name], str(path / name))
-        _check_contract(contents[name], path / name, manifest.raw["contract"])
-    return Bundle(path, manifest, contents)
+        if name in graphs_of(manifest.contract):
+            safety.check(data, str(path / name), scans=name == PRIOR)
+            _check_contract(data, path / name, manifest.raw["contract"])
+        kept.add(name, data, files[name])
+    return Bundle(path, manifest, kept)
 
 
-def _replaced(path: Path, manifest: IO[bytes] | None) -> bool:
+def _replaced(path: Path, manifest: BufferedReader | None) -> bool:
     """Whether the folder has another manifest than the one that was opened, if one was, or may have one in a moment."""
+    import glob
+
     folder = Path(os.path.realpath(path))
     # a file system that cannot exchange two folders has none here for an instant, but both beside it
     soon = manifest is None and any(folder.parent.glob(f".{glob.escape(folder.name)}.*"))
@@ -167,7 +220,7 @@ def _replaced(path: Path, manifest: IO[bytes] | None) -> bool:
     return manifest is None or not os.path.samestat(now, os.fstat(manifest.fileno()))
 
 
-def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
+def _check_contract(data: memoryview, file: Path, contract: dict[str, Any]) -> None:
     """A graph carries its role and its bundle's contract, so that a mixed pair is refused."""
     try:
         carried = json.loads(safety.metadata(data).get(METADATA_KEY, "null"))
@@ -177,7 +230,7 @@ def _check_contract(data: bytes, file: Path, contract: dict[str, Any]) -> None:
         raise BundleError("graph belongs to another bundle", file, "keep the files of one export together")
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BufferedReader:
     """One file of a bundle, open for reading. Raises BundleError where it is missing or no file."""
     try:
         mode = path.stat().st_mode
@@ -188,11 +241,15 @@ def _open(path: Path) -> IO[bytes]:
         raise _unreadable(error, path) from None
 
 
-def _content(file: IO[bytes], path: Path, limit: int) -> bytes:
-    """At most limit + 1 bytes, so that a longer file is noticed and never read whole."""
+def _content(file: BufferedReader, path: Path, limit: int) -> memoryview:
+    """At most limit + 1 bytes, so that a longer file is noticed and never read whole.
+
+    They lie in pages of their own. Of what malloc gave and got back, the C library would keep some megabytes, also
+    while a graph is opened, which is when a process has the most.
+    """
     try:
-        size = os.fstat(file.fileno()).st_size
-        return file.read(min(limit, size) + 1)  # so many bytes are allocated beforehand
+        pages = mmap.mmap(-1, min(limit, os.fstat(file.fileno()).st_size) + 1)
+        return memoryview(pages)[: file.readinto(pages)]
     except OSError as error:
         raise _unreadable(error, path) from None
 

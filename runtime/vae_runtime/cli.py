@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vae_runtime import detect_cli, serve_cli, terminal, watch_cli
-from vae_runtime.command import run
+from vae_runtime.command import alone, run
 from vae_runtime.observation import IMAGE, SERIES
 
 if TYPE_CHECKING:  # the heavy imports happen inside the verbs, so that --help does not wait for them
@@ -81,6 +80,8 @@ def sample(options: Options, number: int, seed: int | None, start: int, mean: bo
         )
         outputs.write(output, number, vae.observation.shape, batches, first=start, names=vae.names)
     if show and output.suffix == ".png":
+        import shutil
+
         from vae_runtime.images import blocks
 
         width = shutil.get_terminal_size().columns
@@ -382,7 +383,7 @@ cli.add_command(serve_cli.serve)
 
 
 def main() -> None:
-    """Entry point of `vae-infer`."""
+    """The command `vae-infer`; ends in SystemExit."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's BLAS is not used, and its threads cost start-up time
     warnings.simplefilter("ignore")  # what matters is an error, in one line
     gc.disable()  # until the model is loaded: imports leave nothing to collect, and looking for it takes time
@@ -390,3 +391,8 @@ def main() -> None:
         run(cli, "vae-infer")
     finally:
         gc.enable()
+
+
+def program() -> None:
+    """`main` in a process of its own."""
+    alone(main)

@@ -1,5 +1,6 @@
 """Run a click command so that every failure ends in one line on stderr and the exit code that belongs to it."""
 
+import atexit
 import errno
 import io
 import os
@@ -7,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def run(command: click.Command, prog: str) -> None:
             code = _fail(prog, f"cannot write: standard output ({error.strerror}); free some space", 5)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def alone(main: Callable[[], None]) -> None:
+    """Run a command's `main` as all that its process is for.
+
+    The system takes a process's memory back at once. Python, NumPy and onnxruntime would free it piece by piece, for
+    longer than it takes to draw 16 samples.
+    """
+    try:
+        main()
+    except SystemExit as left:
+        atexit._run_exitfuncs()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(left.code if isinstance(left.code, int) else 1)
 
 
 def _guarded(command: click.Command, prog: str) -> int:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +41,8 @@ def folder_beside(path: Path) -> Iterator[Path]:
             temporary.mkdir()
         yield temporary
     finally:
+        import shutil  # with four modules for archives, of which a file has no need
+
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ from vae_runtime.errors import BundleError
 from vae_runtime.observation import IMAGE, Observation, Shape
 
 if TYPE_CHECKING:
-    from vae_runtime.measured import Evaluation, Graphs, Parity, Precision, Provenance
+    from vae_runtime.measured import Evaluation, Parity, Precision, Provenance
 
 T = TypeVar("T")
 FORMAT = 2  # that the exporter writes; format 1, of images alone, is read too
@@ -222,6 +222,20 @@ class Preprocessing:
         return "; ".join(words)
 
 
+@dataclass(frozen=True)
+class Graphs:
+    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder.
+
+    working_bytes: of either, what the values between its layers take for each observation.
+    """
+
+    opset: int
+    ir_version: int
+    min_onnxruntime: str
+    operators: dict[str, dict[str, int]] = field(default_factory=dict)
+    working_bytes: dict[str, int] = field(default_factory=dict)
+
+
 def _refuse(others: dict[str, Any]) -> None:
     """Raise ValueError for what this release would leave aside, and a later one follow."""
     if others:
@@ -251,10 +265,8 @@ class Manifest:
             raise ValueError(f"preprocessing.steps do not end at {list(shape[1:])}")
 
     @cached_property
-    def onnx(self) -> "Graphs | None":
+    def onnx(self) -> Graphs | None:
         """What the graphs ask of a runtime."""
-        from vae_runtime.measured import Graphs
-
         return self._part(Graphs, "onnx")
 
     @cached_property

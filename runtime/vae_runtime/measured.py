@@ -1,23 +1,9 @@
-"""What a bundle may say besides its contract: what its graphs need, how it was made, its figures, the gate's report."""
+"""What a bundle may say of its past: how it was made, its figures, the gate's report."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from vae_runtime import records
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder.
-
-    working_bytes: of either, what the values between its layers take for each observation.
-    """
-
-    opset: int
-    ir_version: int
-    min_onnxruntime: str
-    operators: dict[str, dict[str, int]] = field(default_factory=dict)
-    working_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
 """Observations out, as a stream of batches: an .npy or .npz array, or of images a PNG grid, a GIF or PNG files."""
 
-import csv
 import io
 import math
-import shutil
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,6 +45,8 @@ def write(
         _write_folder(path, count, batches, first, names)
         return
     if path.suffix == ".npy" and path.parent.is_dir():
+        import shutil
+
         size, free = 4 * count * math.prod(shape), shutil.disk_usage(path.parent).free
         if size > free:
             which = f"{path} needs {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} are free"
@@ -56,6 +55,8 @@ def write(
         if path.suffix == ".npy":
             _write_npy(file, (count, *shape), batches)
         elif path.suffix == ".npz":
+            import zipfile
+
             archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
             with archive, archive.open("x.npy", "w", force_zip64=True) as member:
                 _write_npy(member, (count, *shape), batches)
@@ -130,6 +131,8 @@ def _write_csv(
 
     window: the number of the first one of series, whose rows are its steps; None where observations are rows.
     """
+    import csv
+
     head = io.StringIO()
     csv.writer(head, lineterminator="\n").writerow([*([] if window is None else STEPS), *names])
     file.write(head.getvalue().encode())

@@ -16,7 +16,7 @@ _RANDOM = (
 )
 
 # Field numbers of onnx.proto: the messages to look into, and what is refused wherever it is found. No message holds
-# itself here, so the depth of the walk is bounded.
+# itself here, but for a Scan's body where one is allowed, so the depth of the walk is bounded.
 _INSIDE = {
     ("model", 7): "graph", ("graph", 1): "node", ("graph", 5): "tensor",
     ("node", 5): "attribute", ("attribute", 5): "tensor", ("attribute", 10): "tensor",
@@ -27,11 +27,13 @@ _REFUSED = {
     ("attribute", 23): "a sparse tensor", ("tensor", 13): "weights in another file",
 }  # fmt: skip
 _METADATA = 14  # of a model: pairs of a key, 1, and a value, 2
-_OPERATOR, _DOMAIN, _LOCATION = ("node", 4), ("node", 7), ("tensor", 14)
+_BODY, _OPERATOR, _DOMAIN, _LOCATION = ("attribute", 6), ("node", 4), ("node", 7), ("tensor", 14)
 
 
-def check(graph: bytes, name: str) -> None:
+def check(graph: bytes | memoryview, name: str, scans: bool = False) -> None:
     """Raise BundleError where the graph holds what no VAE needs, or is no well-formed protobuf.
+
+    scans: whether it may hold a Scan, whose body holds none: that ends, after as many rounds as its inputs have rows.
 
     Refused are subgraphs, control flow, local functions, random operators, operators of other domains than ONNX's own,
     sparse tensors and weights in other files. With them, a bundle whose hashes are valid could run forever, give other
@@ -40,30 +42,32 @@ def check(graph: bytes, name: str) -> None:
     if graph[4:8] == b"ORTM":  # by these bytes onnxruntime knows its own format, which can hold all of that too
         raise BundleError("graph in onnxruntime's own format", name, "export it again, as ONNX")
     try:
-        found = next(_findings(memoryview(graph), "model"), None)
+        found = next(_findings(memoryview(graph), "model", int(scans)), None)
     except ValueError as error:
         raise BundleError("graph damaged", f"{name} ({error})", "export it again") from None
     if found is not None:
         raise BundleError("graph holds what no VAE needs", f"{name} ({found})", "export it again without it")
 
 
-def metadata(graph: bytes) -> dict[str, str]:
+def metadata(graph: bytes | memoryview) -> dict[str, str]:
     """The graph's metadata_props. Raises ValueError where the bytes are no protobuf or hold no text."""
     entries = [dict(_fields(value)) for number, value in _fields(memoryview(graph)) if number == _METADATA]
     return {str(entry.get(1, b""), "utf-8"): str(entry.get(2, b""), "utf-8") for entry in entries}
 
 
-def _findings(data: memoryview, message: str) -> Iterator[str]:
-    """What is refused in the bytes of one message, in words."""
+def _findings(data: memoryview, message: str, scans: int) -> Iterator[str]:
+    """What is refused in the bytes of one message, in words. scans: how many may be nested."""
     for number, value in _fields(data):
         field = (message, number)
         if field in _INSIDE:
-            yield from _findings(value, _INSIDE[field])
+            yield from _findings(value, _INSIDE[field], scans)
+        elif field == _BODY and scans:
+            yield from _findings(value, "graph", scans - 1)
         elif field in _REFUSED:
             yield _REFUSED[field]
         elif field in (_OPERATOR, _DOMAIN, _LOCATION):
             text = bytes(value[:40])
-            if field == _OPERATOR and text in _CONTROL + _RANDOM:
+            if field == _OPERATOR and text in _CONTROL + _RANDOM and not (text == b"Scan" and scans):
                 yield f"{'control flow' if text in _CONTROL else 'a random operator'}, {text.decode()}"
             elif field == _DOMAIN and text not in (b"", b"ai.onnx"):
                 yield f"an operator of the domain {ascii(text)[1:]}"

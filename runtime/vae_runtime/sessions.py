@@ -40,8 +40,7 @@ class Sessions:
             self._shapes[bundles.PRIOR] = (
                 {"noise": latent, "z": latent}, {"z_of_noise": latent, "noise_of_z": latent, "log_prob": []}
             )  # fmt: skip
-        self._path, self._sha256 = bundle.path.absolute(), bundle.manifest.sha256
-        self._unopened = {name: bundle.files[name] for name in self._shapes}
+        self._path, self._files = bundle.path.absolute(), bundle.files
         self._opened: dict[str, Session] | None = {}
         self._process = os.getpid()
         self._locks: dict[int, threading.Lock] = {}  # one for each process: a fork may copy one that is held
@@ -80,7 +79,7 @@ class Sessions:
     def close(self) -> None:
         """Free all of them."""
         with self._lock():
-            self._opened, self._unopened = None, {}
+            self._opened, self._files = None, {}
 
     def _lock(self) -> threading.Lock:
         return self._locks.setdefault(os.getpid(), threading.Lock())
@@ -93,13 +92,11 @@ class Sessions:
             self._opened, self._process = {}, os.getpid()
         if name in self._opened:
             return
-        graph = self._unopened.get(name) or bundles.reread(self._path, self._sha256).files[name]
-        session = Session(graph, str(self._path / name))
+        session = Session(self._files[name], str(self._path / name))
         if (session.inputs, session.outputs) != self._shapes[name]:
             found = f"{session.name} ({session.inputs} to {session.outputs})"
             raise BundleError("graph's shapes are not the contract's", found, "export it again")
         self._opened[name] = session
-        self._unopened.pop(name, None)
 
 
 class Session:

@@ -117,8 +117,10 @@ def observations(sources: tuple[str, ...], vae: "VAE", missing: str, stride: int
 
 def progress(batches: "Iterator[Floats]", total: int, rows: int, noun: str) -> "Iterator[Floats]":
     """Pass batches on, with a bar on stderr where that is a terminal and there are several."""
-    hidden = total <= 4 * rows or not sys.stderr.isatty()
-    with click.progressbar(length=total, label=f"{noun}s", file=sys.stderr, hidden=hidden) as bar:
+    if total <= 4 * rows or not sys.stderr.isatty():
+        yield from batches
+        return
+    with click.progressbar(length=total, label=f"{noun}s", file=sys.stderr) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))

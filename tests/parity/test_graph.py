@@ -242,6 +242,33 @@ def test_a_second_part_is_seen():
         refuses(field(7, field(1, node)), f"control flow, {name}")
 
 
+def scanning(*nodes: onnx.NodeProto) -> ModelProto:
+    """A Scan whose body has these nodes."""
+    return model(helper.make_node("Scan", ["x"], ["r"], num_scan_inputs=1, body=helper.make_graph(nodes, "b", [], [])))
+
+
+def test_a_scan_may_be_allowed():
+    """Of a learned prior, since it ends. Its body is looked into, and may hold neither another one nor a subgraph."""
+    relu = helper.make_node("Relu", ["x"], ["r"])
+    refuses(scanning(relu).SerializeToString(), "control flow, Scan")
+    check(scanning(relu).SerializeToString(), "some.onnx", scans=True)
+    (scan,) = (node for node in scanning(relu).graph.node if node.op_type == "Scan")
+    for node, found in (
+        (helper.make_node("RandomNormalLike", ["x"], ["r"]), "a random operator, RandomNormalLike"),
+        (helper.make_node("Relu", ["x"], ["r"], domain="com.microsoft"), "an operator of the domain 'com.microsoft'"),
+        (constant(outside()), "weights in another file"),
+        (helper.make_node("Loop", ["x"], ["r"]), "control flow, Loop"),
+        (scan, "control flow, Scan"),
+        (helper.make_node("Relu", ["x"], ["r"], body=body()), "a subgraph"),
+    ):
+        with pytest.raises(BundleError, match=f"graph holds what no VAE needs: some.onnx \\({found}"):
+            check(scanning(node).SerializeToString(), "some.onnx", scans=True)
+    for hostile in HOSTILE.values():
+        if "subgraph" not in hostile[1] and "Scan" not in hostile[1]:
+            with pytest.raises(BundleError, match="graph holds what no VAE needs"):
+                check(hostile[0]().SerializeToString(), "some.onnx", scans=True)
+
+
 def test_onnxruntimes_own_format_is_refused(tmp_path: Path, tiny_bundle: Path):
     """onnxruntime opens bytes of its own format too, which the check cannot look into: their mark is refused."""
     import onnxruntime

@@ -1,8 +1,11 @@
 """Bundles: nothing is trusted before its hash matches, a mixed pair is refused, and every failure is a BundleError."""
 
+import errno
 import json
+import os
 import random
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +198,53 @@ def test_a_bundle_removed_after_it_was_opened_is_read(copy: Path, monkeypatch: p
 
     monkeypatch.setattr(bundle, "_verify", verify)
     assert bundle.read(copy) == whole
+
+
+kept_open = pytest.mark.skipif(sys.platform == "win32", reason="Windows replaces no file that is open")
+
+
+@kept_open
+def test_large_graphs_are_read_when_they_are_run(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not before, and as they were when the bundle was loaded, though it has gone since; their files are closed."""
+    here = len([*Path("/dev/fd").iterdir()])
+    monkeypatch.setattr(bundle, "_LARGE", 1)
+    read = bundle.read(copy)
+    assert len([*Path("/dev/fd").iterdir()]) == here + len(FILES)
+    expected = {name: (copy / name).read_bytes() for name in FILES}
+    shutil.rmtree(copy)
+    assert dict(read.files) == expected
+    assert read.golden()["x"].shape == (2, 1, 28, 28)
+    vae = VAE(read)
+    assert vae.elbo(vae.sample(3)).shape == (3,)
+    vae.close()
+    del read, vae
+    assert len([*Path("/dev/fd").iterdir()]) == here
+
+
+@kept_open
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"1", lambda data: b"1" + data[1:]])
+def test_a_large_graph_that_was_changed_in_its_place_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]
+):
+    """When it is opened, and named; the other graph is as good as before."""
+    monkeypatch.setattr(bundle, "_LARGE", 1)
+    vae = VAE.load(copy)
+    (copy / "encoder.onnx").write_bytes(change((copy / "encoder.onnx").read_bytes()))
+    x = vae.sample(2)
+    with pytest.raises(BundleError, match=r"bundle changed or damaged .*: .*encoder.onnx; load it again"):
+        vae.encode(x)
+
+
+@kept_open
+def test_where_no_more_files_may_be_open_they_are_held(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """A process may have more bundles than open files."""
+
+    def dup(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(bundle, "_LARGE", 1)
+    monkeypatch.setattr(os, "dup", dup)
+    assert bundle.read(copy).files == {name: (copy / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture

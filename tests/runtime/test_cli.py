@@ -555,6 +555,24 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_bundle: Path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+ALONE = """
+import atexit, sys
+from vae_runtime.command import alone
+def main():
+    atexit.register(print, "at the end")
+    print("made")
+    print("and said", file=sys.stderr)
+    sys.exit(3)
+alone(main)
+"""
+
+
+def test_a_process_ends_with_all_that_it_wrote():
+    """Its exit code, both streams to the last word, and what was registered for its end, though it frees nothing."""
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "made\nat the end\n", "and said\n")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shells_script_is_printed(shell: str):
     """The line for a shell's start-up file prints a script that asks the command for completions, and nothing else."""

@@ -71,17 +71,6 @@ def test_log_det_is_that_of_autograds_jacobian(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(flow.log_prob(z), base + log_det)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_without_its_masks_it_computes_the_same(shape: tuple[int, ...]) -> None:
-    """Both directions and the density, to the last bit; the flow itself keeps its weights and masks."""
-    flow, z = bent(Flow(shape, width=8)), normal(6, *shape, seed=2)
-    folded = flow.folded()
-    assert torch.equal(folded.from_noise(z), flow.from_noise(z))
-    assert torch.equal(folded.log_prob(z), flow.log_prob(z))
-    assert torch.equal(folded.to_noise(z)[0], flow.to_noise(z)[0])
-    assert not any(coupling.folded for coupling in flow.couplings)
-
-
 def test_density_integrates_to_one() -> None:
     """Over a plane of latents, by a fine sum."""
     flow, step = bent(Flow((2,), couplings=4, width=8), 0.3), 0.05

@@ -1,8 +1,6 @@
 """A learned prior p(z): a normalising flow of affine couplings between z and standard normal noise."""
 
-import copy
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,6 @@ class Coupling(nn.Module):
     def __init__(self, kept: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("kept", kept.float(), persistent=False)  # its place in the flow says it
-        self.folded = False
         last = nn.Linear(width, 2 * len(kept))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -36,23 +33,9 @@ class Coupling(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """shift and log_scale, both [..., size], and 0 where z is kept, of z [..., size] or of what it becomes."""
         seen = z.clamp(-SEEN_BOUND, SEEN_BOUND)
-        if self.folded:
-            shift, log_scale = self.body(seen).chunk(2, dim=-1)
-            return shift, LOG_SCALE_BOUND * torch.tanh(log_scale)
         shift, log_scale = self.body(seen * self.kept).chunk(2, dim=-1)
         moved = 1 - self.kept
         return shift * moved, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND) * moved
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Put the masks and the division into the weights: 0 in their place, and twice as much, are exact."""
-        first, last = (cast(nn.Linear, self.body[i]) for i in (0, -1))
-        shift_and_log_scale = (1 - self.kept).repeat(2)
-        shift_and_log_scale[len(self.kept) :] /= LOG_SCALE_BOUND
-        first.weight.mul_(self.kept)
-        last.weight.mul_(shift_and_log_scale[:, None])
-        last.bias.mul_(shift_and_log_scale)
-        self.folded = True
 
 
 class Flow(Prior):
@@ -88,13 +71,6 @@ class Flow(Prior):
             shift, log_scale = coupling(z)
             z = (z - shift) * torch.exp(-log_scale)
         return z.reshape(*z.shape[:-1], *self.shape)
-
-    def folded(self) -> "Flow":
-        """The same flow without masks, for a graph with fewer nodes: it computes the same, and cannot be trained."""
-        flow = copy.deepcopy(self)
-        for coupling in flow.couplings:
-            cast(Coupling, coupling).fold()
-        return flow
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log N(noise; 0, I) + log |d noise / d z|, nats, [..., batch] (eq. 2 and 3 of the paper)."""
