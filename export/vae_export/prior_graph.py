@@ -31,32 +31,31 @@ _COUPLING = """
     scale = Exp(log_scale)
 """
 _PARTS = "weight", "bias"
-_SCANNED = "weight_1, bias_1, weight_2, bias_2, weight_3, bias_3"
 _TEXT = f"""
 <ir_version: IR_VERSION, opset_import: ["": OPSET]>
 prior (float[draws, SHAPE] noise, float[batch, SHAPE] z)
     => (float[draws, SHAPE] z_of_noise, float[batch, SHAPE] noise_of_z, float[batch] log_prob)
 {{
     rows_of_noise = Reshape(noise, flat)
-    rows_of_z_of_noise = Scan <num_scan_inputs = 6, scan_input_directions = [1, 1, 1, 1, 1, 1], body = from_noise
+    rows_of_z_of_noise = Scan <num_scan_inputs = NUMBER, scan_input_directions = [BACKWARDS], body = from_noise
         (float[n, SIZE] latents, SLICES) => (float[n, SIZE] moved)
     {{
         {_COUPLING}
         unshifted = Sub(latents, shift)
         moved = Div(unshifted, scale)
-    }}> (rows_of_noise, {_SCANNED})
+    }}> (rows_of_noise, WEIGHTS)
     z_of_noise = Reshape(rows_of_z_of_noise, shape)
 
     rows_of_z = Reshape(z, flat)
-    zeros = Sub(rows_of_z, rows_of_z)
-    rows_of_noise_of_z, log_scales = Scan <num_scan_inputs = 6, body = to_noise
+    zeros = Clip(rows_of_z, zero, zero)
+    rows_of_noise_of_z, log_scales = Scan <num_scan_inputs = NUMBER, body = to_noise
         (float[n, SIZE] latents, float[n, SIZE] sum, SLICES) => (float[n, SIZE] moved, float[n, SIZE] new_sum)
     {{
         {_COUPLING}
         scaled = Mul(latents, scale)
         moved = Add(scaled, shift)
         new_sum = Add(sum, log_scale)
-    }}> (rows_of_z, zeros, {_SCANNED})
+    }}> (rows_of_z, zeros, WEIGHTS)
     noise_of_z = Reshape(rows_of_noise_of_z, shape)
     squares = Mul(rows_of_noise_of_z, rows_of_noise_of_z)
     normalised = Add(squares, log_2_pi)
@@ -75,12 +74,15 @@ def to_onnx(flow: Flow, opset: int) -> onnx.ModelProto:
     weights, size = dict(_stacked(flow)), math.prod(flow.shape)
     slices = [f"float[{', '.join(map(str, weight.shape[1:]))}] {name}" for name, weight in weights.items()]
     version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
-    words = {"SHAPE": ", ".join(map(str, flow.shape)), "SIZE": size, "SLICES": ", ".join(slices)}
+    words = {
+        "IR_VERSION": [version], "OPSET": [opset], "SHAPE": flow.shape, "SIZE": [size], "SLICES": slices,
+        "WEIGHTS": weights, "NUMBER": [len(weights)], "BACKWARDS": [1] * len(weights),
+    }  # fmt: skip
     text = _TEXT
-    for word, value in {**words, "OPSET": opset, "IR_VERSION": version}.items():
-        text = text.replace(word, str(value))
+    for word, values in words.items():
+        text = text.replace(word, ", ".join(map(str, values)))
     model: onnx.ModelProto = parser.parse_model(text)
-    numbers = {"lowest": -SEEN_BOUND, "highest": SEEN_BOUND, "bound": LOG_SCALE_BOUND}
+    numbers = {"lowest": -SEEN_BOUND, "highest": SEEN_BOUND, "bound": LOG_SCALE_BOUND, "zero": 0}
     numbers |= {"log_2_pi": math.log(2 * math.pi), "minus_half": -0.5}
     sizes = {"flat": [0, size], "shape": [0, *flow.shape], "axis": [1]}  # 0: as many as there are
     arrays = weights | {name: np.array(number, np.float32) for name, number in numbers.items()}

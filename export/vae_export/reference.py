@@ -22,8 +22,7 @@ def readable(model: onnx.ModelProto) -> onnx.ModelProto:
             kept = [attribute for attribute in node.attribute if attribute.name != "momentum"]
             del node.attribute[:]
             node.attribute.extend([*kept, helper.make_attribute("momentum", 1.0)])
-    if any(node.op_type == "Scan" for node in model.graph.node):
-        _forwards(model.graph)
+    _forwards(model.graph)
     if opset < _KNOWS_QUANTISING and any("Quantize" in node.op_type for node in model.graph.node):
         return onnx.version_converter.convert_version(model, _KNOWS_QUANTISING)
     return model
@@ -33,15 +32,17 @@ def _forwards(graph: onnx.GraphProto) -> None:
     """Turn what a Scan takes from the last row to the first upside down: the evaluator takes the first one first."""
     numbers = {"starts": -1, "ends": np.iinfo(np.int64).min, "axes": 0, "steps": -1}
     backwards = [numpy_helper.from_array(np.array([it]), f"backwards.{name}") for name, it in numbers.items()]
+    turned = set()
     for scan in [node for node in graph.node if node.op_type == "Scan"]:
         for attribute in [it for it in scan.attribute if it.name == "scan_input_directions"]:
-            for i in (i - len(attribute.ints) for i, turned in enumerate(attribute.ints) if turned):
-                inputs = [scan.input[i], *(it.name for it in backwards)]
-                turn = helper.make_node("Slice", inputs, [f"{scan.input[i]}.turned"])
-                scan.input[i] = turn.output[0]
-                graph.node.insert(list(graph.node).index(scan), turn)
+            for i in (i - len(attribute.ints) for i, last_first in enumerate(attribute.ints) if last_first):
+                name, scan.input[i] = scan.input[i], f"{scan.input[i]}.turned"
+                if name not in turned:
+                    turned.add(name)
+                    turn = helper.make_node("Slice", [name, *(it.name for it in backwards)], [scan.input[i]])
+                    graph.node.insert(list(graph.node).index(scan), turn)
             scan.attribute.remove(attribute)
-    graph.initializer.extend(backwards)
+    graph.initializer.extend(backwards if turned else [])
 
 
 @np.errstate(all="ignore")  # the sigmoid of a large number, say

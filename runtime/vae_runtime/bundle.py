@@ -40,7 +40,8 @@ _MANIFEST_LIMIT = 1 << 20  # bytes; a real one has a few thousand
 _GOLDEN_LIMIT = 1 << 28  # bytes, inflated; two rows of each array need far less
 RUN_CONFIG = "config.json"  # which vae-train writes into a run
 _NAME_ANOTHER = "name a folder that vae-export wrote"
-_LARGE = 1 << 19  # bytes; of smaller files, memory holds more than a process may have open
+_LARGE = 1 << 19  # bytes
+_MOST_OPEN = 100  # the highest descriptor that is taken: a process with more open files may need those that are left
 _LISTED = 4  # of the bundles that lie where one was looked for
 
 
@@ -48,7 +49,7 @@ class Files(Mapping[str, bytes]):
     """The bytes of a bundle's files by name, as they were verified, also after another bundle has taken its place.
 
     Large ones are not held but stay open, and are read and verified again whenever they are asked for: a graph that
-    nobody runs takes no memory. That raises BundleError where one was changed in its place.
+    nobody runs takes no memory. That raises BundleError where one was changed in its place. A copy holds all of them.
     """
 
     def __init__(self, path: Path, known: Mapping[str, File]) -> None:
@@ -59,26 +60,36 @@ class Files(Mapping[str, bytes]):
     def add(self, name: str, data: memoryview, file: BufferedReader) -> None:
         """Keep what was read and verified, or the file that it is from."""
         if sys.platform != "win32" and len(data) >= _LARGE:  # Windows replaces no file that is open
-            with suppress(OSError):  # too many are open
-                self._open[name] = os.dup(file.fileno())
-                weakref.finalize(self, os.close, self._open[name])
-                return
+            with suppress(OSError):  # as many are open as may be
+                descriptor = os.dup(file.fileno())
+                if descriptor <= _MOST_OPEN:
+                    self._open[name] = descriptor
+                    weakref.finalize(self, os.close, descriptor).atexit = False
+                    return
+                os.close(descriptor)
         self._held[name] = bytes(data)
 
     def __getitem__(self, name: str) -> bytes:
         if sys.platform == "win32" or name in self._held:
             return self._held[name]
+        parts, left = [b""], self._known[name].size + 1
         try:
-            data = os.pread(self._open[name], self._known[name].size + 1, 0)
+            while part := os.pread(self._open[name], left, self._known[name].size + 1 - left):
+                parts.append(part)
+                left -= len(part)
         except OSError as error:
-            raise _unreadable(error, self._path / name) from None
-        return _unchanged(data, self._path / name, self._known[name])
+            what = f"bundle unreadable ({error.strerror})"
+            raise BundleError(what, self._path / name, "load it again") from None
+        return _unchanged(b"".join(parts), self._path / name, self._known[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self._held, *self._open))
 
     def __len__(self) -> int:
         return len(self._held) + len(self._open)
+
+    def __reduce__(self) -> tuple[type[dict[str, bytes]], tuple[dict[str, bytes]]]:
+        return dict, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -247,8 +258,12 @@ def _content(file: BufferedReader, path: Path, limit: int) -> memoryview:
     They lie in pages of their own. Of what malloc gave and got back, the C library would keep some megabytes, also
     while a graph is opened, which is when a process has the most.
     """
+    size = min(limit, os.fstat(file.fileno()).st_size) + 1
     try:
-        pages = mmap.mmap(-1, min(limit, os.fstat(file.fileno()).st_size) + 1)
+        pages = mmap.mmap(-1, size)
+    except OSError:
+        raise MemoryError from None
+    try:
         return memoryview(pages)[: file.readinto(pages)]
     except OSError as error:
         raise _unreadable(error, path) from None

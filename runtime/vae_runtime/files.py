@@ -35,14 +35,14 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
     Raises ArgumentError or ResourceError where it cannot be made.
     """
+    import shutil  # with modules for archives, of which a file has no need
+
     temporary = _beside(path)  # named before it is made, so that a signal in between leaves nothing
     try:
         with write_errors(path):
             temporary.mkdir()
         yield temporary
     finally:
-        import shutil  # with four modules for archives, of which a file has no need
-
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -224,9 +224,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Graphs:
-    """What the graphs ask of a runtime. operators: how many of each, by name, of the encoder and of the decoder.
+    """What the graphs ask of a runtime. operators: how many of each, by name, of each graph.
 
-    working_bytes: of either, what the values between its layers take for each observation.
+    working_bytes: of each graph, what the values between its layers take for each observation.
     """
 
     opset: int

@@ -27,13 +27,14 @@ _REFUSED = {
     ("attribute", 23): "a sparse tensor", ("tensor", 13): "weights in another file",
 }  # fmt: skip
 _METADATA = 14  # of a model: pairs of a key, 1, and a value, 2
+_GRAPH, _NODE, _TENSOR, _SIZES, _NAME = 7, 1, 5, 1, 8  # of a model, of a graph twice, of a tensor twice
 _BODY, _OPERATOR, _DOMAIN, _LOCATION = ("attribute", 6), ("node", 4), ("node", 7), ("tensor", 14)
 
 
 def check(graph: bytes | memoryview, name: str, scans: bool = False) -> None:
     """Raise BundleError where the graph holds what no VAE needs, or is no well-formed protobuf.
 
-    scans: whether it may hold a Scan, whose body holds none: that ends, after as many rounds as its inputs have rows.
+    scans: whether it may hold Scans, whose bodies hold none, over tensors that are stored in it: they end.
 
     Refused are subgraphs, control flow, local functions, random operators, operators of other domains than ONNX's own,
     sparse tensors and weights in other files. With them, a bundle whose hashes are valid could run forever, give other
@@ -43,6 +44,8 @@ def check(graph: bytes | memoryview, name: str, scans: bool = False) -> None:
         raise BundleError("graph in onnxruntime's own format", name, "export it again, as ONNX")
     try:
         found = next(_findings(memoryview(graph), "model", int(scans)), None)
+        if found is None and scans:
+            found = next(_endless(memoryview(graph)), None)
     except ValueError as error:
         raise BundleError("graph damaged", f"{name} ({error})", "export it again") from None
     if found is not None:
@@ -75,6 +78,27 @@ def _findings(data: memoryview, message: str, scans: int) -> Iterator[str]:
                 yield "weights in another file"
 
 
+def _endless(model: memoryview) -> Iterator[str]:
+    """What is refused where Scans may be: one whose rounds are not the rows of a stored tensor, and other bodies.
+
+    onnxruntime refuses a Scan whose inputs have different numbers of rows, so that the last one stands for all.
+    """
+    graph = [part for number, value in _fields(model) if number == _GRAPH for part in _fields(value)]
+    tensors = [[*_fields(value)] for number, value in graph if number == _TENSOR]
+    stored = {bytes(value) for tensor in tensors for number, value in tensor if number == _NAME}
+    if any(0 in _varints(value) for tensor in tensors for number, value in tensor if number == _SIZES):
+        yield "an empty tensor"  # which has any number of rows
+    for node in ([*_fields(value)] for number, value in graph if number == _NODE):
+        inputs, outputs, operators = ([bytes(value) for found, value in node if found == part] for part in (1, 2, 4))
+        if operators[-1:] == [b"Cast"] and stored.issuperset(inputs):
+            stored.update(outputs)
+        if operators[-1:] == [b"Scan"]:
+            if stored.isdisjoint(inputs[-1:]):
+                yield "a Scan that need not end"
+        elif any(number == _BODY[1] for part, value in node if part == 5 for number, _ in _fields(value)):
+            yield _REFUSED[_BODY]
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and undecoded value, not copied, of each field of a message. Raises ValueError where it is no protobuf."""
     i, end = 0, len(data)
@@ -94,6 +118,14 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         if i > end:
             raise ValueError("no protobuf: a field is longer than what holds it")
         yield number, data[start:i]
+
+
+def _varints(data: memoryview) -> Iterator[int]:
+    """The numbers of a field: one, or several that are packed."""
+    i = 0
+    while i < len(data):
+        number, i = _varint(data, i)
+        yield number
 
 
 def _varint(data: memoryview, i: int) -> tuple[int, int]:

@@ -57,12 +57,12 @@ class Sessions:
     def from_noise(self, noise: Floats) -> Floats:
         """z of standard normal noise under a learned prior, both [rows, *latent shape], in one run."""
         self._session(bundles.DECODER)  # it is needed next, and opened before this one its peak of memory is lower
-        return self._session(bundles.PRIOR).run(("z_of_noise",), noise, "noise")[0]
+        return self._session(bundles.PRIOR).run(("z_of_noise",), _in_company(noise), "noise")[0][: len(noise)]
 
     def to_noise(self, z: Floats) -> tuple[Floats, Floats]:
         """The noise [rows, *latent shape] that becomes z under a learned prior, and log p(z) [rows], in one run."""
-        noise, log_prob = self._session(bundles.PRIOR).run(("noise_of_z", "log_prob"), z, "z")
-        return noise, log_prob
+        noise, log_prob = self._session(bundles.PRIOR).run(("noise_of_z", "log_prob"), _in_company(z), "z")
+        return noise[: len(z)], log_prob[: len(z)]
 
     def _session(self, name: str) -> "Session":
         """The session of a graph, opened at its first use, and anew after a fork, where an inherited one may hang.
@@ -148,6 +148,15 @@ class Session:
                 which = f"{self.name} ({output} {list(result.shape)})"
                 raise BundleError("graph gives another shape than it declares", which, "export it again")
         return results
+
+
+def _in_company(rows: Floats) -> Floats:
+    """The rows; one alone twice.
+
+    onnxruntime adds up the products of one row with weights that it takes from a stack in another order than those of
+    several rows, and no observation's figures may depend on the others.
+    """
+    return rows.repeat(2, axis=0) if len(rows) == 1 else rows
 
 
 def _trim() -> None:

@@ -170,6 +170,16 @@ def test_the_runtime_has_pytorchs_figures(made: Made, exported: Exported) -> Non
         vae.float()
 
 
+def test_no_latent_depends_on_the_others(exported: Exported) -> None:
+    """One alone has the bits that it has in company, in both directions and in its density."""
+    prior = VAE.load(exported.path).prior
+    z = noise.normal(1, noise.PRIOR, np.arange(70), 4)
+    for of_z in (prior.from_noise, prior.to_noise, prior.log_prob):
+        whole = of_z(z)
+        for size in (1, 2, 3, 16, 69):
+            np.testing.assert_array_equal(np.concatenate([of_z(z[i : i + size]) for i in range(0, 70, size)]), whole)
+
+
 def test_golden_vectors_have_the_prior(exported: Exported) -> None:
     """Noise to the last bit, z and log p(z) within the gate's tolerance; ONNX's own evaluator agrees with them."""
     bundle = read(exported.path)

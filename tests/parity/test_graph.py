@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from google.protobuf.message import DecodeError
@@ -242,17 +244,29 @@ def test_a_second_part_is_seen():
         refuses(field(7, field(1, node)), f"control flow, {name}")
 
 
-def scanning(*nodes: onnx.NodeProto) -> ModelProto:
-    """A Scan whose body has these nodes."""
-    return model(helper.make_node("Scan", ["x"], ["r"], num_scan_inputs=1, body=helper.make_graph(nodes, "b", [], [])))
+def scanning(*nodes: onnx.NodeProto, over: tuple[str, ...] = ("x", "w")) -> ModelProto:
+    """A Scan whose body has these nodes, over what lies in `w`, a stored tensor."""
+    body = helper.make_graph(nodes, "b", [], [])
+    return model(helper.make_node("Scan", over, ["r"], num_scan_inputs=1, body=body))
+
+
+def lets_pass(graph: ModelProto, found: str | None) -> None:
+    """Where Scans may be, the graph passes, or is refused for what is `found`."""
+    if found is None:
+        check(graph.SerializeToString(), "some.onnx", scans=True)
+        return
+    with pytest.raises(BundleError, match=f"graph holds what no VAE needs: some.onnx \\({found}"):
+        check(graph.SerializeToString(), "some.onnx", scans=True)
+
+
+RELU = helper.make_node("Relu", ["x"], ["r"])
 
 
 def test_a_scan_may_be_allowed():
-    """Of a learned prior, since it ends. Its body is looked into, and may hold neither another one nor a subgraph."""
-    relu = helper.make_node("Relu", ["x"], ["r"])
-    refuses(scanning(relu).SerializeToString(), "control flow, Scan")
-    check(scanning(relu).SerializeToString(), "some.onnx", scans=True)
-    (scan,) = (node for node in scanning(relu).graph.node if node.op_type == "Scan")
+    """Of a learned prior. Its body is looked into, and may hold neither another one nor a subgraph."""
+    refuses(scanning(RELU).SerializeToString(), "control flow, Scan")
+    lets_pass(scanning(RELU), None)
+    (scan,) = (node for node in scanning(RELU).graph.node if node.op_type == "Scan")
     for node, found in (
         (helper.make_node("RandomNormalLike", ["x"], ["r"]), "a random operator, RandomNormalLike"),
         (helper.make_node("Relu", ["x"], ["r"], domain="com.microsoft"), "an operator of the domain 'com.microsoft'"),
@@ -261,18 +275,49 @@ def test_a_scan_may_be_allowed():
         (scan, "control flow, Scan"),
         (helper.make_node("Relu", ["x"], ["r"], body=body()), "a subgraph"),
     ):
-        with pytest.raises(BundleError, match=f"graph holds what no VAE needs: some.onnx \\({found}"):
-            check(scanning(node).SerializeToString(), "some.onnx", scans=True)
-    for hostile in HOSTILE.values():
-        if "subgraph" not in hostile[1] and "Scan" not in hostile[1]:
-            with pytest.raises(BundleError, match="graph holds what no VAE needs"):
-                check(hostile[0]().SerializeToString(), "some.onnx", scans=True)
+        lets_pass(scanning(node), found)
+    for name, (make, found) in HOSTILE.items():
+        lets_pass(make(), "a Scan that need not end" if name == "Scan" else found)
+
+
+def test_a_scan_must_end():
+    """After the rows of a stored tensor, which may be cast. What is computed may have rows without number, and no size.
+
+    All inputs of a Scan must have as many rows as the last one: else onnxruntime does not run it.
+    """
+    cast = scanning(RELU, over=("x", "v"))
+    cast.graph.node.insert(0, helper.make_node("Cast", ["w"], ["v"], to=TensorProto.FLOAT))
+    lets_pass(cast, None)
+    empty = scanning(RELU)
+    empty.graph.initializer.append(helper.make_tensor("rows", TensorProto.INT64, [2], [1 << 62, 0]))
+    empty.graph.node.insert(0, helper.make_node("ConstantOfShape", ["rows"], ["v"]))
+    empty.graph.node[2].input[1] = "v"
+    lets_pass(empty, "a Scan that need not end")
+    for sizes in ([1 << 62, 0], [0]):
+        hollow = scanning(RELU)
+        hollow.graph.initializer.add(name="v", data_type=TensorProto.FLOAT, dims=sizes)
+        lets_pass(hollow, "an empty tensor")
+    packed = scanning(RELU).SerializeToString() + field(7, field(5, field(1, varint(1 << 62) + varint(0))))
+    ModelProto.FromString(packed)
+    with pytest.raises(BundleError, match="an empty tensor"):
+        check(packed, "some.onnx", scans=True)
+    lets_pass(scanning(RELU, over=()), "a Scan that need not end")
+    x, y = value("x"), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "abc")
+    inner = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "b", [a, b], [c])
+    uneven = helper.make_graph(
+        [helper.make_node("Scan", ["x", "w"], ["y"], num_scan_inputs=2, body=inner)], "g", [x], [y],
+        initializer=[helper.make_tensor("w", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])],
+    )  # fmt: skip
+    made = helper.make_model(uneven, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    assert session.run(None, {"x": np.ones((3, 3), np.float32)})[0].shape == (3, 3)
+    with pytest.raises(Exception, match="inconsistent sequence lengths"):
+        session.run(None, {"x": np.ones((4, 3), np.float32)})
 
 
 def test_onnxruntimes_own_format_is_refused(tmp_path: Path, tiny_bundle: Path):
     """onnxruntime opens bytes of its own format too, which the check cannot look into: their mark is refused."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "decoder.ort")
     options.add_session_config_entry("session.save_model_format", "ORT")

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from support.graphs import contract_of, extended, field, graph, inner, model, no
 from support.graphs import value as value_of
 from vae_runtime import VAE, BundleError, bundle, manifest
 from vae_runtime.bundle import FILES, GRAPHS, METADATA_KEY, locate, shipped
+
+with suppress(ImportError):  # Windows has none
+    import fcntl
 
 ALL = (*FILES, "manifest.json")
 
@@ -236,15 +242,64 @@ def test_a_large_graph_that_was_changed_in_its_place_is_refused(
 
 
 @kept_open
-def test_where_no_more_files_may_be_open_they_are_held(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    """A process may have more bundles than open files."""
+@pytest.mark.parametrize("many", [True, False], ids=["many", "all"])
+def test_a_process_keeps_some_descriptors(copy: Path, monkeypatch: pytest.MonkeyPatch, many: bool):
+    """Where it has many open files, or as many as it may have, bundles are held in memory."""
+    real = os.dup
 
     def dup(descriptor: int) -> int:
+        if many:
+            return fcntl.fcntl(descriptor, fcntl.F_DUPFD, bundle._MOST_OPEN + 1)
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(bundle, "_LARGE", 1)
     monkeypatch.setattr(os, "dup", dup)
-    assert bundle.read(copy).files == {name: (copy / name).read_bytes() for name in FILES}
+    here = len([*Path("/dev/fd").iterdir()])
+    read, contents = bundle.read(copy), {name: (copy / name).read_bytes() for name in FILES}
+    assert len([*Path("/dev/fd").iterdir()]) == here
+    assert read.files == contents
+    monkeypatch.setattr(os, "dup", real)
+    again = bundle.read(copy)
+    assert len([*Path("/dev/fd").iterdir()]) == here + len(FILES)
+    assert again.files == contents
+
+
+@kept_open
+def test_a_copy_of_a_bundle_holds_its_files(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """It needs nothing of the one that it was made of."""
+    monkeypatch.setattr(bundle, "_LARGE", 1)
+    read, contents = bundle.read(copy), {name: (copy / name).read_bytes() for name in FILES}
+    copies = [deepcopy(read), pickle.loads(pickle.dumps(read))]
+    del read
+    shutil.rmtree(copy)
+    assert [each.files for each in copies] == [contents, contents]
+
+
+@kept_open
+def test_a_file_system_may_give_less_than_it_is_asked_for(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """As those of networks do; one that gives nothing any more is named."""
+    monkeypatch.setattr(bundle, "_LARGE", 1)
+    read, real = bundle.read(copy), os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: real(descriptor, min(size, 1000), offset))
+    assert read.files == {name: (copy / name).read_bytes() for name in FILES}
+
+    def stale(descriptor: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "pread", stale)
+    with pytest.raises(BundleError, match=r"bundle unreadable \(Stale file handle\): .*encoder.onnx; load it again"):
+        read.files["encoder.onnx"]
+
+
+def test_too_little_memory_is_no_fault_of_the_bundle(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is a MemoryError, which the command calls out of memory."""
+
+    def mmap(descriptor: int, size: int) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(bundle.mmap, "mmap", mmap)
+    with pytest.raises(MemoryError):
+        bundle.read(copy)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from support.graphs import extended, inner, node, tensor
-from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise
+from vae_runtime import VAE, ArgumentError, BundleError, InputError, bundle, noise
 
 
 def test_pickles_and_copies_give_the_same_numbers(loaded):
@@ -212,10 +212,14 @@ def test_rows_follow_memory_and_threads(loaded):
         assert 1 <= VAE.load(loaded.path).rows_per_run(k) <= 512
 
 
-def test_a_loaded_vae_needs_its_folder_no_more(tiny_bundle: Path, tmp_path: Path):
-    """What was loaded was read whole: without its folder, or with other files in it, every verb works on, in threads
-    too; only a pickle's or a fork's second reading is a BundleError that names what is missing.
+@pytest.mark.parametrize("large", [1, 1 << 40], ids=["open", "held"])
+def test_a_loaded_vae_needs_its_folder_no_more(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+):
+    """Without its folder, or with other files in it, every verb works on, in threads too; only a pickle's reading is a
+    BundleError that names what is missing.
     """
+    monkeypatch.setattr(bundle, "_LARGE", large)
     path = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     vae, again, whole = VAE.load(path, threads=2), VAE.load(path), VAE.load(tiny_bundle)
     pickled = pickle.dumps(vae)
