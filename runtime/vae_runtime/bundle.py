@@ -72,7 +72,7 @@ class Files(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         if sys.platform == "win32" or name in self._held:
             return self._held[name]
-        parts, left = [b""], self._known[name].size + 1
+        parts, left = list[bytes](), self._known[name].size + 1
         try:
             while part := os.pread(self._open[name], left, self._known[name].size + 1 - left):
                 parts.append(part)
@@ -80,7 +80,7 @@ class Files(Mapping[str, bytes]):
         except OSError as error:
             what = f"bundle unreadable ({error.strerror})"
             raise BundleError(what, self._path / name, "load it again") from None
-        return _unchanged(b"".join(parts), self._path / name, self._known[name])
+        return _unchanged(b"".join(parts), self._path / name, self._known[name])  # one part is not copied
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self._held, *self._open))
