@@ -198,7 +198,8 @@ def test_readers_see_one_bundle_or_the_other(
     seen = [json.loads(end) for end, error in ends if not error]
     assert len(seen) == 4, [error for _, error in ends]
     print(swaps, "swaps; seen by each reader:", *seen)
-    assert min(count for one in seen for counts in one.values() for count in counts) > 0
+    for way in seen[0]:  # a reader on a busy machine may meet one of them alone
+        assert all(sum(of_each) > 0 for of_each in zip(*(one[way] for one in seen), strict=True)), way
     assert {path.name for path in out.parent.iterdir()} == {"bundle", "stop"}
 
 
