@@ -1,5 +1,6 @@
 """Publishing: readers and kills find the old bundle or the new one, whole, and a later export clears up."""
 
+import itertools
 import json
 import random
 import shutil
@@ -143,13 +144,13 @@ def test_an_export_clears_up_after_a_killed_one(
 
 
 READER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import numpy as np
 from vae_runtime import VAE
 from vae_runtime.bundle import FILES, read
 
-out, stop, *known = map(Path, sys.argv[1:])
+out, stop, met, *known = map(Path, sys.argv[1:])
 x, z = np.zeros((1, 1, 28, 28), np.float32), np.ones((1, 4), np.float32)
 figures = lambda vae: (vae.encode(x)[0].tobytes(), vae.decode(z).tobytes())
 files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in known]
@@ -165,6 +166,8 @@ while not stop.exists():
     assert bundle.files == {name: files[which][name] for name in FILES}
     seen["reads"][which] += 1
     seen["loads"][numbers.index(figures(VAE.load(out, threads=1)))] += 1
+    if all(map(all, seen.values())):
+        (met / str(os.getpid())).touch()
 print(json.dumps(seen))
 """
 
@@ -176,13 +179,14 @@ def test_readers_see_one_bundle_or_the_other(
     tiny_bundle: Path,
     other_bundle: Path,
     out: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     swaps: int,
     exchange: bool,
 ) -> None:
     """Four processes that read and load a bundle while it is replaced all the time never fail and see no mixed pair."""
-    stop = out.parent / "stop"
-    call = [sys.executable, "-c", READER, *map(str, (out, stop, tiny_bundle, other_bundle))]
+    stop, met = out.parent / "stop", tmp_path_factory.mktemp("met")
+    call = [sys.executable, "-c", READER, *map(str, (out, stop, met, tiny_bundle, other_bundle))]
     readers = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         for reader in readers:
@@ -190,7 +194,9 @@ def test_readers_see_one_bundle_or_the_other(
             assert reader.stdout.readline() == "ready\n"
         if not exchange:
             monkeypatch.setattr(publish, "_exchange", lambda a, b: False)
-        for i in range(swaps):
+        for i in itertools.count():  # as many as it takes on a busy machine, until each reader has met both
+            if i >= swaps and (len([*met.iterdir()]) == 4 or any(reader.poll() is not None for reader in readers)):
+                break
             put(both[(i + 1) % 2], out)
     finally:
         stop.touch()
@@ -198,8 +204,7 @@ def test_readers_see_one_bundle_or_the_other(
     seen = [json.loads(end) for end, error in ends if not error]
     assert len(seen) == 4, [error for _, error in ends]
     print(swaps, "swaps; seen by each reader:", *seen)
-    for way in seen[0]:  # a reader on a busy machine may meet one of them alone
-        assert all(sum(of_each) > 0 for of_each in zip(*(one[way] for one in seen), strict=True)), way
+    assert min(count for one in seen for counts in one.values() for count in counts) > 0
     assert {path.name for path in out.parent.iterdir()} == {"bundle", "stop"}
 
 
