@@ -12,12 +12,11 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,8 +91,7 @@ class Files(Mapping[str, bytes]):
         return dict, (dict(self),)
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(NamedTuple):
     """A verified bundle: the manifest and the bytes of every other file."""
 
     path: Path
@@ -201,11 +199,14 @@ def _verify(path: Path, files: dict[str, BufferedReader]) -> Bundle:
     """The bundle that these open files are. Raises BundleError unless they belong together and are as they were."""
     written = bytes(_content(files[MANIFEST], path / MANIFEST, _MANIFEST_LIMIT))
     manifest = manifests.parse(written, path / MANIFEST, FILES)
-    kept = Files(path, manifest.files)
-    for name in files_of(manifest.contract):
+    needed = files_of(manifest.contract)
+    for name in needed:
         if name not in files or name not in manifest.files:
             raise _unreadable(FileNotFoundError(), path / name)
-        data = _content(files[name], path / name, manifest.files[name].size)
+    kept = Files(path, manifest.files)
+    pages = _pages(max(_most(files[name], manifest.files[name].size) for name in needed))
+    for name in needed:
+        data = _content(files[name], path / name, manifest.files[name].size, pages)
         if not _is(data, manifest.files[name]):
             raise BundleError("bundle damaged (size or sha256 differs)", path / name, "copy or export it again")
         if name in graphs_of(manifest.contract):
@@ -252,19 +253,31 @@ def _open(path: Path) -> BufferedReader:
         raise _unreadable(error, path) from None
 
 
-def _content(file: BufferedReader, path: Path, limit: int) -> memoryview:
-    """At most limit + 1 bytes, so that a longer file is noticed and never read whole.
+def _most(file: BufferedReader, limit: int) -> int:
+    """How many bytes of a file are read: limit + 1 at most, so that a longer one is noticed and never read whole."""
+    return min(limit, os.fstat(file.fileno()).st_size) + 1
 
-    They lie in pages of their own. Of what malloc gave and got back, the C library would keep some megabytes, also
-    while a graph is opened, which is when a process has the most.
+
+def _pages(size: int) -> mmap.mmap:
+    """Memory that the system has back at once.
+
+    Of what malloc gave and got back, the C library would keep some megabytes, also while a graph is opened, which is
+    when a process has the most.
     """
-    size = min(limit, os.fstat(file.fileno()).st_size) + 1
     try:
-        pages = mmap.mmap(-1, size)
+        if sys.platform == "win32":
+            return mmap.mmap(-1, size)
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones are half as fast
     except OSError:
         raise MemoryError from None
+
+
+def _content(file: BufferedReader, path: Path, limit: int, pages: mmap.mmap | None = None) -> memoryview:
+    """What a file holds, at most limit + 1 bytes, in these pages until they are used for another, or in new ones."""
+    most = _most(file, limit)
+    room = memoryview(pages or _pages(most))[:most]
     try:
-        return memoryview(pages)[: file.readinto(pages)]
+        return room[: file.readinto(room)]
     except OSError as error:
         raise _unreadable(error, path) from None
 

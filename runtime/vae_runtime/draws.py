@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,7 @@ Floats = NDArray[np.float32]
 Nats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """The two terms of the ELBO of each observation, nats: elbo = reconstruction - kl.
 
     reconstruction, kl: float64 [batch]; the KL is averaged over the draws where the prior has no closed form of it.
@@ -59,16 +57,15 @@ class Terms:
     @classmethod
     def joined(cls, parts: Sequence["Terms"]) -> "Terms":
         """The terms of `parts`, one batch or more, one after the other."""
-        figures = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        joined: dict[str, Any] = {
-            name: None if any(part is None for part in each) else np.concatenate(each) for name, each in figures.items()
-        }
-        return cls(**joined)
+        figures: list[Any] = [
+            None if any(part is None for part in each) else np.concatenate(each) for each in zip(*parts, strict=True)
+        ]
+        return cls(*figures)
 
     def rows(self, which: NDArray[np.intp]) -> "Terms":
         """The terms of the rows `which`, in their order."""
-        figures: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: each[which] for name, each in figures.items() if each is not None})
+        figures: list[Any] = [None if each is None else each[which] for each in self]
+        return Terms(*figures)
 
 
 def no_terms(prior: Prior) -> Terms:

@@ -18,11 +18,11 @@ from vae_runtime.errors import ArgumentError, ResourceError
 from vae_runtime.given import Given
 from vae_runtime.manifest import Manifest
 from vae_runtime.observation import IMAGE
-from vae_runtime.ranks import Ranks
 from vae_runtime.sessions import Sessions
 from vae_runtime.vectors import Scaling
 
 if TYPE_CHECKING:  # whoever reads no files need not wait for what does
+    from vae_runtime.ranks import Ranks
     from vae_runtime.scores import Scores
     from vae_runtime.sources import Observations, Source
     from vae_runtime.streams import Bytes, Part
@@ -341,8 +341,10 @@ class VAE:
         return [column.name for column in self.columns] or numbered
 
     @property
-    def ranks(self) -> Ranks:
+    def ranks(self) -> "Ranks":
         """The quantiles of the test observations' ELBO. Raises BundleError where the bundle keeps none."""
+        from vae_runtime.ranks import Ranks
+
         return Ranks.of(self.manifest.evaluation)
 
     def percentile(self, elbo: ArrayLike) -> Nats:

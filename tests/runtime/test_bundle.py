@@ -294,7 +294,7 @@ def test_a_file_system_may_give_less_than_it_is_asked_for(copy: Path, monkeypatc
 def test_too_little_memory_is_no_fault_of_the_bundle(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """It is a MemoryError, which the command calls out of memory."""
 
-    def mmap(descriptor: int, size: int) -> Any:
+    def mmap(descriptor: int, size: int, flags: int = 0) -> Any:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(bundle.mmap, "mmap", mmap)
