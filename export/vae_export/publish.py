@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import glob
+import json
 import os
 import re
 import shutil
@@ -20,10 +21,12 @@ _BESIDE = re.compile(r"\.\d+\.[0-9a-f]{8}")  # what `folder_beside` adds to a na
 
 def check_target(out: Path) -> None:
     """Make the folder for `out`; raise ArgumentError where `out` is not a bundle, so that nothing else is replaced."""
-    if out.exists() and not _is_bundle(out):
-        if (out / MANIFEST).is_file():
-            more = min(path.name for path in out.iterdir() if path.name not in _ALL)
-            raise ArgumentError(f"output holds more than a bundle ({more})", out, "move that, or choose another --out")
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if _has_manifest(out):
+        if more := held - _ALL:
+            which = f"output holds more than a bundle ({min(more)})"
+            raise ArgumentError(which, out, "move that, or choose another --out")
+    elif held or (out.exists() and not out.is_dir()):
         raise ArgumentError("output exists and is not a bundle", out, "choose another with --out")
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,14 +81,18 @@ def remove_leftovers(out: Path) -> None:
     for left in out.parent.glob(f".{glob.escape(out.name)}.*"):
         if _BESIDE.fullmatch(left.name.removeprefix(f".{out.name}")):
             with suppress(OSError), _descriptor(left) as descriptor:
-                if any(left.iterdir()) and _is_bundle(left):  # an empty one may be new, and about to be locked
+                held = {path.name for path in left.iterdir()}
+                if held and held <= _ALL:  # an empty one may be new, and about to be locked
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left, ignore_errors=True)
 
 
-def _is_bundle(folder: Path) -> bool:
-    """Whether a folder holds nothing but a bundle's files, or some of them."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= _ALL
+def _has_manifest(folder: Path) -> bool:
+    """Whether a folder has a bundle's manifest, damaged or not; other people call their graphs encoder.onnx too."""
+    try:
+        return {"contract", "files"} <= {*json.loads((folder / MANIFEST).read_bytes())}
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _exchange(a: Path, b: Path) -> bool:

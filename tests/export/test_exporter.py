@@ -218,13 +218,17 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
     """--out that holds other files, or is a file, is wrong usage and stays untouched."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    (tmp_path / "photos" / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "photos" / "manifest.json").write_bytes(b'{"contract": {}, "files": {}}')
+    for own in ("encoder.onnx", "decoder.onnx", "manifest.json"):  # of an app, say
+        (tmp_path / "networks").mkdir(exist_ok=True)
+        (tmp_path / "networks" / own).write_bytes(b"{}")
     (tmp_path / "file").write_bytes(b"file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cat.jpg").write_bytes(b"cat")
     before = contents(tmp_path)
     holds_more = "output holds more than a bundle (cat.jpg)"
-    for out, what in (("photos", holds_more), ("other", "not a bundle"), ("file", "not a bundle")):
+    none = ((name, "not a bundle") for name in ("other", "networks", "file"))
+    for out, what in (("photos", holds_more), *none):
         out = tmp_path / out
         result = command(main, tiny_run, "--out", out)
         assert (result.code, result.out) == (2, "")
@@ -233,6 +237,45 @@ def test_another_folder_is_never_replaced(command: Command, tiny_run: Path, tmp_
         with pytest.raises(ArgumentError):
             publish.check_target(out)
     assert contents(tmp_path) == before
+
+
+def test_too_little_memory_is_no_fault_of_the_run(
+    command: Command, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's own error of it ends in one line and exit code 5, and nothing is published."""
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("12 GiB were asked for")
+
+    monkeypatch.setattr(gate, "compare", full)
+    result = command(main, tiny_run, "--out", tmp_path / "bundle")
+    assert (result.code, result.out) == (5, "")
+    assert result.err == "vae-export: error: out of memory: the networks or the batch; free memory and try again\n"
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("lacking", ["torch", "onnx", "fcntl"])
+def test_the_api_says_what_it_lacks(lacking: str) -> None:
+    """Where a package, or a part of the system, is not there, an EnvironmentUnfit says so, and what to do."""
+    code = f"""
+import importlib.metadata, sys
+sys.modules[{lacking!r}] = None
+version = importlib.metadata.version
+def installed(name):
+    if name == {lacking!r}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = installed
+import vae_export
+from vae_runtime import EnvironmentUnfit
+try:
+    vae_export.export_vae
+except EnvironmentUnfit as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.count("\n") == 1
+    assert ("POSIX" if lacking == "fcntl" else f"not installed: {lacking}; install: ") in told
 
 
 @pytest.mark.parametrize(
