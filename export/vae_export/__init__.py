@@ -37,7 +37,14 @@ def __getattr__(name: str) -> Any:
     if name in _API:
         from importlib import import_module
 
-        return getattr(import_module(f"vae_export.{_API[name]}"), name)
+        try:
+            return getattr(import_module(f"vae_export.{_API[name]}"), name)
+        except ModuleNotFoundError:
+            from vae_runtime import extras
+
+            extras.require_posix("export")
+            extras.require("export", "export")
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=summary.Outcome)
 _RUNS = Path("runs")  # where vae-train puts them
 _PATH = click.Path(path_type=Path)
+_MEMORY = "free memory and try again"
 _best = click.option("--best", is_flag=True, help="The weights of the run's best epoch instead of the last.")
 _verbose = click.option("--verbose", is_flag=True, help="Print every row of the comparison.")
 _model = click.option("--model", metavar="MODULE:FUNCTION", help="Trust this module to make the run's own networks.")
@@ -160,21 +161,25 @@ def _from_elsewhere(origin: Any, observations: Path | None, out: Path, how: dict
         from vae_runtime import array_files
 
         described["observations"] = array_files.read_array(str(observations), "x")[1]
-    with warnings.catch_warnings(record=True) as doubts:
+    with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", elsewhere.DescriptionWarning)
-        exported = elsewhere.export(**described, out=out, **how)
-    for doubt in doubts:
-        click.echo(printable(f"vae-export: warning: {doubt.message}"), err=True)
-    return exported
+        try:
+            return elsewhere.export(**described, out=out, **how)
+        finally:  # where it fails, they may say why
+            for doubt in said:
+                if issubclass(doubt.category, elsewhere.DescriptionWarning):
+                    click.echo(printable(f"vae-export: warning: {doubt.message}"), err=True)
 
 
 def _publish(export: "Callable[[], Exported]", out: Path, how: dict[str, Any], verbose: bool) -> None:
     """Export, and say what was compared, what it costs and what it replaces. how: `exporter.export_vae`'s options."""
     from vae_export import failing, gate, tradeoff
+    from vae_train.train import memory_errors
 
     before, keep_failing = _described(out), how["keep_failing"]
     try:
-        exported = export()
+        with memory_errors(_MEMORY):
+            exported = export()
     except gate.GateFailed as failed:
         _print_verdict(failed.verdict, verbose)
         repeat = f", and {keep_failing / failing.LINE}, which repeats it" if keep_failing else ""
@@ -229,8 +234,10 @@ def check(bundle: Path, run_folder: Path | None, best: bool, model: str | None, 
         _refuse(rows, "do not use this bundle; see the table above")
     else:
         from vae_export import gate
+        from vae_train.train import memory_errors
 
-        compared = checks.with_run(read, _load(run_folder, model, best))
+        with memory_errors(_MEMORY):
+            compared = checks.with_run(read, _load(run_folder, model, best))
         _show(compared, gate.table, gate.brief, verbose)
         _refuse(compared, "do not use this bundle, or name its own run (add --best where it was exported so)")
     against = f"against {run_folder}" if run_folder else "against its golden vectors and ONNX's reference evaluator"

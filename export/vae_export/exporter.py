@@ -37,7 +37,7 @@ from vae_runtime.bundle import CALIBRATION, MANIFEST
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.manifest import Manifest, Preprocessing
 from vae_runtime.measured import Evaluation, Figure, Provenance
-from vae_runtime.observation import Observation
+from vae_runtime.observation import IMAGE, Observation
 from vae_runtime.vae import VAE as RuntimeVAE
 from vae_train import bounds, data, pixels
 from vae_train.config import Config
@@ -206,7 +206,8 @@ def _checked(observations: ArrayLike, observation: Observation, vae: VAE) -> NDA
     """
     if isinstance(observations, torch.Tensor):
         observations = observations.detach().cpu().numpy()
-    if isinstance(observations, np.ndarray) and observations.dtype == np.uint8 and observation.range == (0, 1):
+    levels = observation.kind == IMAGE and observation.range == (0, 1)
+    if levels and isinstance(observations, np.ndarray) and observations.dtype == np.uint8:
         values: NDArray[Any] = np.ascontiguousarray(observations)
         arguments.observations(values[:1] / np.float32(255), observation)  # whose shape may be wrong, and nothing else
     else:

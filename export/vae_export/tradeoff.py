@@ -17,7 +17,7 @@ from vae_export.candidate import Candidate
 from vae_export.quantise import fp16, int8
 from vae_runtime.errors import BundleError, VaeError
 from vae_runtime.vae import VAE as RuntimeVAE
-from vae_train import data, pixels
+from vae_train import bounds, data, pixels
 from vae_train.run import Run
 from vae_train.vae import VAE
 
@@ -96,10 +96,14 @@ class Tradeoff:
 
 
 class Samples(NamedTuple):
-    """Observations float32 [n, *shape] as the likelihood takes them: to make a precision with, and to weigh it on."""
+    """Observations float32 [n, *shape] as the likelihood takes them: to make a precision with, and to weigh it on.
+
+    overlap: of those to weigh it on, as `bounds.figure` takes it.
+    """
 
     train: Floats
     test: Floats
+    overlap: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def pick(
         cost = None
         try:
             candidate = _made(name, make[name])
-            cost = weigh(candidate, plain, samples.test)
+            cost = weigh(candidate, plain, samples.test, samples.overlap)
             if refusal := cost.refusal(max_nats):
                 raise BundleError(f"{name} refused", refusal, "choose another --precision, or another --max-nats")
         except BundleError as error:
@@ -168,11 +172,14 @@ def best(weighed: list[Tradeoff]) -> Tradeoff | None:
     return min((one for one in weighed if one.worth < 1), key=lambda one: one.worth, default=None)
 
 
-def weigh(candidate: Candidate, plain: Candidate, x: Floats) -> Tradeoff:
-    """Compare a candidate with fp32, `plain`, on observations x [n, *shape] as the likelihood takes them."""
+def weigh(candidate: Candidate, plain: Candidate, x: Floats, overlap: float = 1.0) -> Tradeoff:
+    """Compare a candidate with fp32, `plain`, on observations x [n, *shape] as the likelihood takes them.
+
+    overlap: of these, as `bounds.figure` takes it.
+    """
     ours, theirs = candidate.runtime(), plain.runtime()
     lost = theirs.elbo(x) - ours.elbo(x)
-    error = float(lost.std(ddof=1)) / math.sqrt(len(lost)) if len(lost) > 1 else None
+    error = bounds.figure(torch.from_numpy(lost), overlap)["standard_error"]
     x = np.resize(x, (max(BATCHES), *x.shape[1:]))  # where there are fewer, each several times
     z = theirs.encode(x)[0]
     seconds = {}
@@ -201,14 +208,18 @@ def samples_of(vae: VAE, observations: NDArray[Any]) -> Samples:
 
 def samples_of_run(run: Run, images: data.Data) -> Samples:
     """Training and test images of a run, by which its figures were measured."""
-    return Samples(
-        *(_floats(part(run.vae.likelihood.binary)) for part in (images.observed_train, images.observed_test))
-    )
+    train, test = (part(run.vae.likelihood.binary) for part in (images.observed_train, images.observed_test))
+    return Samples(_floats(train), _floats(test), max(1.0, images.overlap / _step(test)))
 
 
 def _floats(levels: Tensor) -> Floats:
     """Up to 1,000 observations of a set, from all over it, as the runtime takes them."""
-    return pixels.unit(levels[:: math.ceil(len(levels) / MOST)]).numpy()
+    return pixels.unit(levels[:: _step(levels)]).numpy()
+
+
+def _step(levels: Tensor) -> int:
+    """Of how many observations one is taken."""
+    return math.ceil(len(levels) / MOST)
 
 
 def _side_by_side(work: Callable[[RuntimeVAE], object], *vaes: RuntimeVAE) -> tuple[float, float]:

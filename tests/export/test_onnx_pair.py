@@ -203,6 +203,25 @@ def test_graphs_as_of_keras_by_the_command(tmp_path: Path, command: Command, mon
 
 
 @pytest.mark.slow
+def test_doubts_are_said_where_the_export_fails_too(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be why: here 8 bits cost more than is allowed, of networks that were never trained."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(keras_like("encoder"), "e.onnx")
+    onnx.save(keras_like("decoder"), "d.onnx")
+    np.save("x.npy", elsewhere.digits().transpose(0, 2, 3, 1))
+    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
+    asked = ("--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--precision", "int8", "--max-nats", "-1000")
+    ran = command(vae_export_command, *asked, "--out", "mine")
+    assert ran.code == 3
+    doubt, error = ran.err.splitlines()
+    assert doubt.startswith("vae-export: warning: encoder and decoder may be of different models, or untrained: log p")
+    assert error.startswith("vae-export: error: int8 refused: ")
+    assert not Path("mine").exists()
+
+
+@pytest.mark.slow
 def test_a_bundle_without_a_calibration_is_told(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

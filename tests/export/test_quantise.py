@@ -237,6 +237,13 @@ def test_the_cost_is_the_difference_of_the_elbos(plain: Candidate, quantised: Ca
     assert set(weighed.seconds) == {"encode 1", "decode 1", "encode 64", "decode 64"}
 
 
+def test_the_costs_error_is_that_of_what_does_not_overlap(plain: Candidate, quantised: Candidate, x: Floats) -> None:
+    """Of windows of which each value is in four, it is twice as large: so many fewer are independent."""
+    alone, overlapping = (weigh(quantised, plain, x, overlap).standard_error for overlap in (1.0, 4.0))
+    assert alone is not None
+    assert overlapping == pytest.approx(2 * alone)
+
+
 def tradeoff(nats: float, size: int, ours: float) -> Tradeoff:
     """One that loses `nats`, takes `size` per cent of the bytes and `ours` times the time."""
     return Tradeoff("int8", 1000, nats, 0.01, 1.0, (size, 100), {"encode 1": (ours, 1.0), "decode 1": (ours, 1.0)})

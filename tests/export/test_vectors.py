@@ -136,6 +136,18 @@ def test_eight_bits_are_weighed_on_rows(vae: TorchVAE) -> None:
     assert "nats per row, mean of 200 test rows" in cost.table()
 
 
+def test_bytes_of_binary_rows_are_0_and_1(tmp_path: Path) -> None:
+    """Levels are of images alone: rows in uint8 are compared as the same rows in float32 are."""
+    torch.manual_seed(0)
+    binary = TorchVAE(Encoder(), nn.Linear(LATENTS, 6), LATENTS, likelihoods.Bernoulli()).eval()
+    rows = (readings(64, 2) > 0).astype(np.uint8)
+    both = [
+        vae_export.export_vae(binary, Observation(VECTOR, (6,), (0.0, 1.0)), x, tmp_path / str(x.dtype)).comparisons
+        for x in (rows, rows.astype(np.float32))
+    ]
+    assert both[0] == both[1]
+
+
 def test_another_graph_is_refused(vae: TorchVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tanh that became a hard one, which rows near the mean hardly show, is found on those far out."""
     real = vae_export.exporter.onnx_graph.to_onnx

@@ -353,14 +353,15 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
+def memory_errors(
+    todo: str = "free memory; a training can do with smaller --hidden, --batch-size or --samples",
+) -> Iterator[None]:
     """Turn PyTorch's failed allocations into ResourceError."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            advice = "free memory; a training can do with smaller --hidden, --batch-size or --samples"
-            raise ResourceError("out of memory", "the networks or the batch", advice) from None
+            raise ResourceError("out of memory", "the networks or the batch", todo) from None
         raise
 
 
