@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_runtime import likelihoods
+from vae_runtime.bundle import graphs_of
 from vae_runtime.draws import Floats
 from vae_runtime.errors import printable
 from vae_runtime.figures import plus_minus
@@ -107,7 +108,7 @@ def format_info(manifest: Manifest) -> str:
     contract, onnx = manifest.contract, manifest.onnx
     observation = contract.observation
     shape = " x ".join(map(str, observation.shape))
-    size = sum(file.size for file in manifest.files.values())
+    size = sum(manifest.files[name].size for name in graphs_of(contract))
     latents = " x ".join(map(str, contract.latent_shape))
     graphs = [f"{size / 1e6:.2f} MB", f"pair {contract.pair}"]
     if manifest.parameters is not None:

@@ -502,7 +502,9 @@ def test_info_describes_the_bundle(command, tiny_bundle: Path):
     assert json.loads(result.out) == manifest
     result = command(main, "--bundle", tiny_bundle, "info")
     assert (result.code, result.err) == (0, "")
+    graphs = sum(file.stat().st_size for file in tiny_bundle.glob("*.onnx"))
     for words in (
+        f", {graphs / 1e6:.2f} MB, ",
         "1 x 28 x 28, bernoulli likelihood",
         "4 dimensions, standard-normal prior",
         "opset 17, ir 8",
