@@ -185,7 +185,7 @@ def _load(options: terminal.Options, calibration: Path | None) -> "Detector":
 
     vae = terminal.load(options)
     detector = Detector.load(vae, calibration)
-    detector.score(vae.sample(1))
+    detector.score(vae.observation.clip(vae.sample(1)))
     if detector.coarse:
         _note(detector.coarse)
     return detector

@@ -695,6 +695,18 @@ def test_a_resident_process(images: Detector, tmp_path: Path) -> None:
     assert (beat["event"], beat["last"], beat["seen"], beat["odd"]) == ("heartbeat", True, 2, 1)
 
 
+def test_a_model_whose_samples_leave_the_range_is_watched(forge: Forge, tmp_path: Path) -> None:
+    """A Gaussian's draws go below 0 and above 1: what the watch tries the model with is cut off there."""
+    vae = VAE.load(linear(forge, "gaussian", (3, 4, 4)))
+    assert vae.sample(1).max() > 1
+    Detector.fit(vae, np.random.default_rng(1).random((100, 3, 4, 4)), num_samples=1).save(tmp_path / "site.json")
+    with running(
+        "--bundle", vae.path, "watch", "-", "--calibration", tmp_path / "site.json", stdin=subprocess.DEVNULL
+    ) as process:
+        out, err = process.communicate()
+    assert (process.returncode, json.loads(out.splitlines()[-1])["last"]) == (0, True), err
+
+
 def test_few_normal_ones_are_said_to_be_few(images: Detector, tmp_path: Path) -> None:
     """A watch says at its start where its calibration cannot tell as finely as it was asked to, as `detect` does."""
     Detector.fit(images.vae, images.vae.sample(30, 1), num_samples=1).save(tmp_path / "site.json")
