@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import IO, Any, NamedTuple, cast
 
@@ -193,7 +193,7 @@ class Table:
         values: list[list[float]] = []
         times: list[float] = []
         texts: dict[str, list[str]] = {name: [] for name in wanted.texts.values()}
-        for i, fields in enumerate(self._records(lines), start=row):
+        for i, fields in enumerate(self._records(lines, row), start=row):
             if len(fields) != len(names):
                 expected = f"{len(names)} fields, as above, or in quotes"
                 raise InputError(f"line of {len(fields)} fields", self._line(i), f"give {expected}")
@@ -248,14 +248,24 @@ class Table:
             what = f"no time: {text.strip()[:40]!r}"
             raise InputError(what, self.place(row, column), "give a number or an ISO 8601 date") from None
 
-    def _records(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        """The fields of each line. Raises InputError where a line break stands in quotes: rows are lines here."""
-        reader = csv.reader(lines, delimiter=self.layout.delimiter)
-        for number, fields in enumerate(reader, start=1):
-            if reader.line_num != number:
-                which = f"{self.name}, in the field that begins {fields[-1][:20]!r}"
-                raise InputError("line break within quotes", which, "take it out")
-            yield fields
+    def _records(self, lines: Iterable[str], row: int = 0) -> Iterator[list[str]]:
+        """The fields of each line, the first of which is row `row`.
+
+        Raises InputError where a line break stands in quotes, since rows are lines here, and for what csv cannot read.
+        """
+        ended = chain((line.strip("\r\n") for line in lines), [""])  # quotes that are open at the end take that in
+        reader = csv.reader(ended, delimiter=self.layout.delimiter)
+        try:
+            for number, fields in enumerate(reader, start=1):
+                if reader.line_num != number:
+                    which = f"{self.name}, in the field that begins {fields[-1][:20]!r}"
+                    raise InputError("line break within quotes", which, "take it out")
+                if fields:
+                    yield fields
+        except csv.Error as error:  # a stray CR, or a field longer than csv takes
+            reason = str(error).partition(" - ")[0]
+            which = self._line(row + reader.line_num - 1)
+            raise InputError(f"line cannot be read ({reason})", which, "mend it") from None
 
     @contextmanager
     def _lines(self) -> "Iterator[Iterator[str]]":

@@ -147,6 +147,28 @@ def test_what_is_wrong_is_named_by_its_place(text: str | bytes, words: str):
     assert str(caught.value).startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("2\r.0,3", "line cannot be read (new-line character seen in unquoted field): t.csv, row 7; "),
+        (f"x{'1' * 200_000},3", "line cannot be read (field larger than field limit (131072)): t.csv, row 7; "),
+    ],
+    ids=["CR", "endless"],
+)
+def test_a_line_that_csv_cannot_read_is_named(line: str, words: str):
+    """As any other line that is no row; of lines that come one by one the number is what the caller counts."""
+    with pytest.raises(InputError) as caught:
+        table("a,b\n1,2\n").parse(["1,2", line], ["a", "b"], row=6)
+    assert str(caught.value).startswith(words)
+
+
+def test_a_carriage_return_at_the_end_of_a_line_is_none_of_its_fields():
+    """Before the line feed, or behind it, where it begins the next line."""
+    for lines in (["1,2\r", '"3",4\r'], ["1,2", '\r"3",4', "\r5,6"]):
+        block = table("a,b\n1,2\n").parse(lines, ["a", "b"], row=0)
+        assert block.values.tolist() == [[1, 2], [3, 4], [5, 6]][: len(lines)]
+
+
 @pytest.fixture
 def rows(forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The bundle of a model that knows three columns, and a table of 12 rows in which they lie among others."""

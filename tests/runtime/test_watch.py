@@ -407,6 +407,16 @@ def test_rows_of_a_pipe(rows: Detector) -> None:
     assert ran.notes[1].startswith("2 more such, the last: left out: missing value: standard input, row 4")
 
 
+def test_lines_that_csv_cannot_read_are_left_out(rows: Detector) -> None:
+    """A stray CR, a quote that is not closed; a port may end its lines with LF and CR."""
+    lines = [b"a,b\n\r1.0,2\n\r", b"1.0,2\r.0\n", b'1,"2\n3,4\n', b'5,"6"\n\r7,8\n\r']
+    with piped() as (reader, writer):
+        ran = watched(rows, reader, *(partial(writer.write, line) for line in lines), writer.close)
+    assert ran.names == [f"standard input[{i}]" for i in (0, 3, 4, 5)]
+    assert np.allclose([seen.score for seen in ran.seen], rows.score([[1, 2], [3, 4], [5, 6], [7, 8]]), rtol=1e-9)
+    assert ran.beats[-1].skipped == 2
+
+
 def test_a_pipe_that_is_no_table_of_the_model_ends_the_watch(rows: Detector) -> None:
     """As `detect` refuses it; but a pipe that ends before it begins is none."""
     with piped() as (reader, writer), pytest.raises(InputError, match="no column a"):
