@@ -156,13 +156,11 @@ class Table:
     def _fast(self, lines: list[str], wanted: "_Wanted", row: int) -> Block | None:
         """The block as NumPy's own parser reads it; None where a line needs a closer look."""
         delimiter, columns = self.layout.delimiter, len(self.layout.names)
-        if not lines or any(line.count(delimiter) != columns - 1 for line in lines):
+        if not lines or any('"' in line or line.count(delimiter) != columns - 1 for line in lines):
             return None
         numbers, times, texts = np.empty((len(lines), 0)), None, {}
         try:
             if wanted.texts or wanted.time is not None:
-                if any('"' in line for line in lines):
-                    return None
                 fields = [line.split(delimiter) for line in lines]
                 texts = {name: [row[i].strip() for row in fields] for i, name in wanted.texts.items()}
                 if wanted.time is not None:
@@ -225,12 +223,9 @@ class Table:
         if is_missing(text):
             return math.nan
         try:
-            if self.layout.decimal == ",":
-                if "." in text:
-                    raise ValueError("a thousands separator, or another decimal mark than elsewhere")
-                number = float(text.replace(",", "."))
-            else:
-                number = float(text)
+            if self.layout.decimal == "," and "." in text:
+                raise ValueError("a thousands separator, or another decimal mark than elsewhere")
+            number = _float(text, self.layout.decimal)
         except ValueError:
             what = f"no number: {text.strip()[:40]!r}"
             raise InputError(what, self.place(row, column), "give one, or name other columns") from None
@@ -291,7 +286,7 @@ class _Wanted(NamedTuple):
 def as_time(text: str) -> float:
     """A number as it is, or the seconds since 1970 of a date as ISO 8601 writes it. Raises ValueError for others."""
     try:
-        return float(text)
+        return _float(text)
     except ValueError:
         when = datetime.fromisoformat(text.strip())
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
@@ -305,7 +300,7 @@ def is_row(line: str) -> bool:
 def as_label(text: str, decimal: str = ".") -> str:
     """A label as it is written, but of a number its shortest form, so that 0, 0.0 and 0.00 are one."""
     try:
-        number = float(text.replace(",", ".") if decimal == "," else text)
+        number = _float(text, decimal)
     except ValueError:
         return text
     return str(int(number)) if number.is_integer() else repr(number)
@@ -353,7 +348,14 @@ def is_number(text: str, decimal: str) -> bool:
     """Whether a field may be a value of a column of numbers, be it a missing one."""
     text = text.strip()
     try:
-        float(text.replace(",", ".") if decimal == "," else text)
+        _float(text, decimal)
     except ValueError:
         return is_missing(text)
     return True
+
+
+def _float(text: str, decimal: str = ".") -> float:
+    """A number with this decimal mark. Raises ValueError for others, and for Python's own way to write 1_000."""
+    if "_" in text:
+        raise ValueError("an underscore")
+    return float(text.replace(",", ".") if decimal == "," else text)

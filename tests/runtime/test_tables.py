@@ -136,6 +136,9 @@ def test_lines_of_nothing_are_no_rows():
         ("a,b,a\n1,2,3\n", "column a comes twice: t.csv; "),
         ("", "empty table: t.csv; "),
         ('a,b\n1,"x\ny"\n3,4\n', "line break within quotes: t.csv, "),
+        ('a,b,note\n1,2,"pump on\n4,5,and off"\n7,8,fine\n', "line break within quotes: t.csv, "),
+        ('a,b,note\n1,2,"pump on\n', "line break within quotes: t.csv, "),
+        ("a,b\n1,2\n3,1_0\n", "no number: '1_0': t.csv, row 1 (line 3), column b; "),
         ("a;b\n1,5;1.000\n", "no number: '1.000': t.csv, row 0 (line 2), column b; "),
         (b"\x89PNG\r\n\x1a\n\0\0", "not a table or array: t.csv; "),
     ],
@@ -145,6 +148,13 @@ def test_what_is_wrong_is_named_by_its_place(text: str | bytes, words: str):
     with pytest.raises(InputError) as caught:
         values(text)
     assert str(caught.value).startswith(words)
+
+
+def test_a_line_break_in_quotes_is_noticed_where_blocks_meet():
+    """Though the quotes open in one block of lines and close in the next one."""
+    lines = ["1,x"] * 4095 + ['2,"pump on', '3,and off"']
+    with pytest.raises(InputError, match="line break within quotes"):
+        values("\n".join(["a,note", *lines]), "a")
 
 
 @pytest.mark.parametrize(
