@@ -41,8 +41,8 @@ class Columns:
         self.numbers = [column for column in wanted if isinstance(column, str)]
         self._made = [column for column in wanted if isinstance(column, Indicator)]
         self.texts = list(dict.fromkeys(indicator.of for indicator in self._made))
-        joined = [*self.numbers, *self._made]
-        self._order = [joined.index(column) for column in wanted]
+        places = {column: i for i, column in enumerate([*self.numbers, *self._made])}
+        self._order = [places[column] for column in wanted]
 
     def blocks(
         self, table: Table, drop_missing: bool = False, time: str | None = None, label: str | None = None

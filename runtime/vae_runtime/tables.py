@@ -6,6 +6,7 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -80,6 +81,7 @@ class Table:
             self._first = list(islice(filter(is_row, lines), _LOOKED_AT))
         with reading(name, TODO):  # a field may be longer than csv takes
             self.layout, self._decimal_seen = _layout(self._first, name)
+        self._places = {column: i for i, column in enumerate(self.layout.names)}
 
     def __len__(self) -> int:
         return self.count.rows
@@ -147,11 +149,11 @@ class Table:
         return f"{self._line(row)}, column {column}"
 
     def _index(self, column: str) -> int:
-        names = self.layout.names
-        if column not in names:
+        if column not in self._places:
+            names = self.layout.names
             there = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             raise InputError(f"no column {column}", self.name, f"it has {there}")
-        return names.index(column)
+        return self._places[column]
 
     def _fast(self, lines: list[str], wanted: "_Wanted", row: int) -> Block | None:
         """The block as NumPy's own parser reads it; None where a line needs a closer look."""
@@ -318,7 +320,7 @@ def _layout(lines: list[str], name: str) -> tuple[Layout, bool]:
     decimal = seen or ("," if delimiter == ";" else ".")
     names = [field.strip() for field in fields[0]]
     header = any(not field or not is_number(field, decimal) for field in names)
-    if header and (several := sorted({field for field in names if field and names.count(field) > 1})):
+    if header and (several := sorted(field for field, times in Counter(names).items() if field and times > 1)):
         raise InputError(f"column {several[0]} comes twice", name, "give each column a name of its own")
     taken = tuple(field if header and field else f"column {i}" for i, field in enumerate(names))
     unnamed = tuple(f"column {i}" for i, field in enumerate(names) if header and not field)
@@ -335,6 +337,8 @@ def _decimal(rows: Iterable[list[str]], delimiter: str) -> str | None:
 
 def _is_delimiter(mark: str, lines: list[str]) -> bool:
     """Whether it cuts all lines into as many fields, two or more."""
+    if not all(mark in line for line in lines):  # a whole line may be longer than a field that csv takes
+        return False
     counts = {len(row) for row in csv.reader(lines, delimiter=mark)}
     return len(counts) == 1 and counts != {1}
 

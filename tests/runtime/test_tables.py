@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from vae_runtime import VAE, InputError, noise, score
 from vae_runtime import manifest as manifests
 from vae_runtime.bundle import MANIFEST
 from vae_runtime.cli import main
+from vae_runtime.indicators import Columns
 from vae_runtime.tables import Table
 
 COLUMNS = [
@@ -148,6 +150,17 @@ def test_what_is_wrong_is_named_by_its_place(text: str | bytes, words: str):
     with pytest.raises(InputError) as caught:
         values(text)
     assert str(caught.value).startswith(words)
+
+
+def test_many_columns_take_time_in_proportion():
+    """Of 50,000 a quadratic search takes minutes of the processor, and each is looked for where it stands."""
+    names = [f"c{i}" for i in range(50_000)]
+    before = time.process_time()
+    wanted = Columns(names[::-1])
+    read = table(",".join(names) + "\n" + ",".join(map(str, range(50_000))) + "\n")
+    ((block, _),) = wanted.blocks(read)
+    assert block.values[0].tolist() == list(range(50_000))[::-1]
+    assert time.process_time() - before < 10
 
 
 def test_a_line_break_in_quotes_is_noticed_where_blocks_meet():
