@@ -108,9 +108,9 @@ class Rows:
 
     def feed(self, lines: list[str]) -> Iterator[Part]:
         """The observations that are whole with these lines."""
-        if self._table.look(lines):
-            self._tell("decimal", f"numbers are read with a decimal comma: {self._name}")
         for block, unseen in self._blocks(lines):
+            if self._table.has_decimal_commas:
+                self._tell("decimal", f"numbers are read with a decimal comma: {self._name}")
             for each in unseen:  # of each column the first: there may be no end of others
                 self._tell(
                     f"column {each.column}", sources.not_seen(f"{self._name}[{each.row}]", each.column, each.text)

@@ -26,8 +26,8 @@ from vae_runtime.vectors import LEAVE_OUT
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}  # in lower case
 TODO = "give a table, CSV or its like, or an .npy or .npz array"
 _DELIMITERS = "\t;|,"
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
-_DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
+_DECIMAL = re.compile(r"\s*[+-]?\d*[.,]\d+(e[+-]?\d+)?\s*", re.IGNORECASE)
+_GROUPED = re.compile(r"\s*[+-]?[1-9]\d{0,2}[.,]\d{3}\s*")  # or with three decimals
 _LOOKED_AT = 50  # lines, from which the layout is told
 _LINES = 4096  # parsed at once
 _SHOWN = 12  # columns in an error message
@@ -80,7 +80,8 @@ class Table:
         with self._lines() as lines:
             self._first = list(islice(filter(is_row, lines), _LOOKED_AT))
         with reading(name, TODO):  # a field may be longer than csv takes
-            self.layout, self._decimal_seen = _layout(self._first, name)
+            self.layout = _layout(self._first, name)
+        self._settled = self.layout.delimiter == ","  # whether something read depends on the decimal mark
         self._places = {column: i for i, column in enumerate(self.layout.names)}
 
     def __len__(self) -> int:
@@ -129,14 +130,14 @@ class Table:
             None if time is None else self._index(time),
             {self._index(text): text for text in texts},
         )
+        self._settle(lines, wanted, row)
         block = self._fast(lines, wanted, row)
         return block if block is not None else self._slow(lines, wanted, row, drop_missing)
 
-    def look(self, lines: list[str]) -> bool:
-        """Find the decimal mark in lines to come, where all numbers so far were whole; whether that is a comma."""
-        if not self._decimal_seen and (mark := _decimal(self._records(lines), self.layout.delimiter)):
-            self.layout, self._decimal_seen = replace(self.layout, decimal=mark), True
-        return self._decimal_seen and self.layout.decimal == ","
+    @property
+    def has_decimal_commas(self) -> bool:
+        """Whether any were read, or may have been."""
+        return self._settled and self.layout.decimal == ","
 
     def first(self) -> dict[str, list[str]]:
         """The fields of the first rows as they are written, by column, but for rows with more or fewer."""
@@ -154,6 +155,20 @@ class Table:
             there = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             raise InputError(f"no column {column}", self.name, f"it has {there}")
         return self._places[column]
+
+    def _settle(self, lines: list[str], wanted: "_Wanted", row: int) -> None:
+        """Find the decimal mark of the wanted columns, as long as nothing was read that depends on it.
+
+        1,234 may be a thousand or one, so that it does not go against what was found in the first lines.
+        """
+        if self._settled or not any("." in line or "," in line for line in lines):
+            return
+        rows = list(self._records(lines, row))
+        numbers = _with_mark(rows, wanted.numbers if wanted.time is None else [*wanted.numbers, wanted.time])
+        if sure := [field for field in numbers if not _GROUPED.fullmatch(field)]:
+            self.layout = replace(self.layout, decimal="," if "," in "".join(sure) else ".")
+        texts = _with_mark(rows, wanted.texts)  # of which labels are made: they depend on a comma, and do not find it
+        self._settled = self.layout.decimal in "".join(numbers) or "," in "".join(texts)
 
     def _fast(self, lines: list[str], wanted: "_Wanted", row: int) -> Block | None:
         """The block as NumPy's own parser reads it; None where a line needs a closer look."""
@@ -308,31 +323,35 @@ def as_label(text: str, decimal: str = ".") -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _layout(lines: list[str], name: str) -> tuple[Layout, bool]:
-    """How the table that begins with these lines is written, and whether its decimal mark shows in them."""
+def _layout(lines: list[str], name: str) -> Layout:
+    """How the table that begins with these lines is written, as far as it shows in them."""
     if not lines:
         raise InputError("empty table", name, "give a header and rows")
     if re.match(r"\s*(\{|\[\s*([\[{]|$))", lines[0]):
         raise InputError("JSON, which is not read", name, "save it as CSV")
     delimiter = next((mark for mark in _DELIMITERS if _is_delimiter(mark, lines)), ",")
     fields = list(csv.reader(lines, delimiter=delimiter))
-    seen = _decimal(fields[1:] or fields, delimiter)
-    decimal = seen or ("," if delimiter == ";" else ".")
+    decimal = _decimal(fields[1:] or fields, delimiter)
     names = [field.strip() for field in fields[0]]
     header = any(not field or not is_number(field, decimal) for field in names)
     if header and (several := sorted(field for field, times in Counter(names).items() if field and times > 1)):
         raise InputError(f"column {several[0]} comes twice", name, "give each column a name of its own")
     taken = tuple(field if header and field else f"column {i}" for i, field in enumerate(names))
     unnamed = tuple(f"column {i}" for i, field in enumerate(names) if header and not field)
-    return Layout(taken, delimiter, decimal, header, unnamed), seen is not None
+    return Layout(taken, delimiter, decimal, header, unnamed)
 
 
-def _decimal(rows: Iterable[list[str]], delimiter: str) -> str | None:
-    """The decimal mark of numbers in these rows; None where all are whole."""
-    fields = [field for row in rows for field in row]
-    if delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, fields)):
-        return ","
-    return "." if any(map(_DECIMAL_POINT.fullmatch, fields)) else None
+def _decimal(rows: Iterable[list[str]], delimiter: str) -> str:
+    """The decimal mark of numbers in these rows, or where all are whole the usual one beside this delimiter."""
+    if delimiter == ",":
+        return "."
+    written = "".join(field for row in rows for field in _with_mark([row], range(len(row))))
+    return "," if "," in written or (delimiter == ";" and not written) else "."
+
+
+def _with_mark(rows: Iterable[list[str]], columns: Iterable[int]) -> list[str]:
+    """The numbers in these columns that have a decimal mark, or one of thousands."""
+    return [row[i] for row in rows for i in columns if i < len(row) and _DECIMAL.fullmatch(row[i])]
 
 
 def _is_delimiter(mark: str, lines: list[str]) -> bool:

@@ -97,6 +97,42 @@ def test_a_decimal_comma_may_come_late():
     assert values(text, "a")[-1] == [4.5]
 
 
+def test_a_decimal_mark_may_come_late_in_a_file():
+    """Whole numbers say nothing of it, in however many blocks of lines."""
+    for count in (60, 5000):
+        for mark, delimiter in (".;", ",;", ",\t"):
+            text = f"a{delimiter}b\n" + f"1{delimiter}2\n" * count + f"1{mark}5{delimiter}3\n"
+            assert values(text)[-1] == [1.5, 3.0]
+
+
+def test_columns_that_are_not_asked_for_do_not_say_how_decimals_are_written():
+    """Thousands with a comma, or numbers of versions with a point, beside the columns that are."""
+    assert values("a\tb\n1.5\t1,234\n2.25\t5,678\n", "a") == [[1.5], [2.25]]
+    assert values("a;b\n1,5;1.2\n2,25;1.3\n", "a") == [[1.5], [2.25]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (["1.5", *["1"] * 5000, "2,5"], "2,5"),
+        (["1,5", *["1"] * 5000, "2.5"], "2.5"),
+        (["1.234", *["1"] * 5000, "2,5"], "2,5"),
+        (["7"] * 5000 + ["1.234"], "1.234"),
+        (["1,5", "1.234"], "1.234"),
+    ],
+)
+def test_a_decimal_mark_is_the_same_from_first_to_last(lines: list[str], wrong: str):
+    """What may be thousands is no decimal beside a decimal comma, nor in a file with semicolons that shows none."""
+    with pytest.raises(InputError, match=f"no number: '{wrong}'"):
+        values("a;b\n" + "".join(f"{line};0\n" for line in lines))
+
+
+def test_another_columns_decimal_comma_makes_thousands_of_a_point():
+    """Where the column that is asked for leaves it open, the others count; nothing is read on a guess."""
+    with pytest.raises(InputError, match=r"no number: '1\.234'"):
+        values("a\tb\n1.234\t0,5\n", "a")
+
+
 def test_text_beside_the_numbers_is_left_alone():
     """Names, dates and quoted commas in other columns, and their fields as they are written."""
     text = 'when,what,x\n2024-01-02,"a, b",1\n2024-01-03,c,2\n'

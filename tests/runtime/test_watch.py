@@ -417,6 +417,17 @@ def test_lines_that_csv_cannot_read_are_left_out(rows: Detector) -> None:
     assert ran.beats[-1].skipped == 2
 
 
+def test_a_quote_amid_whole_numbers_ends_no_watch(forge: Forge) -> None:
+    """Where nothing has shown yet how decimals are written, either."""
+    vae = VAE.load(linear(forge, "gaussian", (3,)))
+    detector = Detector.fit(vae, np.random.default_rng(1).normal(size=(50, 3)), num_samples=1)
+    for mark in ",;":
+        lines = [line.replace(",", mark) for line in ("1,2,3\n4,5,6\n", '1,"2,3\n4,5,6\n')]
+        with piped() as (reader, writer):
+            ran = watched(detector, reader, *(partial(writer.write, line.encode()) for line in lines), writer.close)
+        assert ran.names == [f"standard input[{i}]" for i in (0, 1, 3)]
+
+
 def test_a_pipe_that_is_no_table_of_the_model_ends_the_watch(rows: Detector) -> None:
     """As `detect` refuses it; but a pipe that ends before it begins is none."""
     with piped() as (reader, writer), pytest.raises(InputError, match="no column a"):
