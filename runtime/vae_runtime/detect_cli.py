@@ -130,6 +130,7 @@ def detect(
         from vae_runtime import map_files
 
         map_files.check(maps, vae)
+        terminal.say_pictured(vae)
     import numpy as np
 
     from vae_runtime.detector import Detector

@@ -7,7 +7,7 @@ import numpy as np
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.follow import Came, Following, Frames
 from vae_runtime.follow_lines import Pipe
-from vae_runtime.images import MOST_PIXELS, fit
+from vae_runtime.images import MOST_PIXELS, PICTURED, fit
 from vae_runtime.vae import VAE
 
 if TYPE_CHECKING:
@@ -18,12 +18,18 @@ _HELD = 1 << 23  # bytes that are read ahead, and one frame at the least
 
 
 class RawFrames:
-    """Follows a pipe of frames; of those of half the chroma, yuv420p, a model of grey images takes the luma."""
+    """Follows a pipe of frames; of those of half the chroma, yuv420p, a model of grey images takes the luma.
+
+    Raises InputError for a model of other channels than grey and RGB.
+    """
 
     single = False
 
     def __init__(self, pipe: Pipe, frames: Frames | None, how: Following) -> None:
         channels, height, width = how.vae.observation.shape
+        if channels not in PICTURED:
+            what = f"raw frames, and this model takes {channels} channels"
+            raise InputError(what, pipe.name, "give its images as arrays to `detect`")
         self._frames = frames or Frames(width, height, "gray" if channels == 1 else "rgb24")
         self._bytes = _bytes(self._frames)
         self._pipe, self._how, self._vae = pipe, how, how.vae

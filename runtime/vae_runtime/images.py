@@ -19,6 +19,7 @@ READ_AS_8_BITS = "of 16 bits, read as 8"  # Pillow has no colours of 16 bits
 FULL_SCALE = 65535  # the 16-bit level that is 1.0 where a model does not say another
 SIZE = re.compile(r"\d+x\d+")  # in what `fit` says was changed
 MOST_PIXELS = 64_000_000  # of one image: more is a mistake, or an attack on the memory
+PICTURED = (1, 3)  # channels that a picture has: grey, and RGB
 _USUAL = Preprocessing()
 
 
@@ -31,11 +32,15 @@ def fit(
     and without any cut at the centre to the wanted aspect ratio and resized (bicubic, antialiased). 8-bit levels are
     resized as such, and divided by 255; 16-bit levels are divided by its `full_scale` (None: 65535), and floats kept,
     both resized without being rounded.
-    Raises InputError, with `name`, for levels above the full scale and floats outside [0, 1].
+    Raises InputError, with `name`, for levels above the full scale and floats outside [0, 1], and where `shape` has
+    other channels than grey and RGB.
     """
     from PIL import Image, ImageOps
 
     channels, height, width = shape
+    if channels not in PICTURED:
+        todo = f"give an .npy or .npz array [n, {channels}, {height}, {width}]"
+        raise InputError(f"a picture, and this model takes {channels} channels", name, todo)
     full_scale = preprocessing.full_scale
     before = f"{image.width}x{image.height} {image.mode}"
     if _read_as_8_bits(image):
@@ -184,7 +189,12 @@ def _own_scale(image: "Image.Image") -> int | None:
 
 
 def levels(images: Floats) -> NDArray[np.uint8]:
-    """Images [n, C, H, W] in [0, 1] as 8-bit levels [n, H, W, C]; what lies outside is cut off."""
+    """Images [n, C, H, W] in [0, 1] as 8-bit levels of a picture [n, H, W, C]; what lies outside is cut off.
+
+    C is 1 or 3: of other channels it is their mean, in grey.
+    """
+    if images.shape[1] not in PICTURED:
+        images = images.mean(axis=1, keepdims=True)
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 

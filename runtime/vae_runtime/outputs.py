@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vae_runtime.errors import ResourceError
 from vae_runtime.files import folder_beside, replacing, write_errors
-from vae_runtime.images import Floats, levels
+from vae_runtime.images import PICTURED, Floats, levels
 from vae_runtime.observation import Shape
 
 STEPS = ("window", "step")  # the first columns of windows that are written as rows
@@ -75,8 +75,11 @@ def write_arrays(path: Path, **arrays: Floats) -> None:
 
 
 def grid(count: int, shape: Shape, batches: Iterable[Floats], columns: int | None = None) -> NDArray[np.uint8]:
-    """Images [n, C, H, W] row by row with thin grey gaps: uint8 levels [height, width, C]. Near a square by default."""
-    channels, height, width = shape
+    """Images [n, C, H, W] row by row with thin grey gaps: uint8 levels [height, width, C]. Near a square by default.
+
+    Of other channels than grey and RGB it shows the mean, and C is 1.
+    """
+    channels, height, width = shape[0] if shape[0] in PICTURED else 1, *shape[1:]
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = -(-count // columns)
     try:
@@ -151,7 +154,7 @@ def _write_gif(file: IO[bytes], count: int, shape: Shape, batches: Iterable[Floa
 
     images = np.concatenate(list(batches)).reshape(count // columns, columns, *shape)
     grids = (_enlarge(grid(len(images), shape, [images[:, i]]), _SCALE) for i in range(columns))
-    frames = [Image.fromarray(levels[..., 0] if shape[0] == 1 else levels) for levels in grids]
+    frames = [Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels) for levels in grids]
     frames += frames[-2:0:-1]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=_FRAME, loop=0)
 

@@ -27,6 +27,7 @@ ARRAYS = (".npy", ".npz")
 ROWS = (".csv", *ARRAYS, ".png")
 SCORED = (".csv", ".json", ".jsonl")
 PICTURES = (".png", *ARRAYS, "")
+_PICTURED = (".png", ".gif", "")
 SEED = click.IntRange(0, 2**64 - 1)
 
 with_seed = click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the noise.")
@@ -65,6 +66,8 @@ def load_to_write(options: Options, output: Path | None, name: str, *kinds: str)
     fitting = kinds if vae.observation.kind == IMAGE else ROWS
     output = output or Path(f"{name}{fitting[0]}")
     files.check_output(output, *fitting)
+    if output.suffix in _PICTURED:
+        say_pictured(vae)
     return vae, output
 
 
@@ -154,6 +157,14 @@ def say_observed(vae: "VAE", changed: int, samples: int) -> None:
     elif changed:
         which = f"{count(changed, noun)} rounded to 8-bit levels"
         note(f"{which}, as in training: the likelihood is one of such levels")
+
+
+def say_pictured(vae: "VAE") -> None:
+    """Say that pictures show the mean of an image's channels, where there are others than grey and RGB."""
+    from vae_runtime.images import PICTURED
+
+    if vae.observation.kind == IMAGE and (channels := vae.observation.shape[0]) not in PICTURED:
+        note(f"a picture shows the mean of the {channels} channels, in grey; an .npy array has them all")
 
 
 def say_fitted(*sources: "Observations") -> None:

@@ -151,6 +151,8 @@ def watch(
     in_a_row, lasting = debounce
     with closing(Clock()) as clock, _Signals(clock) as signals:
         detector = _load(options, calibration)
+        if keep is not None:
+            terminal.say_pictured(detector.vae)
         events = watching.watch(
             detector, source, frames=_frames(detector.vae, size, pixels), stride=stride, from_start=from_start,
             in_a_row=in_a_row, lasting=lasting, cooldown=cooldown, heartbeat=heartbeat,

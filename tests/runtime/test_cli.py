@@ -457,6 +457,20 @@ def test_every_verb_works_under_a_gaussian_likelihood(command, digits: Path, gau
         assert x.max() > 1
 
 
+@pytest.mark.parametrize("output", ["o.png", "o", "o.npy"])
+def test_pictures_of_two_channels_are_said_to_show_their_mean(command, folder: Path, forge: Forge, output: str):
+    """An array has both; and a picture is none of the model's observations."""
+    bundle = linear(forge, "gaussian", (2, 8, 8))
+    result = command(main, "--bundle", bundle, "sample", "-n", 3, "--seed", 1, "--mean", "-o", output)
+    note = "vae-infer: note: a picture shows the mean of the 2 channels, in grey; an .npy array has them all\n"
+    assert (result.code, result.err) == (0, note * (output != "o.npy"))
+    Image.new("L", (8, 8)).save("a.png")
+    refused = command(main, "--bundle", bundle, "elbo", "a.png")
+    which = "a picture, and this model takes 2 channels: a.png"
+    todo = "give an .npy or .npz array [n, 2, 8, 8]"
+    assert (refused.code, refused.err) == (4, f"vae-infer: error: {which}; {todo}\n")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names as bytes")
 def test_names_that_are_no_text_do_not_stop_a_verb(digits: Path, tiny_bundle: Path):
     """A file name of bytes that are no UTF-8 is scored and encoded, printed and saved; the other rows are whole."""

@@ -111,6 +111,19 @@ def test_a_png_shows_every_image_at_its_place(tmp_path: Path, shape: Shape, coun
     assert (small == 96).all()
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_of_other_channels_a_picture_shows_the_mean(tmp_path: Path, channels: int):
+    """In grey, as a picture of their mean is written: there is no PNG or GIF of two channels, and four are no RGB."""
+    x = np.random.default_rng(channels).uniform(size=(6, channels, 4, 5)).astype(np.float32)
+    mean = x.mean(axis=1, keepdims=True)
+    for name in ("x.png", "x.gif", "x"):
+        outputs.write(tmp_path / name, 6, (channels, 4, 5), cut(x, 2), columns=3)
+        outputs.write(tmp_path / f"mean {name}", 6, (1, 4, 5), cut(mean, 2), columns=3)
+        assert content(tmp_path / name) == {
+            file.removeprefix("mean "): data for file, data in content(tmp_path / f"mean {name}").items()
+        }
+
+
 @shapes
 @pytest.mark.parametrize(("count", "last"), [(1, "0.png"), (10, "9.png"), (11, "10.png"), (101, "100.png")])
 def test_a_folder_holds_numbered_pngs(tmp_path: Path, shape: Shape, count: int, last: str):

@@ -633,6 +633,23 @@ def test_what_is_kept_has_its_figures(tmp_path: Path) -> None:
     assert steps == ["1.0,0.0", "0.0,1.0", "0.0,0.0"]
 
 
+def test_an_image_of_two_channels_is_kept_as_their_mean(tmp_path: Path) -> None:
+    """Which a picture can show."""
+    x = np.random.default_rng(1).uniform(size=(2, 5, 6)).astype(np.float32)
+    assert Keep(tmp_path / "two").offer(x, odd(10.0))
+    assert Keep(tmp_path / "mean").offer(x.mean(axis=0, keepdims=True), odd(10.0))
+    two, mean = (next((tmp_path / name).iterdir()).read_bytes() for name in ("two", "mean"))
+    assert two == mean
+
+
+def test_frames_are_none_of_a_model_of_two_channels(forge: Forge) -> None:
+    """Which is said before the first one is waited for."""
+    vae = VAE.load(linear(forge, "gaussian", (2, 4, 4)))
+    detector = Detector.fit(vae, np.random.default_rng(1).random((50, 2, 4, 4)), num_samples=1)
+    with piped() as (reader, _), pytest.raises(InputError, match="raw frames, and this model takes 2 channels"):
+        watched(detector, reader)
+
+
 def test_a_full_disk_ends_no_watch(images: Detector, tmp_path: Path) -> None:
     """What cannot be kept is judged all the same; that is said once, and when it works again."""
     folder = tmp_path / "odd"
