@@ -31,14 +31,17 @@ def run(command: click.Command, prog: str) -> None:
 
     0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment, 130 and 143 interrupted by SIGINT and SIGTERM.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed, as in some services
+            stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115, open to the end
+            setattr(sys, name, stream)
     signal.signal(signal.SIGTERM, _terminate)
     click.Context.formatter_class = _Help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
     code = _guarded(command, prog)
     try:
-        if sys.stdout is not None:  # as in some services
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError as error:  # a full disk, or a reader, `head` say, that has what it wanted
         if error.errno != errno.EPIPE:
             code = _fail(prog, f"cannot write: standard output ({error.strerror}); free some space", 5)
@@ -58,7 +61,7 @@ def alone(main: Callable[[], None]) -> None:
         if not isinstance(left.code, int) or sys.getprofile() or sys.gettrace():  # who looks on has more to do
             raise
         atexit._run_exitfuncs()
-        for stream in filter(None, (sys.stdout, sys.stderr)):
+        for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(left.code)
@@ -152,7 +155,6 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _fail(prog: str, message: str, code: int) -> int:
-    if sys.stderr is not None:  # else print would take stdout
-        with suppress(OSError):  # the exit code says it too
-            print(line(prog, message, code), file=sys.stderr, flush=True)
+    with suppress(OSError):  # the exit code says it too
+        print(line(prog, message, code), file=sys.stderr, flush=True)
     return code

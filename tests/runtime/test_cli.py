@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from support.bundles import Forge, linear
-from vae_runtime import VAE, latents
+from vae_runtime import VAE, Detector, latents
 from vae_runtime.cli import main
 
 VERBS = (
@@ -569,6 +570,29 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_bundle: Path):
     done = subprocess.run(call, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "words"),
+    [
+        ("elbo - <&-", 4, "vae-infer: error: not an image or array: standard input; "),
+        ("decode - -o x.npy <&-", 4, "vae-infer: error: "),
+        ("elbo x.npy >&-", 0, "vae-infer: note: "),
+        ("elbo x.npy 2>&-", 0, ""),
+        ("encode absent.png 2>&-", 4, ""),
+        ("watch - --calibration site.json <&- >&-", 0, "vae-infer: note: nothing came: "),
+        ("sample -o y.npy <&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_standard_streams_that_are_closed_are_empty(folder: Path, tiny_bundle: Path, call: str, code: int, words: str):
+    """As those of a service may be: nothing is read there, and what is written there is lost."""
+    vae = VAE.load(tiny_bundle)
+    np.save("x.npy", vae.reconstruct(vae.sample(2)))
+    Detector.fit(vae, vae.sample(100, 1), num_samples=1).save("site.json")
+    command = f"{shlex.quote(sys.executable)} -m vae_runtime --bundle {shlex.quote(str(tiny_bundle))} {call}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(words)]) == (code, words)
+    assert "Traceback" not in done.stderr
 
 
 ALONE = """
