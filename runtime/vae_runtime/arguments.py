@@ -18,11 +18,11 @@ def observations(values: Any, observation: Observation, start: int = 0, scaling:
     Raises InputError, naming the one.
     """
     noun, parts = observation.noun, observation.parts
-    array = _array(values, f"{noun}s")
-    if array.shape[1:] != observation.shape:
+    numbers = array(values, f"{noun}s")
+    if numbers.shape[1:] != observation.shape:
         which = f"this model takes {observation.batch_shape}"
-        raise InputError(f"{noun}s of the wrong shape", list(array.shape), which)
-    x = _float32(array) if scaling is None else scaling.standardise(array)
+        raise InputError(f"{noun}s of the wrong shape", list(numbers.shape), which)
+    x = _float32(numbers) if scaling is None else scaling.standardise(numbers)
     _refuse_rows(x, ~np.isfinite(x), f"NaN or infinite {parts}", noun, "clean the data", start)
     if observation.range is not None:
         low, high = observation.range
@@ -36,12 +36,27 @@ def observations(values: Any, observation: Observation, start: int = 0, scaling:
 
 def latents(values: Any, shape: Shape) -> Floats:
     """Latents [batch, *shape]. Raises InputError, naming the row."""
-    z = _float32(_array(values, "latents"))
+    z = _float32(array(values, "latents"))
     if z.shape[1:] != shape:
         todo = f"this model takes [batch, {', '.join(map(str, shape))}]"
         raise InputError("latents of the wrong shape", list(z.shape), todo)
     _refuse_rows(z, ~np.isfinite(z), "NaN or infinite latents", "row", "clean the data")
     return z
+
+
+def array(values: Any, what: str) -> NDArray[Any]:
+    """An array of numbers with an axis for the batch. Raises InputError, which calls them `what`."""
+    if hasattr(values, "batches"):  # what `VAE.read` gives
+        raise InputError(f"{what} that are not loaded", type(values).__name__, "give its .load().x, or .batches(n)")
+    try:
+        numbers = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{what} of different lengths", "a ragged list", "give one array") from None
+    if numbers.dtype.kind not in "fbiu":
+        raise InputError(f"{what} of the wrong type", numbers.dtype, "give numbers")
+    if not numbers.ndim:
+        raise InputError(f"{what} of the wrong shape", [], "give an array, with an axis for the batch")
+    return numbers
 
 
 def integer(value: Any, what: str, least: int, most: int) -> int:
@@ -59,18 +74,6 @@ def finite(outputs: Floats, unit: str, start: int) -> Floats:
         which = f"{unit} {start + int(np.argmin(good.reshape(len(good), -1).all(axis=1)))}"
         raise InputError("the model gives no finite figure", which, f"check the {unit} and the model")
     return outputs
-
-
-def _array(values: Any, what: str) -> NDArray[Any]:
-    if hasattr(values, "batches"):  # what `VAE.read` gives
-        raise InputError(f"{what} that are not loaded", type(values).__name__, "give its .load().x, or .batches(n)")
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(f"{what} of different lengths", "a ragged list", "give one array") from None
-    if array.dtype.kind not in "fbiu":
-        raise InputError(f"{what} of the wrong type", array.dtype, "give numbers")
-    return array
 
 
 def _float32(array: NDArray[Any]) -> Floats:

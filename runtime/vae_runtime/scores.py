@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime import given, likelihoods, noise
+from vae_runtime import arguments, given, likelihoods, noise
 from vae_runtime.draws import Floats, Nats, no_terms
 from vae_runtime.errors import ArgumentError, BundleError
 from vae_runtime.given import Given
 from vae_runtime.observation import IMAGE, SERIES
 from vae_runtime.ranks import Ranks
 from vae_runtime.threads import ordered_map
-from vae_runtime.vae import VAE
+from vae_runtime.vae import MOST_SAMPLES, VAE
 
 NUM_SAMPLES = 16  # draws by default: one has no standard error, and averages nothing
 _LN2 = math.log(2)
@@ -106,7 +106,7 @@ def score(
     Of `num_samples` draws of z each that `vae` takes, and of the binary x too where it is grey (`VAE.terms` with
     `observe`). Equal ones get equal scores, whatever lies beside them, for one `seed`. `start` is the number of the
     first one, for errors. by_column: what each column of rows, or channel of series, contributes too; ArgumentError for
-    images. Raises InputError where one is not of the model's shape and range.
+    images, and for a number of draws that is none. Raises InputError where one is not of the model's shape and range.
     """
     if by_column and vae.observation.kind == IMAGE:
         raise ArgumentError(f"{vae.observation.noun}s have no columns", vae.path, "score them without")
@@ -115,12 +115,13 @@ def score(
         ranks: Ranks | None = Ranks.of(evaluation)
     except BundleError:  # a model may be scored with that has not been measured
         ranks = None
+    num_samples = arguments.integer(num_samples, "num_samples", 1, MOST_SAMPLES)
     rows = vae.rows_per_run(num_samples)
 
     def pieces() -> Iterator[tuple[int, Floats]]:
         seen = start
         for batch in given.batches(vae, x):
-            observations = np.asarray(given.array(vae, batch))
+            observations = arguments.array(given.array(vae, batch), f"{vae.observation.noun}s")
             yield from ((seen + i, observations[i : i + rows]) for i in range(0, len(observations), rows))
             seen += len(observations)
 

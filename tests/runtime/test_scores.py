@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vae_runtime import VAE, BundleError, InputError, noise, score
+from vae_runtime import VAE, ArgumentError, BundleError, InputError, noise, score
 from vae_runtime.ranks import Ranks
 from vae_runtime.reports import format_scores
 
@@ -66,6 +67,32 @@ def test_the_standard_error_covers_the_binary_draws(loaded):
     of_z_alone = vae.terms(vae.observe(x, SEED), 8, SEED).standard_error
     assert (abs(spread / said - 1) < 0.35).all()  # 60 seeds tell a deviation to 9 percent
     assert spread.mean() > 1.5 * of_z_alone.mean()
+
+
+@pytest.mark.parametrize("num_samples", [0, -1, 2.5, "2", None, 1_000_001])
+def test_a_number_of_draws_that_is_none_is_refused(loaded, num_samples: object):
+    """As `elbo` refuses it."""
+    for call in (loaded.vae.elbo, partial(score, loaded.vae)):
+        with pytest.raises(ArgumentError, match="num_samples out of range"):
+            call(loaded.x[:2], num_samples)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (5.0, "wrong shape"),
+        (np.float32(1), "wrong shape"),
+        ([[0.0], [0.0, 1.0]], "different lengths"),
+        (["a"], "not found"),
+        (np.zeros(3), "wrong shape"),
+        (None, "wrong type"),
+    ],
+)
+def test_what_is_no_observation_is_refused(loaded, x: object, words: str):
+    """In the words of an InputError, as `elbo` refuses it."""
+    for call in (loaded.vae.elbo, loaded.vae.score):
+        with pytest.raises(InputError, match=words):
+            call(x)
 
 
 def test_equal_images_have_equal_scores(loaded):
