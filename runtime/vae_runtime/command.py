@@ -23,19 +23,26 @@ _NO_LIMIT = 2**30  # what is higher is there for the machine
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised so that what is half-written is cleaned up on the way out."""
+    """SIGTERM or SIGHUP, its number, raised so that what is half-written is cleaned up on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run(command: click.Command, prog: str) -> None:
     """Run `command` as the program `prog` and exit.
 
-    0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment, 130 and 143 interrupted by SIGINT and SIGTERM.
+    0 fine, 2 usage, 3 bundle, 4 input, 5 resources, 6 environment; 129, 130 and 143 where SIGHUP, SIGINT or SIGTERM
+    ended it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed, as in some services
             stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115, open to the end
             setattr(sys, name, stream)
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup ignores
+        signal.signal(signal.SIGHUP, _terminate)
     click.Context.formatter_class = _Help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
@@ -92,8 +99,8 @@ def _guarded(command: click.Command, prog: str) -> int:
         code = 5 if error.errno == errno.ENOSPC else 4
         where = error.filename or "the output"
         return _fail(prog, f"{error.strerror}: {where}; check the path, its permissions and the disk", code)
-    except Terminated:
-        return _fail(prog, "run it again when it suits", 143)
+    except Terminated as ended:
+        return _fail(prog, "run it again when it suits", 128 + ended.number)
     except (KeyboardInterrupt, click.Abort):
         return _fail(prog, "run it again when it suits", 130)
 
@@ -146,12 +153,12 @@ def _in_words(found: re.Match[str]) -> str:
 
 def line(prog: str, message: str, code: int) -> str:
     """What a command that leaves with the exit code `code` says last; to be stopped by a signal is no error."""
-    kind = {130: "interrupted", 143: "terminated"}.get(code, "error")
+    kind = {129: "terminated", 130: "interrupted", 143: "terminated"}.get(code, "error")
     return f"{prog}: {kind}: {' '.join(message.split())}"
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise Terminated
+    raise Terminated(number)
 
 
 def _fail(prog: str, message: str, code: int) -> int:

@@ -8,9 +8,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -593,6 +595,34 @@ def test_standard_streams_that_are_closed_are_empty(folder: Path, tiny_bundle: P
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[: len(words)]) == (code, words)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGHUP")
+@pytest.mark.parametrize(
+    ("shell", "sent", "code"),
+    [
+        ("exec", ["SIGTERM"], 143),
+        ("exec", ["SIGHUP"], 129),
+        ("trap '' HUP; exec", ["SIGHUP", "SIGTERM"], 143),  # as nohup does
+    ],
+)
+def test_what_is_half_written_goes_when_a_signal_ends_the_command(
+    folder: Path, tiny_bundle: Path, shell: str, sent: list[str], code: int
+):
+    """SIGTERM, or that the terminal hangs up, unless that is ignored."""
+    words = [sys.executable, "-m", "vae_runtime", "--bundle", str(tiny_bundle)]
+    call = f"{shell} {shlex.join([*words, 'sample', '-n', '1000000000', '-o', 'x.npz'])}"
+    with subprocess.Popen(["sh", "-c", call], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None and not list(folder.glob(".x.*")):
+                time.sleep(0.01)
+            for name in sent:
+                process.send_signal(getattr(signal, name))
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (code, "vae-infer: terminated: run it again when it suits\n")
+    assert not list(folder.glob("*x.*"))
 
 
 ALONE = """

@@ -28,13 +28,13 @@ class Stopped(VaeError):
 
 @contextmanager
 def told(folder: Path, options: Sequence[str]) -> Iterator[None]:
-    """Let what SIGINT or SIGTERM ends name the run folder `folder`, which has all that it takes to go on."""
+    """Let what SIGINT, SIGTERM or SIGHUP ends name the run folder `folder`, which has all that it takes to go on."""
     try:
         yield
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, folder, options) from None
-    except Terminated:
-        raise Stopped(signal.SIGTERM, folder, options) from None
+    except Terminated as ended:
+        raise Stopped(ended.number, folder, options) from None
 
 
 @contextmanager
