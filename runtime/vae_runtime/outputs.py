@@ -5,6 +5,8 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +49,10 @@ def write(
     if path.suffix == ".npy" and path.parent.is_dir():
         import shutil
 
-        size, free = 4 * count * math.prod(shape), shutil.disk_usage(path.parent).free
+        batches = iter(batches)
+        head = next(batches)
+        batches = chain([head], batches)
+        size, free = count * math.prod(shape) * _kind(head).itemsize, shutil.disk_usage(path.parent).free
         if size > free:
             which = f"{path} needs {size / 1e9:,.1f} GB, of which {free / 1e9:,.1f} are free"
             raise ResourceError("disk too small", which, "ask for fewer, or choose another place")
@@ -117,11 +122,16 @@ def _enlarge(levels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     return levels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def _kind(batch: NDArray[Any]) -> np.dtype[Any]:
+    """The type that the values of an array have in a file."""
+    return np.dtype("<f8" if batch.dtype == np.float64 else "<f4")
+
+
 def _write_npy(file: IO[bytes], shape: tuple[int, ...], batches: Iterable[NDArray[Any]]) -> None:
     batches = iter(batches)
     first = next(batches)
-    kind = "<f8" if first.dtype == np.float64 else "<f4"
-    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    kind = _kind(first)
+    np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
     file.write(first.astype(kind, copy=False).tobytes())
     for batch in batches:
         file.write(batch.astype(kind, copy=False).tobytes())
@@ -167,4 +177,6 @@ def _write_folder(path: Path, count: int, batches: Iterable[Floats], first: int,
             for image, i in zip(levels(batch), places, strict=False):
                 called = f"-{names[i - first]}" if names else ""
                 (folder / f"{i:0{digits}d}{called}.png").write_bytes(png(image, scale=1))
-        folder.replace(path)  # which is empty, or new
+        with suppress(FileNotFoundError):
+            path.rmdir()  # which is empty, and which Windows does not replace
+        folder.replace(path)

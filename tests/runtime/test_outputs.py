@@ -3,12 +3,15 @@
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,6 +242,33 @@ def test_an_empty_folder_is_replaced(tmp_path: Path):
     outputs.write(tmp_path / "out", 3, GREY, [draw(3, GREY)])
     assert sorted(content(tmp_path / "out")) == ["0.png", "1.png", "2.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_replaced_where_folders_are_not_renamed_onto_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows, where a rename onto any folder is refused."""
+    rename = Path.replace
+
+    def as_windows(old: Path, new: Path) -> Path:
+        if Path(new).is_dir():
+            raise PermissionError(13, "Access is denied", str(old), None, str(new))
+        return rename(old, new)
+
+    monkeypatch.setattr(Path, "replace", as_windows)
+    (tmp_path / "out").mkdir()
+    outputs.write(tmp_path / "out", 3, GREY, [draw(3, GREY)])
+    assert sorted(content(tmp_path / "out")) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize(("kind", "fits"), [(np.float32, True), (np.float64, False)])
+def test_the_disk_is_asked_for_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, fits: bool):
+    """Room for 5 bytes a value is enough for float32, and not for float64, as which scaled columns are written."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 8 * 3))
+    x = np.random.default_rng(1).normal(size=(8, 3)).astype(kind)
+    with nullcontext() if fits else pytest.raises(ResourceError, match="disk too small"):
+        outputs.write(tmp_path / "x.npy", 8, (3,), cut(x, 2))
+    assert (tmp_path / "x.npy").exists() is fits
 
 
 def test_a_used_folder_is_refused(tmp_path: Path):
