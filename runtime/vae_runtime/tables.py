@@ -136,7 +136,7 @@ class Table:
 
     @property
     def has_decimal_commas(self) -> bool:
-        """Whether any were read, or may have been."""
+        """Whether something was read in which a comma is the decimal mark."""
         return self._settled and self.layout.decimal == ","
 
     def first(self) -> dict[str, list[str]]:
