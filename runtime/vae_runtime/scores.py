@@ -106,7 +106,7 @@ def score(
     Of `num_samples` draws of z each that `vae` takes, and of the binary x too where it is grey (`VAE.terms` with
     `observe`). Equal ones get equal scores, whatever lies beside them, for one `seed`. `start` is the number of the
     first one, for errors. by_column: what each column of rows, or channel of series, contributes too; ArgumentError for
-    images, and for a number of draws that is none. Raises InputError where one is not of the model's shape and range.
+    images. Raises InputError where one is not of the model's shape and range.
     """
     if by_column and vae.observation.kind == IMAGE:
         raise ArgumentError(f"{vae.observation.noun}s have no columns", vae.path, "score them without")
