@@ -637,3 +637,26 @@ def test_one_test_image_is_enough(command: Callable[..., Any], tmp_path: Path) -
     assert "+-" not in result.out
     assert "+-" not in command(main, "compare", tmp_path / "run", tmp_path / "run", "--device", "cpu").out
     assert "± 0.00" not in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_images_to_test_on_inside_the_folder_are_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    """80 dark ones and 20 bright ones, which --test names by whatever path: these are the test part, and only that."""
+    monkeypatch.chdir(tmp_path)
+    for part, count, level in (("test", 20, 200), ("train", 80, 10)):
+        for i in range(count):
+            file = tmp_path / "p" / part / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), level + i % 50, np.uint8)).save(file)
+    said: list[str] = []
+    test = tmp_path / "p/test" if absolute else Path("p/test")
+    config = PRESETS["tutorial"].replace(dataset="p", test=str(test))
+    images = data.load(config, Path("absent"), False, pytest.fail, said.append)
+    assert (len(images.train), len(images.test)) == (80, 20)
+    assert int(images.train.max()) < 100 < int(images.test.min())
+    assert said == ["20 of 100 files are in the test data too, and are not trained on"]
+    for dataset in ("p/test", "p/train"):
+        with pytest.raises(InputError, match="nothing to train on but the test data: p/"):
+            data.load(config.replace(dataset=dataset, test="p"), Path("absent"), False)

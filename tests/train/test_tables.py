@@ -356,3 +356,22 @@ def test_rows_of_an_array_with_nan_are_refused_or_dropped(tmp_path: Path) -> Non
     assert said == ["1 of 600 rows have a missing value and are left out"]
     np.testing.assert_allclose(restored(rows), np.delete(readings(), 5, axis=0)[:539], rtol=1e-6)
     assert rows.test_labels.tolist() == [i % 2 for i in range(540, 600)]
+
+
+@pytest.mark.parametrize("window", [None, 10])
+def test_tables_to_test_on_inside_the_folder_are_not_trained_on(tmp_path: Path, window: int | None) -> None:
+    """The rows of the table that --test names, by a path of another form, are the test part, and only that."""
+    (tmp_path / "tab").mkdir()
+    values = readings()
+    for name, part in (("test.csv", values[:50]), ("train.csv", values[50:])):
+        np.savetxt(tmp_path / "tab" / name, part, delimiter=",", header="a,b,c", comments="")
+    said: list[str] = []
+    test = tmp_path / "tab/../tab/test.csv"
+    config = PRESETS["series" if window else "vector"].replace(dataset=str(tmp_path / "tab"), test=str(test))
+    config = config.replace(window=window) if window else config
+    rows = data.load(config, Path("absent"), False, pytest.fail, said.append)
+    assert (len(rows.train), len(rows.test)) == ((550 - 9, 50 - 9) if window else (550, 50))
+    np.testing.assert_allclose([column["mean"] for column in rows.preprocessing["columns"]], values[50:].mean(axis=0))
+    assert "1 of 2 files are in the test data too, and are not trained on" in said
+    with pytest.raises(InputError, match="nothing to train on but the test data"):
+        data.load(config.replace(dataset=str(test)), Path("absent"), False)

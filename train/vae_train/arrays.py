@@ -17,7 +17,7 @@ from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation, Shape
 from vae_runtime.tables import as_label
 from vae_train import levels, rows, series
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, refuse_options, split
+from vae_train.data import Data, apart, refuse_options, split
 
 OWN = {VECTOR: ("normal", "held_out", "missing"), SERIES: ("window", "stride", "missing", "held_out"), IMAGE: ()}
 
@@ -76,6 +76,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     path, kind = Path(config.data.dataset), observation(config.data)
     refuse_options(config.data, (*OWN[kind.kind], "test"))
     other = config.data.test
+    apart([path], [] if other is None else [Path(other)])
     if kind.kind != IMAGE:
         name, read = array_files.read_array(config.data.dataset, "x")
         kept = None if other is None else array_files.read_array(other, "x")[1]

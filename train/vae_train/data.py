@@ -1,7 +1,7 @@
 """The data of a training, in memory with the precision that it came with, whatever the source: `load` reads it all."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,21 @@ def _source(path: Path) -> _Source:
 def observation(data: DataConfig) -> Observation:
     """Kind and shape of a person's own observations, told without reading them all. Raises what `load` does."""
     return _source(Path(data.dataset)).observation(data)
+
+
+def apart(files: Sequence[Path], tested: Sequence[Path], say: Callable[[str], None] = silent) -> list[Path]:
+    """Those of the files to train on that are not tested on too, wherever links lead; `say` is told of the others.
+
+    Raises InputError where all are tested on.
+    """
+    known = {path.resolve() for path in tested}
+    found = [path for path in files if path.resolve() not in known]
+    if files and not found:
+        todo = "name others to test on, or leave out --test"
+        raise InputError("nothing to train on but the test data", files[0], todo)
+    if both := len(files) - len(found):
+        say(f"{both:,} of {len(files):,} files are in the test data too, and are not trained on")
+    return found
 
 
 def refuse_options(data: DataConfig, but: tuple[str, ...] = ()) -> None:

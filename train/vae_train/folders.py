@@ -11,10 +11,10 @@ import torch
 from vae_runtime import images, sources, threads
 from vae_runtime.errors import InputError
 from vae_runtime.manifest import Preprocessing
-from vae_runtime.observation import Observation
+from vae_runtime.observation import IMAGE, Observation
 from vae_train import levels
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, refuse_options, silent, split
+from vae_train.data import Data, apart, refuse_options, silent, split
 from vae_train.levels import Pixels
 
 DEFAULT_SIZE = 32  # of images whose files differ, or are large
@@ -93,10 +93,11 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     refuse_options(config.data, ("test",))
     kind, full_scale = observation(config.data), config.data.levels
     roots = [Path(path) for path in (config.data.dataset, config.data.test) if path is not None]
-    path, everything = roots[0], [(root, p) for root in roots for p in sorted(sources.walk(root))]
-    within = {p: root for root, p in everything if p.suffix.lower() in sources.SUFFIXES}
-    files = list(within)
-    others = Counter(p.suffix.lower() or "no suffix" for _, p in everything if p not in within)
+    path, kept = roots[0], [p for root in roots[1:] for p in sources.files_in(root, IMAGE)]
+    trained = apart(sources.files_in(path, IMAGE), kept, say)
+    within = dict.fromkeys(trained, path) | dict.fromkeys(kept, roots[-1])
+    files, suffixes = list(within), [p.suffix.lower() for root in roots for p in sources.walk(root)]
+    others = Counter(suffix or "no suffix" for suffix in suffixes if suffix not in sources.SUFFIXES)
     if files and others:
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common())
         warn(f"{others.total()} files of other kinds are not looked at: {kinds}")
@@ -123,7 +124,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
         raise InputError("no image could be read", which, f"put {', '.join(sorted(sources.SUFFIXES))} files there")
     tested = sum(within[file] != path for file in fitted)  # what could be read
     if len(roots) > 1 and not 0 < tested < len(found):
-        raise InputError("no image could be read", roots[tested > 0], "put some there to train and to test on")
+        raise InputError("no image could be read", roots[not tested], "put some there to train and to test on")
     if bad:
         warn(f"{len(bad)} of {len(files)} image files cannot be read: {', '.join(bad)}; left out")
     if changed := [(file, change) for file, change in fitted.items() if change]:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from vae_runtime.sources import files_in
 from vae_runtime.tables import TODO, Block, Table, as_label, as_time, is_number
 from vae_train import rows, series
 from vae_train.config import Config, DataConfig
-from vae_train.data import Data, silent
+from vae_train.data import Data, apart, silent
 
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _INSTEAD = dict.fromkeys(["time", "no name"], "--columns names those to train on")
@@ -44,7 +43,7 @@ def observation(data: DataConfig) -> Observation:
 
 def count(data: DataConfig) -> int:
     """About how many rows of a table, or of a folder of tables, are trained on."""
-    found = sum(map(len, _open(replace(data, test=None))))
+    found = sum(map(len, _open(data)[: -len(_files(data.test)) or None]))
     if data.window is not None:
         return found // (data.stride or series.stride_of(data.window, found))
     return found // (1 if data.normal is None else 2)
@@ -59,7 +58,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     go with the table.
     """
     data = config.data
-    tables = _open(data)
+    tables = _open(data, say)
     _say_how(tables, data.window, say)
     columns = _encoded(tables, _chosen(tables[0], data, say), data)
     if data.window is not None:
@@ -201,15 +200,16 @@ def _files(path: str | None) -> list[str]:
     return list(map(str, files_in(Path(path), VECTOR))) if Path(path).is_dir() else [path]
 
 
-def _open(data: DataConfig) -> list[Table]:
-    """The table, or those in the folder, by name; and after them those to test on, where they lie apart.
+def _open(data: DataConfig, say: Callable[[str], None] = silent) -> list[Table]:
+    """The tables to train on, by name, and after them those to test on; `say` is told of any that are both.
 
     Raises InputError where one has other columns than the first, or lacks one of those that are named.
     """
     if data.image_size or data.channels or data.levels:
         todo = "leave out --image-size, --channels and --levels"
         raise ArgumentError("a table has no images", data.dataset, todo)
-    files = [*_files(data.dataset), *_files(data.test)]
+    tested = _files(data.test)
+    files = [*map(str, apart([*map(Path, _files(data.dataset))], [*map(Path, tested)], say)), *tested]
     tables = [_table(file, (found := Path(file).stat()).st_size, found.st_mtime_ns) for file in files]
     first = tables[0]
     named = {*(data.columns or ()), *(data.encode or ()), *filter(None, [data.label])}
