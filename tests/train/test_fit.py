@@ -232,6 +232,19 @@ def test_figures_are_measured_where_the_data_are(tmp_path: Path) -> None:
     assert run_folder.load(tmp_path / "run").evaluation["observations"] == 50
 
 
+def test_binary_images_that_are_given_again_are_drawn_as_they_were(tmp_path: Path) -> None:
+    """The literature draws those beyond 50,000 first; figures of the same test images are those of the training."""
+    x = np.random.default_rng(1).integers(0, 256, (50_130, 4, 4), dtype=np.uint8)
+    few: Settings = {**SMALL, "epochs": 1, "batch_size": 5000}
+    runs = [vae_train.fit(x[:-30], x[-30:], out=tmp_path / name, seed=seed, **few) for seed, name in enumerate("ab")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vae_train.TrainingNote)
+        found = vae_train.evaluate(tmp_path / "a", 2, test=x[-30:])
+    assert found == runs[0].evaluate(2)
+    compared = vae_train.compare(tmp_path / "a", tmp_path / "b", test=x[-30:])
+    assert compared.rows["elbo"][0] == found.elbo
+
+
 def test_two_runs_are_compared() -> None:
     """The rows of the command, as figures."""
     a, b = (vae_train.fit(IMAGES, seed=seed, **SMALL) for seed in (0, 1))

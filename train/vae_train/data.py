@@ -36,7 +36,8 @@ class Data:
 
     Values are float32, of images in [0, 1], or uint8 levels where images have such; a likelihood of these has others
     rounded. What is trained on may be read as it is needed. preprocessing: how files became these values, for the run
-    and the bundle. likelihood: what "auto" is here.
+    and the bundle. likelihood: what "auto" is here. before: how many others a fixed draw of binary images draws before
+    those to test on; None for as many as the literature does.
     """
 
     train: Tensor | Streamed
@@ -46,6 +47,7 @@ class Data:
     preprocessing: dict[str, Any]
     observation: Observation
     likelihood: str = "gaussian"
+    before: int | None = None
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -80,9 +82,13 @@ class Data:
 
     @cached_property
     def _drawn_test(self) -> Tensor:
-        if isinstance(self.train, Tensor):
-            return pixels.literature_draw(self.train, self.test)
-        return pixels.fixed_draw(self.test)
+        return pixels.fixed_draw(self.test, self.drawn_before)
+
+    @property
+    def drawn_before(self) -> int:
+        """How many other images a fixed draw of binary ones draws before those to test on."""
+        known = pixels.drawn_before(len(self.train)) if isinstance(self.train, Tensor) else 0
+        return known if self.before is None else self.before
 
     def observed_train(self, binary: bool) -> Tensor:
         """As many of those to train on, as a likelihood sees them; from all over, since files lie in order of class."""

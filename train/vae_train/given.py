@@ -142,7 +142,7 @@ def given_to(run: Run, test: Any) -> Data:
         x = arguments.observations(values, kind, scaling=scaling)
     labels = torch.zeros(len(x), dtype=torch.int64)
     kept = torch.from_numpy(x)
-    return Data(kept[:0], kept, labels, ["all"], settings.preprocessing, kind)
+    return Data(kept[:0], kept, labels, ["all"], settings.preprocessing, kind, before=settings.drawn_before)
 
 
 def _positions(columns: Sequence[Column], count: int) -> list[int]:

@@ -40,21 +40,26 @@ def binarise(grey: Tensor, generator: torch.Generator) -> Tensor:
     return torch.lt(draws, threshold, out=torch.empty(grey.shape, device=grey.device))
 
 
-def fixed_draw(levels: Tensor, before: Tensor | None = None) -> Tensor:
+def fixed_draw(levels: Tensor, before: int = 0) -> Tensor:
     """One binary draw of pixels [n, C, H, W], as levels 0 and 255.
 
-    NumPy's legacy generator with seed 777 draws `before` first, if given: the literature's draw of MNIST's test images
+    NumPy's legacy generator with seed 777 draws so many others `before`: the literature's draw of MNIST's test images
     comes after that of its validation images.
     """
     state = np.random.RandomState(_SEED)
-    if before is not None:
-        state.binomial(1, _probabilities(before))
+    for _ in range(before):
+        state.random_sample(levels[:1].numel())  # a binary draw takes one random number, whatever its probability
     return torch.from_numpy(state.binomial(1, _probabilities(levels)).astype(np.uint8)) * 255
 
 
 def literature_draw(train: Tensor, test: Tensor) -> Tensor:
     """The literature's one binary draw of the test images, as levels 0 and 255."""
-    return fixed_draw(test, before=train[_VALIDATION_START:])
+    return fixed_draw(test, drawn_before(len(train)))
+
+
+def drawn_before(count: int) -> int:
+    """How many images the literature draws before those to test on, where so many are trained on."""
+    return max(0, count - _VALIDATION_START)
 
 
 def unit(pixels: Tensor) -> Tensor:

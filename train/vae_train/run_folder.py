@@ -43,7 +43,7 @@ class Settings:
     a named set, and of a run that was made before 0.2. warnings: what was said of a person's own networks before their
     first step. given: whether the data were given in Python, and no path names them. test_path: as
     dataset_path, of what is tested on where it lies apart. tested_on: how many observations are; None of a run that was
-    made before 0.2.
+    made before 0.2. drawn_before: as `Data` has it.
     """
 
     config: Config
@@ -56,6 +56,7 @@ class Settings:
     given: bool = False
     test_path: str | None = None
     tested_on: int | None = None
+    drawn_before: int = 0
 
 
 def check_new(folder: Path) -> None:

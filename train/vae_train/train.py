@@ -79,7 +79,7 @@ def train(
         tried = _try_out(training, observations, export) if config.network.model and distributed.rank() == 0 else ()
         settings = run_folder.Settings(
             config, observations.observation, observations.preprocessing, digest, provenance.of(command, where), path,
-            tried, given is not None, test, len(observations.test),
+            tried, given is not None, test, len(observations.test), observations.drawn_before,
         )  # fmt: skip
         with run_folder.start(out, settings) if distributed.rank() == 0 else contextlib.nullcontext():
             listener.say(f"training on {where}, {_threads()}, into {out}")
