@@ -375,3 +375,22 @@ def test_tables_to_test_on_inside_the_folder_are_not_trained_on(tmp_path: Path, 
     assert "1 of 2 files are in the test data too, and are not trained on" in said
     with pytest.raises(InputError, match="nothing to train on but the test data"):
         data.load(config.replace(dataset=str(test)), Path("absent"), False)
+
+
+@pytest.mark.usefixtures("without_report", "one_thread")
+def test_a_run_on_flags_beside_a_constant_is_evaluated(command: Command, tmp_path: Path) -> None:
+    """The likelihood that auto found is one of the columns that are trained on, and not of the one left out."""
+    flags = np.random.default_rng(0).integers(0, 2, (300, 6))
+    path = tmp_path / "flags.csv"
+    values = np.column_stack([flags, np.full(300, 5)])
+    np.savetxt(path, values, "%d", delimiter=",", header="a,b,c,d,e,f,g", comments="")
+    words = ["--out", tmp_path / "run", "--hidden", 4, "--latent-dim", 2, "--epochs", 1, "--device", "cpu"]
+    done = command(main, "--dataset", path, *words)
+    assert done.code == 0 and "constant columns are left out: g (5)" in done.err, done.err
+    found = command(main, "evaluate", tmp_path / "run", "-K", 2)
+    assert found.code == 0, found.err
+    assert names(load(path, likelihood="bernoulli")[0]) == [*"abcdef"]
+    values[7, 2] = 3
+    np.savetxt(path, values, "%d", delimiter=",", header="a,b,c,d,e,f,g", comments="")
+    with pytest.raises(InputError, match=r"flags.csv\[7\], column c, is 3"):
+        load(path, likelihood="bernoulli")

@@ -202,15 +202,15 @@ class Streams:
         tested = Moments(size)
         tested.add(_finite(test, size, "test"))
         flags = moments.flags & tested.flags
-        rows.refuse_likelihood(likelihood, columns, np.zeros((0, size)), name)
-        if likelihood == "bernoulli" and not flags.all():
-            what = "values other than 0 and 1 under a Bernoulli likelihood"
-            raise InputError(what, f"{name}, column {columns[int(np.argmin(flags))]}", "add --likelihood gaussian")
+        rows.refuse_levels(likelihood, name)
         living = [i for i in range(size) if moments.low[i] < moments.high[i]]
         if not living:
             raise InputError("all columns are constant", name, "give columns that differ from row to row")
         if constant := [f"{columns[i]} ({moments.low[i]:g})" for i in range(size) if i not in living]:
             say(f"constant columns are left out: {', '.join(constant)}")
+        if likelihood == "bernoulli" and (other := [columns[i] for i in living if not flags[i]]):
+            what = "values other than 0 and 1 under a Bernoulli likelihood"
+            raise InputError(what, f"{name}, column {other[0]}", "add --likelihood gaussian")
         if likelihood == AUTO:
             likelihood = rows.chosen([columns[i] for i in living if flags[i]], len(living), say)
         binary = [likelihood == "bernoulli" or (likelihood == "mixed" and bool(flags[i])) for i in living]

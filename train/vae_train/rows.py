@@ -51,10 +51,12 @@ def prepared(
     of other observations.
     """
     data, likelihood = config.data, config.network.likelihood
-    refuse_likelihood(likelihood, columns, values, name)
+    refuse_levels(likelihood, name)
+    numbers = np.arange(len(values))
     if data.normal is not None:
         which = _normal(labels, data.normal, name, say)
         keep(values, which)
+        numbers = numbers[which]
         labels = None if labels is None else labels[which]
         test = None if test is None else test[which]
     split = _how(config) if test is None else "given"
@@ -64,6 +66,8 @@ def prepared(
     if len(values) - test.sum() < _FEW:
         say(f"{len(values) - test.sum()} rows to train on are few: some hundreds make figures that mean something")
     living = alive(columns, values, ~test, name, say)
+    if likelihood == "bernoulli":
+        refuse_others(values, columns, living, name, numbers)
     flags = [columns[i] for i in living if holds_flags(values[:, i])]
     if likelihood == AUTO:
         likelihood = chosen(flags, len(living), say)
@@ -201,24 +205,21 @@ def _standardised(
     return values.view(np.float32)[:size].reshape(-1, n), kept
 
 
-def refuse_likelihood(likelihood: str, columns: Sequence[str | Indicator], values: Doubles, name: str) -> None:
-    """Raise ArgumentError for a likelihood of levels, InputError for values [n, D] that one of 0 and 1 does not know.
-
-    name: of their source.
-    """
+def refuse_levels(likelihood: str, name: str) -> None:
+    """Raise ArgumentError for a likelihood of levels; name: of the source of the numbers."""
     if likelihood == "discretised-logistic":
         todo = "add --likelihood gaussian"
         raise ArgumentError(f"{likelihood} is a likelihood of 8-bit levels, not of rows of numbers", name, todo)
-    if likelihood == "bernoulli":
-        _refuse_others(values, columns, name)
 
 
-def _refuse_others(values: Doubles, columns: Sequence[str | Indicator], name: str) -> None:
-    """Raise InputError where a value is neither 0 nor 1."""
+def refuse_others(
+    values: Doubles, columns: Sequence[str | Indicator], alive: list[int], name: str, numbers: NDArray[np.int64]
+) -> None:
+    """Raise InputError where a value [n, D] of a column that is alive is neither 0 nor 1; numbers: the rows'."""
     for start in range(0, len(values), _AT_A_TIME):
-        some = values[start : start + _AT_A_TIME]
+        some = values[start : start + _AT_A_TIME, alive]
         if len(bad := np.argwhere((some != 0) & (some != 1))):
             row, column = bad[0].tolist()
             what = "values other than 0 and 1 under a Bernoulli likelihood"
-            which = f"{name}[{start + row}], column {columns[column]}, is {some[row, column]:g}"
+            which = f"{name}[{numbers[start + row]}], column {columns[alive[column]]}, is {some[row, column]:g}"
             raise InputError(what, which, "add --likelihood gaussian")

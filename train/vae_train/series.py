@@ -63,13 +63,15 @@ def prepared(
     last = config.data.held_out == "last"
     train, test = _split(files, window, last) if chosen is None else (list(files.items()), list(chosen.items()))
     files = {**files, **(chosen or {})}
-    for file in files.values():
-        rows.refuse_likelihood(likelihood, channels, file.values, name)
+    rows.refuse_levels(likelihood, name)
     interval = _interval(list(files.values()), time, say)
     values = np.concatenate([np.zeros((0, len(channels))), *(file.values for _, file in train)])
     if len(values) < window:
         raise InputError(f"too few rows for windows of {window}", name, "give more, or a smaller --window")
     alive = rows.alive(channels, values, np.ones(len(values), bool), name, say)
+    if likelihood == "bernoulli":
+        for file in files.values():
+            rows.refuse_others(file.values, channels, alive, name, file.rows)
     flags = [all(rows.holds_flags(file.values[:, i]) for file in files.values()) for i in alive]
     known = _columns(likelihood, channels, values, alive, flags)
     kind = observation(len(known), window, likelihood)
@@ -110,13 +112,16 @@ def of_windows(
     """
     likelihood = config.network.likelihood
     by_row = values.transpose(0, 2, 1)  # [n, T, C], as rows of files lie
-    rows.refuse_likelihood(likelihood, channels, by_row.reshape(-1, len(channels)), name)
+    rows.refuse_levels(likelihood, name)
     if len(values) < 2:
         raise too_few(values, "window")
     test = np.arange(len(values)) >= len(values) - (kept or max(1, round(TEST_SHARE * len(values))))
     _say_few(len(values) - int(test.sum()), say)
     train = by_row[~test].reshape(-1, len(channels))
     alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
+    if likelihood == "bernoulli":
+        every = by_row.reshape(-1, len(channels))
+        rows.refuse_others(every, channels, alive, name, np.arange(len(every)) // by_row.shape[1])
     known = _columns(likelihood, channels, train, alive, [rows.holds_flags(by_row[..., i].ravel()) for i in alive])
     kind = observation(len(known), values.shape[2], likelihood)
     scaling = Scaling.of(known, kind)
