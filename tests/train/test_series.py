@@ -113,9 +113,8 @@ def test_arrays_are_rows_or_windows(tmp_path: Path) -> None:
     one, _ = load(tmp_path / "one.npy")
     np.testing.assert_allclose(restored(one, "train"), windows(rows(), list(range(531)))[:, :1], rtol=1e-5)
     cut, _ = load(tmp_path / "windows.npy")
-    every = np.concatenate([restored(cut, "train"), restored(cut, "test")])
-    assert sorted(every[:, 0, 0].round(3)) == sorted(rows()[0:591:2, 0].round(3))
-    assert 0 < len(cut.test) < len(cut.train)
+    np.testing.assert_allclose(restored(cut, "train"), windows(rows(), list(range(0, 523, 2))), rtol=1e-5)
+    np.testing.assert_allclose(restored(cut, "test"), windows(rows(), list(range(532, 591, 2))), rtol=1e-5)
     with pytest.raises(InputError, match="array of shape"):
         load(tmp_path / "windows.npy", window=9)
 
@@ -303,4 +302,25 @@ def test_missing_values_of_arrays_are_left_out_where_asked(tmp_path: Path) -> No
     np.save(tmp_path / "cut.npy", windows(values, list(range(0, 591, 5))))
     found, said = load(tmp_path / "cut.npy", missing="drop")
     assert said[0] == "2 of 119 windows have a missing value and are left out"
-    assert len(found.train) + len(found.test) == 117
+    assert len(found.train) + len(found.test) == 117 - 1
+    assert said[1] == "1 of 105 windows share rows with those to test on, and are not trained on"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_windows_that_share_rows_with_the_test_part_are_not_trained_on(tmp_path: Path, given: bool) -> None:
+    """Their own values say which do, also where the test part lies apart; how many is said, and errors know of it."""
+    values = np.random.default_rng(0).normal(size=(1000, 2))
+    cut = windows(values, list(range(0, 991)))
+    train, settings = (cut[:892], {"test": str(tmp_path / "test.npy")}) if given else (cut, {})
+    np.save(tmp_path / "train.npy", train)
+    np.save(tmp_path / "test.npy", cut[892:])
+    found, said = load(tmp_path / "train.npy", held_out="hash", **settings)
+    np.testing.assert_allclose(restored(found, "train"), cut[:883], atol=1e-5)
+    np.testing.assert_allclose(restored(found, "test"), cut[892:], atol=1e-5)
+    assert said == ["9 of 892 windows share rows with those to test on, and are not trained on"]
+    assert found.overlap == WINDOW
+    np.save(tmp_path / "apart.npy", cut[::WINDOW])
+    assert load(tmp_path / "apart.npy", held_out="hash")[0].overlap == 1
+    np.save(tmp_path / "few.npy", cut[:8])
+    with pytest.raises(InputError, match=r"too few windows of 10 rows: .*few.npy; all share rows with those to test"):
+        load(tmp_path / "few.npy", held_out="hash")

@@ -15,7 +15,7 @@ from vae_runtime.manifest import Column, Windows
 from vae_runtime.observation import SERIES, Observation
 from vae_runtime.tables import Block
 from vae_runtime.vectors import Scaling
-from vae_runtime.windows import Cutter, cut, usual_interval, usual_stride
+from vae_runtime.windows import Cutter, Starts, cut, usual_interval, usual_stride
 from vae_train import rows
 from vae_train.config import Config
 from vae_train.data import TEST_SHARE, Data, too_few
@@ -108,29 +108,37 @@ def of_windows(
 ) -> Data:
     """The data of a training from windows [n, C, T]; the last tenth is kept, since neighbours may overlap.
 
-    kept: how many, the last ones, are for testing, where somebody has chosen them. Raises as `prepared` does.
+    Those that share rows with one to test on are not trained on. kept: how many, the last ones, are for testing, where
+    somebody has chosen them. Raises as `prepared` does.
     """
     likelihood = config.network.likelihood
     by_row = values.transpose(0, 2, 1)  # [n, T, C], as rows of files lie
     rows.refuse_levels(likelihood, name)
     if len(values) < 2:
         raise too_few(values, "window")
-    test = np.arange(len(values)) >= len(values) - (kept or max(1, round(TEST_SHARE * len(values))))
-    _say_few(len(values) - int(test.sum()), say)
-    train = by_row[~test].reshape(-1, len(channels))
+    border, length = len(values) - (kept or max(1, round(TEST_SHARE * len(values)))), values.shape[2]
+    starts = Starts().of(values)
+    trained = int(np.searchsorted(starts[:border], starts[border] - length, side="right"))
+    if not trained:
+        raise InputError(f"too few windows of {length} rows", name, "all share rows with those to test on: give more")
+    if shared := border - trained:
+        say(f"{shared:,} of {border:,} windows share rows with those to test on, and are not trained on")
+    _say_few(trained, say)
+    train = by_row[:trained].reshape(-1, len(channels))
     alive = rows.alive(channels, train, np.ones(len(train), bool), name, say)
     if likelihood == "bernoulli":
         every = by_row.reshape(-1, len(channels))
         rows.refuse_others(every, channels, alive, name, np.arange(len(every)) // by_row.shape[1])
     known = _columns(likelihood, channels, train, alive, [rows.holds_flags(by_row[..., i].ravel()) for i in alive])
-    kind = observation(len(known), values.shape[2], likelihood)
+    kind = observation(len(known), length, likelihood)
     scaling = Scaling.of(known, kind)
     assert scaling is not None
     x = _finite(scaling.standardise(values[:, alive]), name)
     split = "given" if kept else "the last tenth of the windows"
-    how = {"columns": [rows.written(column) for column in known], "split": split}
-    labels = torch.zeros(int(test.sum()), dtype=torch.int64)
-    return Data(torch.from_numpy(x[~test]), torch.from_numpy(x[test]), labels, ["all"], how, kind)
+    stride = float(np.median(np.diff(starts[border:]))) if len(values) - border > 1 else length
+    how = {"columns": [rows.written(column) for column in known], "split": split, "overlap": length / stride}
+    labels = torch.zeros(len(values) - border, dtype=torch.int64)
+    return Data(torch.from_numpy(x[:trained]), torch.from_numpy(x[border:]), labels, ["all"], how, kind)
 
 
 def _columns(
