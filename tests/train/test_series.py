@@ -272,7 +272,7 @@ def test_what_is_too_short_for_a_window_is_said(tmp_path: Path) -> None:
     assert len(found.train) == 291 + 300 - 61 - WINDOW + 1
     assert f"{empty} has no rows" in said
     assert "7 rows are in no window, since no whole one begins there" in said
-    with pytest.raises(InputError, match="too few rows for windows of 10"):
+    with pytest.raises(InputError, match="no row has all values"):
         load(empty, columns=("flow", "heat"))
 
 
@@ -324,3 +324,25 @@ def test_windows_that_share_rows_with_the_test_part_are_not_trained_on(tmp_path:
     np.save(tmp_path / "few.npy", cut[:8])
     with pytest.raises(InputError, match=r"too few windows of 10 rows: .*few.npy; all share rows with those to test"):
         load(tmp_path / "few.npy", held_out="hash")
+
+
+@pytest.mark.parametrize("held_out", ["blocks", "last"])
+def test_where_no_row_is_left_it_is_said_why(tmp_path: Path, held_out: str) -> None:
+    """A label that no row has, a column without a value, an array of missing values, a table of no rows."""
+    path = written(tmp_path / "t.csv", rows(), odd=range(3))
+    with pytest.raises(InputError, match=r"no row is labelled okay: .*t.csv; name one of its labels: 0, 1$"):
+        load(path, label="state", normal="okay", held_out=held_out)
+    empty = rows()
+    empty[:, 1] = np.nan
+    np.save(tmp_path / "x.npy", empty)
+    table = tmp_path / "empty.csv"
+    table.write_text(written(tmp_path / "n.csv", empty).read_text().replace("nan", ""))
+    for source, settings in (
+        (tmp_path / "x.npy", {}),
+        (table, {"columns": ("flow", "heat")}),
+        (table, {"columns": ("flow", "heat"), "label": "state", "normal": "0"}),
+    ):
+        with pytest.raises(InputError, match=f"no row has all values: {source}"):
+            load(source, missing="drop", held_out=held_out, **settings)
+    with pytest.raises(InputError, match="no row has all values"):
+        load(written(tmp_path / "none.csv", rows()[:0]), held_out=held_out)

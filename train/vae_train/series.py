@@ -60,6 +60,8 @@ def prepared(
     """
     window, likelihood = config.data.window, config.network.likelihood
     assert window is not None
+    if not any(len(file.rows) for file in files.values()):
+        raise InputError("no row has all values", name, "give rows that have them, or name columns with --columns")
     last = config.data.held_out == "last"
     train, test = _split(files, window, last) if chosen is None else (list(files.items()), list(chosen.items()))
     files = {**files, **(chosen or {})}

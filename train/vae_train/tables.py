@@ -115,6 +115,8 @@ def _series(config: Config, tables: list[Table], columns: list[str | Indicator],
     if left_out := sum(map(len, tables)) - sum(len(file.rows) for file in files.values()):
         why = "a missing value" if data.normal is None else f"a missing value or another label than {data.normal}"
         say(f"{left_out:,} of {sum(map(len, tables)):,} rows have {why} and are left out, and no window crosses them")
+    if data.normal is not None and not any(len(file.rows) for file in files.values()):
+        _refuse_other_labels(tables, data)
     _say_odd(tables[0], data, columns, [file.values for file in files.values()], say)
     if data.test is None:
         return series.prepared(config, data.dataset, columns, files, time, say)
@@ -142,7 +144,7 @@ def _say_odd(
         say(f"column{'s' * (len(dates) > 1)} {which} numbers that look like dates, as 20240131; {_LEAVE_OUT}")
     for i, column in enumerate(columns):
         rising = all((np.diff(values[:, i]) > 0).all() for values in files)
-        if str(column) not in dates and rising and max(map(len, files)) > _FEW_RISING:
+        if str(column) not in dates and rising and max(map(len, files), default=0) > _FEW_RISING:
             say(f"column {column} rises from row to row, as a counter or a time does; {_LEAVE_OUT}")
 
 
@@ -153,6 +155,16 @@ def _of_label(block: Block, data: DataConfig, table: Table) -> Block:
     decimal = table.layout.decimal
     keep = labels_of(block.texts[data.label], decimal) == as_label(str(data.normal), decimal)
     return Block(block.rows[keep], block.values[keep], None if block.times is None else block.times[keep])
+
+
+def _refuse_other_labels(tables: list[Table], data: DataConfig) -> None:
+    """Raise InputError where no row has the label which is normal, whatever values it lacks."""
+    found: set[str] = set()
+    for table in tables:
+        found |= {as_label(text, table.layout.decimal) for text in indicators.values_of(table, str(data.label))}
+    if as_label(str(data.normal), tables[0].layout.decimal) not in found:
+        todo = f"name one of its labels: {', '.join(sorted(found)[:9])}"
+        raise InputError(f"no row is labelled {data.normal}", data.dataset, todo)
 
 
 def _time(table: Table, columns: Sequence[str | Indicator]) -> str | None:
