@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_runtime.errors import ArgumentError
+from vae_runtime.errors import ArgumentError, ResourceError
 from vae_train import mlp, networks, pixels, resnet, run_folder, train
 from vae_train.config import LIKELIHOODS, PRESETS, Config, Place
 from vae_train.vae import VAE
@@ -581,3 +581,42 @@ def networks(shape, latent_dim, out):
     assert len(run.evaluation["kl_per_dimension"]) == 12
     assert sum(run.evaluation["kl_per_dimension"]) == pytest.approx(run.evaluation["figures"]["kl"]["mean"])
     assert "12 latent dimensions" in (here / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("without_report", "one_thread")
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("h = torch.sigmoid(h); h *= 2", "modified by an inplace operation"),
+        ("h = h.view(7, -1) if torch.is_grad_enabled() else h", r"is invalid for input of size .* line 13 of"),
+    ],
+    ids=["backward", "forward"],
+)
+def test_what_pytorch_raises_of_own_networks_is_one_line(own: Callable[[str], Path], line: str, words: str) -> None:
+    """In the first step, forward and backward; but a want of memory is that of the machine."""
+    text = f"""
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.layers = nn.Linear(64, 2 * latent_dim)
+
+    def forward(self, x):
+        h = x.flatten(1)
+        h = self.layers(h)
+        {line}
+        return h.chunk(2, dim=1)
+
+def networks(shape, latent_dim, out):
+    return Encoder(latent_dim), nn.Sequential(nn.Linear(latent_dim, 64 * out), nn.Unflatten(1, (out, 8, 8)))
+"""
+    own(text)
+    config = own_config(dataset="digits", epochs=1)
+    place = Place(Path(), False, "cpu", trusted=config.network.model)
+    with pytest.raises(ArgumentError, match=f"^networks fail .RuntimeError: .*{words}.*own_networks_here:networks; "):
+        train.train(config, Path("run"), place, "vae-train")
+    own(text.replace(line, "if torch.is_grad_enabled(): raise torch.OutOfMemoryError"))
+    with pytest.raises(ResourceError, match="^out of memory"):
+        train.train(config, Path("run"), place, "vae-train")

@@ -70,6 +70,11 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
+def lost(error: RuntimeError) -> bool:
+    """Whether it is of the connection to the other processes."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
 def _leave(store: Any, error: BaseException) -> None:
     """Return where this process is the first to fail; else end it silently, with the first's exit code."""
     with suppress(ValueError):  # not the main thread

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -81,15 +82,32 @@ def step(training: TrainingState, levels: Tensor) -> tuple[Tensor, Pass]:
     """One step on a batch of stored observations [batch, *shape]: what the likelihood saw, and the pass."""
     x, eps = batch(training, levels)
     narrow = training.config.optimiser.precision == "bfloat16"
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=narrow):
-        out = _forward(training, x, eps)
     share = len(levels) / distributed.size()  # the processes' gradients are averaged afterwards
-    objectives.backward(training.objective(), training.vae, x, out, share)
+    with _blamed(training.config.network.model):
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=narrow):
+            out = _forward(training, x, eps)
+        objectives.backward(training.objective(), training.vae, x, out, share)
     if distributed.size() > 1 and any(w.grad is None for w in training.weights if w.requires_grad):
         todo = "leave them out, or train with one process"  # DistributedDataParallel waits for them
         raise ArgumentError("weights without a gradient", training.config.network.model, todo)
     training.step(out)
     return x, out
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is a failed allocation of PyTorch's."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _blamed(model: str | None) -> Iterator[None]:
+    """Turn what PyTorch raises of a person's own networks into ArgumentError, but for a want of memory or of peers."""
+    try:
+        yield
+    except RuntimeError as error:
+        if model is None or out_of_memory(error) or distributed.lost(error):
+            raise
+        raise own_networks.failed(error, model) from None
 
 
 def _forward(training: TrainingState, x: Tensor, eps: Tensor) -> Pass:

@@ -360,7 +360,7 @@ def memory_errors(
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if loop.out_of_memory(error):
             raise ResourceError("out of memory", "the networks or the batch", todo) from None
         raise
 
