@@ -245,6 +245,23 @@ def test_binary_images_that_are_given_again_are_drawn_as_they_were(tmp_path: Pat
     assert compared.rows["elbo"][0] == found.elbo
 
 
+@pytest.mark.parametrize("settings", [{}, {"stride": 3}, {"stride": 11}, {"missing": "drop"}], ids=str)
+def test_rows_in_order_that_are_given_again_become_the_same_windows(tmp_path: Path, settings: Settings) -> None:
+    """Beside a constant channel, and of one channel alone: with the figures of the training, and no note of others."""
+    random = np.random.default_rng(2)
+    x, test = (np.column_stack([random.normal(size=(n, 2)), np.full(n, 7.0)]) for n in (300, 60))
+    if "missing" in settings:
+        test[30, 0] = np.nan
+    run = vae_train.fit(x, test, out=tmp_path / "run", window=8, **SMALL, **settings)
+    one = vae_train.fit(x[:, 1], test[:, 1], out=tmp_path / "one", window=8, **SMALL, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vae_train.TrainingNote)
+        assert vae_train.evaluate(tmp_path / "run", 2, test=test) == run.evaluate(2)
+        assert vae_train.evaluate(tmp_path / "one", 2, test=test[:, 1]) == one.evaluate(2)
+    with pytest.raises(InputError, match=r"^too few rows for windows of 8: test of shape \[7, 3\]; "):
+        vae_train.evaluate(tmp_path / "run", 2, test=test[:7])
+
+
 def test_two_runs_are_compared() -> None:
     """The rows of the command, as figures."""
     a, b = (vae_train.fit(IMAGES, seed=seed, **SMALL) for seed in (0, 1))

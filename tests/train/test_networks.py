@@ -618,5 +618,5 @@ def networks(shape, latent_dim, out):
     with pytest.raises(ArgumentError, match=f"^networks fail .RuntimeError: .*{words}.*own_networks_here:networks; "):
         train.train(config, Path("run"), place, "vae-train")
     own(text.replace(line, "if torch.is_grad_enabled(): raise torch.OutOfMemoryError"))
-    with pytest.raises(ResourceError, match="^out of memory"):
+    with pytest.raises(ResourceError, match=r"^out of memory"):
         train.train(config, Path("run"), place, "vae-train")

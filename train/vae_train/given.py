@@ -13,7 +13,8 @@ from vae_runtime.manifest import Column, Preprocessing
 from vae_runtime.observation import IMAGE, SERIES, VECTOR, Observation
 from vae_runtime.tables import as_label
 from vae_runtime.vectors import Scaling
-from vae_train import arrays, levels
+from vae_runtime.windows import Cutter, cut
+from vae_train import arrays, levels, series
 from vae_train.config import FULL_SCALE, Config, DataConfig
 from vae_train.data import USUAL_WINDOW, Data, refuse_options, silent
 from vae_train.run import Run
@@ -137,12 +138,26 @@ def given_to(run: Run, test: Any) -> Data:
         pixels = levels.joined(_pixels(values, kind, settings.config.data.levels, name))
         x = levels.observed(pixels, run.config.network.likelihood, silent)[0]
     else:
+        if kind.kind == SERIES and values.ndim < 3:
+            values = _cut_again(values, settings, name)
         if values.ndim > 1 and values.shape[1] > len(columns):  # with those that were constant
             values = values[:, _positions(columns, values.shape[1])]
         x = arguments.observations(values, kind, scaling=scaling)
     labels = torch.zeros(len(x), dtype=torch.int64)
     kept = torch.from_numpy(x)
     return Data(kept[:0], kept, labels, ["all"], settings.preprocessing, kind, before=settings.drawn_before)
+
+
+def _cut_again(values: NDArray[Any], settings: Settings, name: str) -> NDArray[np.float64]:
+    """The windows [n, C, T] of rows in order [n, C], or [n] of one channel, as a run's were cut."""
+    data, length = settings.config.data, settings.observation.shape[1]
+    overlap = settings.preprocessing.get("overlap", 1.0)  # without a stride of one's own it says what was taken
+    vectors.check(values.dtype, name)
+    rows = series.as_file(values.astype(np.float64) + 0.0, data.missing == "drop")
+    found = [some.values for some in cut([rows], Cutter(length, data.stride or round(length / overlap)))]
+    if not found:
+        raise InputError(f"too few rows for windows of {length}", f"{name} of shape {list(values.shape)}", "give more")
+    return np.concatenate(found)
 
 
 def _positions(columns: Sequence[Column], count: int) -> list[int]:
