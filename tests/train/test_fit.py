@@ -20,7 +20,7 @@ import vae_train
 from support.runs import interrupted
 from vae_export import exporter
 from vae_runtime import VAE as RuntimeVAE
-from vae_runtime.errors import ArgumentError, InputError
+from vae_runtime.errors import ArgumentError, InputError, ResourceError
 from vae_train import data, results, run_folder
 from vae_train.cli import main
 from vae_train.config import PART_OF
@@ -496,3 +496,14 @@ def test_labels_go_with_arrays(tmp_path: Path) -> None:
         vae_train.fit(path, labels=range(200))
     with pytest.raises(ArgumentError, match=r"^a path to train on, and none to test on: ndarray; "):
         vae_train.fit(path, IMAGES)
+
+
+def test_a_device_without_room_for_what_is_measured_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first tensors go to it, before a step."""
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(data.Data, "observed_train", full)
+    with pytest.raises(ResourceError, match=r"^out of memory: the networks or the batch; "):
+        vae_train.fit(IMAGES, **SMALL)

@@ -233,7 +233,9 @@ def _run(
     """
     where, first = training.device, distributed.rank() == 0
     binary = training.vae.likelihood.binary
-    seen = [levels.to(where) for levels in (observations.observed_train(binary), observations.observed_test(binary))]
+    with memory_errors():
+        test = observations.observed_test(binary)
+        seen = [levels.to(where) for levels in (observations.observed_train(binary), test)]
     recorders, past = recorders if first else (), training.progress.metrics
     with recording(recorders, out, training.config, past, listener.warn) as recorded:
         with signals.deferred() as received, memory_errors():
