@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ import vae_train
 from support.runs import interrupted
 from vae_export import exporter
 from vae_runtime import VAE as RuntimeVAE
-from vae_runtime.errors import ArgumentError, InputError, ResourceError
+from vae_runtime import extras
+from vae_runtime.errors import ArgumentError, EnvironmentUnfit, InputError, ResourceError
 from vae_train import data, results, run_folder
 from vae_train.cli import main
 from vae_train.config import PART_OF
@@ -507,3 +509,22 @@ def test_a_device_without_room_for_what_is_measured_is_out_of_memory(monkeypatch
     monkeypatch.setattr(data.Data, "observed_train", full)
     with pytest.raises(ResourceError, match=r"^out of memory: the networks or the batch; "):
         vae_train.fit(IMAGES, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        ("fcntl", "training needs a POSIX system: "),
+        ("torch", "training needs packages that are not installed: torch"),
+        ("elsewhere", None),
+    ],
+)
+def test_what_training_needs_is_named_where_fit_is_first_looked_up(
+    monkeypatch: pytest.MonkeyPatch, absent: str, words: str | None
+) -> None:
+    """As fit itself would name it; what else is missing stays Python's own error."""
+    monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.setitem(sys.modules, "vae_train.api", None)  # as where it cannot import that
+    monkeypatch.setattr(extras, "_installed", lambda name: name != absent)
+    with pytest.raises(EnvironmentUnfit if words else ModuleNotFoundError, match=words):
+        _ = vae_train.fit

@@ -52,11 +52,21 @@ __all__ = [*_API]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `vae-train --help` does not wait for PyTorch."""
+    """Import on first use, so that `vae-train --help` does not wait for PyTorch.
+
+    Raises EnvironmentUnfit where what training needs is missing.
+    """
     if name in _API:
         from importlib import import_module
 
-        return getattr(import_module(f"vae_train.{_API[name]}"), name)
+        try:
+            return getattr(import_module(f"vae_train.{_API[name]}"), name)
+        except ModuleNotFoundError:
+            from vae_runtime import extras
+
+            extras.require_posix("training")
+            extras.require("train", "training")
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
