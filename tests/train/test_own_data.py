@@ -447,6 +447,14 @@ def test_labels_of_an_archive_are_kept_with_their_images(tmp_path: Path, labels:
     assert found == [expected[x.numpy().tobytes()] for x in images.test]
 
 
+def test_an_array_may_have_the_suffix_of_an_archive(tmp_path: Path) -> None:
+    """Its first bytes say what it is; labels it has none."""
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, BYTES)
+    images = load(tmp_path / "x.npz")
+    assert (len(images.train) + len(images.test), images.names) == (90, ["all"])
+
+
 def test_labels_that_are_objects_are_called_so(tmp_path: Path) -> None:
     """What a person sees is that y is meant, and how it is saved so that it is read."""
     np.savez(tmp_path / "a.npz", x=BYTES, y=np.array(["dog", None] * 45, object))
@@ -502,7 +510,9 @@ ONE_LINE: list[tuple[str, np.ndarray, str]] = [
     ),
     ("NaN", np.where(np.arange(90)[:, None, None, None] == 7, np.nan, BYTES / 255), "pixels outside {u}: {}[7]; {f}"),
     ("integers", BYTES.astype(np.int64), "array of type int64: {}; give uint8 levels or floats in [0, 1]"),
-    ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; this model takes [n, 3, 8, 6]"),
+    ("none", BYTES[:0], "array of shape [0, 3, 8, 6]: {}; {e}"),
+    ("no pixels", np.zeros((10, 1, 0, 0)), "array of shape [10, 1, 0, 0]: {}; {e}"),
+    ("no columns", np.zeros((10, 0)), "array of shape [10, 0]: {}; {e}"),
     ("two", BYTES[:2], "too few images to keep a tenth for testing: 2 of them; give some dozens"),
     ("all equal", np.zeros((90, 1, 8, 6), np.uint8), "too few different {k}: all 90 are equal; {d}"),
     ("two kinds", BYTES[[0, 1] * 45], "too few different {k}: of 90, 2 differ; {d}"),
@@ -513,6 +523,7 @@ SHORT = {
     "h": "[n, H, W], or rows of numbers [n, D]",
     "u": "[0, 1] or NaN",
     "f": FLOATS,
+    "e": "it holds no value: give some dozens of observations",
 }
 
 

@@ -346,3 +346,13 @@ def test_where_no_row_is_left_it_is_said_why(tmp_path: Path, held_out: str) -> N
             load(source, missing="drop", held_out=held_out, **settings)
     with pytest.raises(InputError, match="no row has all values"):
         load(written(tmp_path / "none.csv", rows()[:0]), held_out=held_out)
+
+
+def test_arrays_without_rows_are_refused(tmp_path: Path) -> None:
+    """To train on and to test on."""
+    for name, count in (("none", 0), ("some", 300)):
+        np.save(tmp_path / f"{name}.npy", rows(count))
+    with pytest.raises(InputError, match=r"^array of shape \[0, 2\]: .*none.npy; it holds no value"):
+        load(tmp_path / "none.npy")
+    with pytest.raises(InputError, match=r"^array of shape \[0, 2\]: .*none.npy; give one as .*some.npy, \[300, 2\]"):
+        load(tmp_path / "some.npy", test=str(tmp_path / "none.npy"), held_out="hash")

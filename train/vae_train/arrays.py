@@ -3,6 +3,7 @@
 An .npz may hold the classes `y` of its observations `x`.
 """
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def observation_of(found: Shape, data: DataConfig) -> Observation:
     if data.image_size or data.channels:
         raise ArgumentError("an array's observations are not resized", name, "leave out --image-size and --channels")
     what = f"array of shape {list(found)}"
+    if 0 in found:
+        raise InputError(what, name, "it holds no value: give some dozens of observations")
     if data.window is not None:
         if len(found) == 3 and found[2] == data.window:
             return series.observation(found[1], data.window, "gaussian")
@@ -80,7 +83,7 @@ def load(config: Config, warn: Callable[[str], None], say: Callable[[str], None]
     if kind.kind != IMAGE:
         name, read = array_files.read_array(config.data.dataset, "x")
         kept = None if other is None else array_files.read_array(other, "x")[1]
-        if kept is not None and kept.shape[1:] != read.shape[1:]:
+        if kept is not None and (kept.shape[1:] != read.shape[1:] or not len(kept)):
             raise InputError(f"array of shape {list(kept.shape)}", other, f"give one as {path}, {list(read.shape)}")
         vectors.check(read.dtype, name)
         columns = [f"column {i}" for i in range(kind.shape[0])]
@@ -197,7 +200,7 @@ def _labels_of_both(data: DataConfig, noun: str) -> NDArray[np.str_] | None:
 def _labels(path: Path, noun: str) -> NDArray[np.str_] | None:
     """The label of each observation, where an .npz has them. Raises InputError where they are not as many."""
     labelled = False
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and zipfile.is_zipfile(path):  # it may be an .npy by another name
         with np.load(path, allow_pickle=False) as archive:
             labelled = "y" in archive.files
     if not labelled:
