@@ -224,7 +224,7 @@ def test_the_command_trains_on_windows(command: Command, tmp_path: Path, monkeyp
     assert "windows begin every 4 rows, rows are 30 apart in time (column time)" in page
     trained = rows()[~blocks(600, 2 * WINDOW), 0]
     assert f"flow ({trained.mean():.4g} +- {trained.std():.4g})" in page
-    assert "a tenth of the rows, in blocks of 20 from all over" in page
+    assert "60 of 600 rows, in blocks of 20 from all over" in page
     assert "stride&#x27;" not in page
     np.save("x.npy", windows(rows(), list(range(0, 591, 2))))
     monkeypatch.setattr(report, "draw", lambda *given: None)  # that of the first has been looked at
@@ -356,3 +356,18 @@ def test_arrays_without_rows_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.npy")
     with pytest.raises(InputError, match=r"^array of shape \[0, 2\]: .*none.npy; give one as .*some.npy, \[300, 2\]"):
         load(tmp_path / "some.npy", test=str(tmp_path / "none.npy"), held_out="hash")
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "words"),
+    [
+        (300, {"window": 64, "held_out": "blocks"}, "100 of 300 rows, in blocks of 100 from all over"),
+        (600, {"held_out": "blocks"}, "60 of 600 rows, in blocks of 20 from all over"),
+        (600, {}, "the last 60 of 600 rows"),
+        (300, {"window": 64}, "the last 100 of 300 rows"),
+    ],
+)
+def test_a_run_says_which_rows_were_kept(tmp_path: Path, count: int, settings: dict[str, Any], words: str) -> None:
+    """How many, and in blocks of which length, also of a recording that is too short for a tenth of it."""
+    np.save(tmp_path / "x.npy", rows(count))
+    assert load(tmp_path / "x.npy", **settings)[0].preprocessing["split"] == words

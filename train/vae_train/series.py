@@ -93,7 +93,7 @@ def prepared(
     how = {
         "columns": [rows.written(column) for column in known],
         "windows": asdict(on_device),
-        "split": _how(window, last) if chosen is None else "given",
+        "split": _how(files, test, window, last) if chosen is None else "given",
         "overlap": max(1.0, window / stride),
     }
     labels = torch.zeros(len(kept), dtype=torch.int64)
@@ -154,17 +154,23 @@ def _columns(
     return [rows.column(channels[i], values[:, i], not flag) for i, flag in zip(alive, binary, strict=True)]
 
 
-def _how(window: int, last: bool) -> str:
-    """How rows were split, in words."""
+def _how(files: Mapping[str, Block], test: list[_Named], window: int, last: bool) -> str:
+    """How the rows of files were split, in words."""
+    kept, total = (sum(len(file.rows) for file in some) for some in ((file for _, file in test), files.values()))
     if last:
-        return "the last tenth of the rows"
-    return f"a tenth of the rows, in blocks of {_BLOCK * window} from all over"
+        return f"the last {kept:,} of {total:,} rows"
+    return f"{kept:,} of {total:,} rows, in blocks of {_least(total, window)} from all over"
+
+
+def _least(total: int, window: int) -> int:
+    """How many rows are kept at least of so many, and how many a block of them has."""
+    return min(_BLOCK * window, total // 3)
 
 
 def _split(files: Mapping[str, Block], window: int, last: bool) -> tuple[list[_Named], list[_Named]]:
     """What is trained on, and a tenth of all rows, but two windows at least where there are so many."""
     total = sum(len(file.rows) for file in files.values())
-    least = min(_BLOCK * window, total // 3)
+    least = _least(total, window)
     kept = np.arange(total) >= total - max(round(TEST_SHARE * total), least) if last else blocks(total, least)
     train, test, before = [], [], 0
     for name, file in files.items():
