@@ -111,6 +111,17 @@ def test_a_recorder_is_given_settings_epochs_and_figures_in_their_order(tmp_path
     np.testing.assert_array_equal(shown["latents"], np.asarray(Image.open(run / "latents.png")))
 
 
+@pytest.mark.filterwarnings("ignore::vae_train.TrainingWarning")
+def test_a_figure_of_one_observation_has_no_standard_error(tmp_path: Path) -> None:
+    """A recorder is given numbers alone: what is none is left out, and the others stay."""
+    x, notebook = np.random.default_rng(0).random((50, 8, 8)), Notebook()
+    settings = {"hidden": 8, "latent_dim": 2, "epochs": 1, "device": "cpu", "threads": 1}
+    vae_train.fit(x[:49], x[49:], out=tmp_path / "run", recorder=notebook, progress=False, **settings)
+    figures = notebook.told[-2][1]
+    assert figures.keys() == {"elbo", "reconstruction", "kl"}
+    assert all(isinstance(figure, float) for figure in figures.values())
+
+
 def test_a_training_that_goes_on_says_which_epochs_are_done(tmp_path: Path) -> None:
     """One that is stopped closes its recorders without finishing them; the resumed one begins with the past."""
     run, first, second = tmp_path / "run", Notebook(), Notebook()

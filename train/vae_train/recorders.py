@@ -42,7 +42,8 @@ class Recorder(Protocol):
         """
 
     def finish(self, figures: Mapping[str, float], pictures: Pictures) -> None:
-        """The training is finished: test figures in nats, each with its `..._standard_error`, and the run's pictures.
+        """The training is finished: test figures in nats, with the `..._standard_error` that each of several
+        observations has, and the run's pictures.
 
         pictures: those that epochs do not have: `latents`, the map of the test means, and what the report shows.
         """
@@ -76,7 +77,8 @@ class Recording:
             return
         measured = json.loads((run / run_folder.EVALUATION).read_bytes())["figures"]
         figures = {name: figure["mean"] for name, figure in measured.items()}
-        figures |= {f"{name}_standard_error": figure["standard_error"] for name, figure in measured.items()}
+        errors = {f"{name}_standard_error": figure["standard_error"] for name, figure in measured.items()}
+        figures |= {name: error for name, error in errors.items() if error is not None}  # of one observation alone
         found = {path.stem: _read(path) for path in sorted(run.glob("*.png")) if path.stem not in self._shown}
         self._each(lambda recorder: recorder.finish(figures, found))
 
