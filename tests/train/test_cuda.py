@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import vae_train
 from vae_train import bounds, networks, objectives, pixels, provenance, run_folder, train
 from vae_train.config import PRESETS, Config, Place
 
@@ -69,3 +70,12 @@ def test_figures_are_those_of_the_cpu() -> None:
 def test_the_gpu_is_named() -> None:
     """A run says which card made it."""
     assert provenance.of("", torch.device("cuda"))["gpu"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.filterwarnings("ignore::vae_train.TrainingWarning")
+def test_fit_leaves_the_random_numbers_of_a_gpu_as_they_were() -> None:
+    """Those after a training are the ones that would have come without it."""
+    torch.cuda.init()
+    state, settings = torch.cuda.get_rng_state(), {"hidden": 8, "latent_dim": 2, "epochs": 1, "device": "cuda"}
+    vae_train.fit(torch.rand(100, 8, 8), progress=False, **settings)
+    assert torch.equal(torch.cuda.get_rng_state(), state)

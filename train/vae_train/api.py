@@ -384,8 +384,9 @@ def _call(dataset: str, settings: dict[str, Any]) -> str:
 def _as_before() -> Iterator[None]:
     """Leave PyTorch's number of threads and its random numbers as they were."""
     threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # a seed is that of all
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices):
             yield
     finally:
         torch.set_num_threads(threads)
