@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_runtime.array_files import reading
+from vae_runtime.array_files import header, reading
 from vae_runtime.draws import Floats
 from vae_runtime.errors import ArgumentError, InputError
 from vae_runtime.observation import IMAGE, VECTOR
@@ -112,6 +113,7 @@ def _of_files(vae: VAE, files: Iterable[tuple[str, bytes]], limits: Limits) -> S
     for name, content in files:
         try:
             content = _unpacked(content, limits)
+            _refuse_short(content)
             pixels += _pixels(content) if vae.observation.kind == IMAGE else 0
             if pixels > limits.pixels:
                 raise InputError("pictures too large", name, f"send {limits.pixels:,} pixels at most")
@@ -171,6 +173,14 @@ def _refuse_many(vae: VAE, count: int, limits: Limits) -> None:
     if count > (at_most := most(vae, limits)):
         noun = vae.observation.noun
         raise InputError(f"too many {noun}s", f"{count:,}", f"send at most {at_most} at a time")
+
+
+def _refuse_short(content: bytes) -> None:
+    """Raise InputError where an array's header claims more than was sent, which would take memory before it is read."""
+    with reading("bytes", "save it again, with numpy.save"):
+        array = header(io.BytesIO(content))
+        if array is not None and math.prod(array.shape) * array.dtype.itemsize > len(content):
+            raise ValueError(f"it ends before its {array.shape[0]} rows do")
 
 
 def _pixels(content: bytes) -> int:

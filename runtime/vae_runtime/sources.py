@@ -272,17 +272,22 @@ class Observations:
         blocks: its rows without those to be left out; None for all, the values of which are not looked at.
         """
         count = file.rows or 0
-        kept = np.ones(count, np.bool_) if blocks is None else np.zeros(count, np.bool_)
+        if blocks is None:
+            if not cut:
+                return file
+            starts = self._starts(file, _numbered(count))
+            return replace(file, rows=len(starts), starts=starts)
+        kept = np.zeros(count, np.bool_)
 
         def seen() -> Iterator[Block]:
-            for block in blocks or [Block(np.arange(count), np.empty((count, 0)))]:
+            for block in blocks:
                 kept[block.rows] = True
                 yield block
 
         if cut:
             starts = self._starts(file, seen())
             file = replace(file, rows=len(starts), starts=starts)
-        elif blocks is not None:
+        else:
             collections.deque(seen(), maxlen=0)
             file = replace(file, rows=int(kept.sum()))
         if not kept.any():
@@ -337,6 +342,13 @@ class _File:
     starts: NDArray[np.int64] | None = None
     shape: tuple[int, ...] = ()
     kept: NDArray[np.bool_] | None = None
+
+
+def _numbered(count: int) -> Iterator[Block]:
+    """The numbers of so many rows, without their values."""
+    for start in range(0, count, _AT_ONCE):
+        numbers = np.arange(start, min(start + _AT_ONCE, count))
+        yield Block(numbers, np.empty((len(numbers), 0)))
 
 
 def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:

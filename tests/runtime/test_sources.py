@@ -19,7 +19,7 @@ from PIL import Image
 
 from support.sources import images_in, load
 from vae_runtime import InputError, sources
-from vae_runtime.observation import Shape
+from vae_runtime.observation import VECTOR, Observation, Shape
 
 GREY: Shape = (1, 28, 28)
 COLOUR: Shape = (3, 8, 10)
@@ -707,3 +707,16 @@ def test_a_folder_holds_pictures_only(tmp_path: Path):
     (tmp_path / "deeper").mkdir()
     assert load([tmp_path], GREY).names == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
     assert {".png", ".jpg"} <= sources.SUFFIXES
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["npy", "gz"])
+def test_rows_that_a_header_only_claims_take_no_memory(tmp_path: Path, compress: Callable[[bytes], bytes], peak_memory):
+    """An .npy of 32 rows that claims 10^8 is refused once these are read, and nothing is held for each of the rest."""
+    path = tmp_path / "x.npy"
+    path.write_bytes(compress(header((10**8, 4)) + bytes(128)))
+
+    def read() -> None:
+        with pytest.raises(InputError, match="it ends before its 100000000 rows do"):
+            list(sources.Observations([path], Observation(VECTOR, (4,), None)).batches(8))
+
+    assert peak_memory(read) < 1_000_000

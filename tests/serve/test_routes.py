@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,28 @@ def test_rows_by_column_are_those_of_a_table(forge: Forge):
     lacking = client.post("/score", json=[{"flow": 17.5}])
     words = "no column heat: row; it has flow, and the model takes heat, flow"
     assert (lacking.status_code, lacking.get_json()["error"]) == (400, words)
+
+
+@pytest.mark.parametrize("kind", ["npy", "idx"])
+@pytest.mark.parametrize(("shape", "claimed"), [((4,), (4,)), ((1, 4), (1, 4)), ((1, 4), (1,))])
+def test_a_header_that_claims_more_than_was_sent_takes_no_memory(
+    forge: Forge, peak_memory, shape: tuple[int, ...], claimed: tuple[int, ...], kind: str
+):
+    """Rows, windows and series of 100 million rows in 128 bytes are refused in a line, and nothing is made for them."""
+    client = app(VAE.load(bundles.linear(forge, "gaussian", shape), threads=1)).test_client()
+    sizes = (10**8, *claimed)
+    if kind == "idx":
+        head = struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes)
+    else:
+        file = io.BytesIO()
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": sizes})
+        head = file.getvalue()
+    answers = []
+    assert peak_memory(lambda: answers.append(client.post("/score", data=head + bytes(128)))) < 20_000_000
+    assert (answers[0].status_code, answers[0].get_json()["error"]) == (
+        400,
+        "file cannot be read (it ends before its 100000000 rows do): request; save it again, with numpy.save",
+    )
 
 
 @pytest.mark.parametrize(
