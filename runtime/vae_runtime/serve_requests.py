@@ -122,11 +122,16 @@ def _of_files(vae: VAE, files: Iterable[tuple[str, bytes]], limits: Limits) -> S
             _refuse_many(vae, count, limits)
             sent.parts += found.batches(limits.observations)
         except InputError as error:  # which calls bytes so
-            raise InputError(error.what, re.sub(r"^bytes\b", name, error.which), error.todo) from None
-        sent.names += [re.sub(r"^bytes\b", name, each) for each in found.names()]
+            raise InputError(error.what, _named(error.which, name), error.todo) from None
+        sent.names += [_named(each, name) for each in found.names()]
         said = [*found.notes, *(f"bytes fitted {change}" for change in found.fitted.values())]
-        sent.notes += [re.sub(r"^bytes\b", name, each) for each in said]
+        sent.notes += [_named(each, name) for each in said]
     return sent
+
+
+def _named(text: str, name: str) -> str:
+    """What is said of a file that was read as bytes, by the name that the client gave it."""
+    return re.sub(r"^bytes\b", lambda _: name, text)
 
 
 def _of_json(vae: VAE, values: Any, limits: Limits) -> Sent:
@@ -159,7 +164,10 @@ def _table(rows: list[dict[str, Any]]) -> bytes:
     columns = csv.DictWriter(written, list(rows[0]), extrasaction="ignore")
     columns.writeheader()
     columns.writerows(rows)
-    return written.getvalue().encode()
+    try:
+        return written.getvalue().encode()
+    except UnicodeEncodeError:  # JSON can write half a character
+        raise InputError("text that is no Unicode", "row", "send whole characters, no lone surrogates") from None
 
 
 def _numbers(values: Any, name: str) -> NDArray[np.float64]:

@@ -108,6 +108,18 @@ def test_files_of_a_form_are_scored_by_their_names(client: FlaskClient, examples
         assert figures(score) == figures(alone)
 
 
+@pytest.mark.parametrize("name", ["a\\1.png", "\\d.png", "a\\nb.png", "\\g<0>.png"])
+def test_a_file_is_called_by_its_name_whatever_that_is(client: FlaskClient, examples: Path, name: str):
+    """Backslashes in a file's name, as of a path in Windows, stand in its score, in notes and in what is refused."""
+    two, quoted = (examples / "digits" / "two.png").read_bytes(), name.replace("\\", "\\\\")  # as curl writes it
+    answer = client.post("/score?samples=1", data={"file": (io.BytesIO(two), quoted)}).get_json()
+    assert [score["name"] for score in answer["scores"]] == [name]
+    assert f"{name} fitted from 112x112 L to 28x28 L" in answer["notes"]
+    refused = client.post("/score", data={"file": (io.BytesIO(b"%!PS"), quoted)})
+    assert refused.status_code == 400
+    assert refused.get_json()["error"].startswith(f"not an image or array: {name}; ")
+
+
 def test_all_images_of_an_array_are_scored(client: FlaskClient, command, tmp_path: Path):
     """Three images get three scores, in their order; each is the one that it gets alone; gzipped they are the same."""
     (tmp_path / "three.npy").write_bytes(array(3))
@@ -175,6 +187,9 @@ def test_rows_by_column_are_those_of_a_table(forge: Forge):
     by_name = client.post("/score", json=[{"flow": 17.5, "heat": 21, "more": "x"}]).get_json()["scores"]
     in_order = client.post("/score", json=[[21, 17.5]]).get_json()["scores"]
     assert figures(table[0]) == figures(by_name[0]) == figures(in_order[0])
+    half = client.post("/score", data=b'[{"heat": 21, "flow": 1, "\\ud800": 1}]')
+    words = "text that is no Unicode: row; send whole characters, no lone surrogates"
+    assert (half.status_code, half.get_json()["error"]) == (400, words)
     lacking = client.post("/score", json=[{"flow": 17.5}])
     words = "no column heat: row; it has flow, and the model takes heat, flow"
     assert (lacking.status_code, lacking.get_json()["error"]) == (400, words)
