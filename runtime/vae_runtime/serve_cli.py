@@ -1,10 +1,17 @@
 """The verb `vae-infer serve`: a page and JSON routes of one model, on this machine or in its network."""
 
+import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from vae_runtime import extras, terminal
+from vae_runtime.command import Terminated
+
+if TYPE_CHECKING:
+    from waitress.server import BaseWSGIServer
 
 _OWN = ("127.0.0.1", "localhost", "::1")
 
@@ -36,4 +43,18 @@ def serve(options: terminal.Options, host: str, port: int, calibration: Path | N
     if host not in _OWN:
         terminal.note("whoever reaches this machine by network may use it; there is no password and no encryption")
     click.echo(f"serving {' and '.join(addresses)}, Ctrl-C ends it")
-    server.run()
+    _run(server)
+
+
+def _run(server: "BaseWSGIServer") -> NoReturn:
+    """Serve until a signal ends it, which is raised again: waitress takes Terminated for an error of one connection."""
+    heard: list[int] = []
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        heard.append(number)
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, terminate)
+    with suppress(SystemExit, KeyboardInterrupt):  # of a second signal, while requests come to their ends
+        server.run()
+    raise Terminated if heard else KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import socket
 import urllib.error
 import urllib.request
@@ -9,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from waitress.server import BaseWSGIServer
+from waitress.trigger import trigger
 
 from support.programs import Start
+from vae_runtime import serve
 from vae_runtime.cli import main
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+INTERRUPTED = "vae-infer: interrupted: run it again when it suits\n"
 
 
 def ask(address: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
@@ -64,13 +69,33 @@ def test_a_name_that_only_leads_to_this_machine_is_not_answered(service: str):
 
 
 def test_ctrl_c_ends_the_service(start: Start):
-    """The service prints where it is, and after Ctrl-C ends with exit code 0 and no word of it."""
+    """The service prints where it is, and after Ctrl-C ends with exit code 130 and one line, as the other verbs do."""
     service = start("--port", 0)
     address = service.process.stdout.readline().decode().split()[1].rstrip(",")
     assert ask(f"{address}/health")[0] == 200
-    assert service.interrupt() == (0, "", "")
+    assert service.interrupt() == (130, "", INTERRUPTED)
     with pytest.raises(urllib.error.URLError):
         ask(f"{address}/health")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_comes_amid_a_connection_ends_the_service(
+    command, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, number: signal.Signals, code: int
+):
+    """Waitress drops what is raised while it reads from a connection: the first signal counts all the same."""
+    numbers, servers, create = [number, signal.SIGINT], [], serve.create_server
+
+    def create_with_work(*given: object, **named: object) -> BaseWSGIServer:
+        servers.append(create(*given, **named))
+        servers[0].pull_trigger()
+        return servers[0]
+
+    monkeypatch.setattr(serve, "create_server", create_with_work)
+    monkeypatch.setattr(trigger, "handle_read", lambda self: signal.raise_signal(numbers.pop(0)))
+    monkeypatch.setattr(trigger, "handle_error", lambda self: signal.raise_signal(numbers.pop(0)))  # where it is lost
+    done = command(main, "--bundle", tiny_bundle, "serve", "--port", 0)
+    servers[0].close()
+    assert (done.code, numbers) == (code, [signal.SIGINT])
 
 
 def test_on_other_addresses_it_says_who_may_come(start: Start, tiny_bundle: Path):
@@ -83,10 +108,8 @@ def test_on_other_addresses_it_says_who_may_come(start: Start, tiny_bundle: Path
     assert json.loads(ask(f"{address}/model")[1])["detector"] is None
     assert ask(f"{address}/health", headers={"Host": "pi.local"})[0] == 200
     code, _, err = service.interrupt()
-    assert (code, err) == (
-        0,
-        "vae-infer: note: whoever reaches this machine by network may use it; there is no password and no encryption\n",
-    )
+    note = "whoever reaches this machine by network may use it; there is no password and no encryption"
+    assert (code, err) == (130, f"vae-infer: note: {note}\n{INTERRUPTED}")
 
 
 @pytest.mark.parametrize(
