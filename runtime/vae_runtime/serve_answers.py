@@ -35,8 +35,7 @@ def shown(vae: VAE, x: NDArray[Any]) -> list[Any]:
     if vae.observation.kind != IMAGE:
         values: list[Any] = x.tolist()
         return values
-    pictures = x if x.shape[1] in (1, 3) else x.mean(axis=1, keepdims=True)
-    return ["data:image/png;base64," + base64.b64encode(png(each, scale=1)).decode() for each in levels(pictures)]
+    return ["data:image/png;base64," + base64.b64encode(png(each, scale=1)).decode() for each in levels(x)]
 
 
 def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: int, show: bool, until: Deadline) -> JSON:

@@ -3,7 +3,7 @@
 import collections
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -436,7 +436,7 @@ def columns_of(table: Table, known: Sequence[Column], count: int) -> list[str | 
     A column of 0 and 1 that is made of another is taken as it is where the table has it, as in what `sample` writes.
     Raises InputError, naming it, for one that is missing, or where there are more or fewer than `count`.
     """
-    names = list(table.layout.names)
+    names = dict.fromkeys(table.layout.names)  # quick to look into, however many
     found = [_column_of(column, names) for column in known]
     if known and None not in found:
         return [column for column in found if column is not None]
@@ -452,7 +452,7 @@ def columns_of(table: Table, known: Sequence[Column], count: int) -> list[str | 
     return [*names]
 
 
-def _column_of(column: Column, names: list[str]) -> str | Indicator | None:
+def _column_of(column: Column, names: Collection[str]) -> str | Indicator | None:
     if column.name in names:
         return column.name
     made = column.of in names and column.value is not None

@@ -332,23 +332,24 @@ def test_a_report_that_is_interrupted_is_drawn_by_resume(
     assert (run / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_amid_the_last_measurement_is_heeded(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """SIGTERM after the last step, before the figures: the state is saved, and --resume goes on to them."""
+    """After the last step, before the figures: the state is saved, and --resume goes on to them."""
     monkeypatch.setattr(results.report, "draw", lambda *given: None)
     words = [*DIGITS.split(), "--hidden", 8, "--epochs", 2]
     real = metrics.measure
 
     def measure(*given: Any) -> Any:
         if given[0].progress.epoch == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return real(*given)
 
     with monkeypatch.context() as patched:
         patched.setattr(metrics, "measure", measure)
         result = command(main, *words, "--out", tmp_path / "run")
-    assert result.code == 143, result.err
+    assert result.code == 128 + number, result.err
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert command(main, "--resume", tmp_path / "run", "--device", "cpu").code == 0
     assert command(main, *words, "--out", tmp_path / "whole").code == 0

@@ -1,7 +1,8 @@
-"""SIGINT and SIGTERM, kept until a training has finished its step and saved it."""
+"""SIGINT, SIGTERM and SIGHUP, kept until a training has finished its step and saved it."""
 
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,15 +40,18 @@ def told(folder: Path, options: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of stopping; a second one stops at once.
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of stopping; a second one stops at once.
 
-    Only the main thread receives signals: elsewhere the list stays empty.
+    A SIGHUP that is ignored, as by nohup, stays so. Only the main thread receives signals: elsewhere the list stays
+    empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if sys.platform != "win32" and (handler := signal.getsignal(signal.SIGHUP)) != signal.SIG_IGN:
+        before[signal.SIGHUP] = handler
 
     def keep(number: int, frame: FrameType | None) -> None:
         received.append(number)
