@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -40,9 +41,7 @@ def run(command: click.Command, prog: str) -> None:
         if getattr(sys, name) is None:  # it was closed, as in some services
             stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115, open to the end
             setattr(sys, name, stream)
-    signal.signal(signal.SIGTERM, _terminate)
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup ignores
-        signal.signal(signal.SIGHUP, _terminate)
+    when_ended(_terminate)
     click.Context.formatter_class = _Help
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a block that the terminal's encoding lacks
@@ -54,6 +53,14 @@ def run(command: click.Command, prog: str) -> None:
             code = _fail(prog, f"cannot write: standard output ({error.strerror}); free some space", 5)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def when_ended(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have this called with what ends a command: SIGTERM, and SIGHUP where it is not ignored, as by nohup."""
+    signal.signal(signal.SIGTERM, handler)
+    hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        signal.signal(hangup, handler)
 
 
 def alone(main: Callable[[], None]) -> None:

@@ -1,6 +1,5 @@
 """The verb `vae-infer serve`: a page and JSON routes of one model, on this machine or in its network."""
 
-import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from vae_runtime import extras, terminal
-from vae_runtime.command import Terminated
+from vae_runtime.command import Terminated, when_ended
 
 if TYPE_CHECKING:
     from waitress.server import BaseWSGIServer
@@ -54,7 +53,7 @@ def _run(server: "BaseWSGIServer") -> NoReturn:
         heard.append(number)
         raise SystemExit
 
-    signal.signal(signal.SIGTERM, terminate)
+    when_ended(terminate)
     with suppress(SystemExit, KeyboardInterrupt):  # of a second signal, while requests come to their ends
         server.run()
-    raise Terminated if heard else KeyboardInterrupt
+    raise Terminated(heard[0]) if heard else KeyboardInterrupt
