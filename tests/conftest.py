@@ -31,6 +31,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Hear SIGHUP where nohup has it ignored, as the processes would that a test starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextmanager
 def threads_as_before() -> Iterator[None]:
     """Commands set PyTorch's number of threads for the whole process; on it depend the last bits of its results."""

@@ -19,6 +19,7 @@ import pytest
 from vae_export import publish
 from vae_export.cli import main
 from vae_runtime.bundle import read
+from vae_runtime.errors import ArgumentError
 
 Files = dict[str, bytes]
 
@@ -79,8 +80,15 @@ def test_a_bundle_may_go_into_an_empty_folder(tmp_path: Path) -> None:
     """An empty folder, a bundle or nothing at all are fine targets."""
     publish.check_target(tmp_path)
     publish.check_target(tmp_path / "absent")
-    (tmp_path / "encoder.onnx").touch()
+    (tmp_path / "manifest.json").write_text('{"contract": {}, "files": {}}')
     publish.check_target(tmp_path)
+
+
+def test_graphs_of_ones_own_are_not_replaced(tmp_path: Path) -> None:
+    """Without a manifest a folder is no bundle, though its files are called as one's are."""
+    (tmp_path / "encoder.onnx").touch()
+    with pytest.raises(ArgumentError, match="output exists and is not a bundle"):
+        publish.check_target(tmp_path)
 
 
 def test_a_signal_amid_two_renames_keeps_the_old_bundle(

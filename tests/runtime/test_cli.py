@@ -598,6 +598,7 @@ def test_standard_streams_that_are_closed_are_empty(folder: Path, tiny_bundle: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGHUP")
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize(
     ("shell", "sent", "code"),
     [

@@ -78,6 +78,7 @@ def test_ctrl_c_ends_the_service(start: Start):
         ask(f"{address}/health")
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_that_comes_amid_a_connection_ends_the_service(
     command, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, number: signal.Signals, code: int

@@ -332,6 +332,7 @@ def test_a_report_that_is_interrupted_is_drawn_by_resume(
     assert (run / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_amid_the_last_measurement_is_heeded(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
