@@ -150,7 +150,7 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
     @served.post("/interpolate")
     @computed("steps")
     def interpolate(until: Deadline) -> JSON:
-        steps = integer(request, "steps", 9, 2, min(most, _MOST_STEPS))
+        steps = integer(request, "steps", min(9, most), 2, min(most, _MOST_STEPS))
         sent = serve_requests.observations(vae, request, limits)
         if len(sent.x) != 2:
             raise InputError(f"not two {vae.observation.noun}s", len(sent.x), "send the two ends of the way")

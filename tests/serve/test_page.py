@@ -17,6 +17,8 @@ from support import bundles
 from support.bundles import Forge
 from support.programs import Program, Start
 from vae_runtime import VAE, Detector, latents
+from vae_runtime.manifest import Named
+from vae_runtime.observation import Observation
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -296,6 +298,34 @@ def luminance(page: Opened, selector: str, of: str) -> float:
     levels = np.array([float(part) for part in words[words.index("(") + 1 : -1].split(",")[:3]]) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def faults(page: Opened) -> list[str]:
+    """What the sections of the page say of requests that were refused."""
+    return [text for text in page.page.locator(".fault").all_inner_texts() if text]
+
+
+def test_samples_of_binary_columns_can_be_sent_again(
+    opened, start: Start, forge: Forge, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a model some of whose columns are 0 or 1, samples are the ends of the way, and one is scored."""
+    mixed = Named("mixed", {"binary": [True, False, True, False], "logsigma": [0.0] * 4})
+    monkeypatch.setitem(bundles.LIKELIHOODS, "mixed", mixed)
+    monkeypatch.setattr(bundles, "Observation", lambda kind, shape, _: Observation(kind, shape, None))
+    page = opened(address_of(start("--port", 0, before=("--bundle", bundles.linear(forge, "mixed", (4,))))))
+    page.page.locator("#row-sample").click()
+    page.settle()
+    assert faults(page) == []
+    assert page.page.locator("#way-shown").locator("table").count() == 1
+
+
+def test_large_images_are_asked_for_as_many_at_a_time_as_may_be(opened, start: Start, forge: Forge):
+    """Where an answer holds ten images of 640x640 pixels, the page shows ten samples and ten steps of the way."""
+    page = opened(address_of(start("--port", 0, before=("--bundle", bundles.linear(forge, "gaussian", (1, 640, 640))))))
+    page.settle()
+    assert faults(page) == []
+    assert page.page.locator("#samples-tiles img").count() == 4_194_304 // 640**2 == 10
+    assert page.page.locator("#way-at").get_attribute("max") == "9"
 
 
 @pytest.mark.parametrize("kind", ["image", "vector", "series"])

@@ -17,12 +17,18 @@ const model = await ask("model").catch((error) => {
   $("about").textContent = `${error.message} Load this page again.`;
   throw error;
 });
-const { kind, shape } = model.observation;
-const AT_ONCE = kind === "series" ? 6 : 16; // samples
+const { kind, shape, range } = model.observation;
+const AT_ONCE = Math.min(kind === "series" ? 6 : 16, model.limits.observations); // samples
 document.body.dataset.kind = kind;
 const several = `${model.noun}s`;
 const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
-const samples = async (n, seed = randomSeed()) => (await ask(`sample?n=${n}&seed=${seed}&mean=1&format=json`)).observations;
+const within = (x) => (Array.isArray(x) ? x.map(within) : Math.min(range[1], Math.max(range[0], x)));
+// samples are sent again, to be scored or encoded: means of rows and series may be no observation, as 0.5 of 0 and 1
+const MEAN = Number(kind === "image");
+const samples = async (n, seed = randomSeed()) => {
+  const { observations } = await ask(`sample?n=${n}&seed=${seed}&mean=${MEAN}&format=json`);
+  return kind === "image" || !range ? observations : within(observations);
+};
 const one = async () => (await samples(1))[0];
 let drawing = null; // the pad
 let takeApart = () => {}; // shows the latents of an observation
@@ -207,6 +213,7 @@ function theWay() {
   const ends = {};
   let steps = [];
   const at = $("way-at");
+  at.max = Math.min(at.max, model.limits.observations - 1);
   const place = () => steps.length && $("way-shown").replaceChildren(show(model, steps[at.value], `Step ${Number(at.value) + 1} of ${steps.length} on the way`));
   const go = latest(said(section, async () => {
     const { observations } = await ask(`interpolate?steps=${Number(at.max) + 1}`, [ends.a, ends.b]);
