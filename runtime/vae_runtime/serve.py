@@ -12,11 +12,12 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 
+import numpy as np
 from flask import Flask, Response, request
 from waitress import create_server
 from waitress.server import BaseWSGIServer
@@ -24,7 +25,8 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from vae_runtime import latents, serve_requests
 from vae_runtime.detector import Detector
-from vae_runtime.errors import ArgumentError, InputError, VaeError, printable
+from vae_runtime.draws import Floats
+from vae_runtime.errors import ArgumentError, InputError, ResourceError, VaeError, printable
 from vae_runtime.observation import IMAGE
 from vae_runtime.outputs import grid, png
 from vae_runtime.serve_answers import JSON, model, scored, shown
@@ -46,6 +48,7 @@ _HEADERS = {
 }
 _MOST_STEPS = 64
 _LONGEST = 2000  # characters of a refusal
+_MEMORY = 5  # seconds after which there may be more of it
 _CONNECTIONS = 256
 _SILENT = 30  # seconds after which a connection is closed that says nothing
 
@@ -139,13 +142,15 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
     @computed()
     def encode(until: Deadline) -> JSON:
         sent = serve_requests.observations(vae, request, limits)
-        each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in vae.encode(sent.x)), strict=True)
+        parts = map(np.concatenate, zip(*map(vae.encode, until.within(_batches(vae, sent.x))), strict=True))
+        each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in parts), strict=True)
         return {"latents": [dict(zip(("name", "mu", "logsigma"), row, strict=True)) for row in each]}
 
     @served.post("/decode")
     @computed()
     def decode(until: Deadline) -> JSON:
-        return {"observations": shown(vae, vae.decode(serve_requests.latents(vae, request, limits)))}
+        z = serve_requests.latents(vae, request, limits)
+        return {"observations": [x for each in until.within(_batches(vae, z)) for x in shown(vae, vae.decode(each))]}
 
     @served.post("/interpolate")
     @computed("steps")
@@ -154,7 +159,13 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
         sent = serve_requests.observations(vae, request, limits)
         if len(sent.x) != 2:
             raise InputError(f"not two {vae.observation.noun}s", len(sent.x), "send the two ends of the way")
+        until.check()
         return {"observations": shown(vae, latents.interpolate(vae, sent.x[0], sent.x[1], steps))}
+
+
+def _batches(vae: VAE, rows: Floats) -> Iterator[Floats]:
+    """Rows in as many as are run at a time, so that between them a request that takes too long is ended."""
+    return (rows[i : i + vae.rows] for i in range(0, len(rows), vae.rows))
 
 
 def _add_refusals(served: Flask, limits: Limits) -> None:
@@ -170,11 +181,13 @@ def _add_refusals(served: Flask, limits: Limits) -> None:
     def refuse(error: VaeError) -> Response:
         if isinstance(error, Refused):
             return _refusal(str(error), error.status, error.after)
+        if isinstance(error, ResourceError):  # of memory: nothing is written here
+            return _refusal(str(error), 503, _MEMORY)
         return _refusal(str(error), 400 if isinstance(error, ArgumentError | InputError) else 500)
 
     @served.errorhandler(MemoryError)
     def refuse_more(error: MemoryError) -> Response:
-        return _refusal("out of memory: this machine has too little; send less at a time", 503, 5)
+        return _refusal("out of memory: this machine has too little; send less at a time", 503, _MEMORY)
 
     @served.errorhandler(SecurityError)  # of a name that is not in TRUSTED_HOSTS
     def refuse_other_names(error: SecurityError) -> Response:
@@ -216,8 +229,9 @@ def listen(
     service = app(vae, detector, limits)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
+        both = family == socket.AF_INET6 and ipaddress.ip_address(host).is_unspecified and socket.has_dualstack_ipv6()
+        listener = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
+    except (OSError, OverflowError, ValueError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[0]
         raise ArgumentError(f"cannot listen ({reason})", f"{host}:{port}", "choose another port or host") from None
     bound, port = listener.getsockname()[:2]

@@ -168,10 +168,11 @@ def _ranges(vae: VAE) -> list[Range]:
     x = np.moveaxis(clip(vae.sample(_LOOKED_AT)), 1, -1).reshape(-1, vae.observation.shape[0])  # [many, columns]
     low, usual, high = np.percentile(x, [0.5, 50, 99.5], axis=0, method="inverted_cdf")  # values that there are
     whole = (x == np.rint(x)).all(axis=0)
-    ends = [(a, b) if int_ else (a - (b - a) / 4, b + (b - a) / 4) for a, b, int_ in zip(low, high, whole, strict=True)]
+    beyond = np.where(whole, 0, (high - low) / 4)
+    ends = zip(clip(low - beyond), clip(high + beyond), strict=True)
     return [
-        Range(name, _short(mid), *map(_short, clip(np.array(far)).tolist()), bool(int_))
-        for name, mid, far, int_ in zip(vae.names, usual, ends, whole, strict=True)
+        Range(name, _short(mid), _short(a), _short(b), bool(int_))
+        for name, mid, (a, b), int_ in zip(vae.names, usual, ends, whole, strict=True)
     ]
 
 

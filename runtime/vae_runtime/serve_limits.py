@@ -58,10 +58,14 @@ class Deadline:
     def within(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches, as long as there is time. Raises Refused where there is none left."""
         for batch in batches:
-            if time.monotonic() > self._latest:
-                todo = "send less at a time, or ask for fewer draws"
-                raise Refused("request takes too long", f"over {self._seconds:g} seconds", todo, 503, 0)
+            self.check()
             yield batch
+
+    def check(self) -> None:
+        """Raise Refused where there is no time left."""
+        if time.monotonic() > self._latest:
+            todo = "send less at a time, or ask for fewer draws"
+            raise Refused("request takes too long", f"over {self._seconds:g} seconds", todo, 503, 0)
 
 
 @dataclass(eq=False)
@@ -76,7 +80,8 @@ class Gate:
     """Lets requests in: not too many of one client, only as many at a time as compute side by side, and in fair turns.
 
     Clients that wait take turns, each with its oldest request. Where the places to wait are all taken, a client with
-    few requests there gets that of the one with most: whoever sends many at a time keeps nobody else out.
+    few requests there gets that of the one with most. Whoever sends many at a time may compute on all cores as long as
+    a request may, and has no turn before the others after that.
     """
 
     def __init__(self, limits: Limits) -> None:

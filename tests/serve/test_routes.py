@@ -16,6 +16,7 @@ from support import bundles
 from support.bundles import Forge
 from vae_runtime import VAE, Detector, latents, maps
 from vae_runtime.cli import main
+from vae_runtime.errors import ResourceError
 from vae_runtime.serve import app
 from vae_runtime.serve_limits import Limits
 
@@ -315,6 +316,44 @@ def test_a_request_that_takes_too_long_is_ended(tiny_bundle: Path):
         late = client.post("/score?samples=1000", data=array(8))
         assert late.status_code == 503 and "Retry-After" not in late.headers  # it would take as long again
         assert "request takes too long: over 0 seconds; send less at a time" in late.get_json()["error"]
+
+
+def test_every_route_that_computes_has_a_limit(tiny_bundle: Path):
+    """Where no time is left, none of them begins."""
+    vae = VAE.load(tiny_bundle, threads=1)
+    client, one = app(vae, limits=Limits(seconds=-1)).test_client(), vae.sample(1)[0].tolist()
+    z = {"z": [[0.0] * vae.latent_dim]}
+    assert client.get("/sample").status_code == 503
+    for route, body in (("score", [one]), ("encode", [one]), ("decode", z), ("interpolate", [one, one])):
+        assert client.post(f"/{route}", json=body).status_code == 503, route
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ResourceError("out of memory", "running decoder.onnx", "free some")])
+def test_without_memory_it_says_when_to_come_again(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """What NumPy raises, and what the runtime does: 503 with Retry-After, since others may give theirs back."""
+
+    def full(*given: object) -> None:
+        raise error
+
+    vae = VAE.load(tiny_bundle, threads=1)
+    monkeypatch.setattr(VAE, "decode", full)
+    answer = app(vae).test_client().post("/decode", json={"z": [[0.0] * vae.latent_dim]})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.get_json()["error"].startswith("out of memory: ")
+
+
+def test_encodings_and_latents_of_many_are_those_of_each(tiny_bundle: Path):
+    """They are computed in parts, and come back whole and in order."""
+    vae = VAE.load(tiny_bundle, threads=1, memory=1)  # one at a time
+    client, x = app(vae).test_client(), np.load(io.BytesIO(array(20)))[:, None]
+    for got, part in zip(client.post("/encode", data=array(20)).get_json()["latents"], vae.encode(x)[0], strict=True):
+        assert got["mu"] == part.tolist()
+    z = vae.encode(x)[0]
+    shown = client.post("/decode", json={"z": z.tolist()}).get_json()["observations"]
+    for got, theta in zip(shown, vae.decode(z), strict=True):
+        np.testing.assert_array_equal(levels(got), np.rint(theta[0] * 255))
 
 
 def test_the_page_needs_nothing_from_elsewhere(client: FlaskClient):

@@ -99,6 +99,17 @@ def test_a_signal_that_comes_amid_a_connection_ends_the_service(
     assert (done.code, numbers) == (code, [signal.SIGINT])
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_all_addresses_of_both_families_are_answered(start: Start, tiny_bundle: Path):
+    """`--host ::` stands for IPv4 too: each address that it prints answers, and so does [::1]."""
+    service = start("--host", "::", "--port", 0, before=("--bundle", tiny_bundle))
+    printed = [word.rstrip(",") for word in service.process.stdout.readline().decode().split() if "http" in word]
+    port = printed[0].rpartition(":")[2]
+    for address in (*printed, f"http://[::1]:{port}"):
+        assert ask(f"{address}/health")[0] == 200
+    assert service.interrupt()[0] == 130
+
+
 def test_on_other_addresses_it_says_who_may_come(start: Start, tiny_bundle: Path):
     """With --host 0.0.0.0 it says in a line that the network reaches it, and by which address; without a calibration
     there are no verdicts."""
