@@ -438,6 +438,14 @@ def test_arrays_are_trained_on_by_several_processes(nursery: Nursery, tmp_path: 
     assert two.errs == ["", ""]
 
 
+def test_fit_is_refused_where_a_machine_does_not_have_the_run(nursery: Nursery, places: list[Path]) -> None:
+    """Before the first step, in the words of that machine; the other ends with its exit code, and leaves no folder."""
+    ended = nursery.run(2, places, function="fit_arrays")
+    assert ended.codes[0] == EnvironmentUnfit.exit_code
+    assert "EnvironmentUnfit: the first process's run folder is not on this machine: held; give an out" in ended.errs[1]
+    assert not (places[0] / "held").exists()
+
+
 def ask_each_other() -> None:
     """Run by each process: what `distributed` gives it."""
     generator = torch.Generator().manual_seed(0)

@@ -138,7 +138,8 @@ def fit(
         with _as_before():
             recorders = several(recorder)
             drawn = out is not None or bool(recorders)
-            trainer.train(config, folder, where, _call(dataset, said), recorders, export, hears, given, drawn)
+            call = _call(dataset, said)
+            trainer.train(config, folder, where, call, recorders, export, hears, given, drawn, shared=True)
             return _finished(folder, config.network.model, given)
 
 
@@ -179,7 +180,7 @@ def resume(
                 raise ArgumentError("a training on batches cannot go on exactly where it was", folder, todo)
         where = place(data_root, download, device, threads, _named(model), dataset)
         with _as_before():
-            trainer.resume(folder, where, several(recorder), hears, given)
+            trainer.resume(folder, where, several(recorder), hears, given, shared=True)
             return _finished(folder, _named(model), given)
 
 

@@ -42,8 +42,8 @@ class Recorder(Protocol):
         """
 
     def finish(self, figures: Mapping[str, float], pictures: Pictures) -> None:
-        """The training is finished: test figures in nats, with the `..._standard_error` that each of several
-        observations has, and the run's pictures.
+        """The training is finished: test figures in nats, each with its `..._standard_error` unless it is of one
+        observation, and the run's pictures.
 
         pictures: those that epochs do not have: `latents`, the map of the test means, and what the report shows.
         """

@@ -51,12 +51,14 @@ def train(
     listener: Listener = SILENT,
     given: Source | None = None,
     report: bool = True,
+    shared: bool = False,
 ) -> None:
     """Fit the VAE of `config` and write the run folder `out`; it is removed again where no checkpoint was reached.
 
     recorders: what records it besides, `TensorBoard()` say. export: tries the export of a person's own networks before
     their first step, as `vae_export.trial.try_out` does. listener: hears of it, in the first process. given: the data,
-    where they are not what `config.data` names. report: whether it is drawn at the end, which takes seconds.
+    where they are not what `config.data` names. report: whether it is drawn at the end, which takes seconds. shared:
+    whether each process will read the run. Raises EnvironmentUnfit where one then does not find its folder.
     """
     with machine(place) as where:
         listener = listener if distributed.rank() == 0 else SILENT
@@ -98,7 +100,17 @@ def train(
                 listener.warn(few)
             for line in tried:
                 listener.warn(line)
+            if shared:
+                distributed.from_first(lambda: None)  # whose folder is there now
+                _refuse_elsewhere(out)
             _run(training, observations, out, place, recorders, bool(tried), listener, report)
+
+
+def _refuse_elsewhere(out: Path) -> None:
+    """Raise EnvironmentUnfit where the run folder of the first process is not on this machine too."""
+    if not out.exists():
+        todo = "give an out on a disk that all machines share, or train with vae-train, which needs none"
+        raise EnvironmentUnfit("the first process's run folder is not on this machine", out, todo)
 
 
 def _say_grey(training: TrainingState, observations: Data, listener: Listener) -> None:
@@ -121,15 +133,18 @@ def resume(
     recorders: Sequence[Recorder] = (),
     listener: Listener = SILENT,
     given: Source | None = None,
+    shared: bool = False,
 ) -> None:
     """Go on with the training of the run folder `out` from its newest checkpoint, as if it had never stopped.
 
-    listener and given as in `train`. Raises ArgumentError where the run is finished or another training is at work in
-    it.
+    listener, given and shared as in `train`. Raises ArgumentError where the run is finished or another training is at
+    work in it.
     """
     with machine(place) as where:
         listener = listener if distributed.rank() == 0 else SILENT
         settings = distributed.from_first(lambda: run_folder.read_settings(out))
+        if shared:
+            _refuse_elsewhere(out)
         _compare(settings.provenance, where, listener)
         with run_folder.locked(out) if distributed.rank() == 0 else contextlib.nullcontext():
             state = distributed.from_first(lambda: _unfinished(out, listener))
