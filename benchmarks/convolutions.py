@@ -1,4 +1,4 @@
-"""The preset resnet, in seconds: on the device, and in training against the floor of its convolutions.
+"""A ResNet, in seconds: the one that ships, on the device, and the preset's training against its convolutions' floor.
 
     python benchmarks/convolutions.py [--rounds 11] [--openvino FOLDER] [--no-compile]
     python benchmarks/convolutions.py --train DATA [--rounds 7] [--seconds 2] [--pythae FOLDER]
@@ -29,6 +29,7 @@ from vae_train.config import PRESETS
 
 SHAPE = (1, 28, 28)
 CONFIG = PRESETS["resnet"].replace(dataset="mnist", epochs=1000)
+SHIPPED = CONFIG.replace(hidden=(32, 64), blocks=2, prior="flow")
 Floats = np.ndarray
 
 
@@ -58,7 +59,8 @@ def on_the_device(rounds: int, compiled: bool, with_openvino: bool) -> None:
     """Print a table for each of encode and decode, and each batch size."""
     vae = VAE.load("mnist")
     torch.set_grad_enabled(False)
-    eager = networks.build(CONFIG, SHAPE).eval()
+    eager = networks.build(SHIPPED, SHAPE).eval()
+    assert sum(weights.numel() for weights in eager.parameters()) == vae.manifest.parameters  # the same networks
     for role, network in (("encode", eager.encoder), ("decode", eager.decoder)):
         graph = vae.path / f"{role}r.onnx"
         others = {"onnxruntime alone": onnxruntime_alone(graph)}
