@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -128,7 +127,7 @@ def main() -> None:
         user, others, memory = asyncio.run(load(port, service.pid, arguments))
         share = (computed(service.pid) - before) / arguments.seconds
     finally:
-        service.send_signal(signal.SIGINT)
+        service.terminate()
         service.wait()
     print(machine())
     print(f"{'':18}{'200':>8}{'429':>8}{'503':>8}{'lost':>8}{'200 / s':>9}{'p50 ms':>9}{'p99 ms':>9}")
