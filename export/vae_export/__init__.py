@@ -35,16 +35,9 @@ __all__ = [*_API]
 def __getattr__(name: str) -> Any:
     """Import on first use, so that a model card needs no PyTorch."""
     if name in _API:
-        from importlib import import_module
+        from vae_runtime import extras
 
-        try:
-            return getattr(import_module(f"vae_export.{_API[name]}"), name)
-        except ModuleNotFoundError:
-            from vae_runtime import extras
-
-            extras.require_posix("export")
-            extras.require("export", "export")
-            raise
+        return extras.imported(f"vae_export.{_API[name]}", name, "export", "export")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

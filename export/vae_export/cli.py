@@ -328,8 +328,7 @@ def _refuse(rows: Sequence[summary.Outcome], todo: str) -> None:
 
 def _require_extra() -> None:
     """Raise EnvironmentUnfit where the export extra is not installed, or the system has no locks of files."""
-    extras.require_posix("export")
-    extras.require("export", "export")
+    extras.require_whole("export", "export")
 
 
 def main() -> None:

@@ -55,12 +55,18 @@ def run(command: click.Command, prog: str) -> None:
     sys.exit(code)
 
 
+def ending() -> list[signal.Signals]:
+    """The signals that end a command: SIGTERM, and SIGHUP where it is not ignored, as by nohup."""
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # which Windows has not
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hangup]
+
+
 def when_ended(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have this called with what ends a command: SIGTERM, and SIGHUP where it is not ignored, as by nohup."""
-    signal.signal(signal.SIGTERM, handler)
-    hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-        signal.signal(hangup, handler)
+    """Have this called with the signals that end a command."""
+    for number in ending():
+        signal.signal(number, handler)
 
 
 def alone(main: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from typing import Any
 
 from vae_runtime.errors import EnvironmentUnfit
 
@@ -47,6 +48,23 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def require_whole(extra: str, task: str) -> None:
+    """Raise EnvironmentUnfit where an extra is not whole, or the system has no locks of files, which the task needs."""
+    require_posix(task)
+    require(extra, task)
+
+
+def imported(module: str, name: str, extra: str, task: str) -> Any:
+    """What a module of this project calls so. Raises EnvironmentUnfit where it cannot be imported for want of these."""
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError:
+        require_whole(extra, task)
+        raise
 
 
 def require_posix(task: str) -> None:

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -25,7 +25,6 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from vae_runtime import latents, serve_requests
 from vae_runtime.detector import Detector
-from vae_runtime.draws import Floats
 from vae_runtime.errors import ArgumentError, InputError, ResourceError, VaeError, printable
 from vae_runtime.observation import IMAGE
 from vae_runtime.outputs import grid, png
@@ -142,7 +141,7 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
     @computed()
     def encode(until: Deadline) -> JSON:
         sent = serve_requests.observations(vae, request, limits)
-        parts = map(np.concatenate, zip(*map(vae.encode, until.within(_batches(vae, sent.x))), strict=True))
+        parts = map(np.concatenate, zip(*map(vae.encode, until.parts(sent.x, vae.rows)), strict=True))
         each = zip(sent.names, *(part.reshape(len(sent.x), -1).tolist() for part in parts), strict=True)
         return {"latents": [dict(zip(("name", "mu", "logsigma"), row, strict=True)) for row in each]}
 
@@ -150,7 +149,7 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
     @computed()
     def decode(until: Deadline) -> JSON:
         z = serve_requests.latents(vae, request, limits)
-        return {"observations": [x for each in until.within(_batches(vae, z)) for x in shown(vae, vae.decode(each))]}
+        return {"observations": [x for each in until.parts(z, vae.rows) for x in shown(vae, vae.decode(each))]}
 
     @served.post("/interpolate")
     @computed("steps")
@@ -161,11 +160,6 @@ def _add_routes(served: Flask, vae: VAE, detector: Detector | None, limits: Limi
             raise InputError(f"not two {vae.observation.noun}s", len(sent.x), "send the two ends of the way")
         until.check()
         return {"observations": shown(vae, latents.interpolate(vae, sent.x[0], sent.x[1], steps))}
-
-
-def _batches(vae: VAE, rows: Floats) -> Iterator[Floats]:
-    """Rows in as many as are run at a time, so that between them a request that takes too long is ended."""
-    return (rows[i : i + vae.rows] for i in range(0, len(rows), vae.rows))
 
 
 def _add_refusals(served: Flask, limits: Limits) -> None:

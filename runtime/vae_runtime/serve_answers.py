@@ -42,16 +42,16 @@ def scored(vae: VAE, detector: Detector | None, sent: Sent, draws: int, seed: in
     """The scores of what was sent, and where there is a detector its verdicts: {"scores": [{...}, ...], ...}."""
     x = sent.x
     rows = vae.rows_per_run(draws)
-    scores = score(vae, until.within(x[i : i + rows] for i in range(0, len(x), rows)), draws, seed)
+    scores = score(vae, until.parts(x, rows), draws, seed)
     columns: JSON = {UNITS.get(name, name): column for name, column in scores.columns().items()}
     if show:
         few = vae.rows_per_run(1)
-        made = [vae.reconstruct(each) for each in until.within(x[i : i + few] for i in range(0, len(x), few))]
+        made = [vae.reconstruct(each) for each in until.parts(x, few)]
         columns |= {"observation": shown(vae, x), "reconstructed": shown(vae, np.concatenate(made))}
     if detector is not None:
         rows = vae.rows_per_run(detector.calibration.num_samples)
         traits, maps = [], []
-        for part in until.within(x[i : i + rows] for i in range(0, len(x), rows)):
+        for part in until.parts(x, rows):
             if show:
                 found, deviations = detector.traits_and_map(part)
                 maps += _maps(detector, part, deviations)

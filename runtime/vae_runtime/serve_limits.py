@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vae_runtime.draws import chunks
 from vae_runtime.errors import ResourceError
 from vae_runtime.threads import available_cores
 
 T = TypeVar("T")
+A = TypeVar("A", bound=np.generic)
 _MOST_CLIENTS = 4096  # whose rates are known; of more, those that were silent longest are forgotten
 
 
@@ -60,6 +65,10 @@ class Deadline:
         for batch in batches:
             self.check()
             yield batch
+
+    def parts(self, rows: NDArray[A], size: int) -> Iterator[NDArray[A]]:
+        """The rows, so many at a time, as long as there is time. Raises Refused where there is none left."""
+        return self.within(rows[i] for i in chunks(len(rows), size))
 
     def check(self) -> None:
         """Raise Refused where there is no time left."""

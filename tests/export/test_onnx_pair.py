@@ -175,16 +175,22 @@ def test_files_of_torch(torch_pair: tuple[Path, Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(VAE.load(made.path).elbo(some), expected, rtol=0, atol=1e-3)
 
 
+def keras_pair(x: Floats) -> tuple[str, ...]:
+    """The options that export a pair as of Keras with observations x [n, 1, 8, 8], all written into this folder."""
+    onnx.save(keras_like("encoder"), "e.onnx")
+    onnx.save(keras_like("decoder"), "d.onnx")
+    np.save("x.npy", x.transpose(0, 2, 3, 1))
+    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
+    return "--encoder", "e.onnx", "--decoder", "d.onnx", *words
+
+
 def test_graphs_as_of_keras_by_the_command(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels last, names of its own, opset 13, a batch of 1: the bundle takes batches of any size."""
     monkeypatch.chdir(tmp_path)
     x = elsewhere.digits()
-    encoder, decoder = keras_like("encoder"), keras_like("decoder")
-    onnx.save(encoder, "e.onnx")
+    encoder, decoder, words = keras_like("encoder"), keras_like("decoder"), keras_pair(x)
     onnx.save(keras_like("decoder"), "d.onnx", save_as_external_data=True, location="d.weights", size_threshold=0)
-    np.save("x.npy", x.transpose(0, 2, 3, 1))
-    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
-    ran = command(vae_export_command, "--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--out", "bundles/mine")
+    ran = command(vae_export_command, *words, "--out", "bundles/mine")
     assert ran.code == 0
     assert ran.err.startswith(
         "vae-export: warning: encoder and decoder may be of different models, or untrained: log p"
@@ -208,12 +214,8 @@ def test_doubts_are_said_where_the_export_fails_too(
 ) -> None:
     """They may be why: here 8 bits cost more than is allowed, of networks that were never trained."""
     monkeypatch.chdir(tmp_path)
-    onnx.save(keras_like("encoder"), "e.onnx")
-    onnx.save(keras_like("decoder"), "d.onnx")
-    np.save("x.npy", elsewhere.digits().transpose(0, 2, 3, 1))
-    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
-    asked = ("--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--precision", "int8", "--max-nats", "-1000")
-    ran = command(vae_export_command, *asked, "--out", "mine")
+    words = keras_pair(elsewhere.digits())
+    ran = command(vae_export_command, *words, "--precision", "int8", "--max-nats", "-1000", "--out", "mine")
     assert ran.code == 3
     doubt, error = ran.err.splitlines()
     assert doubt.startswith("vae-export: warning: encoder and decoder may be of different models, or untrained: log p")
@@ -227,11 +229,7 @@ def test_a_bundle_without_a_calibration_is_told(
 ) -> None:
     """Ten observations that differ say little of what is usual."""
     monkeypatch.chdir(tmp_path)
-    onnx.save(keras_like("encoder"), "e.onnx")
-    onnx.save(keras_like("decoder"), "d.onnx")
-    np.save("x.npy", np.repeat(elsewhere.digits()[:10].transpose(0, 2, 3, 1), 8, axis=0))
-    words = ("--observations", "x.npy", "--axes", "HWC", "--likelihood", "bernoulli", "--decoder-gives", "theta")
-    ran = command(vae_export_command, "--encoder", "e.onnx", "--decoder", "d.onnx", *words, "--out", "few")
+    ran = command(vae_export_command, *keras_pair(np.repeat(elsewhere.digits()[:10], 8, axis=0)), "--out", "few")
     assert ran.code == 0
     assert "note: it carries no calibration: too few normal images that differ, 10; vae-infer calibrate" in ran.err
     assert "calibration.json" not in read(Path("few")).manifest.files

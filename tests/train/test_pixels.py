@@ -82,7 +82,7 @@ def test_the_literature_draws_the_validation_images_first() -> None:
     train, test = random_levels(60_000, 1, 2, 3), random_levels(100, 1, 2, 3)
     state = np.random.RandomState(777)
     drawn = [state.binomial(1, levels.numpy() / 255) for levels in (train[50_000:], test)]
-    draw = pixels.literature_draw(train, test)
+    draw = pixels.fixed_draw(test, pixels.drawn_before(len(train)))
     assert draw.dtype == torch.uint8
     np.testing.assert_array_equal(draw.numpy(), drawn[1] * 255)
     assert not torch.equal(draw, pixels.fixed_draw(test))

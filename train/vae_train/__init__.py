@@ -57,16 +57,9 @@ def __getattr__(name: str) -> Any:
     Raises EnvironmentUnfit where what training needs is missing.
     """
     if name in _API:
-        from importlib import import_module
+        from vae_runtime import extras
 
-        try:
-            return getattr(import_module(f"vae_train.{_API[name]}"), name)
-        except ModuleNotFoundError:
-            from vae_runtime import extras
-
-            extras.require_posix("training")
-            extras.require("train", "training")
-            raise
+        return extras.imported(f"vae_train.{_API[name]}", name, "train", "training")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

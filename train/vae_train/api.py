@@ -113,8 +113,7 @@ def fit(
     hears = listener or _listener(progress, callback)
     named = isinstance(train, str | PathLike)
     with _asked_from_python(() if named else ("train",) if test is None else ("train", "test")):
-        extras.require_posix("training")
-        extras.require("train", "training")
+        extras.require_whole("train", "training")
         asked = checked({**settings, "model": _named(settings.get("model"))})
         said = {"preset": preset, **asked}
         given = None

@@ -324,8 +324,7 @@ def _at(no_download: bool, **places: Any) -> dict[str, Any]:
 
 def require_extra() -> None:
     """Raise EnvironmentUnfit where the train extra is not installed, or the system has no locks of files."""
-    extras.require_posix("training")
-    extras.require("train", "training")
+    extras.require_whole("train", "training")
 
 
 def _recorders(**asked: bool) -> "list[Recorder]":

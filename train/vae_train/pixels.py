@@ -52,11 +52,6 @@ def fixed_draw(levels: Tensor, before: int = 0) -> Tensor:
     return torch.from_numpy(state.binomial(1, _probabilities(levels)).astype(np.uint8)) * 255
 
 
-def literature_draw(train: Tensor, test: Tensor) -> Tensor:
-    """The literature's one binary draw of the test images, as levels 0 and 255."""
-    return fixed_draw(test, drawn_before(len(train)))
-
-
 def drawn_before(count: int) -> int:
     """How many images the literature draws before those to test on, where so many are trained on."""
     return max(0, count - _VALIDATION_START)

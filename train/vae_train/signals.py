@@ -2,14 +2,13 @@
 
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from vae_runtime.command import Terminated
+from vae_runtime.command import Terminated, ending
 from vae_runtime.errors import VaeError
 
 
@@ -49,9 +48,7 @@ def deferred() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if sys.platform != "win32" and (handler := signal.getsignal(signal.SIGHUP)) != signal.SIG_IGN:
-        before[signal.SIGHUP] = handler
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ending())}
 
     def keep(number: int, frame: FrameType | None) -> None:
         received.append(number)
